@@ -1,0 +1,37 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO ?= demo
+
+.PHONY: demo test test-fast lint bench clean
+
+# The environment is made when it is missing, and renewed when what it is made from changes.
+.venv/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	touch $@
+
+demo: .venv/.ready
+	rm -rf $(DEMO)
+	$(BIN)/tdenoise-pipeline simulate -o $(DEMO)/raw --size 160 --n-frames 96 --dose 2
+	$(BIN)/tdenoise-pipeline run $(DEMO)/raw/movie.tif -o $(DEMO)/result --truth $(DEMO)/raw/truth.npz --time-limit 4m
+	$(BIN)/tdenoise-pipeline verify $(DEMO)/result/denoised.zarr --deep
+	$(BIN)/python -c "import xarray; print(xarray.open_zarr('$(DEMO)/result/denoised.zarr')['denoised'])"
+
+test: .venv/.ready
+	$(BIN)/python -m pytest
+
+# Without what takes long or kills processes.
+test-fast: .venv/.ready
+	$(BIN)/python -m pytest -m "not slow and not chaos and not slurm and not browser"
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.ready
+	for script in ingest apply block_cost memory; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
+
+clean:
+	rm -rf .venv $(DEMO) build dist *.egg-info

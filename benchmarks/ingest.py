@@ -1,0 +1,142 @@
+"""Ingest of a raw movie against the least that it could cost.
+
+Times the whole command ``tdenoise-pipeline ingest``, start of Python included, and in the same round: reading
+the raw file once (a memory map, summed), copying it (with fsync), its sha256 (one thread), and the
+compression alone (blosc zstd-3 bitshuffle in the store's chunks, as many threads as ingest uses). The page
+cache is warm. The start is what ingesting three frames takes; nothing is subtracted. Prints medians of the
+ratios within each round, and peak memory.
+
+    python benchmarks/ingest.py [--megabytes 512] [--repeats 5] [--save] [--quick]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import (
+    Spent,
+    command_line,
+    interleaved,
+    median,
+    parser,
+    ratio,
+    rounded,
+    save,
+    scratch,
+    spent,
+    write_mrc,
+    write_tiff,
+)
+from numcodecs.blosc import BITSHUFFLE, Blosc
+from tdenoise_pipeline import budget, store
+from tdenoise_pipeline.blocks import Region
+
+SIZE = 1024  # rows and columns of a frame [pixels]
+FORMATS: dict[str, tuple[Callable[[Path, tuple[int, int, int]], Path], type]] = {
+    "mrc": (write_mrc, np.uint16),
+    "tif": (write_tiff, np.uint8),
+}
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--megabytes", type=int, default=512, help="size of the raw movie [MiB]")
+    options.add_argument("--repeats", type=int, default=5)
+    chosen = options.parse_args()
+    n_bytes = (32 if chosen.quick else chosen.megabytes) * 2**20
+    repeats = 1 if chosen.quick else chosen.repeats
+    results = {}
+    for suffix in FORMATS:
+        with scratch(chosen.folder) as folder:
+            results[suffix] = measure(folder, suffix, n_bytes, repeats)
+    if chosen.save:
+        save("ingest", results)
+
+
+def measure(folder: Path, suffix: str, n_bytes: int, repeats: int) -> dict[str, Any]:
+    """Ingest one movie and do the cheaper things to it, in turn."""
+    write, dtype = FORMATS[suffix]
+    shape = (n_bytes // (SIZE * SIZE * np.dtype(dtype).itemsize), SIZE, SIZE)
+    raw = write(folder / f"movie.{suffix}", shape)
+    few = write(folder / f"few.{suffix}", (3, SIZE, SIZE))
+    output = folder / "movie.zarr"
+    peaks = []
+    print(f"{suffix}: {shape[0]} frames of {SIZE} x {SIZE}, {np.dtype(dtype)}, {n_bytes / 2**20:.0f} MiB")
+
+    def ingest(path: Path) -> Spent:
+        shutil.rmtree(output, ignore_errors=True)
+        done = command_line("ingest", path, "-o", output, "--quiet")
+        peaks.append(done.peak_bytes)
+        return done.time
+
+    read(raw)
+    taken = interleaved(
+        {
+            "read": lambda: spent(lambda: read(raw)),
+            "copy": lambda: spent(lambda: copy(raw, folder / "copy")),
+            "sha256": lambda: spent(lambda: digest(raw)),
+            "compress": lambda: spent(lambda: compress(raw, shape, dtype)),
+            "start": lambda: ingest(few),
+            "ingest": lambda: ingest(raw),
+        },
+        repeats,
+    )
+    stored = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    result: dict[str, Any] = {
+        "shape": shape,
+        "dtype": np.dtype(dtype).name,
+        "megabytes": n_bytes / 1e6,
+        "seconds": rounded(taken),
+        "ratio": {name: ratio(taken["ingest"], values) for name, values in taken.items() if name != "ingest"},
+        "megabytes_per_s": round(n_bytes / 1e6 / median(taken["ingest"]), 1),
+        "stored_share": round(stored / n_bytes, 3),
+        "peak_megabytes": {"start": round(max(peaks[0::2]) / 1e6), "ingest": round(max(peaks[1::2]) / 1e6)},
+    }
+    ratios = ", ".join(f"{r['wall']} x {name}" for name, r in result["ratio"].items())
+    print(f"  ingest takes {ratios}")
+    print(f"  {result['megabytes_per_s']} MB/s, start included; peak {result['peak_megabytes']} MB")
+    return result
+
+
+def read(path: Path) -> int:
+    """Touch every byte of a file."""
+    n_words = path.stat().st_size // 8
+    return int(np.memmap(path, np.uint64, "r", shape=(n_words,)).sum())
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file and wait until it is on the disk."""
+    shutil.copyfile(source, target)
+    store.fsync(target)
+    target.unlink()
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def compress(path: Path, shape: tuple[int, int, int], dtype: type) -> int:
+    """Compress a movie in the chunks of its store, and throw the result away; its size in bytes."""
+    codec = Blosc(cname="zstd", clevel=3, shuffle=BITSHUFFLE)
+    header = path.stat().st_size - int(np.prod(shape)) * np.dtype(dtype).itemsize
+    # The few bytes before the pixels do not matter here: TIFF's directories come after the first frames.
+    movie = np.memmap(path, dtype, "r", offset=header - header % np.dtype(dtype).itemsize, shape=shape)
+    geometry = store.Geometry.of(shape)
+    whole = Region(*((0, n) for n in shape))
+
+    def one(chunk: Region) -> int:
+        return len(codec.encode(np.ascontiguousarray(movie[chunk.slices])))
+
+    with ThreadPoolExecutor(min(budget.n_cores(), 8)) as pool:
+        return sum(pool.map(one, store.shards_in(whole, geometry.chunk)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""From a raw movie to a denoised Zarr store: readers, stores, plans, steps and the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def open(path: str | Path) -> xarray.Dataset:
+    """Open a movie store or a denoised store, with one Dask chunk per shard.
+
+    ``xarray.open_zarr(path)`` opens the same data; its Dask chunks are Zarr's small inner chunks, which makes
+    large graphs.
+
+    Parameters
+    ----------
+    path : str or Path
+        A finished store.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``counts(t, y, x)`` or ``denoised(t, y, x)``, lazily loaded.
+    """
+    import xarray
+
+    from .store import DENOISED, MOVIE, open_store, read_attributes
+
+    path = Path(path)
+    name = MOVIE if read_attributes(path)["kind"] == "movie" else DENOISED
+    shard = open_store(path, name).geometry.shard
+    dataset: xarray.Dataset = xarray.open_zarr(path, chunks=dict(zip("tyx", shard, strict=True)))
+    return dataset

@@ -1,0 +1,565 @@
+"""The command line ``tdenoise-pipeline``: parse, run one step, print. The only module that prints."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import config as settings
+from .control import Control
+from .errors import PipelineError, ResourceError, UsageError
+
+PROGRAM = "tdenoise-pipeline"
+LOG_LINE_S = 30.0  # between progress lines where there is no terminal
+
+# Flags of the script that this tool replaces, and what to write instead.
+OLD_FLAGS = {
+    "--data": "the raw movie is the first argument: run RAW -o FOLDER",
+    "--num-epochs": "use --steps N, the number of optimiser steps",
+    "--epochs": "use --steps N, the number of optimiser steps",
+    "--batch-size": "not needed: the batch is fixed",
+    "--image-size": "not needed: patches are drawn by themselves",
+    "--include-neighbor": "use --blind-radius 1",
+    "--multiply": "use --counts-per-electron G",
+    "--save-model": "not needed: the model is always saved",
+    "--transforms": "not needed: patches are always flipped and turned",
+    "--no-transforms": "not needed: patches are always flipped and turned",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A verb of the command line."""
+
+    config: type[Any]
+    run: Callable[[Any, Control], dict[str, Any]]
+    show: Callable[[dict[str, Any]], str]
+    dry_run: Callable[[Any], dict[str, Any]] | None = None
+
+
+# Every step is imported when it runs: torch, xarray and distributed take seconds, --help must not.
+
+
+def _ingest(config: Any, control: Control) -> dict[str, Any]:
+    from .ingest import ingest
+
+    return {"store": str(config.output), **ingest(config, control)}
+
+
+def _ingest_plan(config: Any) -> dict[str, Any]:
+    from .ingest import describe_plan
+
+    return describe_plan(config)
+
+
+def _show_ingest(result: dict[str, Any]) -> str:
+    noise = result["noise"] or {}
+    fano = noise.get("fano")
+    shown = "not measured" if fano is None else f"{fano:.3f}"
+    return f"{result['store']}: mean {result['mean']:.4g} counts per pixel and frame, Fano factor {shown}"
+
+
+def _train(config: Any, control: Control) -> dict[str, Any]:
+    from .train import train_model
+
+    return {"model": str(config.output), **train_model(config, control)}
+
+
+def _train_plan(config: Any) -> dict[str, Any]:
+    from .train import describe_plan
+
+    return describe_plan(config)
+
+
+def _show_train(result: dict[str, Any]) -> str:
+    error = result["metrics"]["held_out_error"]
+    return (
+        f"{result['model']}: model {result['sha256'][:12]}, {result['steps']} steps, best at "
+        f"{result['best_step']} (held-out error {error:.5f} of the noise variance)"
+    )
+
+
+def _apply(config: Any, control: Control) -> dict[str, Any]:
+    from .apply import apply
+
+    return {"store": str(config.output), **apply(config, control)}
+
+
+def _apply_plan(config: Any) -> dict[str, Any]:
+    from .apply import describe_plan
+
+    return describe_plan(config)
+
+
+def _show_apply(result: dict[str, Any]) -> str:
+    return f"{result['store']}: denoised with model {result['model']['id'][:12]}"
+
+
+def _run(config: Any, control: Control) -> dict[str, Any]:
+    from .run import run
+
+    return run(config, control)
+
+
+def _show_run(result: dict[str, Any]) -> str:
+    return "\n".join(
+        [*_figures(result["metrics"]), f"denoised store: {result['denoised']}", f"report: {result['report']}"]
+    )
+
+
+def _evaluate(config: Any, control: Control) -> dict[str, Any]:
+    from .evaluate import evaluate
+
+    return evaluate(config, control)
+
+
+def _show_evaluate(result: dict[str, Any]) -> str:
+    return "\n".join(_figures(result))
+
+
+def _figures(metrics: dict[str, Any]) -> list[str]:
+    """The main figures of an evaluation, a line each."""
+    from .evaluate import summary
+
+    return summary(metrics)
+
+
+def _report(config: Any, control: Control) -> dict[str, Any]:
+    from .report import write_report
+
+    return {"report": str(config.output), "metrics": write_report(config, control)}
+
+
+def _show_report(result: dict[str, Any]) -> str:
+    return str(result["report"])
+
+
+def _verify(config: Any, control: Control) -> dict[str, Any]:
+    from .verify import verify
+
+    return verify(config, control)
+
+
+def _show_verify(result: dict[str, Any]) -> str:
+    how = "decoded and compared" if result["deep"] else "found whole by their index"
+    return f"{result['store']}: {result['n_shards']} shards {how}"
+
+
+def _status(config: Any, control: Control) -> dict[str, Any]:
+    from .status import status
+
+    return status(config)
+
+
+def _show_status(result: dict[str, Any]) -> str:
+    lines = []
+    for item in result["outputs"]:
+        share = "" if item["done"] is None else f", {item['done']} of {item['total']} blocks done"
+        holder = f", held by {item['holder']}" if item["holder"] else ""
+        lines.append(f"{item['output']}: {item['state']}{share}{holder}")
+    return "\n".join(lines)
+
+
+def _simulate(config: Any, control: Control) -> dict[str, Any]:
+    from .simulate import write_simulation
+
+    return write_simulation(config)
+
+
+def _show_simulate(result: dict[str, Any]) -> str:
+    return f"{result['raw']} and {result['truth']}"
+
+
+COMMANDS = {
+    "ingest": Command(settings.IngestConfig, _ingest, _show_ingest, _ingest_plan),
+    "train": Command(settings.TrainConfig, _train, _show_train, _train_plan),
+    "apply": Command(settings.ApplyConfig, _apply, _show_apply, _apply_plan),
+    "run": Command(settings.RunConfig, _run, _show_run),
+    "evaluate": Command(settings.EvaluateConfig, _evaluate, _show_evaluate),
+    "report": Command(settings.ReportConfig, _report, _show_report),
+    "verify": Command(settings.VerifyConfig, _verify, _show_verify),
+    "status": Command(settings.StatusConfig, _status, _show_status),
+    "simulate": Command(settings.SimulateConfig, _simulate, _show_simulate),
+}
+SUBMITTABLE = ("ingest", "train", "apply", "run")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[0].lower()}{message[1:]}. See '{self.prog} --help'.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        return _main(words)
+    except (PipelineError, KeyboardInterrupt, Exception) as error:
+        if debug and not isinstance(error, KeyboardInterrupt):
+            raise
+        code, message = _explain(error)
+        print(f"{PROGRAM}: {message}", file=sys.stderr)
+        return code
+
+
+def _main(words: list[str]) -> int:
+    parser = _build_parser()
+    if words and words[0] == "submit":
+        return _submit(words[1:])
+    name, options = _parse(parser, words)
+    command = COMMANDS[name]
+    config = _configure(command, options, name)
+    _log_to_stderr(options)
+    if options.get("dry_run"):
+        if command.dry_run is None:
+            raise UsageError(f"{name} has no dry run.")
+        _print(command.dry_run(config), _show_plan, options)
+        return 0
+    with closing(_progress(options)) as progress:
+        control = Control(progress=progress)
+        with _Signals(control):
+            result = command.run(config, control)
+    _print(result, command.show, options)
+    return 0
+
+
+def _build_parser() -> _Parser:
+    parser = _Parser(
+        prog=PROGRAM, description="Denoise in situ electron microscopy movies.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, command in COMMANDS.items():
+        summary = (command.config.__doc__ or "").splitlines()[0]
+        sub = commands.add_parser(
+            name, help=summary, description=summary, allow_abbrev=False, argument_default=argparse.SUPPRESS
+        )
+        for field in dataclasses.fields(command.config):
+            _add_argument(sub, field)
+        sub.add_argument("-c", "--config", metavar="FILE.yaml", help="read settings from a file; flags win")
+        if command.dry_run is not None:
+            sub.add_argument("-n", "--dry-run", action="store_true", help="print the plan and do nothing")
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
+        sub.add_argument("-q", "--quiet", action="store_true", help="no progress")
+        sub.add_argument("-v", "--verbose", action="store_true", help="more messages")
+        sub.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands.add_parser(
+        "submit", help="Queue ingest, train, apply or run as a Slurm batch job.", add_help=False
+    )
+    return parser
+
+
+def _flag(field: dataclasses.Field[Any]) -> str:
+    return field.metadata["flag"] or "--" + field.name.replace("_", "-")
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING
+
+
+def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
+    meta = field.metadata
+    text = meta["help"]
+    if not _is_required(field) and field.default not in (None, False):
+        text += f" (default: {field.default})"
+    options: dict[str, Any] = {"help": text, "dest": field.name}
+    if meta["positional"]:
+        del options["dest"]
+        # Optional here, for a --config file may hold it; missing ones are named in _configure.
+        options["nargs"] = "*" if _takes_several(field) else "?"
+        parser.add_argument(field.name, metavar=meta["metavar"], **options)
+    elif isinstance(field.default, bool):
+        parser.add_argument(_flag(field), action="store_const", const="true", **options)
+    else:
+        names = [meta["short"], _flag(field)] if meta["short"] else [_flag(field)]
+        metavar = meta["metavar"] or ("|".join(meta["choices"]) if meta["choices"] else "VALUE")
+        parser.add_argument(*names, metavar=metavar, **options)
+
+
+def _takes_several(field: dataclasses.Field[Any]) -> bool:
+    return str(field.type).startswith("tuple[Path")
+
+
+def _parse(parser: _Parser, words: list[str]) -> tuple[str, dict[str, Any]]:
+    first = words[0].partition("=")[0] if words else ""
+    if first.startswith("-") and first not in ("-h", "--help", "--version"):
+        _refuse_old(first)
+        raise UsageError(f"{first!r} is not known before a command. See '{PROGRAM} --help'.")
+    options, unknown = parser.parse_known_args(words)
+    values = vars(options)
+    if values.pop("version", False):
+        from importlib.metadata import version
+
+        print(f"tdenoise {version('tdenoise')}")
+        raise SystemExit(0)
+    name = values.pop("command", None)
+    if name is None:
+        parser.print_help()
+        raise SystemExit(2)
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        _refuse_old(flag)
+        known = [_flag(f) for f in dataclasses.fields(COMMANDS[name].config)]
+        close = difflib.get_close_matches(flag, known, 1)
+        hint = f" Did you mean {close[0]}?" if close else f" See '{PROGRAM} {name} --help'."
+        raise UsageError(f"{name} does not know {flag!r}.{hint}")
+    return name, values
+
+
+def _refuse_old(flag: str) -> None:
+    if flag in OLD_FLAGS:
+        raise UsageError(f"{flag} belongs to the old script; {OLD_FLAGS[flag]}.")
+
+
+def _configure(command: Command, options: dict[str, Any], name: str) -> Any:
+    """Settings from the defaults, the --config file and the flags, the later ones winning."""
+    fields = {f.name: f for f in dataclasses.fields(command.config)}
+    given: dict[str, tuple[Any, str]] = {}
+    if "config" in options:
+        path = Path(options["config"])
+        names = {_flag(f).removeprefix("--").replace("-", "_"): f.name for f in fields.values()}
+        for key, value in settings.read_yaml(path).items():
+            plain = key.replace("-", "_")
+            if plain not in names:
+                close = difflib.get_close_matches(plain, names, 1)
+                hint = f" Did you mean {close[0]}?" if close else f" Known: {', '.join(sorted(names))}."
+                raise UsageError(f"{path}: unknown setting {key!r} for {name}.{hint}")
+            if value not in (None, []):
+                given[names[plain]] = (value, f"{path}: {key}")
+    for key in fields:
+        if options.get(key) not in (None, []):
+            given[key] = (options[key], _flag(fields[key]) if not fields[key].metadata["positional"] else key)
+    missing = [f for f in fields.values() if _is_required(f) and f.name not in given]
+    if missing:
+        shown = missing[0].metadata["metavar"] if missing[0].metadata["positional"] else _flag(missing[0])
+        raise UsageError(
+            f"{name} needs {shown}: {missing[0].metadata['help']}. See '{PROGRAM} {name} --help'."
+        )
+    return command.config(
+        **{key: _convert(fields[key], value, origin) for key, (value, origin) in given.items()}
+    )
+
+
+def _convert(field: dataclasses.Field[Any], value: str | list[str], origin: str) -> Any:
+    meta = field.metadata
+    if _takes_several(field):
+        return tuple(meta["parse"](v) for v in (value if isinstance(value, list) else [value]))
+    if isinstance(value, list):
+        raise UsageError(f"{origin} is a list of {len(value)}: give one value.")
+    text = value
+    if meta["choices"] and text not in meta["choices"]:
+        raise UsageError(f"{origin} {text!r}: it is one of {', '.join(meta['choices'])}.")
+    try:
+        return meta["parse"](text)
+    except ValueError as error:
+        raise UsageError(f"{origin} {text!r} is not valid: {error}.") from None
+
+
+def _submit(words: list[str]) -> int:
+    """Queue another command as a batch job, or print its script."""
+    show = "--print" in words
+    words = [w for w in words if w != "--print"]
+    profile = None
+    if words[:1] == ["--profile"] and len(words) > 1:
+        profile, words = Path(words[1]), words[2:]
+    if not words or words[0] not in SUBMITTABLE:
+        if words[:1] in (["-h"], ["--help"]):
+            print(
+                f"usage: {PROGRAM} submit [--profile FILE] {{{','.join(SUBMITTABLE)}}} ... [--print]\n\n"
+                "Queue a command as a Slurm batch job. --profile describes the job (deploy/profiles); --print shows\n"
+                "the script and submits nothing."
+            )
+            return 0
+        raise UsageError(f"submit is followed by one of {', '.join(SUBMITTABLE)} and its arguments.")
+    # Wrong arguments are found now, not when the job starts.
+    name, options = _parse(_build_parser(), words)
+    config = _configure(COMMANDS[name], options, name)
+    if options.get("dry_run"):
+        raise UsageError(
+            f"submit runs {name}, not its dry run: use submit ... --print to see the batch job, "
+            f"or {name} --dry-run without submit to see the plan."
+        )
+    if isinstance(config, settings.RunConfig):
+        from .run import check
+
+        check(config)
+    elif isinstance(config, settings.ApplyConfig):
+        from .cluster import parse_workers
+
+        parse_workers(config.workers)
+    if profile is None:
+        profile = getattr(config, "profile", None)
+    from .submit import submit
+
+    answer = submit(words, config.output, profile, dry=show)
+    print(answer["script"] if show else f"job {answer['job']}, log in {answer['log_dir']}")
+    return 0
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and one line for an error."""
+    if isinstance(error, PipelineError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted twice; run the same command again to continue"
+    if isinstance(error, OSError):
+        import errno
+
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "free some space, then run the same command again to continue"
+            return (
+                ResourceError.exit_code,
+                f"{where}the disk is full or your quota is used up ({reason}); {advice}",
+            )
+        return 1, f"{where}{reason[:1].lower()}{reason[1:]}. Check the path and your permissions"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return ResourceError.exit_code, f"out of memory ({error}). Use fewer workers or a smaller --tile"
+    kind = type(error).__name__
+    return (
+        1,
+        f"this should not have happened ({kind}: {error}). Run again with --debug and report what it shows",
+    )
+
+
+def _print(result: dict[str, Any], show: Callable[[dict[str, Any]], str], options: dict[str, Any]) -> None:
+    print(json.dumps(result, sort_keys=True) if options.get("json") else show(result))
+
+
+def _show_plan(plan: dict[str, Any]) -> str:
+    width = max(map(len, plan))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in plan.items() if key != "metadata")
+
+
+def _log_to_stderr(options: dict[str, Any]) -> None:
+    level = logging.INFO if options.get("verbose") else logging.WARNING
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    # Our own loggers only: Dask and Zarr tell their inner life.
+    for package in ("tdenoise", "tdenoise_pipeline"):
+        logger = logging.getLogger(package)
+        logger.handlers = [handler]
+        logger.setLevel(logging.ERROR if options.get("quiet") else level)
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it also raises
+
+
+def _progress(options: dict[str, Any]) -> _Silence:
+    if options.get("quiet"):
+        return _Silence()
+    return _Bar() if sys.stderr.isatty() else _Lines()
+
+
+class _Silence:
+    """No progress. Also what every progress has: a call, and a close that leaves the terminal as it was."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+class _Lines(_Silence):
+    """One line every half minute, for logs."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, tuple[float, int]] = {}
+        self._last = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began, first = self._began.setdefault(what, (now, done))
+        if done < total and now - self._last < LOG_LINE_S and now != began:
+            return
+        self._last = now
+        left = _remaining(now - began, done - first, total - done)
+        print(
+            f"{time.strftime('%H:%M:%S')} {what} {100 * done / total:.1f} %{left}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class _Bar(_Silence):
+    """A bar with the time that is left, on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskID,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=Console(stderr=True),
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._bars.start()
+            self._tasks[what] = self._bars.add_task(what, total=total, completed=done)
+        self._bars.update(self._tasks[what], completed=done, total=total)
+        if all(task.finished for task in self._bars.tasks):
+            self._bars.stop()
+
+    def close(self) -> None:
+        self._bars.stop()  # shows the cursor again
+
+
+def _remaining(elapsed_s: float, done: int, left: int) -> str:
+    if done <= 0 or left <= 0:
+        return ""
+    minutes, rest = divmod(round(elapsed_s / done * left), 60)
+    return f", {minutes // 60}:{minutes % 60:02d}:{rest:02d} left"
+
+
+class _Signals:
+    """Turn the first signal into a stop request, and a second Ctrl-C into an end at once."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._control.stop.is_set():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient Ctrl-C must not change the exit code
+
+    def _handle(self, number: int, frame: object) -> None:
+        if number == signal.SIGINT and self._control.stop.is_set():
+            raise KeyboardInterrupt
+        self._control.stop.set()
+        print("stopping once the work in hand is done; Ctrl-C again stops now", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

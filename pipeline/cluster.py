@@ -1,0 +1,327 @@
+"""Where the work runs: Dask workers on this machine, as Slurm jobs, or behind a running scheduler."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from . import budget
+from .errors import ResourceError, Stopped, UsageError
+from .slurm import load_profile
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Workers = tuple[Literal["local"], int | None] | tuple[Literal["slurm"], int] | tuple[Literal["address"], str]
+
+START_TIMEOUT_S = 120  # for workers that wait in no queue: this machine, a running scheduler
+CONNECT_TIMEOUT_S = 30
+STOPPED = "stopped while waiting for workers; run the same command again to continue"
+
+# What every worker is told. Blocks return small receipts and write their own output, so there is nothing
+# to spill; a worker paused for memory that torch keeps would stall the run without a word, whereas one
+# that is stopped at 95 % is replaced and named.
+WORKER_SETTINGS = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.profile.enabled": False,
+}
+SETTINGS = WORKER_SETTINGS | {
+    "distributed.worker.multiprocessing-method": "spawn",  # CUDA and threads do not survive a fork
+    "distributed.scheduler.allowed-failures": 3,  # a block that ends four workers is given up
+    # How long a lost worker job may take to come back. A worker that its nanny starts anew needs seconds.
+    "distributed.deploy.lost-worker-timeout": "10s",
+}
+
+
+def parse_workers(text: str) -> Workers:
+    """Read the ``--workers`` option.
+
+    Parameters
+    ----------
+    text : str
+        ``local`` (one worker per core), ``local:N``, ``slurm:N``, or the address of a running Dask
+        scheduler, ``tls://HOST:PORT`` (``tcp://`` only on this machine).
+
+    Returns
+    -------
+    tuple
+        The kind (``"local"``, ``"slurm"`` or ``"address"``) with the number of workers (None: one per
+        core) or the address.
+
+    Raises
+    ------
+    UsageError
+        If the text is none of these.
+
+    Examples
+    --------
+    >>> parse_workers("local:4")
+    ('local', 4)
+    >>> parse_workers("tls://node7:8786")
+    ('address', 'tls://node7:8786')
+    """
+    if text == "local":
+        return "local", None
+    if match := re.fullmatch(r"(local|slurm):([1-9][0-9]{0,4})", text):
+        count = int(match[2])
+        return ("local", count) if match[1] == "local" else ("slurm", count)
+    if match := re.fullmatch(r"(tcp|tls)://([^\s/?#@]+)", text):
+        host = _host(text)
+        if match[1] == "tcp" and not _is_loopback(host):
+            raise UsageError(
+                f"--workers {text}: tcp between machines is neither encrypted nor authenticated, and whoever "
+                "reaches a Dask scheduler can run code as you. Start the scheduler with TLS and use tls://."
+            )
+        return "address", text
+    raise UsageError(f"--workers {text!r} is not one of local, local:N, slurm:N, tls://HOST:PORT.")
+
+
+@contextmanager
+def connect(
+    workers: str,
+    *,
+    scratch: Path,
+    worker_memory_bytes: int | None,
+    profile: Path | None,
+    log_dir: Path,
+    stop: threading.Event | None = None,
+) -> Iterator[Client]:
+    """Start workers (or find running ones) and give a Dask client to them; stop them afterwards.
+
+    Each worker is one process with one compute thread. A worker that dies is replaced. On this machine
+    only loopback addresses are opened; between machines everything is TLS with keys made for this run.
+
+    Parameters
+    ----------
+    workers : str
+        See `parse_workers`.
+    scratch : Path
+        Folder for the workers' temporary files.
+    worker_memory_bytes : int or None
+        Memory limit of one worker [bytes]; None gives local workers equal shares of the machine's, and
+        Slurm workers what `SlurmProfile.worker_memory_bytes` says.
+    profile : Path or None
+        Slurm profile, for ``slurm:N``.
+    log_dir : Path
+        Folder for the logs of Slurm workers; on a file system that all machines share.
+    stop : threading.Event, optional
+        Ends the wait for a worker, which may take hours in a queue.
+
+    Yields
+    ------
+    distributed.Client
+
+    Raises
+    ------
+    UsageError
+        If ``workers`` or the profile is wrong, or a package or Slurm itself is missing.
+    ResourceError
+        If no worker starts in time, with what the workers left behind.
+    Stopped
+        If ``stop`` was set before a worker was there.
+    """
+    stop = stop or threading.Event()
+    scratch, log_dir = scratch.absolute(), log_dir.absolute()
+    kind, value = parse_workers(workers)
+    import dask
+    import distributed  # noqa: F401  (loaded inside config.set, its defaults would go when that ends)
+
+    with dask.config.set(SETTINGS), _environment_restored():
+        if isinstance(value, str):
+            clients = _running(value, stop)
+        elif kind == "slurm" and value is not None:
+            clients = _slurm(value, scratch, worker_memory_bytes, profile, log_dir, stop)
+        else:
+            clients = _local(value, scratch, worker_memory_bytes, stop)
+        with clients as client:
+            yield client
+
+
+def n_workers(client: Client) -> int:
+    """Number of workers that are there now.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        From `connect`.
+
+    Returns
+    -------
+    int
+    """
+    return len(client.nthreads())  # asks the scheduler; client.scheduler_info() may be seconds old
+
+
+@contextmanager
+def _local(
+    count: int | None, scratch: Path, memory_bytes: int | None, stop: threading.Event
+) -> Iterator[Client]:
+    from distributed import Client, LocalCluster
+    from distributed.security import Security
+
+    count = count or budget.n_cores()
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        with _deaf_to_interrupts():
+            cluster = LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                # Without a port of its own, the second run on a machine finds 8787 taken and warns.
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                memory_limit=memory_bytes or budget.machine_memory_bytes() // count,
+                local_directory=str(scratch),
+                death_timeout=START_TIMEOUT_S,
+                # TLS here too: others on this machine could reach a bare loopback port, and run code as us.
+                security=Security.temporary(),
+            )
+    except (RuntimeError, OSError, TimeoutError) as error:
+        time.sleep(0.1)  # an interrupt that came with the failure may have gone to a thread that has yet to wake
+        if stop.is_set():
+            raise Stopped(STOPPED) from error
+        raise ResourceError(
+            f"{count} worker processes could not be started on this machine: {error}. Use fewer workers "
+            f"(--workers local:{max(1, count // 2)}), or check memory and open files (ulimit -a)."
+        ) from error
+    with cluster:
+        if stop.is_set():
+            raise Stopped(STOPPED)
+        with Client(cluster, set_as_default=False) as client:
+            yield client
+
+
+@contextmanager
+def _slurm(
+    count: int,
+    scratch: Path,
+    memory_bytes: int | None,
+    profile_path: Path | None,
+    log_dir: Path,
+    stop: threading.Event,
+) -> Iterator[Client]:
+    profile = load_profile(profile_path, workers=True)
+    if memory_bytes is not None and memory_bytes > profile.memory_gib * 2**30:
+        raise UsageError(
+            f"a worker may use {memory_bytes / 2**30:.1f} GiB, but its Slurm job asks for "
+            f"{profile.memory_gib} GiB. Raise memory_gib under workers: in {profile_path or 'a profile'}."
+        )
+    if shutil.which("sbatch") is None:
+        raise UsageError(
+            f"--workers slurm:{count} needs sbatch, which this machine does not have: use local:N."
+        )
+    try:
+        import cryptography  # noqa: F401  (for the keys)
+        from distributed import Client
+
+        from .slurm_workers import wait_for_first, worker_jobs
+    except ImportError as error:
+        raise UsageError(
+            f"--workers slurm:{count} lacks the package {error.name}: pip install 'tdenoise[slurm]'."
+        ) from error
+
+    jobs = worker_jobs(
+        count,
+        profile=profile,
+        memory_bytes=memory_bytes or profile.worker_memory_bytes,
+        scratch=scratch,
+        log_dir=log_dir,
+        settings=WORKER_SETTINGS,
+    )
+    with jobs as cluster, Client(cluster, set_as_default=False) as client:
+        wait_for_first(cluster, timeout_s=60 * profile.queue_wait_min, stop=stop)
+        yield client
+
+
+@contextmanager
+def _running(address: str, stop: threading.Event) -> Iterator[Client]:
+    from distributed import Client
+    from distributed.security import Security
+
+    security: Any = None
+    if address.startswith("tls://"):
+        security = Security(require_encryption=True)
+        if security.tls_ca_file is None or security.tls_client_cert is None:
+            raise UsageError(
+                f"{address} needs certificates: set distributed.comm.tls.ca-file, .client.cert and "
+                ".client.key in Dask's configuration (or DASK_DISTRIBUTED__COMM__TLS__CA_FILE and so on)."
+            )
+    try:
+        client = Client(address, security=security, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
+    except (OSError, TimeoutError) as error:
+        raise ResourceError(f"no Dask scheduler answers at {address} ({error}). Is it running?") from error
+    with client:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while n_workers(client) == 0:
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    f"the scheduler at {address} has had no worker for {START_TIMEOUT_S} s: "
+                    f"start some with 'dask worker {address}'."
+                )
+            time.sleep(0.5)  # not stop.wait: the signal handler sets stop in this thread, and could find it locked
+            if stop.is_set():
+                raise Stopped(STOPPED)
+        yield client
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let whatever is started meanwhile never see a SIGINT; one that comes meanwhile is kept for afterwards.
+
+    A Ctrl-C in a terminal reaches the whole process group, and what becomes of it is the driver's to decide.
+    Threads and processes inherit the signal mask of the thread that starts them: a worker is deaf from its first
+    instruction, and so is one that takes its place later, for Dask's thread that starts it is deaf too.
+    """
+    resource_tracker.ensure_running()  # else the first worker's start does it, and that lifts the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    """Undo what Dask's nanny leaves in this process (OMP_NUM_THREADS=1 and others)."""
+    import dask
+
+    names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED", "__DASK_PARENT_PID"]
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _host(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+        if parts.hostname and parts.port:
+            return parts.hostname
+    except ValueError:
+        pass
+    raise UsageError(f"--workers {address!r}: write the address as tls://HOST:PORT.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,166 @@
+"""Hand out blocks to Dask workers, a bounded number at a time, and survive the loss of workers."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from . import cluster
+from .control import Control
+from .errors import Stopped
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT_PER_WORKER = 2  # one that runs and one that waits
+REBUILDS = 3  # fresh clusters after all workers were lost
+NO_WORKERS_S = 90.0  # without a worker before the cluster is built anew
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Numbered(Protocol):
+    """Work that is told apart by its number."""
+
+    @property
+    def number(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=Numbered)
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item]):
+    """What became of one item."""
+
+    item: Item
+    error: BaseException | None
+    n_left: int  # items that are not done yet
+
+
+class _WorkersLost(Exception):
+    """No worker is left, or the scheduler does not answer."""
+
+
+def drive(
+    connect: Callable[[], AbstractContextManager[Any]],
+    plugin: Any,
+    function: Callable[[Item], Any],
+    items: Sequence[Item],
+    remaining: Callable[[], list[Item]],
+    control: Control,
+    no_workers_s: float = NO_WORKERS_S,
+) -> Iterator[Outcome[Item]]:
+    """Run ``function`` on every item on a cluster.
+
+    Parameters
+    ----------
+    connect : callable
+        Returns a context manager that gives a ``distributed.Client``.
+    plugin : WorkerPlugin or None
+        Registered on every worker, also those that join late.
+    function : callable
+        Importable on the workers; does its own output and may run twice for one item.
+    items : sequence
+    remaining : callable
+        The items that are not done, read from disk; asked after workers were lost.
+    control : Control
+    no_workers_s : float
+        Time without any worker before the cluster is built anew [s]; long where workers wait in a queue.
+
+    Yields
+    ------
+    Outcome
+        In the order of completion. Failed items are not tried again.
+
+    Raises
+    ------
+    Stopped
+        After a stop request, once the items in hand are finished, or when workers are lost too often.
+    """
+    failed: set[int] = set()
+    todo = list(items)
+    for attempt in range(REBUILDS + 1):
+        if not todo:
+            return
+        try:
+            with connect() as client:
+                if plugin is not None:
+                    client.register_plugin(plugin)
+                for outcome in _drive_once(client, function, todo, control, no_workers_s):
+                    if outcome.error is not None:
+                        failed.add(outcome.item.number)
+                    yield outcome
+            return
+        except _WorkersLost as error:
+            todo = [item for item in remaining() if item.number not in failed]
+            log.warning(
+                "%s; %d blocks are left, starting new workers (%d of %d)",
+                error,
+                len(todo),
+                attempt + 1,
+                REBUILDS,
+            )
+    raise Stopped(
+        f"all workers were lost {REBUILDS + 1} times. Look at their memory and their logs, then run the same "
+        "command again to continue."
+    )
+
+
+def _drive_once(
+    client: Any,
+    function: Callable[[Item], Any],
+    items: list[Item],
+    control: Control,
+    no_workers_s: float,
+) -> Iterator[Outcome[Item]]:
+    waiting = list(reversed(items))
+    n_left = len(items)
+    finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    running: dict[str, tuple[Any, Item]] = {}
+    heard = time.monotonic()
+    checked = 0.0
+    width = 2
+    while waiting or running:
+        now = time.monotonic()
+        if now - checked > 1.0:  # not per item: it asks the scheduler
+            checked = now
+            workers = _count_workers(client)
+            if workers > 0:
+                width = IN_FLIGHT_PER_WORKER * workers
+                heard = now
+            elif now - heard > no_workers_s:
+                raise _WorkersLost(f"there has been no worker for {no_workers_s:.0f} s")
+        while waiting and len(running) < width and not control.stop.is_set():
+            item = waiting.pop()
+            future = client.submit(function, item, pure=False)
+            running[future.key] = (future, item)
+            future.add_done_callback(finished.put)
+        if not running:
+            control.check("apply")
+        try:
+            future = finished.get(timeout=0.5)
+        except queue.Empty:
+            continue
+        heard = time.monotonic()
+        _, item = running.pop(future.key)
+        if future.status in ("cancelled", "lost"):
+            raise _WorkersLost("the scheduler was lost")
+        error = future.exception() if future.status == "error" else None
+        future.release()
+        if error is None:
+            n_left -= 1
+        elif type(error).__name__ == "KilledWorker":
+            error = RuntimeError("it ended every worker that tried it, most likely for lack of memory")
+        yield Outcome(item, error, n_left)
+
+
+def _count_workers(client: Any) -> int:
+    try:
+        return cluster.n_workers(client)
+    except (OSError, TimeoutError, RuntimeError):
+        return 0

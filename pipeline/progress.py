@@ -1,0 +1,329 @@
+"""Who works on an output, and what of it is done.
+
+An output is built under a ``-partial`` name. Beside it, ``.tdenoise/NAME/`` holds the plan, the lease of the run
+that works on it, and one marker per finished block. The markers are the only truth: a driver that is started
+again looks at them and does the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tdenoise.checkpoint import write_atomically
+
+from .errors import LockedError, UsageError
+from .store import fsync
+
+HEARTBEAT_S = 5.0
+STALE_S = 600.0  # a lease without a heartbeat for this long is dead, wherever its owner ran
+
+
+def plan_id(plan: dict[str, Any]) -> str:
+    """sha256 of the plan as canonical JSON: equal plans give equal bytes."""
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+
+def partial_path(output: Path) -> Path:
+    """Where an output lies while it is built."""
+    return output.with_name(output.name + "-partial")
+
+
+def work_folder(output: Path) -> Path:
+    """Where the progress of an output is kept while it is built."""
+    return output.parent / ".tdenoise" / output.name
+
+
+class OutputRun:
+    """The right to build one output, held as a context.
+
+    Parameters
+    ----------
+    output : Path
+        The folder to be made.
+    plan : dict
+        JSON-able; all that decides the bytes of the output.
+    inputs : sequence of Path
+        What the output is made from; it must not be among them, nor hold one of them.
+    force : bool
+        Replace an output that exists, or an unfinished one that was begun with other settings.
+
+    Raises
+    ------
+    LockedError
+        If another run is at work on the output.
+    UsageError
+        If the output exists, was begun under another plan, or is something that is not ours to replace.
+    """
+
+    def __init__(
+        self, output: Path, plan: dict[str, Any], inputs: Sequence[Path] = (), *, force: bool = False
+    ) -> None:
+        self.output = output
+        self.partial = partial_path(output)
+        self.folder = work_folder(output)
+        self.id = plan_id(plan)
+        self.token = uuid.uuid4().hex
+        self._plan = plan
+        self._inputs = inputs
+        self._force = force
+        self._stop_heartbeat = threading.Event()
+
+    def __enter__(self) -> OutputRun:
+        self._check_output()
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        self._take_lease()
+        try:
+            self._check_plan()
+            (self.folder / "done").mkdir(exist_ok=True)
+        except BaseException:
+            self._release_lease()
+            raise
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop_heartbeat.set()
+        self._release_lease()
+
+    @property
+    def lease(self) -> Path:
+        """The folder whose existence is the lease."""
+        return self.folder / "lease"
+
+    @property
+    def begun(self) -> bool:
+        """Whether an interrupted run of the same plan left something to go on from."""
+        return (self.folder / "created").exists() and self.partial.exists()
+
+    def prepare(self, create: Callable[[Path], None]) -> None:
+        """Create the partial output unless an interrupted run of the same plan left it."""
+        if self.begun:
+            for orphan in self.partial.rglob("*.partial"):  # of writers that were killed
+                orphan.unlink()
+            return
+        shutil.rmtree(self.partial, ignore_errors=True)
+        shutil.rmtree(self.folder / "done", ignore_errors=True)
+        (self.folder / "done").mkdir(exist_ok=True)
+        create(self.partial)
+        write_atomically(self.folder / "created", b"")
+
+    def done(self) -> dict[int, dict[str, Any]]:
+        """What the markers say, by block number. One that cannot be read counts as not there."""
+        records = {}
+        for marker in (self.folder / "done").glob("*.json"):
+            record = read_json(marker)
+            if marker.stem.isdigit() and isinstance(record.get("shards"), dict):
+                records[int(marker.stem)] = record
+        return records
+
+    def commit(self) -> None:
+        """Give the output its name, in one rename; a reader sees nothing or everything."""
+        if not holds_lease(self.folder, self.token):
+            raise LockedError(f"{self.output}: another run has taken it over. Leave it to that one.")
+        fsync(self.partial)
+        trash = self.folder / f"replaced-{self.token}"
+        if self.output.exists():
+            self.output.rename(trash)
+        self.partial.rename(self.output)
+        fsync(self.output.parent)
+        shutil.rmtree(trash, ignore_errors=True)
+        for left in (
+            *(self.folder / name for name in ("done", "scratch", "logs")),
+            *self.folder.glob("dead-*"),
+        ):
+            shutil.rmtree(left, ignore_errors=True)
+        for name in ("created", "plan.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _check_output(self) -> None:
+        place = self.output.resolve()
+        for source in self._inputs:
+            if place == source.resolve() or place in source.resolve().parents:
+                raise UsageError(f"{self.output}: is, or holds, the input {source}. Choose another name.")
+        if not os.path.lexists(self.output):
+            return
+        if not is_ours(self.output):
+            raise UsageError(
+                f"{self.output}: exists already and is nothing that tdenoise made, so it is not replaced. "
+                "Choose another name."
+            )
+        if not self._force:
+            raise UsageError(
+                f"{self.output}: exists already, made with other settings or from another input. "
+                "Choose another name, or --force to replace it."
+            )
+
+    def _check_plan(self) -> None:
+        file = self.folder / "plan.json"
+        begun_as = read_json(file) if file.exists() else None
+        if begun_as is None:
+            if os.path.lexists(self.partial):
+                raise UsageError(
+                    f"{self.partial}: is in the way and belongs to no run. Move it or remove it."
+                )
+        elif begun_as.get("id") != self.id:
+            if not self._force:
+                raise UsageError(
+                    f"{self.partial}: was begun with {_difference(begun_as.get('plan'), self._plan)}. "
+                    "Finish it as it was begun, or start over with --force."
+                )
+            shutil.rmtree(self.partial, ignore_errors=True)
+            (self.folder / "created").unlink(missing_ok=True)
+        write_atomically(file, json.dumps({"id": self.id, "plan": self._plan}, indent=1).encode())
+
+    def _take_lease(self) -> None:
+        owner = {
+            "token": self.token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process_start": _process_start(os.getpid()),
+            "job": os.environ.get("SLURM_JOB_ID"),
+        }
+        # The owner's file is in the folder before the folder gets its name: a lease always says whose it is.
+        fresh = self.folder / f"lease-{self.token}"
+        for _ in range(100):
+            try:
+                fresh.mkdir(parents=True, exist_ok=True)
+                (fresh / "owner.json").write_text(json.dumps(owner))
+                fresh.rename(self.lease)  # fails on a folder that is not empty, on local disks and on NFS
+                return
+            except FileNotFoundError:
+                continue  # the run before us is just tidying up
+            except OSError:
+                token, holder = _holder(self.lease)
+                if holder is not None:
+                    shutil.rmtree(fresh, ignore_errors=True)
+                    raise LockedError(
+                        f"{self.output}: another run holds it ({holder}). Wait for it, or stop it first."
+                    ) from None
+                if token is not None:
+                    self._bury(token)
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise LockedError(f"{self.output}: its lease keeps changing hands. Try again in a moment.")
+
+    def _bury(self, token: str) -> None:
+        """Move a dead lease away.
+
+        Its grave has a name of its own and stays until the output is finished: a second run that saw the same
+        dead lease cannot move away the living one that has taken its place.
+        """
+        with contextlib.suppress(OSError):
+            self.lease.rename(self.folder / f"dead-{token or 'nameless'}")
+
+    def _release_lease(self) -> None:
+        finished = not (self.folder / "plan.json").exists()
+        if holds_lease(self.folder, self.token):
+            if finished:
+                with contextlib.suppress(OSError):
+                    (self.folder / "done").rmdir()  # while it is ours: the next run makes its own
+            grave = self.folder / f"dead-{self.token}"
+            self.lease.rename(grave)
+            shutil.rmtree(grave, ignore_errors=True)  # the next run may be sweeping here already
+        if finished:
+            for folder in (self.folder, self.folder.parent):  # only if empty: someone may have moved in
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+    def _beat(self) -> None:
+        while not self._stop_heartbeat.wait(HEARTBEAT_S):
+            if holds_lease(self.folder, self.token):
+                with contextlib.suppress(OSError):  # a file system that hangs for a moment
+                    (self.lease / "heartbeat").touch()
+
+
+def holds_lease(folder: Path, token: str) -> bool:
+    """Whether the lease in a work folder still has this token: a driver that was replaced must not write."""
+    return bool(read_json(folder / "lease" / "owner.json").get("token") == token)
+
+
+def mark(folder: Path, number: int, record: dict[str, Any]) -> None:
+    """Say, durably, that a block is done."""
+    write_atomically(folder / "done" / f"{number:08d}.json", json.dumps(record).encode())
+
+
+def hashes(records: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Shard hashes of all markers together."""
+    return {key: digest for record in records for key, digest in record["shards"].items()}
+
+
+def lease_holder(folder: Path) -> str | None:
+    """In words, who is at work in a work folder; None if nobody alive is."""
+    return _holder(folder / "lease")[1]
+
+
+def _holder(lease: Path) -> tuple[str | None, str | None]:
+    """Token of a lease (None: there is none), and in words who holds it (None: nobody who lives)."""
+    try:
+        age = time.time() - max(f.stat().st_mtime for f in lease.iterdir())
+    except (FileNotFoundError, ValueError):
+        return None, None
+    owner = {"token": "", "host": "an unknown host", "pid": None, "process_start": None, "job": None}
+    owner |= read_json(lease / "owner.json")
+    token, job = str(owner["token"]), owner["job"]
+    here = owner["host"] == socket.gethostname()
+    if here:
+        dead = not isinstance(owner["pid"], int) or _process_start(owner["pid"]) != owner["process_start"]
+    else:
+        # A job that was queued again runs elsewhere only after it has ended there.
+        dead = age > STALE_S or (job is not None and job == os.environ.get("SLURM_JOB_ID"))
+    if dead:
+        return token, None
+    of_job = f", Slurm job {job}" if job else ""
+    return token, f"process {owner['pid']} on {owner['host']}{of_job}, last sign of life {age:.0f} s ago"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where the file is missing or damaged."""
+    try:
+        value = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a folder is empty, or a store or model of tdenoise: what may be replaced on request."""
+    if path.is_symlink() or path.is_file():
+        return False
+    metadata = read_json(path / "zarr.json").get("attributes")
+    if isinstance(metadata, dict) and "tdenoise" in metadata:
+        return True
+    try:
+        return "architecture" in read_json(path / "card.json") or not any(path.iterdir())
+    except FileNotFoundError:  # another run is just replacing it
+        return True
+
+
+def _difference(before: Any, now: dict[str, Any]) -> str:
+    """What differs between two plans, in words."""
+    if not isinstance(before, dict):
+        return "other settings or another input"
+    if isinstance(before.get("settings"), dict) and isinstance(now.get("settings"), dict):
+        before, now = before | before["settings"], now | now["settings"]
+    names = [k for k in sorted(before | now) if k != "settings" and before.get(k) != now.get(k)]
+    return "other settings or another input: " + "; ".join(
+        f"{name} was {str(before.get(name))[:60]}, is {str(now.get(name))[:60]}" for name in names[:4]
+    )
+
+
+def _process_start(pid: int) -> str | None:
+    """When a process began, in clock ticks since boot; None where it does not run. Tells a reused pid."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]

@@ -1,0 +1,160 @@
+"""What the readers of all formats share: checks of a header's sizes, and frames stored uncompressed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from . import MovieInfo
+from .rawfile import RawFile
+
+MAX_FRAME_BYTES = 2**31  # far above any camera; a header that says more is damaged or hostile
+
+
+class FrameReader:
+    """Base of the readers: checks the arguments of ``read``; a subclass fills the array."""
+
+    def __init__(self, file: RawFile, info: MovieInfo) -> None:
+        self.info = info
+        self._file = file
+
+    def read(self, start: int, stop: int, out: NDArray[Any]) -> None:
+        """Decode frames ``[start, stop)`` into ``out``, C-contiguous, (stop - start, height, width)."""
+        n_frames, height, width = self.info.shape
+        if not 0 <= start <= stop <= n_frames:
+            raise ValueError(f"frames {start} to {stop} are not in a movie of {n_frames}")
+        expected = (stop - start, height, width)
+        if out.shape != expected or out.dtype != self.info.dtype or not out.flags.c_contiguous:
+            raise ValueError(
+                f"out must be C-contiguous {self.info.dtype} of shape {expected}, not {out.dtype} {out.shape}"
+            )
+        if start < stop:
+            self._fill(start, stop, out)
+
+    def _fill(self, start: int, stop: int, out: NDArray[Any]) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the file; harmless if done twice."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class FlatReader(FrameReader):
+    """Frames stored uncompressed, each one unbroken run of bytes.
+
+    Parameters
+    ----------
+    file : RawFile
+        The open file.
+    info : MovieInfo
+        What it holds; ``info.dtype`` is ``stored`` in native byte order.
+    stored : dtype
+        Of the pixels in the file, with its byte order.
+    offsets : sequence of int
+        Where each frame starts [bytes].
+    """
+
+    def __init__(self, file: RawFile, info: MovieInfo, stored: np.dtype[Any], offsets: Sequence[int]) -> None:
+        super().__init__(file, info)
+        self._stored = stored
+        self._offsets = offsets
+
+    def _fill(self, start: int, stop: int, out: NDArray[Any]) -> None:
+        frame_bytes = frame_size(self.info.shape, self._stored)
+        first = start
+        for k in range(start + 1, stop + 1):  # neighbours in the file are read in one go
+            if k == stop or self._offsets[k] != self._offsets[k - 1] + frame_bytes:
+                self._file.read_into(out[first - start : k - start], self._offsets[first])
+                first = k
+        if not self._stored.isnative:
+            out.byteswap(inplace=True)
+
+
+def check_movie(file: RawFile, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int, int]:
+    """Refuse what is not a movie; return its (n_frames, height, width).
+
+    Parameters
+    ----------
+    file : RawFile
+        For the error message.
+    shape : tuple of int
+        As the header gives it, slowest axis first.
+    dtype : dtype
+        Of the pixels.
+
+    Raises
+    ------
+    InputError
+        Naming what the file holds instead.
+    """
+    size = " x ".join(str(n) for n in shape)
+    if dtype.kind == "c":
+        raise InputError(file.path, f"holds complex numbers ({size}), not a movie of counts.")
+    if dtype.kind not in "uif" or dtype.itemsize > 8:
+        raise InputError(file.path, f"holds values of type {dtype}, not a movie of counts.")
+    if any(n <= 0 for n in shape):
+        raise InputError(file.path, f"its header gives the size {size}: there is no frame in it.")
+    if len(shape) == 2 or (len(shape) == 3 and shape[0] == 1):
+        raise InputError(file.path, f"holds a single image of {size} pixels, not a movie.")
+    if len(shape) != 3:
+        raise InputError(
+            file.path, f"holds an array of {len(shape)} dimensions ({size}), not (frame, row, column)."
+        )
+    n_frames, height, width = shape
+    if frame_size((n_frames, height, width), dtype) > MAX_FRAME_BYTES:
+        raise InputError(
+            file.path, f"its header gives frames of {height} x {width} {dtype}, over 2 GiB each: damaged."
+        )
+    return n_frames, height, width
+
+
+def whole_frames(
+    file: RawFile, announced: int, present: int, allow_truncated: bool, *, at_least: bool = False
+) -> int:
+    """Number of frames to read, where ``present`` of ``announced`` frames are whole.
+
+    ``at_least`` says that the file was cut before it could say how many frames it has.
+
+    Raises
+    ------
+    InputError
+        If frames are missing and ``allow_truncated`` is false, or if no frame is whole.
+    """
+    total = f"at least {announced}" if at_least else f"{announced}"
+    if present >= announced:
+        return announced
+    if present < 1:
+        raise InputError(
+            file.path, f"cut short or damaged: not one whole frame is in it, of {total}. Copy it anew."
+        )
+    if not allow_truncated:
+        raise InputError(
+            file.path,
+            f"cut short: {present} of {total} frames are there as a whole. "
+            "Copy it anew, or keep these frames with --allow-truncated.",
+        )
+    return present
+
+
+def frame_size(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
+    """Size of one frame of a movie of this shape [bytes]."""
+    return shape[1] * shape[2] * dtype.itemsize
+
+
+def library(name: str) -> str:
+    """Name and version of the package that decodes a file, for the record."""
+    return f"{name} {version(name)}"

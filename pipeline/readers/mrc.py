@@ -1,0 +1,124 @@
+"""MRC movies (MRC2014 and its older relatives), from a 1024-byte header and frames back to back."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from . import MovieInfo, Reader
+from .frames import FlatReader, FrameReader, check_movie, library, whole_frames
+from .rawfile import RawFile
+from .units import bounded_json, pixel_size, to_nanometres
+
+_HEADER = 1024
+_TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2", 101: "u1"}
+_COMPLEX = {3, 4}
+_NAMES = (
+    "nx", "ny", "nz", "mode", "nxstart", "nystart", "nzstart", "mx", "my", "mz", "xlen", "ylen", "zlen",
+    "alpha", "beta", "gamma", "mapc", "mapr", "maps", "dmin", "dmax", "dmean", "ispg", "nsymbt",
+)  # fmt: skip
+_PACKED = 101  # two 4-bit pixels in a byte, the first in the low half
+
+
+def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
+    """Open an MRC file whose sections are frames."""
+    if file.size < _HEADER:
+        raise InputError(file.path, f"cut short: {file.size} bytes, and an MRC header alone has {_HEADER}.")
+    header = file.read_at(0, _HEADER)
+    order = _byte_order(header)
+    words = struct.unpack(f"{order}10i6f3i3f2i", header[:96])
+    width, height, announced, mode = words[:4]
+    extended = words[23]
+    if mode in _COMPLEX:
+        raise InputError(file.path, f"MRC mode {mode} holds complex numbers, not a movie of counts.")
+    if mode not in _TYPES:
+        known = "0, 1, 2, 6, 12 and 101"
+        raise InputError(file.path, f"its header says MRC mode {mode}; read here are the modes {known}.")
+    first = _HEADER + extended
+    if extended < 0 or first > file.size:
+        raise InputError(
+            file.path, f"its header announces {extended} more header bytes in a file of {file.size}: damaged."
+        )
+
+    stored = np.dtype(order + _TYPES[mode])
+    imod_stamp, imod_flags = struct.unpack(f"{order}4si", header[152:160])
+    # IMOD's bytes are unsigned unless its first flag says otherwise; everyone else's are signed.
+    if mode == 0 and imod_stamp in {b"IMOD", b"DOMI"} and not imod_flags & 1:
+        stored = np.dtype("u1")
+    check_movie(file, (announced, height, width), stored)
+    row_bytes = (width + 1) // 2 if mode == _PACKED else width * stored.itemsize
+    frame_bytes = height * row_bytes
+    n_frames = whole_frames(file, announced, (file.size - first) // frame_bytes, allow_truncated)
+    info = MovieInfo(
+        shape=(n_frames, height, width),
+        dtype=stored.newbyteorder("="),
+        format=f"MRC mode {mode}",
+        reader=library("tdenoise"),
+        pixel_size_nm=_pixel_size(words),
+        missing_frames=announced - n_frames,
+        metadata=_metadata(header, words, order, file.size - first - n_frames * frame_bytes),
+    )
+    offsets = range(first, first + n_frames * frame_bytes, frame_bytes)
+    if mode == _PACKED:
+        return PackedReader(file, info, offsets, row_bytes)
+    return FlatReader(file, info, stored, offsets)
+
+
+class PackedReader(FrameReader):
+    """Frames of 4-bit pixels, two in a byte; an odd row is padded to a whole byte."""
+
+    def __init__(self, file: RawFile, info: MovieInfo, offsets: range, row_bytes: int) -> None:
+        super().__init__(file, info)
+        self._offsets = offsets
+        self._row_bytes = row_bytes
+
+    def _fill(self, start: int, stop: int, out: NDArray[Any]) -> None:
+        _, height, width = self.info.shape
+        packed = np.empty((height, self._row_bytes), np.uint8)
+        for frame, offset in zip(out, self._offsets[start:stop], strict=True):
+            self._file.read_into(packed, offset)
+            frame[:, 0::2] = packed & 15
+            frame[:, 1::2] = packed[:, : width // 2] >> 4
+
+
+def _byte_order(header: bytes) -> str:
+    """The byte order in which the header makes sense; the machine stamp decides where both do."""
+    orders = "><" if header[212:214] == b"\x11\x11" else "<>"
+
+    def sensible(order: str) -> bool:
+        width, height, _, mode = struct.unpack(f"{order}4i", header[:16])
+        return 0 < width < 2**24 and 0 < height < 2**24 and (mode in _TYPES or mode in _COMPLEX)
+
+    return next((order for order in orders if sensible(order)), orders[0])
+
+
+def _pixel_size(words: tuple[Any, ...]) -> tuple[float, float] | None:
+    """(row, column) distance [nm]: cell length over sampling of the axes that rows and columns run along."""
+    sampling, cell, axes = words[7:10], words[10:13], words[16:19]
+    column_axis, row_axis = axes[:2] if sorted(axes) == [1, 2, 3] else (1, 2)
+
+    def along(axis: int) -> float | None:
+        if sampling[axis - 1] <= 0:
+            return None
+        # The header has single precision: 7 digits say what was meant, 181 and not 181.0000032.
+        return to_nanometres(float(f"{cell[axis - 1] / sampling[axis - 1]:.7g}"), "A")
+
+    return pixel_size(along(row_axis), along(column_axis))
+
+
+def _metadata(header: bytes, words: tuple[Any, ...], order: str, trailing_bytes: int) -> dict[str, Any]:
+    n_labels = min(max(struct.unpack(f"{order}i", header[220:224])[0], 0), 10)
+    labels = [header[224 + 80 * k : 304 + 80 * k] for k in range(n_labels)]
+    return bounded_json(
+        {
+            **dict(zip(_NAMES, words, strict=True)),
+            "byte_order": "big" if order == ">" else "little",
+            "exttyp": header[104:108].decode("latin-1").strip("\0 "),
+            "labels": [label.decode("latin-1").strip("\0 ") for label in labels],
+            "trailing_bytes": trailing_bytes,
+        }
+    )

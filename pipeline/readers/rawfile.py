@@ -1,0 +1,76 @@
+"""A raw file that is only ever read, at positions, so that threads need no lock."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+
+class RawFile:
+    """An open raw file and its size; every read is whole or an ``InputError``.
+
+    Attributes
+    ----------
+    path : Path
+        Where it is.
+    size : int
+        Its size when it was opened [bytes].
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._descriptor = -1
+        try:
+            # O_NONBLOCK: a named pipe without a writer must not hold the command for ever.
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            status = os.fstat(self._descriptor)
+        except FileNotFoundError:
+            raise InputError(path, "no such file.") from None
+        except OSError as error:
+            self.close()
+            raise InputError(path, f"cannot be opened: {error.strerror}.") from error
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise InputError(path, f"it is {what}; name one raw file.")
+        self.size = status.st_size
+
+    def read_into(self, out: NDArray[Any], offset: int) -> None:
+        """Fill a C-contiguous array with the bytes that start at ``offset``."""
+        view = out.reshape(-1).view(np.uint8).data
+        done = 0
+        while done < view.nbytes:  # one call stops short of 2 GiB
+            try:
+                n = os.preadv(self._descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                raise InputError(self.path, f"reading failed: {error.strerror}.") from error
+            if n == 0:
+                raise InputError(
+                    self.path, f"the file ends at byte {offset + done}, within a frame or header."
+                )
+            done += n
+
+    def read_at(self, offset: int, n_bytes: int) -> bytes:
+        """The ``n_bytes`` bytes at ``offset``; checked against the file size before memory is taken."""
+        if offset < 0 or n_bytes < 0 or offset + n_bytes > self.size:
+            raise InputError(
+                self.path,
+                f"damaged or cut short: its header points to bytes {offset} to {offset + n_bytes} "
+                f"of {self.size}. Copy it anew.",
+            )
+        out = np.empty(n_bytes, np.uint8)
+        self.read_into(out, offset)
+        return out.tobytes()
+
+    def close(self) -> None:
+        """Close the file; harmless if done twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,153 @@
+"""What the writer of a TIFF movie noted in it: number of frames, frame time, pixel size.
+
+ImageJ, OME, DigitalMicrograph and tifffile each have their own way. The resolution tags of plain TIFF are
+not used: they give the dots per inch of a print.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from ..errors import InputError
+from .tiff_pages import DESCRIPTION, X_RESOLUTION, Y_RESOLUTION, Page
+from .units import pixel_size, to_nanometres, to_seconds
+
+_DM_UNITS = (65003, 65004, 65005)  # of x, y and z
+_DM_SCALES = (65009, 65010, 65011)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the first page of a file says about the whole."""
+
+    writer: str = ""
+    n_frames: int | None = None
+    one_page: bool = False  # the frames may follow the first one without directories of their own
+    frame_time_s: float | None = None
+    pixel_size_nm: tuple[float, float] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def describe(path: Path, page: Page) -> Description:
+    """Read the description of the first page.
+
+    Raises
+    ------
+    InputError
+        If it says that the file has more axes than (frame, row, column).
+    """
+    text = page.text(DESCRIPTION)
+    if text.startswith("ImageJ="):
+        return _imagej(path, page, text)
+    if text.startswith('{"shape":'):
+        return _tifffile(path, text)
+    if "<OME" in text and "<!ENTITY" not in text:
+        try:
+            return _ome(path, ElementTree.fromstring(text))
+        except ElementTree.ParseError:
+            return Description(metadata={"description": text})
+    if page.array(_DM_SCALES[0]) is not None:
+        return _digitalmicrograph(page)
+    return Description(metadata={"description": text} if text else {})
+
+
+def _imagej(path: Path, page: Page, text: str) -> Description:
+    entries = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    lengths = {name: _positive(entries.get(name)) for name in ("channels", "slices", "frames")}
+    _only_one_axis(path, lengths)
+    unit = entries.get("unit")
+    frame_time = to_seconds(entries.get("finterval"), entries.get("tunit", "s"))
+    rate = to_seconds(entries.get("fps"), "s")  # a positive number or None; frames per second
+    if frame_time is None and rate:
+        frame_time = to_seconds(1 / rate, "s")
+    return Description(
+        writer="ImageJ",
+        n_frames=_positive(entries.get("images")),
+        one_page=True,
+        frame_time_s=frame_time,
+        pixel_size_nm=pixel_size(
+            to_nanometres(_per_pixel(page, Y_RESOLUTION), entries.get("yunit", unit)),
+            to_nanometres(_per_pixel(page, X_RESOLUTION), unit),
+        ),
+        metadata={"ImageJ": entries},
+    )
+
+
+def _tifffile(path: Path, text: str) -> Description:
+    entries = json.loads(text)
+    shape = [n for n in entries["shape"][:-2] if n != 1]
+    _only_one_axis(path, dict(enumerate(shape)))
+    return Description(n_frames=math.prod(shape), one_page=True, metadata=entries)
+
+
+def _ome(path: Path, root: ElementTree.Element) -> Description:
+    images = [node for node in root.iter() if _name(node) == "Pixels"]
+    if not images:
+        return Description(writer="OME")
+    if len(images) > 1:
+        raise InputError(path, f"holds {len(images)} OME images; save the one you want as its own file.")
+    pixels = images[0].attrib
+    lengths = {axis: _positive(pixels.get(f"Size{axis}")) for axis in "CZT"}
+    _only_one_axis(path, lengths)
+    files = {node.get("FileName") for node in images[0].iter() if _name(node) == "UUID"} - {None}
+    if len(files) > 1:
+        raise InputError(
+            path, f"one of {len(files)} files of an OME-TIFF set; save the movie as a single file."
+        )
+    for number, plane in enumerate(node for node in images[0] if _name(node) == "TiffData"):
+        position = max(int(plane.get(name, 0)) for name in ("FirstC", "FirstZ", "FirstT"))
+        if plane.get("IFD") is not None and int(plane.get("IFD", 0)) != position:
+            raise InputError(path, f"its OME entry {number} puts frames out of order, which is not read.")
+    return Description(
+        writer="OME",
+        n_frames=math.prod(lengths.values()),
+        frame_time_s=to_seconds(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s")),
+        pixel_size_nm=pixel_size(
+            to_nanometres(pixels.get("PhysicalSizeY"), pixels.get("PhysicalSizeYUnit", "um")),
+            to_nanometres(pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit", "um")),
+        ),
+        metadata={"OME": {_name(node): dict(node.attrib) for node in root.iter() if node.attrib}},
+    )
+
+
+def _digitalmicrograph(page: Page) -> Description:
+    values = [page.array(code) for code in _DM_SCALES]
+    scales = [float(f"{v[0]:.7g}") if v is not None and v.size else None for v in values]
+    units = [page.text(code) for code in _DM_UNITS]
+    return Description(
+        writer="DigitalMicrograph",
+        frame_time_s=to_seconds(scales[2], units[2]),
+        pixel_size_nm=pixel_size(to_nanometres(scales[1], units[1]), to_nanometres(scales[0], units[0])),
+    )
+
+
+def _only_one_axis(path: Path, lengths: dict[Any, int]) -> None:
+    """Refuse a file with more than one axis beside rows and columns."""
+    axes = {name: n for name, n in lengths.items() if n > 1}
+    colours = next((n for name, n in axes.items() if name in {"channels", "C"}), None)
+    if colours or len(axes) > 1:
+        found = " x ".join(f"{n} {name}" for name, n in axes.items())
+        raise InputError(path, f"holds {found}, not one axis of frames; save the movie you want alone.")
+
+
+def _per_pixel(page: Page, code: int) -> float | None:
+    """Length of a pixel from a resolution tag, which counts pixels per length."""
+    values = page.array(code)
+    if values is None or values.size == 0 or values.dtype.names is None:
+        return None
+    pixels, length = (int(n) for n in values[0])
+    return length / pixels if pixels else None
+
+
+def _positive(value: Any) -> int:
+    """An integer of at least 1; 1 where there is none."""
+    return max(int(value), 1) if str(value or "").strip().isdigit() else 1
+
+
+def _name(node: ElementTree.Element) -> str:
+    return node.tag.rpartition("}")[2]

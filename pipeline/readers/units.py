@@ -1,0 +1,105 @@
+"""Units as raw files spell them, and metadata that fits into a JSON record."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+_NANOMETRES = {
+    **dict.fromkeys(("pm", "picometer", "picometre"), 1e-3),
+    **dict.fromkeys(("a", "å", "angstrom", "ångström", "ångstrom"), 0.1),
+    **dict.fromkeys(("nm", "nanometer", "nanometre"), 1.0),
+    **dict.fromkeys(("um", "micron", "micrometer", "micrometre"), 1e3),
+    **dict.fromkeys(("mm", "millimeter", "millimetre"), 1e6),
+    **dict.fromkeys(("m", "meter", "metre"), 1e9),
+}
+_SECONDS = {
+    **dict.fromkeys(("ns", "nsec", "nanosecond"), 1e-9),
+    **dict.fromkeys(("us", "usec", "microsecond"), 1e-6),
+    **dict.fromkeys(("ms", "msec", "millisecond"), 1e-3),
+    **dict.fromkeys(("s", "sec", "second"), 1.0),
+    **dict.fromkeys(("min", "minute"), 60.0),
+    **dict.fromkeys(("h", "hr", "hour"), 3600.0),
+}
+_MAX_TEXT = 100_000  # characters of one string
+_MAX_ITEMS = 1_000  # entries of one list
+_MAX_DEPTH = 40
+_MAX_JSON = 1_000_000  # characters of the whole record
+
+
+def to_nanometres(value: Any, unit: Any) -> float | None:
+    """A length in nm, or None where the number or the unit does not say one.
+
+    Examples
+    --------
+    >>> to_nanometres(2, "A"), to_nanometres(0.5, "µm"), to_nanometres(-1, "nm"), to_nanometres(1, "1/nm")
+    (0.2, 500.0, None, None)
+    """
+    return _convert(value, unit, _NANOMETRES)
+
+
+def to_seconds(value: Any, unit: Any) -> float | None:
+    """A time in s, or None where the number or the unit does not say one.
+
+    Examples
+    --------
+    >>> to_seconds(25, "ms"), to_seconds(0, "s"), to_seconds(2, "deg")
+    (0.025, None, None)
+    """
+    return _convert(value, unit, _SECONDS)
+
+
+def _convert(value: Any, unit: Any, factors: Mapping[str, float]) -> float | None:
+    # Two characters look like a micro sign, and ImageJ writes the escape sequence of one of them.
+    name = str(unit).replace("\\u00B5", "u").replace("\u00b5", "u").replace("\u03bc", "u").strip().lower()
+    factor = factors.get(name, factors.get(name.removesuffix("s")))
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    if factor is None or not math.isfinite(number) or number <= 0:
+        return None
+    return float(f"{number * factor:.12g}")  # 1.14 and not 1.1400000000000001
+
+
+def pixel_size(row_nm: float | None, column_nm: float | None) -> tuple[float, float] | None:
+    """The pair (row, column) if both are known."""
+    return None if row_nm is None or column_nm is None else (row_nm, column_nm)
+
+
+def bounded_json(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Original metadata as plain JSON values under 1 MB: big arrays and the largest entries are left out."""
+    record = {str(key): _plain(value, 1) for key, value in metadata.items()}
+    sizes = {key: len(json.dumps(value)) for key, value in record.items()}
+    for key in sorted(sizes, key=lambda key: sizes[key], reverse=True):
+        if sum(sizes.values()) <= _MAX_JSON:
+            break
+        record[key] = f"left out: {sizes[key]} characters"
+        sizes[key] = len(record[key])
+    return record
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        return "left out: nested too deeply"
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist(), depth) if value.size <= _MAX_ITEMS else f"left out: {value.size} values"
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return int(value)  # not the enumerations of libraries
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)  # JSON has no NaN
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        if len(value) > _MAX_ITEMS:
+            return f"left out: {len(value)} values"
+        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, bytes):
+        return f"left out: {len(value)} bytes"
+    return str(value)[:_MAX_TEXT]

@@ -1,0 +1,138 @@
+"""Run: from a raw movie to a denoised store and a report, every step skipped when it is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tdenoise.checkpoint import write_atomically
+
+from . import cluster, store
+from .apply import apply, open_model
+from .config import ApplyConfig, IngestConfig, ReportConfig, RunConfig, TrainConfig
+from .control import Control
+from .ingest import ingest, select
+from .progress import read_json
+from .readers import open_raw
+from .report import write_report
+from .slurm import load_profile
+from .train import train_model
+from .truth import check_truth
+from .version import VERSION
+
+StepConfig = TypeVar("StepConfig", IngestConfig, TrainConfig, ApplyConfig)
+
+
+def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
+    """Ingest, train, apply, evaluate and report, into one folder.
+
+    Parameters
+    ----------
+    config : RunConfig
+    control : Control, optional
+
+    Returns
+    -------
+    dict
+        Paths of ``movie``, ``model``, ``denoised``, ``report``, and the ``metrics``.
+
+    Raises
+    ------
+    PipelineError
+        Of any step; wrong settings are found before the first.
+    """
+    control = control or Control()
+    check(config)
+    folder = config.output
+    movie, model, denoised = folder / "movie.zarr", folder / "model", folder / "denoised.zarr"
+    forced = _Forced(folder / ".tdenoise" / "forced.json", config.force)
+    ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)
+    forced.done("ingest")
+    train_model(_step(TrainConfig, config, movie=(movie,), output=model, force=forced("train")), control)
+    forced.done("train")
+    apply(
+        _step(ApplyConfig, config, movie=movie, model=model, output=denoised, force=forced("apply")), control
+    )
+    metrics = _report(config, denoised, movie, model, control)
+    forced.finish()
+    return {
+        "movie": str(movie),
+        "model": str(model),
+        "denoised": str(denoised),
+        "report": str(folder / "report.html"),
+        "metrics": metrics,
+    }
+
+
+def check(config: RunConfig) -> None:
+    """Find wrong settings and unreadable inputs before hours of work.
+
+    Raises
+    ------
+    UsageError, InputError
+    """
+    cluster.parse_workers(config.workers)
+    load_profile(config.profile, workers=True)
+    if config.from_model is not None:
+        open_model(config.from_model)
+    with open_raw(config.raw, allow_truncated=config.allow_truncated) as reader:
+        chosen = select(reader.info, config)
+    if config.truth is not None:
+        check_truth(config.truth, chosen.shape)
+
+
+def _step(kind: type[StepConfig], config: RunConfig, **own: Any) -> StepConfig:
+    """Settings of one step: its own, and those that `RunConfig` has under the same name."""
+    names = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(RunConfig)}
+    return kind(**({name: getattr(config, name) for name in names} | own))
+
+
+def _report(config: RunConfig, denoised: Path, movie: Path, model: Path, control: Control) -> dict[str, Any]:
+    """Evaluate and report, unless that was done for these very data."""
+    file, page = config.output / "metrics.json", config.output / "report.html"
+    truth = None if config.truth is None else hashlib.sha256(config.truth.read_bytes()).hexdigest()
+    made_from = {"denoised": store.read_attributes(denoised)["id"], "truth": truth, "software": VERSION}
+    known = read_json(file)
+    if page.exists() and known.get("made_from") == made_from:
+        return known
+    settings = ReportConfig(
+        denoised=denoised,
+        movie=movie,
+        output=page,
+        model=model,
+        truth=config.truth,
+        baseline=config.truth is not None,
+        force=True,
+    )
+    metrics = write_report(settings, control) | {"made_from": made_from}
+    write_atomically(file, (json.dumps(metrics, indent=1, sort_keys=True) + "\n").encode())
+    return metrics
+
+
+class _Forced:
+    """Which steps ``--force`` has done over: a job that is queued again must not begin with the first."""
+
+    def __init__(self, file: Path, force: bool) -> None:
+        self._file = file
+        self._force = force
+        self._steps = set(read_json(file).get("done", [])) if force else set()
+
+    def __call__(self, step: str) -> bool:
+        return self._force and step not in self._steps
+
+    def done(self, step: str) -> None:
+        """Remember that a step is done over."""
+        if self._force:
+            self._steps.add(step)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._file, json.dumps({"done": sorted(self._steps)}).encode())
+
+    def finish(self) -> None:
+        """Forget it; the next ``--force`` begins with the first step."""
+        if self._force:
+            self._file.unlink(missing_ok=True)
+            if not any(self._file.parent.iterdir()):
+                self._file.parent.rmdir()

@@ -1,0 +1,84 @@
+"""Status: how far a run has come, read from what lies on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import progress, store
+from .config import StatusConfig
+from .errors import InputError
+
+
+def status(config: StatusConfig) -> dict[str, Any]:
+    """State of one output, or of all outputs in a folder.
+
+    Returns
+    -------
+    dict
+        ``outputs``: a list with ``output``, ``state`` (``complete``, ``running``, ``interrupted``), ``done`` and
+        ``total`` blocks (None where a step has no blocks), ``holder``.
+
+    Raises
+    ------
+    InputError
+        If nothing is there.
+    """
+    path = config.output.resolve()  # "." has no name
+    work = path / ".tdenoise"
+    begun = sorted(path / folder.name for folder in work.iterdir()) if work.is_dir() else []
+    unfinished = [p for p in (*begun, path) if (progress.work_folder(p) / "plan.json").exists()]
+    finished = [p for p in (path, *_children(path)) if _is_complete(p) and p not in unfinished]
+    found = [_state(p) for p in unfinished] + [_complete(p) for p in finished]
+    if not found:
+        raise InputError(config.output, "nothing was begun or finished here")
+    return {"outputs": found}
+
+
+def _children(path: Path) -> list[Path]:
+    return sorted(path.iterdir()) if path.is_dir() and not _is_complete(path) else []
+
+
+def _is_complete(path: Path) -> bool:
+    if path.name.endswith("-partial"):
+        return False
+    if (path / "zarr.json").exists():
+        try:
+            return store.read_attributes(path).get("status") == "complete"
+        except InputError:
+            return False
+    return (path / "card.json").exists()
+
+
+def _complete(output: Path) -> dict[str, Any]:
+    return {"output": str(output), "state": "complete", "done": None, "total": None, "holder": None}
+
+
+def _state(output: Path) -> dict[str, Any]:
+    """State of an output that has a plan."""
+    folder = progress.work_folder(output)
+    holder = _holder(folder)
+    if holder is None and _is_complete(output) and not progress.partial_path(output).exists():
+        return _complete(output)  # its run was killed after the last rename, before it had tidied up
+    total = _n_blocks(folder / "plan.json")
+    return {
+        "output": str(output),
+        "state": "running" if holder else "interrupted",
+        "done": None if total is None else len(list((folder / "done").glob("*.json"))),
+        "total": total,
+        "holder": holder,
+    }
+
+
+def _holder(folder: Path) -> str | None:
+    try:
+        return progress.lease_holder(folder)
+    except OSError:  # not ours to read
+        return None
+
+
+def _n_blocks(file: Path) -> int | None:
+    """Number of blocks in a plan; None if it has none or cannot be read."""
+    plan = progress.read_json(file).get("plan")
+    total = plan.get("n_blocks") if isinstance(plan, dict) else None
+    return total if isinstance(total, int) else None

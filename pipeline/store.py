@@ -1,0 +1,393 @@
+"""The movie store and the denoised store: Zarr v3 groups that ``xarray.open_zarr`` opens as they are.
+
+One array ``(t, y, x)`` with coordinates at the root, in shards that have one writer each. A missing shard reads
+as NaN or as the type's maximum, never as a plausible count; every chunk carries a crc32c, and the hash of every
+shard's decoded content lies in ``integrity``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import xxhash
+import zarr
+from numcodecs import blosc
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from .blocks import Region, spans
+from .errors import InputError, VerificationError
+
+PROFILE = 1  # version of the store layout
+MOVIE, DENOISED = "counts", "denoised"  # the array that each kind of store holds
+SHARD_FRAMES, SHARD_PIXELS = 32, 1024
+CHUNK_FRAMES, CHUNK_PIXELS = 4, 512
+KEPT_BITS = 7  # of 23 in the mantissa of float32: +0.02 % error, 4 times smaller
+EMPTY = 2**64 - 1  # offset of a chunk that a shard's index lists as absent
+
+# The bytes of blosc(zstd) depend on its number of threads.
+blosc.set_nthreads(1)
+# "Not written" and "equal to the fill value" must stay different things.
+zarr.config.set({"array.write_empty_chunks": True})
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an array is cut into files (shards) and units of compression (chunks), in (t, y, x)."""
+
+    shard: tuple[int, int, int]
+    chunk: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, shape: tuple[int, int, int], shard_frames: int = SHARD_FRAMES) -> Geometry:
+        """The standard geometry for a movie of this shape.
+
+        Examples
+        --------
+        >>> Geometry.of((1000, 4096, 300))
+        Geometry(shard=(32, 1024, 300), chunk=(4, 512, 300))
+        """
+        pairs = [(CHUNK_PIXELS, SHARD_PIXELS) if n > CHUNK_PIXELS else (n, n) for n in shape[1:]]
+        frames = min(shard_frames, -(-shape[0] // CHUNK_FRAMES) * CHUNK_FRAMES)
+        (chunk_y, shard_y), (chunk_x, shard_x) = pairs
+        return cls((frames, shard_y, shard_x), (min(CHUNK_FRAMES, frames), chunk_y, chunk_x))
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Calibration of the axes; None where it is unknown."""
+
+    frame_time_s: float | None
+    pixel_size_nm: tuple[float, float] | None  # (row, column)
+    first: tuple[int, int, int] = (0, 0, 0)  # frame, row and column of the raw movie that come first
+
+    @property
+    def axes(self) -> list[tuple[str, float | None, int]]:
+        """Name, step and first index of every axis."""
+        pixel = self.pixel_size_nm or (None, None)
+        return list(zip("tyx", (self.frame_time_s, *pixel), self.first, strict=True))
+
+
+def create(
+    path: Path,
+    name: str,
+    shape: tuple[int, int, int],
+    dtype: np.dtype[Any],
+    geometry: Geometry,
+    coordinates: Coordinates,
+    units: str,
+) -> None:
+    """Create an empty store: one array ``name(t, y, x)`` and its coordinates."""
+    attributes = {"Conventions": "CF-1.12", "ome": ome_metadata(name, coordinates)}
+    group = zarr.create_group(path, attributes=attributes)
+    fill = np.nan if dtype.kind == "f" else np.iinfo(dtype).max
+    group.create_array(
+        name,
+        shape=shape,
+        dtype=dtype,
+        chunks=geometry.chunk,
+        shards=geometry.shard,
+        fill_value=fill,
+        dimension_names=("t", "y", "x"),
+        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()],
+        attributes={"units": units, "long_name": f"{name} per pixel and frame"},
+    )
+    for size, (axis, step, first) in zip(shape, coordinates.axes, strict=True):
+        unit, index_unit = ("s", "frame") if axis == "t" else ("nm", "pixel")
+        values = (first + np.arange(size, dtype=np.float64)) * (1.0 if step is None else step)
+        coordinate = group.create_array(
+            axis,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=values.shape,
+            fill_value=np.nan,
+            dimension_names=(axis,),
+            compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()],
+            attributes={"units": index_unit if step is None else unit, "axis": axis.upper()},
+        )
+        coordinate[:] = values
+
+
+def ome_metadata(name: str, coordinates: Coordinates) -> dict[str, Any]:
+    """OME-Zarr 0.5 metadata for the root group, so that OME viewers open the store too."""
+    steps = [1.0 if step is None else step for _, step, _ in coordinates.axes]
+    starts = [step * first for step, (*_, first) in zip(steps, coordinates.axes, strict=True)]
+    return {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "name": name,
+                "axes": [
+                    {"name": axis, "type": "time" if axis == "t" else "space"}
+                    | ({} if step is None else {"unit": "second" if axis == "t" else "nanometer"})
+                    for axis, step, _ in coordinates.axes
+                ],
+                "datasets": [
+                    {
+                        "path": name,
+                        "coordinateTransformations": [
+                            {"type": "scale", "scale": steps},
+                            {"type": "translation", "translation": starts},
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def finish(path: Path, name: str, attributes: dict[str, Any], hashes: dict[str, str]) -> None:
+    """Complete a store whose shards are all written: integrity, attributes, and the metadata last."""
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    array = group[name]
+    grid = tuple(-(-n // s) for n, s in zip(array.shape, array.shards, strict=True))
+    table = np.zeros((*grid, 2), dtype=np.uint64)
+    for key, digest in hashes.items():
+        table[tuple(int(i) for i in key.split("."))] = (int(digest[:16], 16), int(digest[16:], 16))
+    record = group.require_group("integrity").create_array(
+        name,
+        shape=table.shape,
+        dtype=table.dtype,
+        chunks=table.shape,
+        fill_value=0,
+        overwrite=True,
+        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()],
+        attributes={
+            "long_name": f"xxh3_128 of the decoded bytes of every shard of {name}, high and low half"
+        },
+    )
+    record[:] = table
+    group.attrs["tdenoise"] = {"profile": PROFILE, **attributes, "status": "complete"}
+    with warnings.catch_warnings():
+        # Consolidated metadata is what xarray looks for first; Zarr warns that version 3 does not name it yet.
+        warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
+        zarr.consolidate_metadata(path)
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """The ``tdenoise`` attributes of a finished store, without opening any array.
+
+    Raises
+    ------
+    InputError
+        If the path is not a finished store of this profile.
+    """
+    try:
+        document = json.loads((path / "zarr.json").read_text())
+        attributes = document["attributes"]["tdenoise"]
+    except FileNotFoundError:
+        hint = "no such store" if not path.exists() else "this is not a Zarr v3 store"
+        if path.with_name(path.name + "-partial").exists():
+            hint = "the run that writes it has not finished; run the same command again to continue it"
+        raise InputError(path, hint) from None
+    except (KeyError, TypeError):
+        raise InputError(path, "a Zarr store, but not one of tdenoise; ingest the movie first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(path / "zarr.json", f"cannot be read ({error})") from None
+    if not isinstance(attributes, dict) or attributes.get("profile") != PROFILE:
+        raise InputError(path, f"its layout is not profile {PROFILE} of tdenoise, which this version reads")
+    return attributes
+
+
+@dataclass(frozen=True)
+class Store:
+    """A finished store, opened read-only."""
+
+    path: Path
+    name: str  # of the array: counts or denoised
+    array: Any  # zarr.Array, shape (n_frames, height, width)
+    attributes: dict[str, Any]
+    units: str
+    coordinates: Coordinates
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        n_frames, height, width = self.array.shape
+        return n_frames, height, width
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.array.shards, self.array.chunks)
+
+    @property
+    def id(self) -> str:
+        """sha256 that stands for the content: shape, type and the hash of every shard."""
+        return str(self.attributes["id"])
+
+
+def open_store(path: Path, name: str) -> Store:
+    """Open a finished movie store (``counts``) or denoised store (``denoised``).
+
+    Raises
+    ------
+    InputError
+        If it is missing, unfinished or of another kind.
+    """
+    attributes = read_attributes(path)
+    try:
+        # Strictly what this project writes: a foreign codec could run code on opening.
+        metadata = json.loads((path / name / "zarr.json").read_text())
+        _check_codecs(metadata["codecs"])
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+        array = group[name]
+        units = str(array.attrs["units"])
+        (frame_time, t0), (height, y0), (width, x0) = (_step(group[axis]) for axis in "tyx")
+    except FileNotFoundError:
+        kind = "movie" if name == MOVIE else "denoised movie"
+        raise InputError(path, f"holds no array {name!r}, so it is not a {kind}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(path, f"its metadata are damaged ({error})") from None
+    pixel = None if height is None or width is None else (height, width)
+    return Store(path, name, array, attributes, units, Coordinates(frame_time, pixel, (t0, y0, x0)))
+
+
+def _check_codecs(codecs: list[dict[str, Any]]) -> None:
+    for codec in codecs:
+        if codec["name"] not in {"bytes", "blosc", "crc32c", "sharding_indexed"}:
+            raise ValueError(f"codec {codec['name']!r} is not one that tdenoise writes")
+        for key in ("codecs", "index_codecs"):
+            _check_codecs(codec.get("configuration", {}).get(key, []))
+
+
+def _step(coordinate: Any) -> tuple[float | None, int]:
+    """Distance of the points of a coordinate (None for a mere index), and the index of the first."""
+    values = coordinate[:]
+    if coordinate.attrs["units"] in ("frame", "pixel"):
+        return None, round(float(values[0]))
+    # A single point has no distance; no calibrated axis is that short but in tests.
+    step = float(values[-1] - values[0]) / (len(values) - 1) if len(values) > 1 else None
+    return step, 0 if step is None else round(float(values[0]) / step)
+
+
+def round_mantissa(values: NDArray[np.float32], bits: int = KEPT_BITS) -> NDArray[np.float32]:
+    """Round float32 to ``bits`` of mantissa, half away from zero, so that it compresses.
+
+    Examples
+    --------
+    >>> round_mantissa(np.array([1.0, 1.003], dtype=np.float32)).tolist()
+    [1.0, 1.0]
+    """
+    drop = 23 - bits
+    integers = np.ascontiguousarray(values).view(np.uint32)
+    rounded = (integers + np.uint32(1 << (drop - 1))) & np.uint32(0xFFFFFFFF ^ ((1 << drop) - 1))
+    # Inf and NaN have no mantissa to round.
+    return np.where(np.isfinite(values), rounded.view(np.float32), values)
+
+
+def content_hash(values: NDArray[Any]) -> str:
+    """xxh3_128 of the decoded bytes in C order, little-endian."""
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(values).data)
+
+
+def content_id(name: str, array: Any, hashes: dict[str, str]) -> str:
+    """Identity of a store's content, from its shape, type and shard hashes."""
+    import hashlib
+
+    parts = [name, str(array.dtype), *map(str, array.shape), *(f"{k}={hashes[k]}" for k in sorted(hashes))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def write_shard(path: Path, array: Any, region: Region, values: NDArray[Any]) -> tuple[str, str]:
+    """Write one whole shard, make it durable and read it back.
+
+    Parameters
+    ----------
+    path : Path
+        Of the array's folder.
+    array : zarr.Array
+        Opened for writing.
+    region : Region
+        A shard, clipped at the movie's edge.
+    values : ndarray
+        What it holds.
+
+    Returns
+    -------
+    key, digest : str
+        Grid position such as ``"0.1.2"``, and the hash of the content.
+
+    Raises
+    ------
+    VerificationError
+        If what was read back is not what was written.
+    """
+    index = [
+        s // n for (s, _), n in zip((region.frames, region.rows, region.columns), array.shards, strict=True)
+    ]
+    file = path.joinpath("c", *map(str, index))
+    # Zarr merges into an existing shard, and would fail on one that an earlier run left torn.
+    file.unlink(missing_ok=True)
+    array[region.slices] = values
+    fsync(file)
+    fsync(file.parent)
+    digest = content_hash(values)
+    if content_hash(array[region.slices]) != digest:
+        raise VerificationError(f"{file}: what was read back differs from what was written. Check the disk.")
+    return ".".join(map(str, index)), digest
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def shards_in(region: Region, shard: tuple[int, int, int]) -> Iterator[Region]:
+    """The shards of a region that begins on shard borders."""
+    for frames in spans(region.shape[0], shard[0]):
+        for rows in spans(region.shape[1], shard[1]):
+            for columns in spans(region.shape[2], shard[2]):
+                yield Region(
+                    (region.frames[0] + frames[0], region.frames[0] + frames[1]),
+                    (region.rows[0] + rows[0], region.rows[0] + rows[1]),
+                    (region.columns[0] + columns[0], region.columns[0] + columns[1]),
+                )
+
+
+def recorded_hashes(store: Store) -> dict[str, str]:
+    """Shard hashes that a finished store carries, by grid position."""
+    table = zarr.open_group(store.path, mode="r")["integrity"][store.name][:]
+    return {
+        ".".join(map(str, index)): f"{int(table[(*index, 0)]):016x}{int(table[(*index, 1)]):016x}"
+        for index in np.ndindex(table.shape[:-1])
+    }
+
+
+def shard_damage(
+    file: Path, shard: tuple[int, int, int], chunk: tuple[int, int, int], used: int
+) -> str | None:
+    """What is wrong with a shard file, judged by its index alone (about 20 microseconds); None if nothing.
+
+    ``used`` is the number of chunks that lie in the movie.
+    """
+    n_chunks = int(np.prod([s // c for s, c in zip(shard, chunk, strict=True)]))
+    try:
+        with file.open("rb") as handle:
+            size = os.fstat(handle.fileno()).st_size
+            if size < 16 * n_chunks + 4:
+                return f"is cut: {size} bytes"
+            handle.seek(-(16 * n_chunks + 4), os.SEEK_END)
+            tail = handle.read()
+    except FileNotFoundError:
+        return "is missing"
+    if google_crc32c.value(tail[:-4]) != struct.unpack("<I", tail[-4:])[0]:
+        return "has a damaged index"
+    index = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2)
+    present = index[index[:, 0] != EMPTY]
+    if len(present) < used:
+        return f"lacks {used - len(present)} of {used} chunks"
+    if int(present.sum(axis=1).max()) != size - len(tail):
+        return "has the wrong size"
+    return None

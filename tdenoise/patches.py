@@ -1,0 +1,297 @@
+"""Random training patches, drawn from movies that need not fit in memory.
+
+A movie is cut into regions: some successive frames with their temporal context, over a part of the field. A
+few regions lie in memory at a time; a patch is drawn from one of them. What is drawn at a step depends on the
+seed and the step alone, so a training that was killed goes on exactly where it was.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .network import Architecture, stack_window, window_indices
+from .noise import Scale
+
+REGION_FRAMES = 32  # centre frames of a region
+REGION_PIXELS = 512  # its extent in y and x
+POOL_BYTES = 96 * 2**20  # regions kept in memory
+
+
+class FrameSource(Protocol):
+    """Anything that can be sliced like an array of frames: NumPy, Zarr, a memory map."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __getitem__(self, key: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class TrainingMovie:
+    """A movie to learn from."""
+
+    frames: FrameSource  # shape (n_frames, height, width) [counts]
+    scale: Scale
+    held_out: tuple[int, ...]  # frames that are never a target, kept for validation
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches of one optimiser step; ``weight`` is 0 where a patch sticks out of a small frame."""
+
+    neighbours: Tensor  # (batch, channels, height, width)
+    centre: Tensor  # (batch, 1, height, width), also the target
+    contrast: Tensor  # (batch, 1, 1, 1), Scale.contrast / Scale.noise
+    weight: Tensor  # (batch, 1, height, width)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Part of a movie that is read in one piece."""
+
+    movie: int
+    first: int  # centre frames [first, last)
+    last: int
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+def hold_out(n_frames: int, fraction: float = 0.1) -> tuple[int, ...]:
+    """Frames kept for validation, in contiguous blocks spread evenly over the movie.
+
+    Single frames would be no test: their neighbours in time are training targets and see the same scene.
+
+    Examples
+    --------
+    >>> hold_out(30)
+    (14, 15, 16)
+    """
+    total = min(max(1, round(fraction * n_frames)), 64)
+    n_blocks = max(1, total // 8)
+    sizes = [total // n_blocks + (i < total % n_blocks) for i in range(n_blocks)]
+    held: list[int] = []
+    for i, size in enumerate(sizes):
+        middle = (2 * i + 1) * n_frames // (2 * n_blocks)
+        start = min(max(0, middle - size // 2), n_frames - size)
+        held.extend(range(start, start + size))
+    return tuple(held)
+
+
+def regions_of(movies: Sequence[TrainingMovie], patch: int) -> list[Region]:
+    """Cut every movie into regions; neighbours overlap by one patch so that no place is left out."""
+    regions = []
+    for number, movie in enumerate(movies):
+        n_frames, height, width = movie.frames.shape
+        for first in range(0, n_frames, REGION_FRAMES):
+            for rows in _spans(height, patch):
+                for columns in _spans(width, patch):
+                    last = min(first + REGION_FRAMES, n_frames)
+                    if set(range(first, last)) - set(movie.held_out):
+                        regions.append(Region(number, first, last, rows, columns))
+    return regions
+
+
+def _spans(length: int, patch: int) -> list[tuple[int, int]]:
+    step = max(REGION_PIXELS, patch)
+    starts = range(0, max(1, length - patch), step)
+    return [(start, min(length, start + step + patch)) for start in starts]
+
+
+class PatchLoader:
+    """Draw batches for given steps; a background thread reads ahead.
+
+    Parameters
+    ----------
+    movies : sequence of TrainingMovie
+    architecture : Architecture
+    patch : int
+        Height and width of a patch [pixels], a multiple of the stride.
+    batch : int
+        Patches per step.
+    seed : int
+    pool_bytes : int
+        Bound on the memory of the regions.
+    """
+
+    def __init__(
+        self,
+        movies: Sequence[TrainingMovie],
+        architecture: Architecture,
+        *,
+        patch: int = 96,
+        batch: int = 8,
+        seed: int = 0,
+        pool_bytes: int = POOL_BYTES,
+    ) -> None:
+        stride = architecture.stride
+        largest = max(max(m.frames.shape[1:]) for m in movies)
+        self.patch = min(patch, -(-largest // stride) * stride)
+        self._movies = movies
+        self._architecture = architecture
+        self._batch = batch
+        self._seed = seed
+        regions = regions_of(movies, self.patch)
+        if not regions:
+            raise ValueError("every frame is held out; nothing is left to train on")
+        order = np.random.default_rng([seed, 1]).permutation(len(regions))
+        self._regions = [regions[i] for i in order]
+        context = REGION_FRAMES + 2 * architecture.window
+        bytes_each = max(
+            min(context, m.frames.shape[0])
+            * min(REGION_PIXELS + self.patch, m.frames.shape[1])
+            * min(REGION_PIXELS + self.patch, m.frames.shape[2])
+            * m.frames.dtype.itemsize
+            for m in movies
+        )
+        self._pool_size = int(min(len(regions), max(2, pool_bytes // bytes_each)))
+        self._steps_per_region = max(1, round(256 / batch))
+        self._cache: dict[int, NDArray[Any]] = {}
+
+    def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
+        """Batches for steps ``[start, stop)``, prepared ahead in a background thread."""
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=4)
+        cancelled = threading.Event()
+
+        def put(item: Batch | BaseException) -> None:
+            while not cancelled.is_set():
+                try:
+                    ready.put(item, timeout=0.2)
+                    return
+                except queue.Full:
+                    continue
+
+        def produce() -> None:
+            try:
+                for step in range(start, stop):
+                    if cancelled.is_set():
+                        return
+                    put(self.draw(step))
+            except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
+                put(error)
+
+        thread = threading.Thread(target=produce, name="patches", daemon=True)
+        thread.start()
+        try:
+            for _ in range(start, stop):
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            cancelled.set()
+            thread.join()
+
+    def draw(self, step: int) -> Batch:
+        """The batch of one step: a pure function of the seed and the step."""
+        rng = np.random.default_rng([self._seed, 2, step])
+        pool = self._pool_at(step)
+        weights = np.array([self._weight(self._regions[i]) for i in pool], dtype=float)
+        chosen = rng.choice(len(pool), size=self._batch, p=weights / weights.sum())
+        parts = [self._patch(pool[int(i)], rng) for i in chosen]
+        return Batch(*(torch.stack(tensors) for tensors in zip(*parts, strict=True)))
+
+    def _pool_at(self, step: int) -> list[int]:
+        """Numbers of the regions in memory at a step: a window that moves over the shuffled list."""
+        n = len(self._regions)
+        if self._pool_size == n:
+            return list(range(n))
+        first = step // self._steps_per_region
+        pool = [(first + i) % n for i in range(self._pool_size)]
+        for number in set(self._cache) - set(pool):
+            del self._cache[number]
+        return pool
+
+    def _weight(self, region: Region) -> int:
+        return (
+            (region.last - region.first)
+            * (region.rows[1] - region.rows[0])
+            * (region.columns[1] - region.columns[0])
+        )
+
+    def _read(self, number: int) -> tuple[NDArray[Any], int]:
+        region = self._regions[number]
+        movie = self._movies[region.movie]
+        window = self._architecture.window
+        first = max(0, region.first - window)
+        last = min(movie.frames.shape[0], region.last + window)
+        if number not in self._cache:
+            self._cache[number] = np.asarray(
+                movie.frames[first:last, slice(*region.rows), slice(*region.columns)]
+            )
+        return self._cache[number], first
+
+    def _patch(self, number: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        region = self._regions[number]
+        movie = self._movies[region.movie]
+        block, offset = self._read(number)
+        targets = [t for t in range(region.first, region.last) if t not in movie.held_out]
+        centre = targets[int(rng.integers(len(targets)))]
+        size = self.patch
+        row = int(rng.integers(max(1, block.shape[1] - size + 1)))
+        column = int(rng.integers(max(1, block.shape[2] - size + 1)))
+        indices = window_indices(centre, movie.frames.shape[0], self._architecture.window) - offset
+        used, positions = np.unique(np.append(indices, centre - offset), return_inverse=True)
+        cut = block[used[0] : used[-1] + 1, row : row + size, column : column + size]
+        frames = normalise(cut[used - used[0]], movie.scale, size, size)
+        neighbours = stack_window(frames, positions[:-1], self._architecture.bins)
+        target = frames[int(positions[-1])][None]
+        weight = torch.zeros_like(target)
+        weight[:, : cut.shape[1], : cut.shape[2]] = 1
+        turn, mirror, reverse = rng.integers((4, 2, 2)).tolist()
+        contrast = torch.full((1, 1, 1), movie.scale.contrast / movie.scale.noise)
+        return (
+            transform(neighbours, turn, mirror, reverse).contiguous(),
+            transform(target, turn, mirror, 0).contiguous(),
+            contrast,
+            transform(weight, turn, mirror, 0).contiguous(),
+        )
+
+
+def normalise(frames: NDArray[Any], scale: Scale, height: int, width: int) -> Tensor:
+    """Frames in units of the noise, padded with zeros (the mean level) below and to the right.
+
+    Parameters
+    ----------
+    frames : ndarray, shape (n, at most height, at most width)
+        Raw frames [counts].
+    scale : Scale
+    height, width : int
+        Size of the result [pixels].
+
+    Returns
+    -------
+    Tensor, shape (n, height, width), float32
+    """
+    out = torch.zeros((frames.shape[0], height, width), dtype=torch.float32)
+    values = np.asarray(frames, dtype=np.float32)
+    out[:, : values.shape[1], : values.shape[2]] = torch.from_numpy(
+        (values - scale.mean) / np.float32(scale.noise)
+    )
+    return out
+
+
+def transform(frames: Tensor, turn: int, mirror: int, reverse: int) -> Tensor:
+    """One of the 16 symmetries: quarter turns, mirror image, time reversal (channels are in order of time)."""
+    if reverse:
+        frames = frames.flip(-3)
+    if mirror:
+        frames = frames.flip(-1)
+    return torch.rot90(frames, turn, (-2, -1))
+
+
+def transform_back(frames: Tensor, turn: int, mirror: int) -> Tensor:
+    """Inverse of `transform` for a predicted frame."""
+    frames = torch.rot90(frames, -turn, (-2, -1))
+    return frames.flip(-1) if mirror else frames

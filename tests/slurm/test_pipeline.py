@@ -1,0 +1,79 @@
+"""The main job on a real Slurm."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+from small import counts, model_folder, movie_store
+from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.cli import main
+from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
+from tdenoise_pipeline.verify import verify
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+def test_submit_run_queues_a_job_that_leaves_the_denoised_store(slurm, tmp_path, capsys):
+    np.save(tmp_path / "a movie.npy", counts((12, 32, 32)))
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("cpus: 2\nmemory_gib: 4\ntime: '00:10:00'\n")
+    words = [
+        "submit",
+        "--profile",
+        profile,
+        "run",
+        tmp_path / "a movie.npy",
+        "-o",
+        tmp_path / "out",
+        "--steps",
+        "2",
+    ]
+    assert main([str(w) for w in words]) == 0
+    job = capsys.readouterr().out.split()[1].rstrip(",")
+    state = slurm.wait_for_job(job, timeout=240)
+    log = "".join(p.read_text() for p in tmp_path.rglob("*.log"))
+    assert state == "COMPLETED", log
+    assert xr.open_zarr(tmp_path / "out/denoised.zarr")["denoised"].shape == (12, 32, 32)
+    assert (tmp_path / "out/report.html").exists()
+
+
+def test_apply_on_worker_jobs_finishes_although_one_is_cancelled(slurm, tmp_path):
+    movie = movie_store(tmp_path, counts((480, 30, 44)))  # 15 blocks
+    model = model_folder(tmp_path / "model")
+    apply(ApplyConfig(movie=movie, model=model, output=tmp_path / "local.zarr", workers="local:2"))
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("cpus: 1\nmemory_gib: 2\ntime: '00:10:00'\n")
+    command = [
+        sys.executable,
+        "-m",
+        "tdenoise_pipeline.cli",
+        "apply",
+        movie,
+        "--model",
+        model,
+        "--workers",
+        "slurm:2",
+    ]
+    process = subprocess.Popen(
+        [*map(str, command), "--profile", str(profile), "-o", str(tmp_path / "d.zarr"), "-q"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    done = tmp_path / ".tdenoise/d.zarr/done"
+    deadline = time.monotonic() + 120
+    while not list(done.glob("*.json")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    slurm.cancel(next(iter(slurm.jobs())))
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    verify(VerifyConfig(store=tmp_path / "d.zarr", deep=True))
+    np.testing.assert_array_equal(
+        xr.open_zarr(tmp_path / "d.zarr")["denoised"], xr.open_zarr(tmp_path / "local.zarr")["denoised"]
+    )
+    assert slurm.jobs() == {}

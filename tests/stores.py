@@ -1,0 +1,80 @@
+"""Pairs of a movie store and a denoised store with a known prediction, without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from tdenoise_pipeline import store
+from tdenoise_pipeline.blocks import Region
+from tdenoise_pipeline.config import IngestConfig
+from tdenoise_pipeline.ingest import ingest
+
+from tdenoise.simulate import Simulation, truth_arrays
+
+MODEL_ID = "5" * 64
+
+
+def movie_store(path: Path, counts: np.ndarray, **settings: Any) -> store.Store:
+    """Ingest an array of counts as a movie store."""
+    raw = path.with_suffix(".npy")
+    np.save(raw, counts)
+    ingest(IngestConfig(raw=raw, output=path, **{"force": True, **settings}))
+    return store.open_store(path, store.MOVIE)
+
+
+def denoised_store(
+    path: Path,
+    movie: store.Store,
+    denoised: np.ndarray,
+    held_out: Sequence[int] = (),
+    blind_radius: int | None = 0,
+) -> store.Store:
+    """Write a prediction as the denoised store of a movie."""
+    geometry = store.Geometry.of(movie.shape)
+    store.create(
+        path, store.DENOISED, movie.shape, np.dtype("float32"), geometry, movie.coordinates, movie.units
+    )
+    array = zarr.open_array(path / store.DENOISED, mode="r+")
+    whole = Region(*((0, n) for n in movie.shape))
+    hashes = dict(
+        store.write_shard(path / store.DENOISED, array, region, denoised[region.slices].astype(np.float32))
+        for region in store.shards_in(whole, geometry.shard)
+    )
+    attributes = {
+        "kind": "denoised",
+        "plan": "none",
+        "id": store.content_id(store.DENOISED, array, hashes),
+        "movie": {
+            "id": movie.id,
+            "name": movie.path.name,
+            "source": movie.attributes["source"]["name"],
+        },
+        "model": {"id": MODEL_ID, "kind": "split-blind", "blind_radius": blind_radius},
+        "held_out_frames": list(held_out),
+        "settings": {"step": "apply"},
+        "devices": ["cpu"],
+        "software": {"tdenoise": "0"},
+    }
+    store.finish(path, store.DENOISED, attributes, hashes)
+    return store.open_store(path, store.DENOISED)
+
+
+def truth_file(path: Path, simulation: Simulation, **changes: Any) -> Path:
+    """The truth of a simulation as a file, with some arrays replaced, or left out where None is given."""
+    arrays = {**truth_arrays(simulation), **changes}
+    np.savez_compressed(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+def blind_gaussian(counts: np.ndarray, sigma: tuple[float, float, float]) -> np.ndarray:
+    """A Gaussian average of all pixels but the one that is predicted."""
+    y = counts.astype(np.float64)
+    own = np.ones(())
+    for size, width in zip(y.shape, sigma, strict=True):
+        own = own[..., None] * np.diag(gaussian_filter1d(np.eye(size), width, axis=0))
+    return (gaussian_filter(y, sigma) - own * y) / (1 - own)

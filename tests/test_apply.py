@@ -1,0 +1,309 @@
+"""The main job, and everything that can happen to it on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from small import counts, model_folder, movie_store, network
+from tdenoise_pipeline import apply as module
+from tdenoise_pipeline import store
+from tdenoise_pipeline.apply import apply, describe_plan, movie_scale
+from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
+from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.errors import InputError, PipelineError, ResourceError, Stopped, UsageError
+from tdenoise_pipeline.verify import verify
+
+from tdenoise.infer import Tile, denoise
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A movie store of 8 blocks (32 frames each) and a model."""
+    folder = tmp_path_factory.mktemp("sources")
+    return movie_store(folder, counts((250, 30, 44)), frame_time=0.01), model_folder(folder / "model")
+
+
+def config(sources: tuple[Path, Path], output: Path, **settings: object) -> ApplyConfig:
+    return ApplyConfig(movie=sources[0], model=sources[1], output=output, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def expected(sources: tuple[Path, Path]) -> np.ndarray:
+    """The same movie denoised whole, in this process."""
+    frames = counts((250, 30, 44))
+    scale = movie_scale(store.open_store(sources[0], store.MOVIE))
+    result = denoise(network(), frames, Tile.whole(frames.shape), scale, range(len(frames)))
+    return np.stack([store.round_mantissa(f) for f in result])
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    """All bytes of a denoised store's array."""
+    array = path / "denoised"
+    return {str(p.relative_to(array)): p.read_bytes() for p in sorted(array.rglob("*")) if p.is_file()}
+
+
+def test_the_denoised_store_opens_with_xarray_and_holds_what_the_model_says(
+    sources: tuple[Path, Path], expected: np.ndarray, workers: str, tmp_path: Path
+) -> None:
+    result = apply(config(sources, tmp_path / "d.zarr", workers=workers))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = xr.open_zarr(tmp_path / "d.zarr")
+    assert dataset["denoised"].dims == ("t", "y", "x")
+    assert dataset["denoised"].dtype == np.float32
+    assert dataset["denoised"].chunks is not None
+    assert dataset["t"].attrs["units"] == "s"
+    np.testing.assert_allclose(dataset["t"], np.arange(250) * 0.01)
+    # 2**-8 is the rounding to 7 bits, where the last bit of float32 may tip it over
+    np.testing.assert_allclose(dataset["denoised"], expected, rtol=2.0**-7)
+    assert np.mean(dataset["denoised"].values == expected) > 0.999
+    assert result["status"] == "complete"
+    assert dataset.attrs["tdenoise"]["movie"]["id"] == store.open_store(sources[0], store.MOVIE).id
+    verify(VerifyConfig(store=tmp_path / "d.zarr", deep=True))
+    assert [p.name for p in tmp_path.iterdir()] == ["d.zarr"]
+
+
+def test_one_plan_gives_the_same_bytes_with_one_worker_or_three(
+    sources: tuple[Path, Path], workers: str, tmp_path: Path
+) -> None:
+    apply(config(sources, tmp_path / "a.zarr", workers=workers))
+    apply(config(sources, tmp_path / "b.zarr", workers="local:1"))
+    apply(config(sources, tmp_path / "c.zarr", workers="local:3"))
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr") == tree(tmp_path / "c.zarr")
+
+
+def test_tiles_with_halos_give_the_same_movie(
+    sources: tuple[Path, Path], expected: np.ndarray, workers: str, tmp_path: Path
+) -> None:
+    plan = describe_plan(config(sources, tmp_path / "d.zarr", workers=workers, tile=16))
+    assert plan["n_blocks"] == 8 * 2 * 3
+    apply(config(sources, tmp_path / "d.zarr", workers=workers, tile=16, lossless=True))
+    result = xr.open_zarr(tmp_path / "d.zarr")["denoised"].values
+    np.testing.assert_allclose(result, expected, rtol=2.0**-8)
+    with pytest.raises(UsageError, match="--tile 20"):
+        describe_plan(config(sources, tmp_path / "e.zarr", tile=18))
+
+
+def test_running_it_again_does_nothing_and_other_settings_are_refused(
+    sources: tuple[Path, Path], workers: str, tmp_path: Path
+) -> None:
+    apply(config(sources, tmp_path / "d.zarr", workers=workers, ensemble=1))
+    written = (tmp_path / "d.zarr/zarr.json").stat().st_mtime_ns
+    apply(config(sources, tmp_path / "d.zarr", workers=workers, ensemble=1))
+    assert (tmp_path / "d.zarr/zarr.json").stat().st_mtime_ns == written
+    with pytest.raises(UsageError, match="exists already"):
+        apply(config(sources, tmp_path / "d.zarr", workers=workers, ensemble=2))
+    with pytest.raises(UsageError, match="nothing to resume"):
+        apply(config(sources, tmp_path / "new.zarr", workers=workers, resume=True))
+
+
+def test_a_stop_finishes_the_blocks_in_hand_and_the_next_run_does_only_the_rest(
+    sources: tuple[Path, Path], workers: str, tmp_path: Path
+) -> None:
+    control = Control()
+
+    def stop_after_two(what: str, done: int, total: int) -> None:
+        if done >= 2:
+            control.stop.set()
+
+    control.progress = stop_after_two
+    with pytest.raises(Stopped):
+        apply(config(sources, tmp_path / "d.zarr", workers=workers), control)
+    assert not (tmp_path / "d.zarr").exists()
+    done = list((tmp_path / ".tdenoise/d.zarr/done").iterdir())
+    assert 2 <= len(done) < 8
+    before = {
+        p: p.stat().st_mtime_ns for p in (tmp_path / "d.zarr-partial/denoised/c").rglob("*") if p.is_file()
+    }
+    apply(config(sources, tmp_path / "d.zarr", workers=workers, resume=True))
+    for path, written in before.items():
+        assert (
+            tmp_path / "d.zarr" / path.relative_to(tmp_path / "d.zarr-partial")
+        ).stat().st_mtime_ns == written
+    verify(VerifyConfig(store=tmp_path / "d.zarr", deep=True))
+
+
+def test_resume_recomputes_a_block_whose_shard_is_torn(
+    sources: tuple[Path, Path], workers: str, tmp_path: Path
+) -> None:
+    control = Control()
+
+    def stop_after_two(what: str, done: int, total: int) -> None:
+        if done >= 2:
+            control.stop.set()
+
+    control.progress = stop_after_two
+    with pytest.raises(Stopped):
+        apply(config(sources, tmp_path / "d.zarr", workers=workers), control)
+    shard = next(p for p in (tmp_path / "d.zarr-partial/denoised/c").rglob("*") if p.is_file())
+    shard.write_bytes(shard.read_bytes()[:-9])
+    apply(config(sources, tmp_path / "d.zarr", workers=workers))
+    verify(VerifyConfig(store=tmp_path / "d.zarr", deep=True))
+
+
+def test_nan_from_the_model_fails_the_block_and_commits_nothing(
+    sources: tuple[Path, Path], workers: str, tmp_path: Path
+) -> None:
+    broken = network()
+    broken.head.weight.data[:] = float("nan")
+    model = model_folder(tmp_path / "model", broken)
+    with pytest.raises(PipelineError, match="8 of 8 blocks failed.*NaN or Inf in frame"):
+        apply(config((sources[0], model), tmp_path / "d.zarr", workers=workers))
+    assert not (tmp_path / "d.zarr").exists()
+
+
+def test_a_damaged_model_is_refused(sources: tuple[Path, Path], tmp_path: Path, workers: str) -> None:
+    model = model_folder(tmp_path / "model")
+    weights = bytearray((model / "weights.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (model / "weights.safetensors").write_bytes(weights)
+    with pytest.raises(InputError, match="was changed or damaged"):
+        apply(config((sources[0], model), tmp_path / "d.zarr", workers=workers))
+    (model / "card.json").unlink()
+    with pytest.raises(InputError, match="not a \\(finished\\) model"):
+        apply(config((sources[0], model), tmp_path / "d.zarr", workers=workers))
+
+
+def test_a_movie_that_no_model_can_work_on_is_refused(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    constant = movie_store(tmp_path / "constant", np.ones((5, 16, 16), np.uint8))
+    with pytest.raises(InputError, match="do not differ"):
+        apply(config((constant, sources[1]), tmp_path / "d.zarr"))
+    frames = counts((5, 16, 16)).astype(np.float32)
+    frames[2, 0, 0] = np.inf
+    with pytest.raises(InputError, match="frames 2 hold NaN or Inf"):
+        apply(config((movie_store(tmp_path / "inf", frames), sources[1]), tmp_path / "d.zarr"))
+
+
+def test_a_block_too_large_for_a_worker_is_refused_before_anything_starts(
+    sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ResourceError, match="--worker-memory"):
+        apply(config(sources, tmp_path / "d.zarr", worker_memory=100 * 2**20))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_space(
+    sources: tuple[Path, Path], workers: str, tmp_path: Path
+) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True
+    ).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        (mount / "ballast").write_bytes(bytes(800_000))
+        with pytest.raises(ResourceError, match=r"disk is full|has .* free"):
+            module.budget.check_disk, check = (lambda *a: None), module.budget.check_disk
+            try:
+                apply(config(sources, mount / "d.zarr", workers=workers))
+            finally:
+                module.budget.check_disk = check
+        assert not (mount / "d.zarr").exists()
+        (mount / "ballast").unlink()
+        apply(config(sources, mount / "d.zarr", workers=workers))
+        verify(VerifyConfig(store=mount / "d.zarr", deep=True))
+    finally:
+        subprocess.run(["umount", "-l", mount], check=True)
+
+
+def run_cli(sources: tuple[Path, Path], output: Path) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        "-m",
+        "tdenoise_pipeline.cli",
+        "apply",
+        str(sources[0]),
+        "--model",
+        str(sources[1]),
+    ]
+    return subprocess.Popen(
+        [*command, "-o", str(output), "--workers", "local:2", "-q"],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+    )
+
+
+def n_done(output: Path) -> int:
+    return len(list((output.parent / ".tdenoise" / output.name / "done").glob("*.json")))
+
+
+def wait_until(condition: object, process: subprocess.Popen[bytes], timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and process.poll() is None:  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing_but_the_clock(
+    sources: tuple[Path, Path], workers: str, tmp_path: Path
+) -> None:
+    import psutil
+
+    apply(config(sources, tmp_path / "undisturbed.zarr", workers=workers))
+    process = run_cli(sources, tmp_path / "d.zarr")
+    wait_until(lambda: n_done(tmp_path / "d.zarr") >= 1, process)
+    started = psutil.Process(process.pid).children(recursive=True)
+    victims = [p for p in started if "spawn_main" in " ".join(p.cmdline())]
+    assert victims
+    victims[0].kill()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+    assert tree(tmp_path / "d.zarr") == tree(tmp_path / "undisturbed.zarr")
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_a_driver_killed_with_everything_and_started_again_gives_the_same_bytes(
+    sources: tuple[Path, Path], workers: str, tmp_path: Path
+) -> None:
+    apply(config(sources, tmp_path / "undisturbed.zarr", workers=workers))
+    output = tmp_path / "d.zarr"
+    process = run_cli(sources, output)
+    wait_until(lambda: n_done(output) >= 2, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not output.exists()
+    finished = {p: p.stat().st_mtime_ns for p in (tmp_path / ".tdenoise/d.zarr/done").iterdir()}
+    assert 2 <= len(finished) < 8
+    shards = {
+        key: module._shard_file(tmp_path / "d.zarr-partial", key).stat().st_mtime_ns
+        for marker in finished
+        for key in json.loads(marker.read_text())["shards"]
+    }
+    apply(config(sources, output, workers=workers))
+    for key, written in shards.items():
+        assert module._shard_file(output, key).stat().st_mtime_ns == written, (
+            "a finished block is not done again"
+        )
+    assert tree(output) == tree(tmp_path / "undisturbed.zarr")
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_sigterm_ends_with_75_and_the_same_command_goes_on(
+    sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "d.zarr"
+    process = run_cli(sources, output)
+    wait_until(lambda: n_done(output) >= 1, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors.decode()
+    assert b"Traceback" not in errors
+    process = run_cli(sources, output)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+    verify(VerifyConfig(store=output, deep=True))

@@ -1,0 +1,98 @@
+"""A movie denoised in blocks is the movie denoised whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import TINY, counts, network
+from tdenoise_pipeline.blocks import Halo, plan_blocks
+
+from tdenoise.infer import Tile, denoise, symmetries
+from tdenoise.network import Architecture, SplitBlind
+from tdenoise.noise import Scale
+
+SCALE = Scale(2.0, 1.4, 0.3)
+
+
+def whole(made: SplitBlind, frames: np.ndarray, ensemble: int) -> np.ndarray:
+    return np.stack(
+        list(denoise(made, frames, Tile.whole(frames.shape), SCALE, range(len(frames)), ensemble=ensemble))
+    )
+
+
+def in_blocks(made: SplitBlind, frames: np.ndarray, core: tuple[int, int, int], ensemble: int) -> np.ndarray:
+    arch = made.architecture
+    out = np.full(frames.shape, np.nan, dtype=np.float32)
+    for block in plan_blocks(frames.shape, core, Halo(arch.window, arch.spatial_halo), arch.stride):
+        rows, columns = block.padded.rows, block.padded.columns
+        tile = Tile(
+            len(frames),
+            block.padded.frames[0],
+            (block.core.rows[0] - rows[0], block.core.rows[1] - rows[0]),
+            (block.core.columns[0] - columns[0], block.core.columns[1] - columns[0]),
+        )
+        result = denoise(
+            made, frames[block.padded.slices], tile, SCALE, range(*block.core.frames), ensemble=ensemble
+        )
+        out[block.core.slices] = np.stack(list(result))
+    return out
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(st.integers(3, 14), st.integers(1, 150), st.integers(1, 150)),
+    frames=st.integers(1, 14),
+    tile=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    ensemble=st.sampled_from([1, 4, 16]),
+    radius=st.sampled_from([0, 1, None]),
+)
+def test_denoised_in_blocks_equals_denoised_whole(
+    shape: tuple[int, int, int], frames: int, tile: tuple[int, int], ensemble: int, radius: int | None
+) -> None:
+    made = network(Architecture(**{**TINY.to_json(), "blind_radius": radius}))
+    movie = counts(shape)
+    stride = made.architecture.stride
+    expected = whole(made, movie, ensemble)
+    result = in_blocks(made, movie, (frames, tile[0] * stride, tile[1] * stride), ensemble)
+    assert np.abs(result - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("core", [(7, 64, 96), (25, 128, 400)])
+def test_the_standard_network_does_too(core: tuple[int, int, int]) -> None:
+    made = network(Architecture())
+    movie = counts((10, 149, 301))
+    expected = whole(made, movie, 1)
+    result = in_blocks(made, movie, core, 1)
+    assert np.abs(result - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", [(3, 17, 23), (30, 40, 31), (5, 1, 64), (4, 3, 3)])
+def test_short_movies_and_odd_frames_keep_their_shape(shape: tuple[int, int, int]) -> None:
+    result = whole(network(Architecture()), counts(shape), 16)
+    assert result.shape == shape
+    assert np.isfinite(result).all()
+
+
+def test_all_16_symmetries_differ() -> None:
+    assert len(set(symmetries(16))) == 16
+    with pytest.raises(ValueError, match="1, 2, 4, 8 or 16"):
+        symmetries(3)
+
+
+def test_the_ensemble_turns_with_the_movie() -> None:
+    made = network()
+    movie = counts((7, 16, 24))
+    turned = np.ascontiguousarray(np.rot90(movie, axes=(1, 2)))
+    a, b = whole(made, movie, 16), whole(made, turned, 16)
+    np.testing.assert_allclose(np.rot90(a, axes=(1, 2)), b, rtol=1e-4)
+    reversed_ = whole(made, np.ascontiguousarray(movie[::-1]), 16)[::-1]
+    np.testing.assert_allclose(reversed_, a, rtol=1e-4)
+
+
+def test_nan_from_the_network_is_an_error() -> None:
+    made = network()
+    made.head.weight.data[:] = float("nan")
+    with pytest.raises(FloatingPointError, match="frame 2"):
+        list(denoise(made, counts((6, 16, 16)), Tile.whole((6, 16, 16)), SCALE, range(2, 4), ensemble=1))

@@ -1,0 +1,160 @@
+"""The one property that everything rests on: no pixel is predicted from itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import TINY, counts, network
+
+from tdenoise.infer import Tile, denoise
+from tdenoise.network import Architecture, SplitBlind, centre_dilations, stack_window, window_indices
+from tdenoise.noise import Scale
+
+RADII = [0, 1, 2, None]
+
+
+def architecture(radius: int | None, window: int = 4, bins: tuple[int, ...] = (1, 1, 2)) -> Architecture:
+    return Architecture(
+        window=window, bins=bins, unshuffle=2, widths=(4, 6), features=3, centre_width=4, fusion_width=5,
+        blind_radius=radius,
+    )  # fmt: skip
+
+
+def gradient(
+    made: SplitBlind, n_frames: int, centre: int, rows: slice, columns: slice, size: int
+) -> torch.Tensor:
+    """Absolute gradient of the summed prediction of some pixels, with respect to every pixel of the movie."""
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.randn((n_frames, size, size), dtype=torch.float64, generator=generator, requires_grad=True)
+    indices = window_indices(centre, n_frames, made.architecture.window)
+    neighbours = stack_window(frames, indices, made.architecture.bins)
+    output = made(neighbours[None], frames[centre][None, None])
+    output[0, 0, rows, columns].sum().backward()
+    assert frames.grad is not None
+    return frames.grad.abs()
+
+
+def made_for_gradients(arch: Architecture) -> SplitBlind:
+    torch.manual_seed(3)
+    made = SplitBlind(arch).double()
+    made.head.float()  # the last layer always works in float32
+    return made
+
+
+@pytest.mark.parametrize("radius", RADII)
+@pytest.mark.parametrize("n_frames", [3, 5, 12])
+@pytest.mark.parametrize("where", ["first", "second", "middle", "last"])
+def test_no_pixel_depends_on_its_own_blind_region(radius: int | None, n_frames: int, where: str) -> None:
+    centre = {"first": 0, "second": 1, "middle": n_frames // 2, "last": n_frames - 1}[where]
+    made = made_for_gradients(architecture(radius))
+    size = 48
+    for row, column in [(24, 24), (23, 26), (0, 0), (47, 1), (25, 47)]:
+        slope = gradient(made, n_frames, centre, slice(row, row + 1), slice(column, column + 1), size)
+        reach = size if radius is None else radius
+        blind = slope[
+            centre, max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1
+        ]
+        assert blind.max() == 0
+        nearest = centre + 1 if centre + 1 < n_frames else centre - 1
+        assert slope[nearest, row, column] > 0, "the same pixel of the next frame must be seen"
+        if radius is not None:
+            beyond = min(size - 1, row + radius + 1) if row + radius + 1 < size else row - radius - 1
+            assert slope[centre, beyond, column] > 0, "the pixel next to the blind region must be seen"
+
+
+@pytest.mark.parametrize("radius", RADII)
+def test_a_changed_pixel_leaves_its_own_prediction_alone_with_all_symmetries(radius: int | None) -> None:
+    made = network(architecture(radius))
+    frames = counts((9, 24, 24))
+    scale = Scale(2.0, 1.4, 0.3)
+    for centre in (0, 4, 8):
+        changed = frames.copy()
+        changed[centre, 11, 13] = 200
+        before, after = (
+            next(denoise(made, f, Tile.whole(f.shape), scale, range(centre, centre + 1)))
+            for f in (frames, changed)
+        )
+        assert before[11, 13] == after[11, 13]
+        if radius is not None:
+            assert before[11, 13 + radius + 1] != after[11, 13 + radius + 1]
+
+
+@given(n_frames=st.integers(3, 60), window=st.integers(1, 25), data=st.data())
+def test_a_window_never_holds_its_centre_and_stays_in_the_movie(
+    n_frames: int, window: int, data: st.DataObject
+) -> None:
+    centre = data.draw(st.integers(0, n_frames - 1))
+    indices = window_indices(centre, n_frames, window)
+    assert len(indices) == 2 * window
+    assert centre not in indices
+    assert indices.min() >= max(0, centre - window) and indices.max() <= min(n_frames - 1, centre + window)
+    for offset, index in zip([*range(-window, 0), *range(1, window + 1)], indices, strict=True):
+        if 0 <= centre + offset < n_frames:
+            assert index == centre + offset
+
+
+def test_one_or_two_frames_are_refused() -> None:
+    for n_frames in (1, 2):
+        with pytest.raises(ValueError, match="at least 3 frames"):
+            window_indices(0, n_frames, 20)
+
+
+def test_flipping_the_channels_reverses_time() -> None:
+    frames = torch.randn(9, 4, 4)
+    forward = stack_window(frames, window_indices(4, 9, 3), (1, 2))
+    backward = stack_window(frames.flip(0), window_indices(4, 9, 3), (1, 2))
+    torch.testing.assert_close(forward, backward.flip(0))
+
+
+def test_binned_frames_keep_the_variance_of_the_noise() -> None:
+    frames = torch.randn(41, 100, 100)
+    stacked = stack_window(frames, window_indices(20, 41, 20), Architecture().bins)
+    assert stacked.shape[0] == 18
+    torch.testing.assert_close(stacked.var(dim=(1, 2)), torch.ones(18), atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "arch", [Architecture(), Architecture(blind_radius=2), TINY], ids=["default", "r2", "tiny"]
+)
+def test_the_spatial_halo_covers_everything_that_a_pixel_sees(arch: Architecture) -> None:
+    made = made_for_gradients(arch)
+    halo, stride = arch.spatial_halo, arch.stride
+    size = 2 * (halo + stride) + stride
+    cell = slice(halo + stride, halo + 2 * stride)  # every phase of the sampling grid
+    slope = gradient(made, 3, 1, cell, cell, size).amax(dim=0)
+    seen = torch.nonzero(slope)
+    assert seen.min() >= cell.start - halo
+    assert seen.max() < cell.stop + halo
+
+
+def test_the_network_has_no_bias_and_no_normalisation() -> None:
+    made = SplitBlind(Architecture())
+    assert not [name for name, _ in made.named_parameters() if "bias" in name]
+    zeros = torch.zeros(1, 18, 32, 32)
+    assert made(zeros, zeros[:, :1]).abs().max() == 0
+
+
+@settings(deadline=None)
+@given(radius=st.integers(0, 8))
+def test_no_sum_of_dilated_steps_leads_back_into_the_blind_region(radius: int) -> None:
+    ring, first, second = centre_dilations(radius)
+    axis = np.arange(-ring, ring + 1)
+    steps = {(a, b) for a in axis for b in axis if max(abs(a), abs(b)) > radius}
+    for dilation in (first, second):
+        steps = {
+            (a + dilation * i, b + dilation * j) for a, b in steps for i in (-1, 0, 1) for j in (-1, 0, 1)
+        }
+    assert not [s for s in steps if max(abs(s[0]), abs(s[1])) <= radius]
+
+
+def test_architecture_survives_the_card() -> None:
+    assert Architecture.from_json(Architecture(blind_radius=None).to_json()) == Architecture(
+        blind_radius=None
+    )
+    with pytest.raises(ValueError, match="do not match"):
+        Architecture.from_json({"window": 3})
+    with pytest.raises(ValueError, match="add up to"):
+        Architecture(window=21)

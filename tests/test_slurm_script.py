@@ -1,0 +1,456 @@
+"""Batch scripts, profiles, and workers on this machine: everything about clusters that needs no Slurm."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tdenoise_pipeline import cluster
+from tdenoise_pipeline.cluster import parse_workers
+from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped, UsageError
+from tdenoise_pipeline.slurm import SlurmProfile, load_profile, render_script, submit_script
+from tdenoise_pipeline.submit import submit
+
+HOSTILE = [
+    "my movie (1).dm4",
+    "it's",
+    'say "hi"',
+    "$(touch pwned)",
+    "`touch pwned`",
+    "a;touch pwned",
+    "line\n#SBATCH --partition=nowhere\nbreak",
+    "$HOME",
+    "*",
+    "!history",
+    "back\\slash",
+    "-n",
+    "",
+    "µm Å",
+]
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """A folder of stand-ins for Slurm's commands, first on PATH."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def add(name: str, body: str) -> None:
+        file = folder / name
+        file.write_text(f"#!{sys.executable}\nimport json, os, sys, time\n{body}\n")
+        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+
+    return add
+
+
+def script_for(tmp_path: Path, command: list[str], **settings) -> Path:
+    script = tmp_path / "job.sh"
+    text = render_script(
+        command, job_name="test", profile=SlurmProfile(**settings), log_dir=tmp_path, work_dir=tmp_path
+    )
+    script.write_text(text)
+    return script
+
+
+def recorder(tmp_path: Path, code: int = 0) -> list[str]:
+    """A command that writes down what it was given."""
+    program = (
+        f"import json, os, sys; json.dump([sys.argv[1:], os.getcwd()], open('seen', 'w')); sys.exit({code})"
+    )
+    return [sys.executable, "-c", program]
+
+
+def test_hostile_arguments_arrive_as_they_are(tmp_path):
+    script = script_for(tmp_path, [*recorder(tmp_path), *HOSTILE])
+    assert subprocess.run(["bash", "-n", script], check=True, capture_output=True).stderr == b""
+    subprocess.run(["bash", script], cwd="/", check=True)
+    assert json.loads((tmp_path / "seen").read_text()) == [HOSTILE, str(tmp_path)]
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_hostile_working_folder_is_entered(tmp_path):
+    folder = tmp_path / "it's $(touch pwned)\n`x`"
+    folder.mkdir()
+    text = render_script(
+        recorder(tmp_path), job_name="x", profile=SlurmProfile(), log_dir=tmp_path, work_dir=folder
+    )
+    subprocess.run(["bash", "-c", text], cwd=tmp_path, check=True)
+    assert json.loads((folder / "seen").read_text()) == [[], str(folder)]
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_the_script_asks_for_what_the_profile_says():
+    profile = SlurmProfile(
+        partition="gpu", account="lab", qos="long", time="1-00:00:00", cpus=8, memory_gib=64, gpus="a100:1",
+        extra=("--constraint=a100_80",), setup=("module load mamba",), stop_early_s=300,
+    )  # fmt: skip
+    text = render_script(
+        ["true"],
+        job_name="apply my movie",
+        profile=profile,
+        log_dir=Path("/logs/50% 'new'"),
+        work_dir=Path("/w"),
+    )
+    lines = text.splitlines()
+    options = {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")}
+    assert options == {
+        "--job-name=apply-my-movie",
+        "--output=\"/logs/50%% 'new'/apply-my-movie-%j.log\"",
+        "--open-mode=append",
+        "--export=NONE",
+        "--requeue",
+        "--signal=B:USR1@300",
+        "--nodes=1",
+        "--ntasks=1",
+        "--cpus-per-task=8",
+        "--mem=64G",
+        "--time=1-00:00:00",
+        "--partition=gpu",
+        "--account=lab",
+        "--qos=long",
+        "--gpus=a100:1",
+        "--constraint=a100_80",
+    }
+    # Slurm reads options up to the first command, and environment lines come before the program.
+    assert max(i for i, line in enumerate(lines) if line.startswith("#SBATCH")) < lines.index(
+        "cd -- /w || exit 1"
+    )
+    assert lines.index("module load mamba") < lines.index("true &")
+
+
+def test_a_log_folder_that_slurm_cannot_name_is_refused():
+    with pytest.raises(UsageError, match="line breaks"):
+        render_script(["true"], job_name="x", profile=SlurmProfile(), log_dir=Path("/a\nb"))
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 75])
+def test_the_script_ends_with_the_commands_code_and_requeues_only_75(tmp_path, tools, monkeypatch, code):
+    tools("scontrol", f"open({str(tmp_path / 'requeued')!r}, 'w').write(' '.join(sys.argv[1:]))")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    done = subprocess.run(
+        ["bash", script_for(tmp_path, recorder(tmp_path, code))], capture_output=True, check=False
+    )
+    assert done.returncode == code
+    requeued = tmp_path / "requeued"
+    assert requeued.exists() == (code == 75)
+    assert code != 75 or requeued.read_text() == "requeue 17"
+
+
+def test_a_job_that_never_gets_further_is_not_requeued_for_ever(tmp_path, tools, monkeypatch):
+    tools("scontrol", f"open({str(tmp_path / 'requeued')!r}, 'w')")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    script = script_for(tmp_path, recorder(tmp_path, 75), max_requeues=3)
+    done = subprocess.run(["bash", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 75
+    assert "requeued 3 times already" in done.stderr
+    assert not (tmp_path / "requeued").exists()
+
+
+STOPPABLE = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit(75)))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("warning, requeued", [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_the_early_warning_reaches_the_command_and_a_cancelled_job_stays_cancelled(
+    tmp_path, tools, monkeypatch, warning, requeued
+):
+    tools("scontrol", f"open({str(tmp_path / 'requeued')!r}, 'w')")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    script = script_for(tmp_path, [sys.executable, "-c", STOPPABLE])
+    with subprocess.Popen(
+        ["bash", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline() == b"ready\n"
+        if warning == signal.SIGUSR1:
+            job.send_signal(warning)  # as --signal=B: does
+        else:
+            os.killpg(job.pid, warning)  # as scancel does
+        assert job.wait(timeout=20) == 75
+    assert (tmp_path / "requeued").exists() == requeued
+
+
+def test_submit_gives_the_job_id_and_lets_no_variable_steer(tmp_path, tools, monkeypatch):
+    seen = tmp_path / "seen"
+    tools(
+        "sbatch",
+        f"json.dump([sys.argv[1:], dict(os.environ)], open({str(seen)!r}, 'w')); print('123;cluster')",
+    )
+    for name in ("SBATCH_PARTITION", "SLURM_JOB_ID", "SLURM_CPU_BIND", "SQUEUE_FORMAT", "PMIX_RANK"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    script = script_for(tmp_path, ["true"])
+    assert submit_script(script) == "123"
+    arguments, environment = json.loads(seen.read_text())
+    assert arguments == ["--parsable", str(script)]
+    steering = [name for name in environment if name.startswith(("SBATCH_", "SLURM_", "SQUEUE_", "PMIX_"))]
+    assert steering == ["SLURM_CONF"]
+
+
+def test_print_shows_the_script_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = submit(["apply", "my movie.zarr", "-o", "out.zarr"], Path("out.zarr"), None, dry=True)
+    last_words = "-P -m tdenoise_pipeline.cli apply 'my movie.zarr' -o out.zarr &"
+    assert any(line.endswith(last_words) for line in answer["script"].splitlines())
+    assert f"cd -- {tmp_path}" in answer["script"]
+    assert "job" not in answer
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refusal_is_told_in_slurms_words(tmp_path, tools):
+    tools("sbatch", "sys.exit('sbatch: error: invalid partition specified: gpuu')")
+    with pytest.raises(PipelineError, match="invalid partition specified: gpuu"):
+        submit_script(script_for(tmp_path, ["true"]))
+
+
+def test_a_machine_without_slurm_is_told_to_print(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="--print"):
+        submit_script(script_for(tmp_path, ["true"]))
+
+
+def write_profile(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "profile.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_workers_ask_for_what_the_batch_job_asks_for_unless_told_otherwise(tmp_path):
+    path = write_profile(
+        tmp_path,
+        "partition: public\ngpus: 1\nsetup: [module load x]\n"
+        "workers:\n  gpus: a100:1\n  partition:\n  cpus: 2\n",
+    )
+    assert load_profile(path) == SlurmProfile(partition="public", gpus="1", setup=("module load x",))
+    assert load_profile(path, workers=True) == SlurmProfile(gpus="a100:1", setup=("module load x",), cpus=2)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("partiton: public", "'partiton' is not a setting .*Did you mean 'partition'?"),
+        ("workers:\n  memory: 3", "workers: 'memory' is not a setting .*Did you mean 'memory_gib'?"),
+        ("colour: red", "The settings are: partition, account"),
+        ("time: 12:00:00", "time is 43200, .* in quotes"),
+        ("time: 'tomorrow'", "in quotes"),
+        ("cpus: '4'", "whole number"),
+        ("cpus: 0", "whole number"),
+        ("cpus: true", "whole number"),
+        ("partition: 'a b'", "partition is 'a b'"),
+        ("partition: [a]", "must be text"),
+        ("setup: module load x", "a list of lines"),
+        ("extra: [gres=gpu:1]", "with its dashes"),
+        ('setup: ["a\\nb"]', "a list of lines"),
+        ("- 1", "setting: value"),
+        ("workers: 3", "setting: value"),
+        ("a: [", "cannot read the Slurm profile"),
+        ("!!python/object/apply:os.system [touch pwned]", "cannot read the Slurm profile"),
+    ],
+)
+def test_a_profile_with_a_mistake_is_refused(tmp_path, text, message):
+    with pytest.raises(UsageError, match=f"(?s){message}"):
+        load_profile(write_profile(tmp_path, text))
+
+
+def test_a_missing_profile_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere\.yaml"):
+        load_profile(tmp_path / "nowhere.yaml")
+
+
+def test_the_profile_that_comes_along_is_valid():
+    path = REPOSITORY / "deploy" / "profiles" / "slurm.yaml"
+    assert load_profile(path).memory_gib == 32
+    assert load_profile(path, workers=True).time == "02:00:00"
+
+
+@pytest.mark.parametrize(
+    "text, parsed",
+    [
+        ("local", ("local", None)),
+        ("local:1", ("local", 1)),
+        ("slurm:64", ("slurm", 64)),
+        ("tcp://127.0.0.1:8786", ("address", "tcp://127.0.0.1:8786")),
+        ("tcp://[::1]:8786", ("address", "tcp://[::1]:8786")),
+        ("tcp://localhost:8786", ("address", "tcp://localhost:8786")),
+        ("tls://node7.cluster:8786", ("address", "tls://node7.cluster:8786")),
+    ],
+)
+def test_workers_are_understood(text, parsed):
+    assert parse_workers(text) == parsed
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "4", "local:", "local:0", "local:-1", "local:1.5", "local:٣", "local:1\n", "slurm", "slurm:0",
+     "Local:1", "pbs:3", "tls://", "tls://host", "tls://host:0", "tls://host:99999", "tls://:80", "tls://host:80/path",
+     "tls://me@host:80", "http://host:80", "tls://ho st:80"],
+)  # fmt: skip
+def test_other_workers_are_refused(text):
+    with pytest.raises(UsageError, match="--workers"):
+        parse_workers(text)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "node7", "0.0.0.0", "127.0.0.1.evil.org", "[fe80::1]"])
+def test_unencrypted_connections_to_other_machines_are_refused(host):
+    with pytest.raises(UsageError, match="tls://"):
+        parse_workers(f"tcp://{host}:8786")
+
+
+@given(st.text(max_size=30) | st.from_regex(r"(local|slurm|tcp|tls):(//)?[\w.:\[\]@-]{0,20}", fullmatch=True))
+@example("tls://[:1")
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_understood_or_refused(text):
+    try:
+        kind, value = parse_workers(text)
+    except UsageError:
+        return
+    assert (
+        text == {"local": f"local:{value}", "slurm": f"slurm:{value}", "address": value}[kind]
+        or text == "local"
+    )
+
+
+def test_reading_options_imports_no_dask():
+    program = "import sys, tdenoise_pipeline.cluster; sys.exit('dask' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def listening(process: psutil.Process) -> set[str]:
+    """Addresses on which a process and its children accept connections."""
+    family = [process, *process.children(recursive=True)]
+    connections = [connection for member in family for connection in member.net_connections("inet")]
+    return {connection.laddr for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
+@pytest.fixture
+def local(tmp_path):
+    return lambda workers, memory=None: cluster.connect(
+        workers,
+        scratch=tmp_path / "scratch",
+        worker_memory_bytes=memory,
+        profile=None,
+        log_dir=tmp_path / "logs",
+    )
+
+
+def test_local_workers_listen_on_loopback_only_and_leave_no_trace(local, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    me = psutil.Process()
+    before, earlier = dict(os.environ), listening(me)  # other tests keep a cluster for the session
+    with local("local:2", memory=2**30) as client:
+        assert client.gather(client.map(lambda i: i + 1, range(8), pure=False)) == list(range(1, 9))
+        assert cluster.n_workers(client) == 2
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        assert [(w["memory_limit"], w["nthreads"]) for w in workers] == [(2**30, 1)] * 2
+        opened = listening(me) - earlier
+        assert opened and all(ipaddress.ip_address(address.ip).is_loopback for address in opened)
+        workers_here = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
+    _, alive = psutil.wait_procs(workers_here, timeout=10)
+    assert not alive
+    assert listening(me) <= earlier
+    assert dict(os.environ) == before
+
+
+def test_two_runs_on_one_machine_do_not_meet(local):
+    with local("local:1") as first, local("local:1") as second:
+        assert first.scheduler.address != second.scheduler.address
+        assert first.submit(abs, -1).result() == second.submit(abs, -1).result() == 1
+
+
+def test_a_killed_local_worker_is_replaced(local):
+    with local("local:1") as client:
+        future = client.submit(time.sleep, 1, pure=False, retries=2)
+        [pid] = client.run(os.getpid).values()
+        os.kill(pid, signal.SIGKILL)
+        future.result(timeout=60)
+        [replacement] = client.run(os.getpid).values()
+        assert replacement != pid
+
+
+def test_ctrl_c_in_a_terminal_is_the_drivers_to_answer(local):
+    with local("local:1") as client:
+        future = client.submit(time.sleep, 1, pure=False)
+        [pid] = client.run(os.getpid).values()
+        os.kill(pid, signal.SIGINT)
+        future.result(timeout=60)
+        assert list(client.run(os.getpid).values()) == [pid]
+
+
+def test_workers_and_their_replacements_are_born_deaf_to_ctrl_c(local):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with local("local:2") as client:
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before, "the driver hears again"
+        pids = list(client.run(os.getpid).values())
+        os.kill(pids[0], signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while len(after := set(client.run(os.getpid, on_error="ignore").values()) | {pids[1]}) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        for pid in after | {pids[1]}:
+            [blocked] = re.findall(r"(?m)^SigBlk:\t(\w+)", Path(f"/proc/{pid}/status").read_text())
+            assert int(blocked, 16) & 1 << signal.SIGINT - 1
+
+
+def test_a_ctrl_c_while_workers_start_is_kept_and_is_a_stop(tmp_path, monkeypatch):
+    import distributed
+
+    stop = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+
+    def interrupted(**settings):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("a worker died")
+
+    monkeypatch.setattr(distributed, "LocalCluster", interrupted)
+    options = {"scratch": tmp_path, "worker_memory_bytes": None, "profile": None, "log_dir": tmp_path}
+    try:
+        with pytest.raises(Stopped), cluster.connect("local:1", **options, stop=stop):
+            pass
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_exception_in_the_step_still_stops_the_workers(local):
+    with pytest.raises(ZeroDivisionError), local("local:1") as client:
+        [pid] = client.run(os.getpid).values()
+        raise ZeroDivisionError
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_silent_scheduler_is_an_error(local, monkeypatch):
+    with pytest.raises(UsageError, match="certificates"), local("tls://localhost:1"):
+        pass
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT_S", 1)
+    with pytest.raises(ResourceError, match="no Dask scheduler answers"), local("tcp://127.0.0.1:1"):
+        pass
+
+
+def test_slurm_workers_without_slurm_are_refused(local, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="needs sbatch"), local("slurm:2"):
+        pass
+
+
+def test_a_worker_larger_than_its_job_is_refused(local):
+    with pytest.raises(UsageError, match="asks for 6 GiB"), local("slurm:2", memory=17 * 2**30):
+        pass

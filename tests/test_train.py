@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import TINY, counts, movie_store
+from tdenoise_pipeline import train as module
+from tdenoise_pipeline.config import TrainConfig
+from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.errors import PipelineError, Stopped, UsageError
+from tdenoise_pipeline.train import choose_architecture, restore, snapshot, train_model
+
+from tdenoise.checkpoint import load_model
+from tdenoise.noise import NoiseAccumulator, Scale
+from tdenoise.patches import PatchLoader, TrainingMovie, hold_out, regions_of
+from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
+
+SCALE = Scale(2.0, 1.4, 0.3)
+
+
+def training_movie(shape: tuple[int, int, int] = (40, 64, 48)) -> TrainingMovie:
+    frames = counts(shape)
+    accumulator = NoiseAccumulator()
+    accumulator.add(frames)
+    return TrainingMovie(frames, Scale.of(accumulator.result()), hold_out(shape[0]))
+
+
+@given(n_frames=st.integers(3, 5000))
+def test_held_out_frames_come_in_blocks_and_leave_most_of_the_movie(n_frames: int) -> None:
+    held = np.array(hold_out(n_frames))
+    assert len(np.unique(held)) == len(held)
+    assert held.min() >= 0 and held.max() < n_frames
+    assert 1 <= len(held) <= max(1, 0.12 * n_frames + 1)
+    if n_frames >= 30:
+        runs = np.split(held, np.flatnonzero(np.diff(held) > 1) + 1)
+        assert min(map(len, runs)) >= 3
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    shape=st.tuples(st.integers(3, 150), st.integers(20, 1300), st.integers(20, 1300)),
+    patch=st.sampled_from([16, 96]),
+)
+def test_regions_leave_no_place_out(shape: tuple[int, int, int], patch: int) -> None:
+    class Shape:
+        def __init__(self) -> None:
+            self.shape = shape
+
+    regions = regions_of([TrainingMovie(Shape(), SCALE, hold_out(shape[0]))], patch)  # type: ignore[arg-type]
+    frames = {t for r in regions for t in range(r.first, r.last)}
+    assert frames == set(range(shape[0]))
+    for axis in (1, 2):
+        starts = set()
+        for region in regions:
+            first, last = region.rows if axis == 1 else region.columns
+            starts |= set(range(first, max(first, last - patch) + 1))
+        assert starts >= set(range(max(0, shape[axis] - patch) + 1)), "a patch can begin anywhere"
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone() -> None:
+    movie = training_movie((200, 64, 64))
+    first = PatchLoader([movie], TINY, patch=32, batch=4, seed=5, pool_bytes=1)
+    second = PatchLoader([movie], TINY, patch=32, batch=4, seed=5, pool_bytes=1)
+    straight = {step: first.draw(step) for step in range(0, 200, 20)}
+    for step in (180, 60, 0):  # in another order, so with other regions in memory before
+        assert torch.equal(second.draw(step).neighbours, straight[step].neighbours)
+        assert torch.equal(second.draw(step).centre, straight[step].centre)
+    assert len(first._cache) <= first._pool_size < 4
+    other = PatchLoader([movie], TINY, patch=32, batch=4, seed=6)
+    assert not torch.equal(other.draw(0).centre, straight[0].centre)
+
+
+def test_held_out_frames_are_never_a_target() -> None:
+    frames = np.zeros((40, 32, 32), np.uint8)
+    held = hold_out(40)
+    frames[list(held)] = 200
+    loader = PatchLoader([TrainingMovie(frames, SCALE, held)], TINY, patch=16, batch=8)
+    assert max(float(loader.draw(step).centre.max()) for step in range(60)) < 0
+
+
+def test_a_patch_that_sticks_out_of_a_small_frame_carries_no_weight_there() -> None:
+    batch = PatchLoader([training_movie((9, 13, 21))], TINY, patch=96, batch=6).draw(0)
+    assert batch.centre.shape[-2:] == (24, 24)
+    assert batch.weight.sum() == 6 * 13 * 21
+    assert (batch.centre * (1 - batch.weight)).abs().max() == 0
+
+
+def test_an_error_in_the_reading_thread_reaches_the_training() -> None:
+    class Broken:
+        shape, dtype = (40, 64, 64), np.dtype(np.uint8)
+
+        def __getitem__(self, key: object) -> None:
+            raise OSError("the disk is gone")
+
+    loader = PatchLoader([TrainingMovie(Broken(), SCALE, hold_out(40))], TINY)
+    with pytest.raises(OSError, match="disk is gone"):
+        next(loader.batches(0, 5))
+
+
+def fresh(steps: int) -> tuple[TrainingState, PatchLoader, HeldOut, TrainingSettings]:
+    chosen = TrainingSettings(steps=steps, validate_every=10, batch=2, patch=32, seed=1)
+    movie = training_movie()
+    return (
+        TrainingState.start(TINY, chosen, "cpu"),
+        PatchLoader([movie], TINY, patch=32, batch=2, seed=1),
+        HeldOut([movie], TINY, "cpu", False),
+        chosen,
+    )
+
+
+def test_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    state, loader, validation, chosen = fresh(60)
+    list(train(state, loader, validation, chosen))
+    halved, loader, validation, chosen = fresh(60)
+    for record in train(halved, loader, validation, chosen):
+        if record["step"] == 30:
+            snapshot(halved, tmp_path / "checkpoint.safetensors")
+            break
+    resumed, loader, validation, chosen = fresh(60)
+    restore(resumed, tmp_path / "checkpoint.safetensors")
+    assert resumed.step == 30
+    list(train(resumed, loader, validation, chosen))
+    for name in ("network", "averaged", "best"):
+        a, b = getattr(state, name).state_dict(), getattr(resumed, name).state_dict()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    assert [r["held_out"] for r in state.history] == [r["held_out"] for r in resumed.history]
+
+
+def test_the_best_weights_are_a_true_copy() -> None:
+    state, loader, _, chosen = fresh(40)
+    errors = iter([3.0, 1.0, 2.0, 2.0])
+    kept = None
+    for record in train(state, loader, lambda network: next(errors), chosen):
+        if record["step"] == 20:
+            kept = copy.deepcopy(state.averaged.state_dict())
+    assert kept is not None and state.best_step == 20
+    assert all(torch.equal(kept[k], v) for k, v in state.best.state_dict().items())
+    assert any(not torch.equal(kept[k], v) for k, v in state.averaged.state_dict().items())
+
+
+def test_training_stops_when_the_held_out_error_no_longer_falls() -> None:
+    state, loader, _, chosen = fresh(10_000)
+    from dataclasses import replace
+
+    records = list(train(state, loader, lambda network: 1.0, replace(chosen, patience=3)))
+    assert records[-1]["step"] == 40
+
+
+def test_training_lowers_the_held_out_error() -> None:
+    state, loader, validation, chosen = fresh(200)
+    before = validation(state.network)
+    list(train(state, loader, validation, chosen))
+    assert state.best_error < before
+    assert state.best_error < 1.2  # in units of the noise variance, which no prediction can beat by much
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+    state, *_ = fresh(10)
+    snapshot(state, tmp_path / "c")
+    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:-100])
+    with pytest.raises(PipelineError, match="checkpoint is damaged.*Remove"):
+        restore(state, tmp_path / "c")
+
+
+@pytest.fixture
+def movie(tmp_path: Path) -> Path:
+    return movie_store(tmp_path / "movie", counts((30, 40, 33)))
+
+
+@pytest.mark.parametrize("n_frames", [3, 30])
+def test_short_movies_can_be_learned_from(tmp_path: Path, n_frames: int) -> None:
+    path = movie_store(tmp_path, counts((n_frames, 37, 29)))
+    card = train_model(TrainConfig(movie=(path,), output=tmp_path / "model", steps=3))
+    assert load_model(tmp_path / "model").id == card["sha256"]
+    assert card["blind_radius"] == 0
+    assert card["halo"] == {"frames": 20, "pixels": 112}
+    assert (tmp_path / "model/metrics.jsonl").read_text().count("\n") == 1
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
+        "card.json",
+        "metrics.jsonl",
+        "weights.safetensors",
+    ]
+
+
+def test_a_model_is_adapted_to_another_movie(tmp_path: Path, movie: Path) -> None:
+    other = movie_store(tmp_path / "other", counts((12, 40, 33), seed=1))
+    first = train_model(TrainConfig(movie=(movie,), output=tmp_path / "a", steps=3, blind_radius=1))
+    second = train_model(
+        TrainConfig(movie=(movie, other), output=tmp_path / "b", steps=2, from_model=tmp_path / "a")
+    )
+    assert second["parent"] == first["sha256"] and second["blind_radius"] == 1
+    assert len(second["movies"]) == 2
+    assert [m["id"] for m in second["ancestors"]] == [first["movies"][0]["id"]]
+    with pytest.raises(UsageError, match="given twice"):
+        train_model(TrainConfig(movie=(movie, movie), output=tmp_path / "d", steps=2))
+    with pytest.raises(UsageError, match="cannot change the blind spot"):
+        train_model(
+            TrainConfig(
+                movie=(movie,), output=tmp_path / "c", steps=2, from_model=tmp_path / "a", blind_radius=0
+            )
+        )
+
+
+def test_correlated_noise_gets_a_larger_blind_spot(tmp_path: Path) -> None:
+    from scipy.ndimage import gaussian_filter
+    from tdenoise_pipeline import store
+
+    noise = gaussian_filter(
+        np.random.default_rng(0).poisson(2.0, (20, 64, 64)).astype(np.float32), (0, 0.6, 0.6)
+    )
+    opened = store.open_store(movie_store(tmp_path, noise), store.MOVIE)
+    assert choose_architecture(TrainConfig(movie=(), output=tmp_path), [opened], None).blind_radius == 2
+
+
+def test_a_stop_leaves_a_checkpoint_and_the_next_run_finishes(
+    tmp_path: Path, movie: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(movie=(movie,), output=tmp_path / "model", steps=4)
+    control = Control()
+    drawn = PatchLoader.draw
+
+    def stop_at_step_2(loader: PatchLoader, step: int) -> object:
+        if step == 2:
+            control.stop.set()
+        return drawn(loader, step)
+
+    monkeypatch.setattr(PatchLoader, "draw", stop_at_step_2)
+    with pytest.raises(Stopped, match="at step [012]"):
+        train_model(config, control)
+    assert not (tmp_path / "model").exists()
+    monkeypatch.undo()
+    train_model(config)
+    undisturbed = train_model(TrainConfig(movie=(movie,), output=tmp_path / "again", steps=4))
+    assert load_model(tmp_path / "model").id == undisturbed["sha256"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tdenoise_pipeline import train as module
+from tdenoise_pipeline.config import TrainConfig
+module.CHECKPOINT_S = 0.0
+settings = module.TrainingSettings
+class Short(settings):
+    def __init__(self, **given):
+        super().__init__(**{**given, "validate_every": 3, "batch": 2, "patch": 32})
+module.TrainingSettings = Short
+kill_at = int(sys.argv[3])
+save, seen = module.snapshot, [0]
+def counted(state, path):
+    save(state, path)
+    seen[0] += 1
+    if seen[0] == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+module.snapshot = counted
+module.train_model(TrainConfig(movie=(Path(sys.argv[1]),), output=Path(sys.argv[2]), steps=12))
+"""
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_training_killed_again_and_again_gives_the_weights_of_an_undisturbed_run(
+    tmp_path: Path, movie: Path
+) -> None:
+    def run(output: str, kill_at: int) -> int:
+        command = [sys.executable, "-c", KILLED, str(movie), str(tmp_path / output), str(kill_at)]
+        return subprocess.run(command, env={**os.environ}).returncode
+
+    assert run("undisturbed", 0) == 0
+    codes = [run("killed", kill_at) for kill_at in (2, 1, 0)]
+    assert codes == [-9, -9, 0]
+    assert load_model(tmp_path / "killed").id == load_model(tmp_path / "undisturbed").id
+
+
+def test_the_module_needs_no_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UsageError, match="no GPU is usable"):
+        module.train_model(TrainConfig(movie=(), output=Path("x"), device="cuda"))
