@@ -190,7 +190,8 @@ def _local(
                 security=Security.temporary(),
             )
     except (RuntimeError, OSError, TimeoutError) as error:
-        time.sleep(0.1)  # an interrupt that came with the failure may have gone to a thread that has yet to wake
+        # An interrupt that came with the failure may have gone to a thread that has yet to wake.
+        time.sleep(0.1)
         if stop.is_set():
             raise Stopped(STOPPED) from error
         raise ResourceError(
@@ -271,7 +272,8 @@ def _running(address: str, stop: threading.Event) -> Iterator[Client]:
                     f"the scheduler at {address} has had no worker for {START_TIMEOUT_S} s: "
                     f"start some with 'dask worker {address}'."
                 )
-            time.sleep(0.5)  # not stop.wait: the signal handler sets stop in this thread, and could find it locked
+            # Not stop.wait: the signal handler sets stop in this same thread, and could find it locked.
+            time.sleep(0.5)
             if stop.is_set():
                 raise Stopped(STOPPED)
         yield client

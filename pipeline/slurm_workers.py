@@ -263,7 +263,8 @@ def wait_for_first(cluster: WorkerCluster, *, timeout_s: float, stop: threading.
     pause_s = 1.0
     next_look = time.monotonic() + pause_s
     while not cluster.scheduler.workers:
-        time.sleep(0.2)  # not stop.wait: the signal handler sets stop in this thread, and could find it locked
+        # Not stop.wait: the signal handler sets stop in this same thread, and could find it locked.
+        time.sleep(0.2)
         if stop.is_set():
             raise Stopped("stopped while waiting for a worker; run the same command again to continue")
         if time.monotonic() < next_look:
