@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-fast lint bench bench-quality clean
 
 # The environment is made when it is missing, and renewed when what it is made from changes.
 .venv/.ready: pyproject.toml constraints.txt
@@ -32,6 +32,12 @@ lint: .venv/.ready
 
 bench: .venv/.ready
 	for script in ingest apply block_cost memory; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
+
+# Hours: every model on every movie and dose. MOVIES are files of `tdenoise-pipeline simulate`.
+MOVIES ?= ../shared/data/benchmark/ptceo2_dev.npz ../shared/data/benchmark/ptceo2_long.npz
+LIMIT ?= 10m
+bench-quality: .venv/.ready
+	$(BIN)/python benchmarks/quality.py $(MOVIES) --time-limit $(LIMIT) --save table
 
 clean:
 	rm -rf .venv $(DEMO) build dist *.egg-info

@@ -1,67 +1,166 @@
-"""Quality of the whole pipeline on a simulated movie, beside the Gaussian filter that knows the truth.
+"""Quality of models and filters on simulated movies with a known truth, one table per movie and dose.
 
-Runs ``tdenoise-pipeline run RAW --truth TRUTH.npz`` into a temporary folder (or ``--output``, which keeps it)
-and prints PSNR against the truth [dB]: of the noisy movie, of the best Gaussian filter (its widths chosen by
-the truth), and of the denoised movie, with what the pipeline itself estimates without the truth.
+Each model is trained on the movie alone, from its raw counts, for the same time; what denoises it is measured with
+``tdenoise-pipeline evaluate --truth``. Movies are files in the format of ``tdenoise-pipeline simulate``; all doses in a
+file are used. Files that are absent are named and left out.
 
-    python benchmarks/quality.py RAW TRUTH.npz [--time-limit 5m] [--steps N] [--save NAME] [--quick]
+    python benchmarks/quality.py FILE.npz ... [--model split-blind udvd udvd:0 thinned] [--time-limit 5m] [--save NAME]
+    python benchmarks/quality.py --quick
+
+A model may be followed by a blind radius, as in ``udvd:0``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import command_line, save, scratch
 
 CURVES = ("map", "frequency", "power", "spots")
+MODELS = ("split-blind", "udvd:0", "udvd:1", "thinned")
+SHOWN = ("-2", "-1", "0", "+1")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("raw", type=Path, nargs="?", help="raw movie; --quick simulates one")
-    options.add_argument("truth", type=Path, nargs="?", help="its truth, NPZ")
-    options.add_argument("--time-limit", default="5m", help="for the training: 90s, 20m, 2h")
-    options.add_argument("--steps", type=int, help="optimiser steps at most")
-    options.add_argument("--ensemble", type=int, default=16, help="symmetries to average over")
+    options.add_argument(
+        "movies", type=Path, nargs="*", metavar="FILE.npz", help="simulated movies; --quick makes one"
+    )
+    options.add_argument(
+        "--model", nargs="+", default=list(MODELS), metavar="NAME[:RADIUS]", help="models to train"
+    )
+    options.add_argument("--time-limit", default="5m", help="for each training: 90s, 20m, 2h")
+    options.add_argument("--ensemble", type=int, default=1, help="symmetries to average over in apply")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--workers", default="local")
-    options.add_argument("--output", type=Path, help="keep what the run writes, in this folder")
+    options.add_argument("--workers", default="local:1")
     options.add_argument("--save", metavar="NAME", help="write benchmarks/results/quality_NAME.json")
     options.add_argument("--quick", action="store_true", help="a few seconds on a small simulated movie")
     chosen = options.parse_args()
-    if not chosen.quick and chosen.truth is None:
-        options.error("RAW and TRUTH.npz are needed, or --quick")
+    if not chosen.movies and not chosen.quick:
+        options.error("FILE.npz is needed, or --quick")
+    results = []
     with scratch(None) as folder:
-        raw, truth, limit = chosen.raw, chosen.truth, chosen.time_limit
+        movies = list(chosen.movies)
         if chosen.quick:
             command_line("simulate", "-o", folder / "made", "--size", 48, "--n-frames", 24)
-            raw, truth, limit = folder / "made" / "movie.tif", folder / "made" / "truth.npz", "3s"
-        output = chosen.output or folder / "run"
-        words = ["--time-limit", limit, "--ensemble", chosen.ensemble, "--seed", chosen.seed]
-        if chosen.steps is not None:
-            words += ["--steps", chosen.steps]
-        done = command_line(
-            "run", raw, "-o", output, "--truth", truth, "--workers", chosen.workers, *words, "--quiet"
-        )
-        metrics = json.loads((output / "metrics.json").read_text())
-        card = json.loads((output / "model" / "card.json").read_text())
-    result = {
-        "movie": raw.name,
-        "time_limit": limit,
-        "ensemble": chosen.ensemble,
-        "steps": card["steps"],
-        "best_step": card["best_step"],
-        "training_s": round(card["metrics"]["elapsed_s"], 1),
-        "whole_run_s": round(done.time.wall, 1),
-        "peak_megabytes": round(done.peak_bytes / 1e6),
-        "metrics": _without_curves(metrics),
-    }
-    show(result)
+            movies, chosen.time_limit = [folder / "made" / "truth.npz"], "3s"
+        for file in movies:
+            if not file.exists():
+                print(f"{file}: is not there, so it is left out")
+                continue
+            for raw, dose in raw_movies(file, folder):
+                results.append(measure(raw, file, dose, folder, chosen))
+                show(results[-1])
     if chosen.save:
-        save(f"quality_{chosen.save}", result)
+        save(f"quality_{chosen.save}", results)
+
+
+def raw_movies(file: Path, folder: Path) -> list[tuple[Path, float]]:
+    """The counts of every dose in a file, as raw movies."""
+    movies = []
+    with np.load(file, allow_pickle=False) as arrays:
+        for entry in json.loads(str(arrays["attrs"]))["noise"]:
+            raw = folder / f"{file.stem}_{entry['key']}.npy"
+            np.save(raw, arrays[entry["key"]])
+            movies.append((raw, float(entry["dose"])))
+    return movies
+
+
+def measure(raw: Path, truth: Path, dose: float, folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
+    """All models and filters on one movie."""
+    movie = folder / f"{raw.stem}.zarr"
+    command_line("ingest", raw, "-o", movie, "--quiet")
+    methods: dict[str, Any] = {}
+    result: dict[str, Any] = {"movie": truth.name, "dose": dose}
+    result |= {"time_limit": chosen.time_limit, "ensemble": chosen.ensemble}
+    for name in chosen.model:
+        kind, _, radius = name.partition(":")
+        model, denoised = folder / "model", folder / "denoised.zarr"
+        words = [
+            "--model",
+            kind,
+            "--time-limit",
+            chosen.time_limit,
+            "--seed",
+            chosen.seed,
+            "--force",
+            "--quiet",
+        ]
+        if radius:
+            words += ["--blind-radius", radius]
+        try:
+            trained = command_line("train", movie, "-o", model, *words)
+            applied = command_line(
+                "apply", movie, "--model", model, "-o", denoised, "--force", "--quiet",
+                "--ensemble", chosen.ensemble, "--workers", chosen.workers,
+            )  # fmt: skip
+        except RuntimeError as error:
+            methods[name] = {"failed": str(error).splitlines()[-1]}
+            continue
+        metrics = evaluate(denoised, movie, truth, baseline="noisy" not in methods)
+        methods |= _filters(metrics, methods)
+        card = json.loads((model / "card.json").read_text())
+        methods[name] = {
+            "psnr": metrics["psnr"],
+            "vacuum_std": metrics["vacuum_std"],
+            **metrics["events"]["denoised"],
+            "nmse": metrics["nmse"],
+            "mse": metrics["mse"],
+            "regions": metrics["regions"],
+            "megamac_per_pixel": megamac_per_pixel(model),
+            "steps": card.get("steps"),
+            "training_s": round(trained.time.wall, 1),
+            "apply_s": round(applied.time.wall, 1),
+        }
+        result |= {"knowable": metrics["knowable"], "n_changes": metrics["events"]["denoised"]["n_changes"]}
+    return {**result, "methods": methods}
+
+
+def evaluate(denoised: Path, movie: Path, truth: Path, *, baseline: bool) -> dict[str, Any]:
+    """What ``tdenoise-pipeline evaluate`` prints, less what is drawn in a report."""
+    words = ["evaluate", denoised, "--movie", movie, "--truth", truth, "--json", "--quiet"]
+    words += ["--baseline"] if baseline else []
+    command = [sys.executable, "-m", "tdenoise_pipeline.cli", *map(str, words)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return _without_curves(json.loads(done.stdout))
+
+
+def _filters(metrics: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """The noisy movie and the filters, once; the limit of the ideal observer last."""
+    if "noisy" in known:
+        return {}
+    gaussian = metrics["baseline"]
+    return {
+        "noisy": {"psnr": metrics["psnr_noisy"]},
+        "moving average 9": metrics["events"]["moving_average_9"],
+        "best 3D Gaussian": {
+            "psnr": gaussian["psnr"],
+            "vacuum_std": gaussian["vacuum_std"],
+            **gaussian["events"],
+        },
+        "ideal observer": metrics["events"]["limit"],
+    }
+
+
+def megamac_per_pixel(folder: Path) -> float:
+    """Multiply-accumulates for one pixel of one frame in one pass, in millions; nothing is kept between frames."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from tdenoise.checkpoint import load_model
+
+    network = load_model(folder).network
+    extent = 16 * network.architecture.stride
+    neighbours = torch.zeros(1, 2 * len(network.architecture.bins), extent, extent)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(neighbours, torch.zeros(1, 1, extent, extent))
+    return round(counter.get_total_flops() / 2 / extent**2 / 1e6, 4)
 
 
 def _without_curves(value: Any) -> Any:
@@ -72,20 +171,46 @@ def _without_curves(value: Any) -> Any:
 
 
 def show(result: dict[str, Any]) -> None:
-    """A table of PSNR, then the figures that need no truth."""
-    metrics = result["metrics"]
-    rows = {
-        "noisy": metrics["psnr_noisy"],
-        "best Gaussian filter": metrics["baseline"]["psnr"],
-        "denoised": metrics["psnr"],
-    }
-    columns = list(metrics["psnr"])
-    print(f"{result['movie']}: {result['steps']} steps in {result['training_s']} s")
-    print(f"{'PSNR [dB]':<22}" + "".join(f"{name:>18}" for name in columns))
-    for name, values in rows.items():
-        cells = ("-" if values.get(c) is None else f"{values[c]:.2f}" for c in columns)
-        print(f"{name:<22}" + "".join(f"{cell:>18}" for cell in cells))
-    print(f"estimated without the truth: {json.dumps(metrics['nmse'])}")
+    """One line per method."""
+    print(
+        f"\n{result['movie']}, {result['dose']:g} electrons per pixel and frame, {result['time_limit']} each"
+    )
+    columns = [
+        "PSNR all/particle/changing",
+        "vacuum",
+        "AUC",
+        "bleed -2 -1 0 +1",
+        "part",
+        "MMAC",
+        "train",
+        "apply",
+    ]
+    columns.append("error without and with truth")
+    widths = [28, 8, 7, 26, 6, 8, 7, 7, 38]
+    print(f"{'':<18}" + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True)))
+    for name, found in result["methods"].items():
+        if "failed" in found:
+            print(f"{name:<18}{found['failed']}")
+            continue
+        mse = found.get("mse")
+        cells = [
+            " / ".join(_fixed(v, ".2f") for v in found["psnr"].values()) if "psnr" in found else "-",
+            _fixed(found.get("vacuum_std"), ".4f"),
+            _fixed(found.get("auc"), ".3f"),
+            " ".join(_fixed(found["bleed"][at], ".2f") for at in SHOWN) if "bleed" in found else "-",
+            _fixed(found.get("part_occupied", {}).get("ratio"), ".2f"),
+            _fixed(found.get("megamac_per_pixel"), ".4g"),
+            _fixed(found.get("training_s"), ".0f"),
+            _fixed(found.get("apply_s"), ".0f"),
+            "-"
+            if mse is None
+            else f"{mse['estimate']:.3g} ({mse['low']:.2g} to {mse['high']:.2g}), {mse['true']:.3g}",
+        ]
+        print(f"{name:<18}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)))
+
+
+def _fixed(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 if __name__ == "__main__":

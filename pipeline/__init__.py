@@ -23,7 +23,7 @@ def open(path: str | Path) -> xarray.Dataset:
     Returns
     -------
     xarray.Dataset
-        ``counts(t, y, x)`` or ``denoised(t, y, x)``, lazily loaded.
+        ``counts(t, y, x)`` or ``denoised(t, y, x)``, lazily loaded, and the small arrays beside it.
     """
     import xarray
 
@@ -32,5 +32,5 @@ def open(path: str | Path) -> xarray.Dataset:
     path = Path(path)
     name = MOVIE if read_attributes(path)["kind"] == "movie" else DENOISED
     shard = open_store(path, name).geometry.shard
-    dataset: xarray.Dataset = xarray.open_zarr(path, chunks=dict(zip("tyx", shard, strict=True)))
-    return dataset
+    dataset: xarray.Dataset = xarray.open_zarr(path, chunks=None)
+    return dataset.assign({name: dataset[name].chunk(dict(zip("tyx", shard, strict=True)))})

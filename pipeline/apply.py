@@ -7,6 +7,7 @@ them durable, reads them back and leaves a marker. The driver only hands out blo
 from __future__ import annotations
 
 import functools
+import io
 import logging
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,10 +21,12 @@ import zarr
 from distributed import Worker, WorkerPlugin
 from numpy.typing import NDArray
 
-from tdenoise import checkpoint, runtime
+from tdenoise import checkpoint, runtime, thinning
+from tdenoise.atomic import write_atomically
 from tdenoise.infer import Tile, denoise, memory_bytes
-from tdenoise.network import Architecture
-from tdenoise.noise import NoiseStatistics, Scale
+from tdenoise.kinds import Architecture, architecture_of, kind_of, scale_for
+from tdenoise.network import Architecture as SplitBlindArchitecture
+from tdenoise.noise import NoiseStatistics, Scale, choose
 
 from . import blocks, budget, cluster, driver, progress, store
 from .blocks import Block, Halo, Region
@@ -31,6 +34,7 @@ from .config import ApplyConfig
 from .control import Control
 from .errors import InputError, PipelineError, ResourceError, UsageError
 from .ingest import already_done
+from .pixels import movie_stand_ins
 from .slurm import load_profile
 from .version import VERSION
 
@@ -53,6 +57,7 @@ class Job:
     ensemble: int
     kept_bits: int | None
     device: str
+    stand_ins: Path | None = None  # what is shown in place of bad pixels, an array of the size of a frame
 
 
 @dataclass(frozen=True)
@@ -91,14 +96,18 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
     control = control or Control()
     cluster.parse_workers(config.workers)  # before anything slow
     movie = store.open_store(config.movie, store.MOVIE)
-    card = open_model(config.model).card
+    model = config.model or checkpoint.BASE
+    card = open_model(model).card
     scale = movie_scale(movie, card)
-    plan = make_plan(config, movie, card)
+    if config.model is None:
+        _check_as_it_is(movie)
+    bad = movie_stand_ins(movie)
+    plan = make_plan(config, movie, card, bad)
     if already_done(config.output, progress.plan_id(plan.identity)) and not config.force:
         return store.read_attributes(config.output)
     _check_budget(config, plan)
     with progress.OutputRun(
-        config.output, plan.identity, [config.movie, config.model], force=config.force
+        config.output, plan.identity, [config.movie, model], force=config.force
     ) as run:
         if config.resume and not run.begun:
             raise UsageError(f"{config.output}: there is nothing to resume. Leave --resume away to start.")
@@ -118,12 +127,13 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
             output=run.partial.absolute(),
             folder=run.folder.absolute(),
             token=run.token,
-            model=config.model.absolute(),
+            model=model.absolute(),
             model_id=card["sha256"],
             scale=scale,
             ensemble=config.ensemble,
             kept_bits=None if config.lossless else store.KEPT_BITS,
             device=config.device,
+            stand_ins=None if bad is None else _save_stand_ins(run.folder.absolute(), bad),
         )
         _run_blocks(config, job, plan, run, control)
         attributes = _describe(movie, card, plan, config, run)
@@ -134,9 +144,11 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
     return store.read_attributes(config.output)
 
 
-def make_plan(config: ApplyConfig, movie: store.Store, card: dict[str, Any]) -> Plan:
+def make_plan(
+    config: ApplyConfig, movie: store.Store, card: dict[str, Any], bad: NDArray[np.float32] | None = None
+) -> Plan:
     """Blocks, memory and disk; the same for any number of workers."""
-    architecture = Architecture.from_json(card["architecture"])
+    architecture = architecture_of(card)
     halo = Halo(architecture.window, architecture.spatial_halo)  # not the card's: no one checks that
     geometry = store.Geometry.of(movie.shape, movie.geometry.shard[0])
     if config.tile is not None:
@@ -160,6 +172,7 @@ def make_plan(config: ApplyConfig, movie: store.Store, card: dict[str, Any]) -> 
         "chunk": list(geometry.chunk),
         "n_blocks": len(planned),
         "profile": store.PROFILE,
+        **({} if bad is None else {"stand_ins": store.content_hash(bad)}),
     }
     n_pixels = int(np.prod(movie.shape))
     return Plan(
@@ -177,9 +190,9 @@ def describe_plan(config: ApplyConfig) -> dict[str, Any]:
     """What ``--dry-run`` prints."""
     cluster.parse_workers(config.workers)
     movie = store.open_store(config.movie, store.MOVIE)
-    card = open_model(config.model).card
+    card = open_model(config.model or checkpoint.BASE).card
     movie_scale(movie, card)
-    plan = make_plan(config, movie, card)
+    plan = make_plan(config, movie, card, movie_stand_ins(movie))
     read = sum(int(np.prod(b.padded.shape)) for b in plan.blocks)
     return {
         **plan.identity,
@@ -267,8 +280,8 @@ def open_model(folder: Path) -> checkpoint.Model:
         raise InputError(*str(error).split(": ", 1)) from None
 
 
-def movie_scale(movie: store.Store, card: dict[str, Any] | None = None) -> Scale:
-    """How the counts of a movie become network inputs; refuses movies that no model can work on."""
+def movie_noise(movie: store.Store) -> NoiseStatistics:
+    """The noise of a movie as measured at ingest; refuses movies that no model can work on."""
     attributes = movie.attributes
     if attributes["not_finite_frames"]:
         shown = ", ".join(map(str, attributes["not_finite_frames"][:5]))
@@ -278,21 +291,68 @@ def movie_scale(movie: store.Store, card: dict[str, Any] | None = None) -> Scale
     try:
         if attributes["noise"] is None:
             raise ValueError("its noise could not be measured")
-        scale = Scale.of(NoiseStatistics.from_json(attributes["noise"]))
+        noise = NoiseStatistics.from_json(attributes["noise"])
+        Scale.of(noise)  # refuses a movie without noise
     except ValueError as error:
         raise InputError(movie.path, f"{error}.") from None
-    if card is not None:
-        trained = [m["snr"] for m in card["movies"]]
-        snr = scale.contrast / scale.noise
-        if not min(trained) / 4 < snr < max(trained) * 4:
-            log.warning(
-                "the signal to noise ratio of %s is %.3g per pixel, the model was trained at %.3g. "
-                "Train on this movie, or adapt the model with 'train --from'.",
-                movie.path,
-                snr,
-                trained[0],
-            )
-    return scale
+    return noise
+
+
+def _check_as_it_is(movie: store.Store) -> None:
+    """Say that the model was never adapted to this movie; refuse where it would take noise for signal."""
+    choice = choose(movie_noise(movie))
+    if choice.blind_radius != 0:
+        raise InputError(
+            movie.path,
+            f"the model that comes with tdenoise hides one pixel, and here that is not enough: {choice.reason}. "
+            "Train a model on this movie and give it with --model.",
+        )
+    log.warning(
+        "no --model: %s is denoised with the model that comes with tdenoise, which knows simulated movies only. "
+        "A model that 'train' has adapted to this movie does better.",
+        movie.path,
+    )
+
+
+def signal_to_noise(noise: NoiseStatistics) -> float:
+    """Contrast of a movie in units of its noise, per pixel."""
+    scale = Scale.of(noise)
+    return scale.contrast / scale.noise
+
+
+def movie_scale(movie: store.Store, card: dict[str, Any] | None = None) -> Scale:
+    """How the counts of a movie become inputs of a model (without a card: of a split-blind network).
+
+    Warns where the movie is unlike those the model was trained on; of an imported model nobody knows these.
+    """
+    noise = movie_noise(movie)
+    if card is None:
+        return scale_for(SplitBlindArchitecture(), noise)
+    trained = [m["snr"] for m in card["movies"]]
+    snr = signal_to_noise(noise)
+    if trained and not min(trained) / 4 < snr < max(trained) * 4:
+        log.warning(
+            "the signal to noise ratio of %s is %.3g per pixel, the model was trained at %.3g. "
+            "Train on this movie, or adapt the model with 'train --from'.",
+            movie.path,
+            snr,
+            trained[0],
+        )
+    architecture = architecture_of(card)
+    if kind_of(architecture) == "thinned":
+        refused = thinning.refusal(noise, movie.attributes["detector"]["counts_per_electron"])
+        if refused is not None:
+            log.warning("%s: a thinned model is for pure counts, but %s.", movie.path, refused)
+    return scale_for(architecture, noise)
+
+
+def _save_stand_ins(folder: Path, bad: NDArray[np.float32]) -> Path:
+    """A file that all workers read their part of."""
+    path = folder / "done" / "stand_ins.npy"  # beside the markers, which go when the output is whole
+    data = io.BytesIO()
+    np.save(data, bad)
+    write_atomically(path, data.getvalue())
+    return path
 
 
 def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputRun, control: Control) -> None:
@@ -385,6 +445,10 @@ def _describe(
     held_out = [m["held_out"] for m in card["movies"] if m["id"] == movie.id]
     seen = [*card["movies"], *card["ancestors"]]
     same = [m for m in seen if movie.id == m["id"] or movie.attributes["source"]["sha256"] == m["source"]]
+    trained: bool | None = bool(same)
+    if card.get("imported") is not None:
+        # Nobody knows what imported weights were trained on: any frame may be among it, any movie too.
+        held_out, trained = [], trained or None
     return {
         "kind": "denoised",
         "plan": run.id,
@@ -393,7 +457,7 @@ def _describe(
         "model": {"id": card["sha256"], "kind": card["kind"], "blind_radius": card["blind_radius"]},
         "held_out_frames": held_out[0] if held_out else [],
         # Also by a model it was adapted from, or on another cut of the same raw file.
-        "trained_on_this": bool(same),
+        "trained_on_this": trained,
         "settings": plan.identity,
         "devices": sorted({r["device"] for r in records}),
         "software": VERSION,
@@ -476,6 +540,9 @@ def denoise_block(
     core_rows = (block.core.rows[0] - rows[0], block.core.rows[1] - rows[0])
     core_columns = (block.core.columns[0] - columns[0], block.core.columns[1] - columns[0])
     n_frames = source.shape[0]
+    bad: NDArray[np.float32] | None = None
+    if job.stand_ins is not None:
+        bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
     held: NDArray[Any] | None = None
     first_held = 0
     for start, stop in blocks.spans(block.core.shape[0], shard_frames):
@@ -491,7 +558,14 @@ def denoise_block(
             (stop - start, core_rows[1] - core_rows[0], core_columns[1] - core_columns[0]), np.float32
         )
         wanted = denoise(
-            model.network, held, tile, job.scale, range(start, stop), ensemble=job.ensemble, device=device
+            model.network,
+            held,
+            tile,
+            job.scale,
+            range(start, stop),
+            ensemble=job.ensemble,
+            device=device,
+            stand_ins=bad,
         )
         for number, frame in enumerate(wanted):
             result[number] = frame if job.kept_bits is None else store.round_mantissa(frame, job.kept_bits)

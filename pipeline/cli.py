@@ -52,22 +52,43 @@ class Command:
 
 
 def _ingest(config: Any, control: Control) -> dict[str, Any]:
-    from .ingest import ingest
+    from .ingest_many import ingest_many
 
-    return {"store": str(config.output), **ingest(config, control)}
+    return ingest_many(config, control)
 
 
 def _ingest_plan(config: Any) -> dict[str, Any]:
-    from .ingest import describe_plan
+    from .ingest_many import describe_plans
 
-    return describe_plan(config)
+    return describe_plans(config)
 
 
 def _show_ingest(result: dict[str, Any]) -> str:
+    if "movies" in result:
+        return _table(result["movies"])
     noise = result["noise"] or {}
     fano = noise.get("fano")
     shown = "not measured" if fano is None else f"{fano:.3f}"
     return f"{result['store']}: mean {result['mean']:.4g} counts per pixel and frame, Fano factor {shown}"
+
+
+def _table(movies: list[dict[str, Any]]) -> str:
+    """A line for each of several movies, and then what went wrong, in full."""
+    head = ("movie", "frames", "size", "type", "mean", "Fano", "warnings", "result")
+    lines = [head]
+    for movie in movies:
+        if movie["error"] is not None:
+            lines.append((movie["name"], *6 * ("",), f"failed ({movie['exit_code']})"))
+            continue
+        n_frames, height, width = movie["shape"]
+        figures = ("" if v is None else f"{v:.4g}" for v in (movie["mean"], movie["fano"]))
+        size = (str(n_frames), f"{height} x {width}", movie["dtype"])
+        lines.append((movie["name"], *size, *figures, str(len(movie["warnings"])), Path(movie["store"]).name))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [
+        "  ".join(f"{word:<{w}}" for word, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    ]
+    return "\n".join([*table, *(movie["error"] for movie in movies if movie["error"] is not None)])
 
 
 def _train(config: Any, control: Control) -> dict[str, Any]:
@@ -130,7 +151,7 @@ def _show_evaluate(result: dict[str, Any]) -> str:
 
 def _figures(metrics: dict[str, Any]) -> list[str]:
     """The main figures of an evaluation, a line each."""
-    from .evaluate import summary
+    from .words import summary
 
     return summary(metrics)
 
@@ -171,6 +192,28 @@ def _show_status(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _models_import(config: Any, control: Control) -> dict[str, Any]:
+    from .models import import_model
+
+    return {"model": str(config.output), **import_model(config)}
+
+
+def _show_models_import(result: dict[str, Any]) -> str:
+    return f"{result['model']}: model {result['sha256'][:12]}, imported from {result['imported']['name']}"
+
+
+def _models_show(config: Any, control: Control) -> dict[str, Any]:
+    from .models import show_model
+
+    return show_model(config)
+
+
+def _show_models_show(result: dict[str, Any]) -> str:
+    from .models import summary
+
+    return "\n".join(summary(result))
+
+
 def _simulate(config: Any, control: Control) -> dict[str, Any]:
     from .simulate import write_simulation
 
@@ -182,7 +225,7 @@ def _show_simulate(result: dict[str, Any]) -> str:
 
 
 COMMANDS = {
-    "ingest": Command(settings.IngestConfig, _ingest, _show_ingest, _ingest_plan),
+    "ingest": Command(settings.IngestManyConfig, _ingest, _show_ingest, _ingest_plan),
     "train": Command(settings.TrainConfig, _train, _show_train, _train_plan),
     "apply": Command(settings.ApplyConfig, _apply, _show_apply, _apply_plan),
     "run": Command(settings.RunConfig, _run, _show_run),
@@ -190,6 +233,8 @@ COMMANDS = {
     "report": Command(settings.ReportConfig, _report, _show_report),
     "verify": Command(settings.VerifyConfig, _verify, _show_verify),
     "status": Command(settings.StatusConfig, _status, _show_status),
+    "models import": Command(settings.ModelsImportConfig, _models_import, _show_models_import),
+    "models show": Command(settings.ModelsShowConfig, _models_show, _show_models_show),
     "simulate": Command(settings.SimulateConfig, _simulate, _show_simulate),
 }
 SUBMITTABLE = ("ingest", "train", "apply", "run")
@@ -234,7 +279,7 @@ def _main(words: list[str]) -> int:
         with _Signals(control):
             result = command.run(config, control)
     _print(result, command.show, options)
-    return 0
+    return int(result.get("exit_code", 0))
 
 
 def _build_parser() -> _Parser:
@@ -248,7 +293,7 @@ def _build_parser() -> _Parser:
         sub = commands.add_parser(
             name, help=summary, description=summary, allow_abbrev=False, argument_default=argparse.SUPPRESS
         )
-        for field in dataclasses.fields(command.config):
+        for field in sorted(dataclasses.fields(command.config), key=_is_required, reverse=True):
             _add_argument(sub, field)
         sub.add_argument("-c", "--config", metavar="FILE.yaml", help="read settings from a file; flags win")
         if command.dry_run is not None:
@@ -299,6 +344,8 @@ def _parse(parser: _Parser, words: list[str]) -> tuple[str, dict[str, Any]]:
     if first.startswith("-") and first not in ("-h", "--help", "--version"):
         _refuse_old(first)
         raise UsageError(f"{first!r} is not known before a command. See '{PROGRAM} --help'.")
+    if " ".join(words[:2]) in COMMANDS:  # a command of two words
+        words = [" ".join(words[:2]), *words[2:]]
     options, unknown = parser.parse_known_args(words)
     values = vars(options)
     if values.pop("version", False):

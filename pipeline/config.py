@@ -78,6 +78,14 @@ def count(text: str) -> int:
     return int(_positive(int(text)))
 
 
+def index(text: str) -> int:
+    """A whole number from 0."""
+    value = int(text)
+    if value < 0:
+        raise ValueError("it is counted from 0")
+    return value
+
+
 def radius(text: str) -> int | str:
     """A blind radius in pixels, ``frame`` or ``auto``."""
     if text in ("frame", "auto"):
@@ -86,6 +94,13 @@ def radius(text: str) -> int | str:
     if value not in (0, 1, 2):
         raise ValueError("it is 0, 1, 2, frame or auto")
     return value
+
+
+def udvd_radius(text: str) -> int:
+    """A blind radius that UDVD can have."""
+    if text not in ("0", "1"):
+        raise ValueError("it is 0 or 1")
+    return int(text)
 
 
 def seed(text: str) -> int:
@@ -111,6 +126,9 @@ def new_folder(text: str) -> Path:
     return Path(text)
 
 
+SCRATCH = Path("scratch")  # --from scratch: random weights
+
+
 def ensemble(text: str) -> int:
     """Number of symmetries to average over."""
     if text not in ("1", "2", "4", "8", "16"):
@@ -131,22 +149,88 @@ def flag(text: str) -> bool:
     return text.lower() == "true"
 
 
-@dataclass(frozen=True)
-class IngestConfig:
-    """Turn a raw movie into a movie store."""
+ORIENTATIONS = (
+    "as-is",
+    "rot90",
+    "rot180",
+    "rot270",
+    "flip-y",
+    "flip-x",
+    "transpose",
+    "anti-transpose",
+)
 
-    raw: Path = setting(
-        help="raw movie: TIFF, MRC, NPY, DM3 or DM4", parse=Path, metavar="RAW", positional=True
-    )
-    output: Path = setting(help="movie store to write", parse=new_path, metavar="MOVIE.zarr", short="-o")
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How a raw movie is read, calibrated and corrected; the same for ``ingest`` and ``run``."""
+
     frame_time: float | None = setting(None, "time from frame to frame [s]", parse=positive, metavar="S")
     pixel_size: float | None = setting(None, "distance of pixels [nm]", parse=positive, metavar="NM")
     counts_per_electron: float | None = setting(None, "gain of the camera", parse=positive, metavar="G")
+    exposure: float | None = setting(
+        None, "time that a frame collects electrons [s]", parse=positive, metavar="S"
+    )
+    dose_rate: float | None = setting(None, "electrons per nm^2 and s", parse=positive, metavar="E")
+    voltage: float | None = setting(None, "of the microscope [kV]", parse=positive, metavar="KV")
+    camera: str | None = setting(None, "name of the camera", metavar="NAME")
+    dataset: str | None = setting(None, "array to read, where a file holds several", metavar="PATH")
+    channel: int | None = setting(None, "channel to read, counted from 0", parse=index, metavar="N")
+    dark: Path | None = setting(
+        None, "dark reference, subtracted: one image or a movie", parse=Path, metavar="FILE"
+    )
+    gain: Path | None = setting(
+        None, "gain reference, multiplied: one image or a movie", parse=Path, metavar="FILE"
+    )
+    gain_orientation: str = setting(
+        "as-is", "how the gain reference is turned to lie as the movie", choices=ORIENTATIONS
+    )
+    defects: Path | None = setting(
+        None,
+        "defect map: an image, not 0 where bad, or text 'x y [width height]'",
+        parse=Path,
+        metavar="FILE",
+    )
+    keep_defects: bool = setting(False, "leave hot and dead pixels that are found as they are", parse=flag)
+    xray: str = setting(
+        "auto",
+        "X-ray hits: replaced, or kept and named; auto: replaced if electrons are counted",
+        choices=("auto", "replace", "keep"),
+    )
     frames: tuple[int, int | None] | None = setting(None, "keep these frames", parse=interval, metavar="A:B")
     roi: tuple[tuple[int, int | None], tuple[int, int | None]] | None = setting(
         None, "keep this part of the field", parse=box, metavar="Y0:Y1,X0:X1"
     )
+    bin: int = setting(1, "sum squares of N x N pixels", parse=count, metavar="N")
+    group: int = setting(1, "sum groups of N successive frames", parse=count, metavar="N")
     allow_truncated: bool = setting(False, "keep the whole frames of a file that was cut", parse=flag)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig(Preparation):
+    """Turn a raw movie into a movie store."""
+
+    raw: Path = setting(help="raw movie", parse=Path, metavar="RAW", positional=True)
+    output: Path = setting(help="movie store to write", parse=new_path, metavar="MOVIE.zarr", short="-o")
+    force: bool = setting(False, "replace the output, or start it over", parse=flag)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestManyConfig(Preparation):
+    """Turn raw movies into movie stores."""
+
+    raw: tuple[Path, ...] = setting(
+        help="raw movies, folders of them, or patterns such as 'day1/*.mrc'",
+        parse=Path,
+        metavar="RAW",
+        positional=True,
+    )
+    output: Path = setting(
+        help="movie store to write, or the folder for several",
+        parse=new_path,
+        metavar="MOVIE.zarr",
+        short="-o",
+    )
     force: bool = setting(False, "replace the output, or start it over", parse=flag)
 
 
@@ -156,7 +240,9 @@ class TrainConfig:
 
     movie: tuple[Path, ...] = setting(help="movie stores", parse=Path, metavar="MOVIE.zarr", positional=True)
     output: Path = setting(help="model folder to write", parse=new_path, metavar="MODEL", short="-o")
-    model: str = setting("split-blind", "kind of network", choices=("split-blind",))
+    model: str | None = setting(
+        None, "kind of network (default: split-blind, or that of --from)", choices=("split-blind", "thinned", "udvd")
+    )
     steps: int | None = setting(
         None, "optimiser steps (default: 12000, or what fits the time limit)", parse=count, metavar="N"
     )
@@ -164,18 +250,29 @@ class TrainConfig:
     blind_radius: int | str = setting(
         "auto", "pixels around the centre that the model never sees: 0, 1, 2, frame, or auto", parse=radius
     )
-    from_model: Path | None = setting(None, "model to start from", parse=Path, metavar="MODEL", flag="--from")
+    from_model: Path | None = setting(
+        None,
+        "model to adapt (default: the one that comes with tdenoise), or scratch",
+        parse=Path,
+        metavar="MODEL",
+        flag="--from",
+    )
     seed: int = setting(0, "of weights and patches", parse=seed, metavar="N")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     force: bool = setting(False, "replace the output, or start it over", parse=flag)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ApplyConfig:
     """Denoise a movie, block by block; safe to stop and start again."""
 
     movie: Path = setting(help="movie store", parse=Path, metavar="MOVIE.zarr", positional=True)
-    model: Path = setting(help="model folder", parse=Path, metavar="MODEL")
+    model: Path | None = setting(
+        None,
+        "model folder (default: the one that comes with tdenoise, as it is)",
+        parse=Path,
+        metavar="MODEL",
+    )
     output: Path = setting(
         help="denoised store to write", parse=new_path, metavar="DENOISED.zarr", short="-o"
     )
@@ -192,26 +289,24 @@ class ApplyConfig:
     force: bool = setting(False, "replace the output, or start it over", parse=flag)
 
 
-@dataclass(frozen=True)
-class RunConfig:
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Preparation):
     """Raw movie to denoised store and report: ingest, train, apply, evaluate, report."""
 
     raw: Path = setting(help="raw movie", parse=Path, metavar="RAW", positional=True)
     output: Path = setting(help="folder for everything", parse=new_folder, metavar="FOLDER", short="-o")
-    frame_time: float | None = setting(None, "time from frame to frame [s]", parse=positive, metavar="S")
-    pixel_size: float | None = setting(None, "distance of pixels [nm]", parse=positive, metavar="NM")
-    counts_per_electron: float | None = setting(None, "gain of the camera", parse=positive, metavar="G")
-    frames: tuple[int, int | None] | None = setting(None, "keep these frames", parse=interval, metavar="A:B")
-    roi: tuple[tuple[int, int | None], tuple[int, int | None]] | None = setting(
-        None, "keep this part of the field", parse=box, metavar="Y0:Y1,X0:X1"
-    )
-    allow_truncated: bool = setting(False, "keep the whole frames of a file that was cut", parse=flag)
     steps: int | None = setting(
         None, "optimiser steps (default: 12000, or what fits the time limit)", parse=count, metavar="N"
     )
     time_limit: float | None = setting(None, "time for the training: 90s, 20m, 2h", parse=seconds)
     blind_radius: int | str = setting("auto", "0, 1, 2, frame, or auto", parse=radius)
-    from_model: Path | None = setting(None, "model to start from", parse=Path, metavar="MODEL", flag="--from")
+    from_model: Path | None = setting(
+        None,
+        "model to adapt (default: the one that comes with tdenoise), or scratch",
+        parse=Path,
+        metavar="MODEL",
+        flag="--from",
+    )
     seed: int = setting(0, "of weights and patches", parse=seed, metavar="N")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
@@ -232,6 +327,7 @@ class EvaluateConfig:
     movie: Path = setting(help="movie store it was made from", parse=Path, metavar="MOVIE.zarr")
     truth: Path | None = setting(None, "clean movie, for simulated data", parse=Path, metavar="FILE.npz")
     baseline: bool = setting(False, "with --truth: also tune the best 3D Gaussian filter", parse=flag)
+    model: Path | None = setting(None, "model that made it, to test it with probes", parse=Path, metavar="MODEL")
 
 
 @dataclass(frozen=True)
@@ -241,7 +337,9 @@ class ReportConfig:
     denoised: Path = setting(help="denoised store", parse=Path, metavar="DENOISED.zarr", positional=True)
     movie: Path = setting(help="movie store it was made from", parse=Path, metavar="MOVIE.zarr")
     output: Path = setting(help="HTML file to write", parse=new_path, metavar="REPORT.html", short="-o")
-    model: Path | None = setting(None, "model folder, for the training curve", parse=Path, metavar="MODEL")
+    model: Path | None = setting(
+        None, "model that made it: training curve and probes", parse=Path, metavar="MODEL"
+    )
     truth: Path | None = setting(None, "clean movie, for simulated data", parse=Path, metavar="FILE.npz")
     baseline: bool = setting(False, "with --truth: also tune the best 3D Gaussian filter", parse=flag)
     force: bool = setting(False, "replace the output", parse=flag)
@@ -255,6 +353,30 @@ class VerifyConfig:
         help="movie store or denoised store", parse=Path, metavar="STORE.zarr", positional=True
     )
     deep: bool = setting(False, "decode everything and compare it with the recorded hashes", parse=flag)
+
+
+@dataclass(frozen=True)
+class ModelsImportConfig:
+    """Make a model of UDVD weights that the users' script saved."""
+
+    weights: Path = setting(
+        help="state dict, as the script saves it", parse=Path, metavar="FILE.pth", positional=True
+    )
+    output: Path = setting(help="model folder to write", parse=new_path, metavar="MODEL", short="-o")
+    blind_radius: int = setting(
+        1,
+        "1, the script's default, or 0 for weights of its --include-neighbor",
+        parse=udvd_radius,
+        metavar="N",
+    )
+    force: bool = setting(False, "replace the output", parse=flag)
+
+
+@dataclass(frozen=True)
+class ModelsShowConfig:
+    """Say what a model is."""
+
+    model: Path = setting(help="model folder", parse=Path, metavar="MODEL", positional=True)
 
 
 @dataclass(frozen=True)

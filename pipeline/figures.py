@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ Array = NDArray[Any]
 DPI = 140
 FLATTEST, TALLEST = 0.1, 1.5  # height over width of a panel, whatever that of the frame
 SHOWN_PIXELS = 640  # of a picture; larger frames are averaged down to it
+EVIDENCE_RANGE = 4.0  # standard deviations shown in full colour, at least
 RESIDUAL_RANGE = 3.0  # standard deviations of the noise, black to white
 INK, ACCENT, SECOND, PALE = "#22303c", "#1b6ca8", "#c8571b", "#d5dce2"
 STYLE: Any = {
@@ -86,6 +87,62 @@ def moments(shown: Sequence[Moment], look: Look, averaged: int, columns: int) ->
             _picture(row[1], moment.averaged, f"raw, mean of {averaged} frames", look)
             _picture(row[2], moment.denoised, "denoised", look)
             _picture(row[3], moment.residual, "removed", noise, bar=False)
+        return render(figure)
+
+
+def evidence(frames: Mapping[str, Array], support: Array, look: Look) -> str:
+    """Pictures of one frame, and the support of its windows by the counts [standard deviations]."""
+    columns = len(frames) + 1
+    panel = 9.6 / columns
+    first = next(iter(frames.values()))
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(1, columns, (9.6, panel * _shape(first) + 0.3))
+        for panel_axes, (name, frame) in zip(axes[0], frames.items(), strict=False):
+            _picture(panel_axes, frame, name, look)
+        last = axes[0, -1]
+        extent = max(EVIDENCE_RANGE, float(np.abs(support).max(initial=0)))
+        image = last.imshow(support, cmap="RdBu", vmin=-extent, vmax=extent)
+        last.set_title("evidence of the counts", loc="left")
+        last.set_axis_off()
+        colours = figure.colorbar(image, ax=last, shrink=0.7, pad=0.02)
+        colours.outline.set_visible(False)
+        return render(figure)
+
+
+def model_checks(checks: dict[str, Any]) -> str | None:
+    """Fourier ring correlation, recovery of atoms that were put in, and an event of a single frame."""
+    ring, atoms = checks["ring_correlation"], checks["atoms"]
+    if ring is None:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(1, 3, (9.6, 3.0))
+        left, middle, right = axes[0]
+        curves = {
+            "denoised": ("two denoised halves", ACCENT),
+            "with_truth": ("with the noise-free movie", SECOND),
+            "raw": ("two raw halves", PALE),
+        }
+        for name, (label, colour) in curves.items():
+            left.plot(ring["frequency"], np.array(ring[name], float), color=colour, lw=1.4, label=label)
+        left.axhline(1 / 7, color=INK, lw=0.6, ls=":")
+        left.set(
+            xlabel="frequency [cycles per pixel]", title="ring correlation", xlim=(0, 0.5), ylim=(-0.1, 1.15)
+        )
+        left.legend(loc="upper right", fontsize=7)
+        if atoms is not None:
+            columns = [a["columns"] for a in atoms["put_in"]]
+            for key, label, colour in (
+                ("recovered", "share shown", ACCENT),
+                ("auc", "detection (AUC)", SECOND),
+            ):
+                middle.plot(
+                    columns, [a[key] for a in atoms["put_in"]], color=colour, marker="o", ms=3, label=label
+                )
+            middle.axhline(1, color=PALE, lw=0.8)
+            middle.set(xlabel="strength [typical columns]", title="atoms put in", ylim=(0, 1.3))
+            middle.legend(loc="lower right", fontsize=7)
+            right.bar(atoms["flash"]["offsets"], atoms["flash"]["response"], color=ACCENT)
+            right.set(xlabel="frames from the event", title="share shown of a one-frame event")
         return render(figure)
 
 

@@ -2,50 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 import zarr
 from numpy.typing import NDArray
 
-from tdenoise.noise import NoiseAccumulator, NoiseStatistics, find_hot_pixels
-
 from . import budget, progress, store
 from .blocks import Region, spans
-from .config import IngestConfig, RunConfig
+from .config import IngestConfig
 from .control import Control
-from .errors import InputError, UsageError
-from .readers import MovieInfo, Reader, open_raw
-from .version import VERSION
+from .corrections import Corrections, bin_pixels, plan_corrections
+from .errors import InputError
+from .ingest_plan import (
+    PIECE_BYTES,
+    IngestPlan,
+    describe_plan,
+    disk_estimate,
+    open_movie,
+    plan_ingest,
+    select,
+    settings_plan,
+)
+from .movie_attributes import Findings, describe
+from .readers import MovieInfo, Reader
+from .source import Digest, Source
+from .survey import measure_drift, measure_noise, sample_pixels, timing
+
+__all__ = ["already_done", "describe_plan", "ingest", "select"]
 
 log = logging.getLogger(__name__)
-
-SLAB_BYTES = 512 * 2**20  # frames of one shard in time, held at once by one thread
-NOISE_PAIRS = 4  # pairs of successive frames measured per slab, at least
-NOISE_BUDGET = 2**20  # pixels measured per slab, where frames are small
-NOISE_SLABS = 32  # slabs measured per movie, evenly spread
-MAX_HOT_PIXELS = 1000  # named in the store
-NOISE_PIXELS = 512  # extent of the part measured, in the middle
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The part of a raw movie that is kept."""
-
-    frames: tuple[int, int]
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return Region(self.frames, self.rows, self.columns).shape
 
 
 def ingest(config: IngestConfig, control: Control | None = None) -> dict[str, Any]:
@@ -67,85 +59,21 @@ def ingest(config: IngestConfig, control: Control | None = None) -> dict[str, An
         If the raw file is missing, damaged or not a movie, or changes while it is read.
     """
     control = control or Control()
-    with open_raw(config.raw, allow_truncated=config.allow_truncated) as reader:
-        chosen = select(reader.info, config)
-        geometry = plan_geometry(chosen.shape, reader.info.dtype)
-        before = config.raw.stat()
-        plan = make_plan(config, reader.info, chosen, geometry, before.st_size, before.st_mtime_ns)
-        if already_done(config.output, progress.plan_id(plan)) and not config.force:
+    with open_movie(config) as reader:
+        plan = plan_ingest(reader.info, config, select(reader.info, config))
+        source = Source.of(config.raw, reader.info)
+        settings = settings_plan(config, reader.info, plan, source)
+        if already_done(config.output, progress.plan_id(settings)) and not config.force:
             return store.read_attributes(config.output)
-        budget.check_disk(config.output.parent, _disk_estimate(chosen, reader.info.dtype), str(config.output))
-        with progress.OutputRun(config.output, plan, [config.raw], force=config.force) as run:
-            run.prepare(lambda path: _create(path, config, reader.info, chosen, geometry))
-            digest = _Digest(config.raw)
-            records = _copy(reader, chosen, geometry, run, control)
-            sha256 = digest.result(control)
-            after = config.raw.stat()
-            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                raise InputError(
-                    config.raw, "changed while it was read. Ingest it again once it is complete."
-                )
-            array = zarr.open_array(run.partial / store.MOVIE, mode="r")
-            hashes = progress.hashes(records)
-            attributes = describe(config, reader.info, chosen, records, sha256)
-            attributes |= {"plan": run.id, "id": store.content_id(store.MOVIE, array, hashes)}
-            store.finish(run.partial, store.MOVIE, attributes, hashes)
+        budget.check_disk(config.output.parent, disk_estimate(plan), str(config.output))
+        inputs = [config.raw, *(p for p in (config.dark, config.gain, config.defects) if p is not None)]
+        with progress.OutputRun(config.output, settings, inputs, force=config.force) as run:
+            run.prepare(lambda path: _create(path, config, plan))
+            attributes = _build(config, reader, plan, source, run, control)
             run.commit()
     for warning in attributes["warnings"]:
-        log.warning("%s", warning)
+        log.warning("%s: %s", config.raw.name, warning)
     return store.read_attributes(config.output)
-
-
-def select(info: MovieInfo, config: IngestConfig | RunConfig) -> Selection:
-    """The frames and the field that the settings keep, checked against the movie."""
-    rows, columns = config.roi or ((0, None), (0, None))
-    chosen = []
-    wanted = (config.frames or (0, None), rows, columns)
-    for (start, stop), size, name in zip(wanted, info.shape, ("frames", "rows", "columns"), strict=True):
-        stop = size if stop is None else stop
-        if stop > size or start >= stop:
-            raise UsageError(f"{name} {start}:{stop} are not all in the movie, which has {size} {name}.")
-        chosen.append((start, stop))
-    selection = Selection(*chosen)
-    if selection.shape[0] < 3:
-        raise InputError(
-            config.raw,
-            f"has {selection.shape[0]} frame(s) to ingest; a movie needs at least 3, for a frame is denoised "
-            "from its neighbours.",
-        )
-    return selection
-
-
-def plan_geometry(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> store.Geometry:
-    """Shards of the standard size, shorter in time where the frames are so large that a slab would not fit."""
-    frames = store.SHARD_FRAMES
-    while frames > store.CHUNK_FRAMES and frames * shape[1] * shape[2] * dtype.itemsize > SLAB_BYTES:
-        frames //= 2
-    return store.Geometry.of(shape, frames)
-
-
-def make_plan(
-    config: IngestConfig,
-    info: MovieInfo,
-    chosen: Selection,
-    geometry: store.Geometry,
-    n_bytes: int,
-    mtime_ns: int,
-) -> dict[str, Any]:
-    """All that decides the bytes of the movie store."""
-    return {
-        "step": "ingest",
-        "raw": {"name": config.raw.name, "bytes": n_bytes, "mtime_ns": mtime_ns},
-        "format": info.format,
-        "shape": list(info.shape),
-        "dtype": info.dtype.str,
-        "selection": [list(chosen.frames), list(chosen.rows), list(chosen.columns)],
-        "calibration": [config.frame_time, config.pixel_size, config.counts_per_electron],
-        "shard": list(geometry.shard),
-        "chunk": list(geometry.chunk),
-        "n_blocks": -(-chosen.shape[0] // geometry.shard[0]),
-        "profile": store.PROFILE,
-    }
 
 
 def already_done(output: Path, plan: str) -> bool:
@@ -156,239 +84,307 @@ def already_done(output: Path, plan: str) -> bool:
         return False
 
 
-def calibration(config: IngestConfig, info: MovieInfo, chosen: Selection) -> store.Coordinates:
-    """Settings where they are given, else what the file says, else unknown; counted from the raw movie's start."""
-    pixel = (config.pixel_size, config.pixel_size) if config.pixel_size else info.pixel_size_nm
-    first = (chosen.frames[0], chosen.rows[0], chosen.columns[0])
-    return store.Coordinates(config.frame_time or info.frame_time_s, pixel, first)
-
-
-def _create(
-    path: Path, config: IngestConfig, info: MovieInfo, chosen: Selection, geometry: store.Geometry
-) -> None:
+def _create(path: Path, config: IngestConfig, plan: IngestPlan) -> None:
     units = "electron" if config.counts_per_electron == 1.0 else "count"
-    store.create(
-        path, store.MOVIE, chosen.shape, info.dtype, geometry, calibration(config, info, chosen), units
+    store.create(path, store.MOVIE, plan.shape, plan.dtype, plan.geometry, plan.coordinates, units)
+
+
+def _build(
+    config: IngestConfig,
+    reader: Reader,
+    plan: IngestPlan,
+    source: Source,
+    run: progress.OutputRun,
+    control: Control,
+) -> dict[str, Any]:
+    """Fill the partial store, measure the movie, and complete the store; return its attributes."""
+    n_threads = budget.n_cores()
+    digest = Digest(source)
+    try:
+        corrections = _decide(config, reader, plan, n_threads, control)
+        records = _copy(reader, plan, corrections, run, control, digest)
+        sha256 = digest.result(control)
+    finally:
+        digest.cancel()
+    source.check_unchanged()
+    array = zarr.open_array(run.partial / store.MOVIE, mode="r")
+    found = _survey(array, reader.info, plan, corrections, records, n_threads)
+    _add_arrays(run.partial, plan, found)
+    hashes = progress.hashes(records)
+    attributes = describe(config, reader.info, plan, source, sha256, found)
+    attributes |= {"plan": run.id, "id": store.content_id(store.MOVIE, array, hashes)}
+    store.finish(run.partial, store.MOVIE, attributes, hashes)
+    return attributes
+
+
+def _decide(
+    config: IngestConfig, reader: Reader, plan: IngestPlan, n_threads: int, control: Control
+) -> Corrections:
+    """Look at some frames of the movie and decide what is to be corrected."""
+    statistics = sample_pixels(reader, plan.selection, n_threads, lambda: control.check("ingest"))
+    field = (slice(*plan.selection.rows), slice(*plan.selection.columns))
+    n_frames = plan.selection.shape[0]
+    return plan_corrections(config, plan.references, reader.info.dtype, field, n_frames, statistics)
+
+
+def _survey(
+    array: Any,
+    info: MovieInfo,
+    plan: IngestPlan,
+    corrections: Corrections,
+    records: list[dict[str, Any]],
+    n_threads: int,
+) -> Findings:
+    """Measure the movie that is stored, and gather what was seen while it was copied."""
+    length = plan.geometry.shard[0]
+    not_finite = [number * length + i for number, r in enumerate(records) for i in r["not_finite"]]
+    blank, repeated = _lost_frames(records, plan.selection.frames[0], corrections.group)
+    unsound = {*not_finite, *blank, *repeated}
+    if len(unsound) == plan.shape[0]:
+        unsound = set(not_finite)  # a movie that never changes: that is measured, too
+    stamps = None
+    if info.timestamps_s is not None:
+        stamps = info.timestamps_s[slice(*plan.selection.frames)].reshape(plan.shape[0], -1).mean(axis=1)
+    with ThreadPoolExecutor(1) as pool:  # beside the noise
+        drift = pool.submit(measure_drift, array, unsound)
+        noise = measure_noise(array, unsound, n_threads)
+    return Findings(
+        corrections=corrections,
+        frame_means=[mean for r in records for mean in r["frame_means"]],
+        low=min((r["low"] for r in records if r["low"] is not None), default=None),
+        high=max((r["high"] for r in records if r["high"] is not None), default=None),
+        not_finite=not_finite,
+        blank=blank,
+        repeated=repeated,
+        hits=[tuple(hit) for r in records for hit in r["hits"]],
+        n_hits=sum(r["n_hits"] for r in records),
+        noise=noise,
+        drift=drift.result(),
+        timestamps=stamps,
+        timing=timing(stamps),
     )
 
 
-def _disk_estimate(chosen: Selection, dtype: np.dtype[Any]) -> int:
-    """Half of the raw size: counts shrink 2 to 8 times, floats of a camera less."""
-    return int(np.prod(chosen.shape)) * dtype.itemsize // (1 if dtype.kind == "f" else 2)
+def _lost_frames(records: list[dict[str, Any]], first: int, group: int) -> tuple[list[int], list[int]]:
+    """Frames of the store that hold a blank raw frame, and those that hold a copy of the raw frame before."""
+    blank: set[int] = set()
+    repeated: set[int] = set()
+    before = None
+    for record in records:
+        blank.update((f - first) // group for f in record["blank"])
+        again = list(record["repeated"])
+        if record["first_hash"] == before and record["first"] not in record["blank"]:
+            again.append(record["first"])
+        repeated.update((f - first) // group for f in again)
+        before = record["last_hash"]
+    return sorted(blank), sorted(repeated)
+
+
+def _add_arrays(path: Path, plan: IngestPlan, found: Findings) -> None:
+    """Store what is known of every pixel or frame, where there is anything to say."""
+    bad = bin_pixels(found.corrections.bad.astype(np.uint8)[None], found.corrections.bin)[0] > 0
+    if bad.any():
+        words = "hot, dead or listed as defect" + (
+            "" if found.corrections.bin == 1 else ", one of the summed pixels at least"
+        )
+        store.add_array(path, "bad_pixels", bad, ("y", "x"), {"long_name": words})
+    if found.drift is not None:
+        steps = plan.coordinates.pixel_size_nm
+        store.add_array(
+            path,
+            "drift",
+            found.drift * (1.0 if steps is None else np.asarray(steps)),
+            ("t", "yx"),
+            {
+                "units": "pixel" if steps is None else "nm",
+                "long_name": "rows and columns that the scene has moved by since the first frame; not applied",
+            },
+        )
+    if found.timestamps is not None:
+        described = {"units": "s", "long_name": "time stamp of the camera"}
+        store.add_array(path, "timestamp", found.timestamps, ("t",), described)
 
 
 def _copy(
-    reader: Reader, chosen: Selection, geometry: store.Geometry, run: progress.OutputRun, control: Control
+    reader: Reader,
+    plan: IngestPlan,
+    corrections: Corrections,
+    run: progress.OutputRun,
+    control: Control,
+    digest: Digest,
 ) -> list[dict[str, Any]]:
     """Copy slabs (all shards of one stretch of time), some at once; return the markers of all of them."""
-    array = zarr.open_array(run.partial / store.MOVIE, mode="r+")
-    slabs = list(spans(chosen.shape[0], geometry.shard[0]))
+    slabs = list(spans(plan.shape[0], plan.geometry.shard[0]))
     records = run.done()
     todo = [(number, slab) for number, slab in enumerate(slabs) if number not in records]
-    measured = {int(i) for i in np.linspace(0, len(slabs) - 1, NOISE_SLABS).round()}
-    n_threads = min(budget.n_cores(), 8)
     control.progress("ingest", len(records), len(slabs))
+    with (
+        ThreadPoolExecutor(budget.n_cores(), thread_name_prefix="write") as writers,
+        ThreadPoolExecutor(plan.n_threads, thread_name_prefix="read") as readers,
+    ):
+        copier = _Copier(reader, plan, corrections, run.partial / store.MOVIE, writers)
 
-    def work(number: int, slab: tuple[int, int]) -> tuple[int, dict[str, Any]]:
-        record = _copy_slab(reader, chosen, array, run.partial / store.MOVIE, slab, number in measured)
-        progress.mark(run.folder, number, record)
-        return number, record
+        def work(number: int, slab: tuple[int, int]) -> tuple[int, dict[str, Any]]:
+            record = copier.copy(slab)
+            progress.mark(run.folder, number, record)
+            return number, record
 
-    # At most one slab per thread is in memory; a failure or a stop lets those in hand finish.
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="ingest") as pool:
+        # At most one slab per thread is in memory; a failure or a stop lets those in hand finish.
         running: set[Future[tuple[int, dict[str, Any]]]] = set()
         while todo or running:
-            while todo and len(running) < n_threads and not control.stop.is_set():
-                running.add(pool.submit(work, *todo.pop(0)))
+            while todo and len(running) < plan.n_threads and not control.stop.is_set():
+                running.add(readers.submit(work, *todo.pop(0)))
             if not running:
                 control.check("ingest")
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 number, record = future.result()
                 records[number] = record
+            digest.advance(len(records) / len(slabs))
             control.progress("ingest", len(records), len(slabs))
     return [records[number] for number in range(len(slabs))]
 
 
-def _copy_slab(
-    reader: Reader, chosen: Selection, array: Any, path: Path, slab: tuple[int, int], measure: bool
-) -> dict[str, Any]:
-    """Read one slab, write its shards, and say what was seen."""
-    frames = np.empty((slab[1] - slab[0], *reader.info.shape[1:]), dtype=reader.info.dtype)
-    reader.read(chosen.frames[0] + slab[0], chosen.frames[0] + slab[1], frames)
-    frames = frames[:, slice(*chosen.rows), slice(*chosen.columns)]
-    height, width = frames.shape[1:]
-    whole = Region(slab, (0, height), (0, width))
-    hashes = {}
-    for region in store.shards_in(whole, array.shards):
-        part = frames[:, region.slices[1], region.slices[2]]
-        key, digest = store.write_shard(path, array, region, part)
-        hashes[key] = digest
-    sums = frames.sum(axis=(1, 2), dtype=np.float64)
-    bad = [slab[0] + int(i) for i in np.flatnonzero(~np.isfinite(sums))]
+@dataclass
+class _Copier:
+    """Reads, corrects and writes slabs; each thread that calls it keeps its memory from slab to slab."""
+
+    reader: Reader
+    plan: IngestPlan
+    corrections: Corrections
+    path: Path
+    writers: ThreadPoolExecutor
+    _own: threading.local = field(default_factory=threading.local)
+
+    def __post_init__(self) -> None:
+        self._array = zarr.open_array(self.path, mode="r+")
+
+    def copy(self, slab: tuple[int, int]) -> dict[str, Any]:
+        """Read one slab, write its shards, and say what was seen."""
+        if not hasattr(self._own, "slab"):
+            self._own.slab = np.empty((self.plan.geometry.shard[0], *self.plan.shape[1:]), self.plan.dtype)
+        frames = self._own.slab[: slab[1] - slab[0]]
+        seen = _Seen()
+        self._fill(frames, slab, seen)
+        whole = Region(slab, (0, frames.shape[1]), (0, frames.shape[2]))
+
+        def write(region: Region) -> tuple[str, str]:
+            part = frames[:, region.slices[1], region.slices[2]]
+            return store.write_shard(self.path, self._array, region, part)
+
+        shards = self.writers.map(write, store.shards_in(whole, self._array.shards))
+        record = seen.record() | _statistics(frames)
+        return {"shards": dict(shards), **record}
+
+    def _fill(self, frames: NDArray[Any], slab: tuple[int, int], seen: _Seen) -> None:
+        """Read the raw frames of a slab piece by piece, correct them, and sum them into ``frames``."""
+        group, first = self.corrections.group, self.plan.selection.frames[0]
+        start, stop = first + slab[0] * group, first + slab[1] * group
+        info = self.reader.info
+        step = max(1, PIECE_BYTES // (info.shape[1] * info.shape[2] * info.dtype.itemsize))
+        whole_field = self.plan.selection.shape[1:] == info.shape[1:]
+        for begin in range(start, stop, step):
+            end = min(begin + step, stop)
+            if self.corrections.changes_nothing and whole_field:
+                raw = frames[begin - start : end - start]
+                self.reader.read(begin, end, raw)
+                seen.look(raw, begin)
+                seen.strike(self.corrections.apply(raw, begin)[1], self.plan)
+                continue
+            raw = self._read(begin, end)
+            seen.look(raw, begin)
+            counts, hits = self.corrections.apply(raw, begin)
+            seen.strike(hits, self.plan)
+            _sum_groups(bin_pixels(counts, self.corrections.bin), begin - start, group, frames)
+
+    def _read(self, begin: int, end: int) -> NDArray[Any]:
+        """The field of some raw frames, in memory that the next call overwrites."""
+        info = self.reader.info
+        if getattr(self._own, "piece", np.empty(0)).shape[0] < end - begin:
+            self._own.piece = np.empty((end - begin, *info.shape[1:]), dtype=info.dtype)
+        piece = self._own.piece[: end - begin]
+        self.reader.read(begin, end, piece)
+        chosen = self.plan.selection
+        return np.ascontiguousarray(piece[:, slice(*chosen.rows), slice(*chosen.columns)])
+
+
+def _sum_groups(counts: NDArray[Any], position: int, group: int, frames: NDArray[Any]) -> None:
+    """Add successive frames, the first of which is number ``position``, to their groups."""
+    if group == 1:
+        frames[position : position + len(counts)] = counts
+        return
+    for number in range(position // group, -(-(position + len(counts)) // group)):
+        begin = max(0, number * group - position)
+        total = counts[begin : (number + 1) * group - position].sum(axis=0, dtype=frames.dtype)
+        if number * group >= position:
+            frames[number] = total
+        else:
+            frames[number] += total
+
+
+class _Seen:
+    """What is seen on raw frames while they pass: blank and repeated ones, X-ray hits."""
+
+    def __init__(self) -> None:
+        self._hashes: list[int] = []
+        self._first = -1
+        self._blank: list[int] = []
+        self._repeated: list[int] = []
+        self._hits: list[list[float]] = []
+
+    def look(self, raw: NDArray[Any], first: int) -> None:
+        """Look at successive frames before they are corrected."""
+        if self._first < 0:
+            self._first = first
+        for number, frame in enumerate(raw, start=first):
+            value = xxhash.xxh3_64_intdigest(frame.data)
+            blank = bool((frame[0] == frame[0, 0]).all() and (frame == frame[0, 0]).all())
+            if blank:
+                self._blank.append(number)
+            elif self._hashes and value == self._hashes[-1]:
+                self._repeated.append(number)
+            self._hashes.append(value)
+
+    def strike(self, hits: list[Any], plan: IngestPlan) -> None:
+        """Note X-ray hits, at their place in the raw movie."""
+        for hit in hits:
+            frame, row, column, value = astuple(hit)
+            self._hits.append(
+                [frame, row + plan.selection.rows[0], column + plan.selection.columns[0], value]
+            )
+
+    def record(self) -> dict[str, Any]:
+        """For the marker of the slab."""
+        return {
+            "first": self._first,
+            "first_hash": self._hashes[0],
+            "last_hash": self._hashes[-1],
+            "blank": self._blank,
+            "repeated": self._repeated,
+            "n_hits": len(self._hits),
+            "hits": self._hits[:1000],
+        }
+
+
+def _statistics(frames: NDArray[Any]) -> dict[str, Any]:
+    """Mean of every frame and range of all, of the counts that are stored; what is not finite is named."""
+    n_pixels = frames[0].size
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = _sums(frames)
+    bad = np.flatnonzero(~np.isfinite(sums)).tolist()
     finite = frames[np.isfinite(frames)] if bad else frames
-    record: dict[str, Any] = {
-        "shards": hashes,
-        "frame_means": [float(s) / (height * width) if np.isfinite(s) else None for s in sums],
+    return {
+        "frame_means": [float(s) / n_pixels if np.isfinite(s) else None for s in sums],
         "not_finite": bad,
         "low": float(finite.min()) if finite.size else None,
         "high": float(finite.max()) if finite.size else None,
     }
-    if measure and not bad and len(frames) > 1:
-        record["noise"] = _measure(frames)
-    if slab[0] == 0 and not bad:
-        record["hot_pixels"] = find_hot_pixels(frames).tolist()
-    return record
 
 
-def _measure(frames: NDArray[Any]) -> list[float]:
-    """Noise sums of some successive frames in the middle of a slab and of the field."""
-    rows, columns = (
-        slice(max(0, (n - NOISE_PIXELS) // 2), (n + NOISE_PIXELS) // 2) for n in frames.shape[1:]
-    )
-    part = frames[:, rows, columns]
-    n_pairs = max(NOISE_PAIRS, NOISE_BUDGET // part[0].size)
-    start = max(0, (len(part) - n_pairs - 1) // 2)
-    accumulator = NoiseAccumulator()
-    accumulator.add(part[start : start + n_pairs + 1])
-    return accumulator.sums()
-
-
-def describe(
-    config: IngestConfig, info: MovieInfo, chosen: Selection, records: list[dict[str, Any]], sha256: str
-) -> dict[str, Any]:
-    """The ``tdenoise`` attributes of a movie store."""
-    accumulator = NoiseAccumulator()
-    for record in records:
-        if "noise" in record:
-            accumulator.merge(record["noise"])
-    hot = records[0].get("hot_pixels", [])
-    not_finite = [frame for record in records for frame in record["not_finite"]]
-    try:
-        noise: NoiseStatistics | None = accumulator.result()
-    except ValueError:
-        noise = None
-    means = [mean for record in records for mean in record["frame_means"]]
-    known = [m for m in means if m is not None]
-    coordinates = calibration(config, info, chosen)
-    mean = float(np.mean(known)) if known else None
-    dose = None if config.counts_per_electron is None or mean is None else mean / config.counts_per_electron
-    area = None if coordinates.pixel_size_nm is None else np.prod(coordinates.pixel_size_nm) * 100
-    return {
-        "kind": "movie",
-        "source": {
-            "name": config.raw.name,
-            "bytes": config.raw.stat().st_size,
-            "sha256": sha256,
-            "format": info.format,
-            "reader": info.reader,
-            "shape": list(info.shape),
-            "selection": [list(chosen.frames), list(chosen.rows), list(chosen.columns)],
-            "missing_frames": info.missing_frames,
-            "metadata": info.metadata,
-        },
-        "detector": {"counts_per_electron": config.counts_per_electron},
-        "dose": {
-            "per_pixel": dose,
-            "per_square_angstrom": None if dose is None or area is None else dose / area,
-        },
-        "mean": mean,
-        "range": [
-            min((r["low"] for r in records if r["low"] is not None), default=None),
-            max((r["high"] for r in records if r["high"] is not None), default=None),
-        ],
-        "frame_means": means,
-        "noise": None if noise is None else noise.to_json(),
-        "not_finite_frames": not_finite,
-        "hot_pixels": hot[:MAX_HOT_PIXELS],
-        "corrections": [],
-        "warnings": _warnings(config, info, noise, not_finite, hot),
-        "software": VERSION,
-    }
-
-
-def _warnings(
-    config: IngestConfig,
-    info: MovieInfo,
-    noise: NoiseStatistics | None,
-    not_finite: list[int],
-    hot: list[list[int]],
-) -> list[str]:
-    found = []
-    if info.missing_frames:
-        found.append(
-            f"{config.raw.name}: {info.missing_frames} frames that the header announces are missing."
-        )
-    if not_finite:
-        found.append(f"frames {_some(not_finite)} hold NaN or Inf; a model cannot be trained on them.")
-    if hot:
-        found.append(
-            f"{len(hot)} pixels are far brighter than their neighbours in all frames (hot pixels; the first in row "
-            f"{hot[0][0]}, column {hot[0][1]}). They spoil the noise that is measured and the model: correct the raw "
-            "movie first."
-        )
-    if noise is not None and noise.noise_variance > 0 and not noise.is_poisson:
-        found.append(
-            f"the noise is not that of single electrons: Fano factor {noise.fano:.3f}, correlation of neighbours "
-            f"{noise.correlation_x:+.3f} along x, {noise.correlation_y:+.3f} along y. "
-            "The blind radius is chosen accordingly unless --blind-radius says otherwise."
-        )
-    return found
-
-
-def _some(numbers: list[int]) -> str:
-    shown = ", ".join(map(str, numbers[:5]))
-    return shown if len(numbers) <= 5 else f"{shown} and {len(numbers) - 5} more"
-
-
-class _Digest:
-    """sha256 of a file, computed beside the copy so that the page cache serves both."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._hash = hashlib.sha256()
-        self._error: OSError | None = None
-        self._cancelled = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            with self._path.open("rb") as file:
-                while (part := file.read(2**22)) and not self._cancelled.is_set():
-                    self._hash.update(part)
-        except OSError as error:
-            self._error = error
-
-    def result(self, control: Control) -> str:
-        """The hex digest, once the file is read."""
-        while self._thread.is_alive():
-            self._thread.join(0.2)
-            if control.stop.is_set():
-                self._cancelled.set()
-                control.check("ingest")
-        if self._error is not None:
-            raise InputError(self._path, f"cannot be read ({self._error.strerror})")
-        return self._hash.hexdigest()
-
-
-def describe_plan(config: IngestConfig) -> dict[str, Any]:
-    """What ``--dry-run`` prints."""
-    with open_raw(config.raw, allow_truncated=config.allow_truncated) as reader:
-        chosen = select(reader.info, config)
-        geometry = plan_geometry(chosen.shape, reader.info.dtype)
-        coordinates = calibration(config, reader.info, chosen)
-        return {
-            "raw": str(config.raw),
-            "format": reader.info.format,
-            "shape": list(chosen.shape),
-            "dtype": str(reader.info.dtype),
-            "frame_time_s": coordinates.frame_time_s,
-            "pixel_size_nm": coordinates.pixel_size_nm,
-            "missing_frames": reader.info.missing_frames,
-            "shard": list(geometry.shard),
-            "chunk": list(geometry.chunk),
-            "n_files": int(np.prod([-(-n // s) for n, s in zip(chosen.shape, geometry.shard, strict=True)])),
-            "disk_estimate_bytes": _disk_estimate(chosen, reader.info.dtype),
-            "metadata": json.loads(json.dumps(reader.info.metadata)),
-        }
+def _sums(frames: NDArray[Any]) -> NDArray[np.float64]:
+    """Sum of every frame."""
+    if frames.dtype.kind in "ui" and frames.dtype.itemsize <= 2:
+        # A row of 16-bit counts fits into 32 bits, and that is summed twice as fast.
+        rows: NDArray[Any] = frames.sum(axis=2, dtype=np.dtype(f"{frames.dtype.kind}4"))
+        return np.asarray(rows.sum(axis=1, dtype=np.float64))
+    return np.asarray(frames.sum(axis=(1, 2), dtype=np.float64))

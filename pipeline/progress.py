@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tdenoise.checkpoint import write_atomically
+from tdenoise.atomic import write_atomically
 
 from .errors import LockedError, UsageError
 from .store import fsync

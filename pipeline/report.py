@@ -6,7 +6,7 @@ The page holds its pictures and style, runs no script and loads nothing, so that
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -16,15 +16,17 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from tdenoise.checkpoint import ModelError, read_card, write_atomically
+from tdenoise.atomic import write_atomically
+from tdenoise.checkpoint import ModelError, read_card
 from tdenoise.noise import NoiseStatistics
 
-from . import evaluate, figures, store
+from . import evaluate, figures, frame_checks, store, words
 from .config import EvaluateConfig, ReportConfig
 from .control import Control
 from .errors import InputError, UsageError
+from .estimates import NoiseLaw, noise_law
 from .pairs import open_pair, read
-from .truth import MOVING_AVERAGE
+from .truth import MOVING_AVERAGE, load_truth
 
 Array = NDArray[Any]
 
@@ -62,10 +64,12 @@ def write_report(config: ReportConfig, control: Control | None = None) -> dict[s
             raise UsageError(f"{file}: exists already. Choose another name, or --force to replace it.")
     movie, denoised = open_pair(config.movie, config.denoised)
     training = None if config.model is None else read_training(config.model, denoised)
-    settings = EvaluateConfig(config.denoised, config.movie, config.truth, config.baseline)
+    settings = EvaluateConfig(config.denoised, config.movie, config.truth, config.baseline, config.model)
     result, mean = evaluate.measure(settings, control)
     control.progress("report", 0, 1)
-    page, picture = render(movie, denoised, result, mean, training)
+    truth = None if config.truth is None else load_truth(config.truth, movie)
+    clean = None if truth is None else lambda k: truth.level * truth.clean[k]
+    page, picture = render(movie, denoised, result, mean, training, clean)
     config.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(picture_file, picture)
     write_atomically(config.output, page.encode())
@@ -98,11 +102,12 @@ def render(
     result: dict[str, Any],
     mean: Array,
     training: dict[str, Any] | None,
+    clean: Callable[[int], Array] | None = None,
 ) -> tuple[str, bytes]:
     """The page as text, and the picture of one frame in a row as PNG."""
     numbers = {"first": 0, "middle": movie.shape[0] // 2, "last": movie.shape[0] - 1}
     busiest = most_changing(denoised)
-    noise = evaluate.noise_law(movie)
+    noise = noise_law(movie)
     moments = [moment(movie, denoised, noise, k, f"{name} frame") for name, k in numbers.items()]
     closest = moment(movie, denoised, noise, busiest, "frame where most changes")
     look = choose_look(movie, [*moments, closest])
@@ -115,8 +120,12 @@ def render(
         movie=movie,
         denoised=denoised,
         result=result,
-        error=evaluate.error_in_words(result),
-        lattice=evaluate.lattice_in_words(result["lattice"]),
+        error=words.error_in_words(result),
+        lattice=words.lattice_in_words(result["lattice"]),
+        knowable=words.knowable_in_words(result["knowable"]) if result["knowable"] else "",
+        evidence=words.evidence_in_words(result["evidence"]) if result["evidence"] else "",
+        events=words.events_of(result) if "events" in result else {},
+        checks=words.checks_in_words(result["model_checks"]) if result["model_checks"] else [],
         noise=NoiseStatistics.from_json(movie.attributes["noise"]),
         look=look,
         pictures={
@@ -124,6 +133,8 @@ def render(
             "moments": figures.moments(moments, look, MOVING_AVERAGE, columns=4),
             "mean": figures.mean_frame(figures.shrink(mean), look),
             "residual": figures.residual(result["residual"]),
+            "evidence": evidence_picture(movie, denoised, noise, result, busiest, look, clean),
+            "checks": figures.model_checks(result["model_checks"]) if result["model_checks"] else None,
             "training": figures.training(history, best_step) if len(history) > 1 else None,
         },
         busiest=busiest,
@@ -154,9 +165,7 @@ def most_changing(denoised: store.Store) -> int:
     return int(max(candidates, key=change))
 
 
-def moment(
-    movie: store.Store, denoised: store.Store, noise: evaluate.NoiseLaw, k: int, name: str
-) -> figures.Moment:
+def moment(movie: store.Store, denoised: store.Store, noise: NoiseLaw, k: int, name: str) -> figures.Moment:
     """The pictures of one frame."""
     half = MOVING_AVERAGE // 2
     first = max(0, k - half)
@@ -168,6 +177,27 @@ def moment(
     when = f"{name}, {k}" if time is None else f"{name}, {k} ({k * time:.4g} s)"
     pictures = (raw, around.mean(axis=0), smooth, (raw - smooth) / deviation)
     return figures.Moment(when, *(figures.shrink(p) for p in pictures))
+
+
+def evidence_picture(
+    movie: store.Store,
+    denoised: store.Store,
+    noise: NoiseLaw,
+    result: dict[str, Any],
+    k: int,
+    look: figures.Look,
+    clean: Callable[[int], Array] | None,
+) -> str | None:
+    """Raw, denoised and, with a truth, clean frame, beside what the counts say of it; None where that is unknown."""
+    if result["knowable"] is None or result["evidence"] is None:
+        return None
+    raw, smooth = (read(s, k, k + 1)[0] for s in (movie, denoised))
+    distance = result["knowable"]["plane_distance_pixels"]
+    found = frame_checks.evidence_of(raw / noise.gain, smooth / noise.gain, distance)
+    frames = {"raw": raw, "denoised": smooth} | ({} if clean is None else {"clean": clean(k)})
+    return figures.evidence(
+        {name: figures.shrink(frame) for name, frame in frames.items()}, found.support, look
+    )
 
 
 def choose_look(movie: store.Store, shown: list[figures.Moment]) -> figures.Look:
@@ -232,12 +262,12 @@ def number(value: float | None, digits: int = 3) -> str:
     >>> number(-0.0123456), number(1234.0), number(None)
     ('−0.0123', '1,234', '–')
     """
-    return _typeset(None if value is None else evaluate.number(value, digits))
+    return _typeset(None if value is None else words.number(value, digits))
 
 
 def percent(value: float | None, digits: int = 3) -> str:
     """A share in percent, an en dash where there is none."""
-    return _typeset(None if value is None else evaluate.percent(value, digits))
+    return _typeset(None if value is None else words.percent(value, digits))
 
 
 def decimals(value: float | None, places: int = 2) -> str:

@@ -8,15 +8,16 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tdenoise.checkpoint import write_atomically
+from tdenoise.atomic import write_atomically
 
 from . import cluster, store
 from .apply import apply, open_model
-from .config import ApplyConfig, IngestConfig, ReportConfig, RunConfig, TrainConfig
+from .config import SCRATCH, ApplyConfig, IngestConfig, ReportConfig, RunConfig, TrainConfig
 from .control import Control
-from .ingest import ingest, select
+from .corrections import References
+from .ingest import ingest
+from .ingest_plan import open_movie, stored_shape
 from .progress import read_json
-from .readers import open_raw
 from .report import write_report
 from .slurm import load_profile
 from .train import train_model
@@ -76,12 +77,13 @@ def check(config: RunConfig) -> None:
     """
     cluster.parse_workers(config.workers)
     load_profile(config.profile, workers=True)
-    if config.from_model is not None:
+    if config.from_model not in (None, SCRATCH):
         open_model(config.from_model)
-    with open_raw(config.raw, allow_truncated=config.allow_truncated) as reader:
-        chosen = select(reader.info, config)
+    with open_movie(config) as reader:
+        shape = stored_shape(reader.info, config)
+        References.of(config, (reader.info.shape[1], reader.info.shape[2]))
     if config.truth is not None:
-        check_truth(config.truth, chosen.shape)
+        check_truth(config.truth, shape)
 
 
 def _step(kind: type[StepConfig], config: RunConfig, **own: Any) -> StepConfig:

@@ -8,7 +8,7 @@ import mrcfile
 import numpy as np
 import tifffile
 
-from tdenoise.checkpoint import write_atomically
+from tdenoise.atomic import write_atomically
 from tdenoise.simulate import SimulationSettings, simulate, truth_arrays
 
 from .config import SimulateConfig

@@ -8,15 +8,12 @@ shard's decoded content lies in ``integrity``.
 from __future__ import annotations
 
 import json
-import os
-import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import xxhash
 import zarr
@@ -24,15 +21,17 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from . import shards
 from .blocks import Region, spans
-from .errors import InputError, VerificationError
+from .errors import InputError
+from .shards import fsync as fsync  # both also used through this module
+from .shards import shard_damage as shard_damage
 
 PROFILE = 1  # version of the store layout
 MOVIE, DENOISED = "counts", "denoised"  # the array that each kind of store holds
 SHARD_FRAMES, SHARD_PIXELS = 32, 1024
 CHUNK_FRAMES, CHUNK_PIXELS = 4, 512
 KEPT_BITS = 7  # of 23 in the mantissa of float32: +0.02 % error, 4 times smaller
-EMPTY = 2**64 - 1  # offset of a chunk that a shard's index lists as absent
 
 # The bytes of blosc(zstd) depend on its number of threads.
 blosc.set_nthreads(1)
@@ -68,10 +67,10 @@ class Coordinates:
 
     frame_time_s: float | None
     pixel_size_nm: tuple[float, float] | None  # (row, column)
-    first: tuple[int, int, int] = (0, 0, 0)  # frame, row and column of the raw movie that come first
+    first: tuple[float, float, float] = (0, 0, 0)  # where the first point lies, in steps from the raw movie's
 
     @property
-    def axes(self) -> list[tuple[str, float | None, int]]:
+    def axes(self) -> list[tuple[str, float | None, float]]:
         """Name, step and first index of every axis."""
         pixel = self.pixel_size_nm or (None, None)
         return list(zip("tyx", (self.frame_time_s, *pixel), self.first, strict=True))
@@ -98,23 +97,34 @@ def create(
         shards=geometry.shard,
         fill_value=fill,
         dimension_names=("t", "y", "x"),
-        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()],
+        compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],
         attributes={"units": units, "long_name": f"{name} per pixel and frame"},
     )
     for size, (axis, step, first) in zip(shape, coordinates.axes, strict=True):
         unit, index_unit = ("s", "frame") if axis == "t" else ("nm", "pixel")
         values = (first + np.arange(size, dtype=np.float64)) * (1.0 if step is None else step)
-        coordinate = group.create_array(
-            axis,
-            shape=values.shape,
-            dtype=values.dtype,
-            chunks=values.shape,
-            fill_value=np.nan,
-            dimension_names=(axis,),
-            compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()],
-            attributes={"units": index_unit if step is None else unit, "axis": axis.upper()},
-        )
-        coordinate[:] = values
+        described = {"units": index_unit if step is None else unit, "axis": axis.upper()}
+        add_array(path, axis, values, (axis,), described)
+
+
+def add_array(
+    path: Path, name: str, values: NDArray[Any], dims: tuple[str, ...], attributes: dict[str, Any]
+) -> None:
+    """Add a small array, such as a map of the field or a value per frame, to a store that is being made."""
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    fill = {"f": np.nan, "b": False}.get(values.dtype.kind)
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=values.shape,
+        fill_value=np.iinfo(values.dtype).max if fill is None else fill,
+        dimension_names=dims,
+        overwrite=True,
+        compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],
+        attributes=attributes,
+    )
+    array[:] = values
 
 
 def ome_metadata(name: str, coordinates: Coordinates) -> dict[str, Any]:
@@ -160,17 +170,25 @@ def finish(path: Path, name: str, attributes: dict[str, Any], hashes: dict[str, 
         chunks=table.shape,
         fill_value=0,
         overwrite=True,
-        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()],
+        compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],
         attributes={
             "long_name": f"xxh3_128 of the decoded bytes of every shard of {name}, high and low half"
         },
     )
     record[:] = table
-    group.attrs["tdenoise"] = {"profile": PROFILE, **attributes, "status": "complete"}
+    arrays = {key: content_hash(small[:]) for key, small in small_arrays(group)}
+    group.attrs["tdenoise"] = {"profile": PROFILE, **attributes, "arrays": arrays, "status": "complete"}
     with warnings.catch_warnings():
         # Consolidated metadata is what xarray looks for first; Zarr warns that version 3 does not name it yet.
         warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
         zarr.consolidate_metadata(path)
+
+
+def small_arrays(group: Any) -> Iterator[tuple[str, Any]]:
+    """Name and array of what lies beside the movie at the root of a store: coordinates, maps, drift."""
+    for key, array in sorted(group.arrays()):
+        if array.shards is None:
+            yield key, array
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -258,14 +276,14 @@ def _check_codecs(codecs: list[dict[str, Any]]) -> None:
             _check_codecs(codec.get("configuration", {}).get(key, []))
 
 
-def _step(coordinate: Any) -> tuple[float | None, int]:
+def _step(coordinate: Any) -> tuple[float | None, float]:
     """Distance of the points of a coordinate (None for a mere index), and the index of the first."""
     values = coordinate[:]
     if coordinate.attrs["units"] in ("frame", "pixel"):
-        return None, round(float(values[0]))
+        return None, float(values[0])
     # A single point has no distance; no calibrated axis is that short but in tests.
     step = float(values[-1] - values[0]) / (len(values) - 1) if len(values) > 1 else None
-    return step, 0 if step is None else round(float(values[0]) / step)
+    return step, 0 if step is None else round(float(values[0]) / step, 6)
 
 
 def round_mantissa(values: NDArray[np.float32], bits: int = KEPT_BITS) -> NDArray[np.float32]:
@@ -324,24 +342,8 @@ def write_shard(path: Path, array: Any, region: Region, values: NDArray[Any]) ->
         s // n for (s, _), n in zip((region.frames, region.rows, region.columns), array.shards, strict=True)
     ]
     file = path.joinpath("c", *map(str, index))
-    # Zarr merges into an existing shard, and would fail on one that an earlier run left torn.
-    file.unlink(missing_ok=True)
-    array[region.slices] = values
-    fsync(file)
-    fsync(file.parent)
-    digest = content_hash(values)
-    if content_hash(array[region.slices]) != digest:
-        raise VerificationError(f"{file}: what was read back differs from what was written. Check the disk.")
-    return ".".join(map(str, index)), digest
-
-
-def fsync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    shards.write(file, values, shards.Layout.of(array))
+    return ".".join(map(str, index)), content_hash(values)
 
 
 def shards_in(region: Region, shard: tuple[int, int, int]) -> Iterator[Region]:
@@ -363,31 +365,3 @@ def recorded_hashes(store: Store) -> dict[str, str]:
         ".".join(map(str, index)): f"{int(table[(*index, 0)]):016x}{int(table[(*index, 1)]):016x}"
         for index in np.ndindex(table.shape[:-1])
     }
-
-
-def shard_damage(
-    file: Path, shard: tuple[int, int, int], chunk: tuple[int, int, int], used: int
-) -> str | None:
-    """What is wrong with a shard file, judged by its index alone (about 20 microseconds); None if nothing.
-
-    ``used`` is the number of chunks that lie in the movie.
-    """
-    n_chunks = int(np.prod([s // c for s, c in zip(shard, chunk, strict=True)]))
-    try:
-        with file.open("rb") as handle:
-            size = os.fstat(handle.fileno()).st_size
-            if size < 16 * n_chunks + 4:
-                return f"is cut: {size} bytes"
-            handle.seek(-(16 * n_chunks + 4), os.SEEK_END)
-            tail = handle.read()
-    except FileNotFoundError:
-        return "is missing"
-    if google_crc32c.value(tail[:-4]) != struct.unpack("<I", tail[-4:])[0]:
-        return "has a damaged index"
-    index = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2)
-    present = index[index[:, 0] != EMPTY]
-    if len(present) < used:
-        return f"lacks {used - len(present)} of {used} chunks"
-    if int(present.sum(axis=1).max()) != size - len(tail):
-        return "has the wrong size"
-    return None

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from tdenoise.checkpoint import write_atomically
+from tdenoise.atomic import write_atomically
 
 from .slurm import load_profile, pipeline_command, render_script, submit_script
 

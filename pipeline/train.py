@@ -10,29 +10,35 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from tdenoise import checkpoint, runtime
-from tdenoise.checkpoint import write_atomically
-from tdenoise.network import Architecture, SplitBlind
-from tdenoise.noise import NoiseStatistics, choose_blind_radius
+from tdenoise import checkpoint, runtime, thinning
+from tdenoise.atomic import write_atomically
+from tdenoise.kinds import Architecture, Network, architecture_of, build, kind_of, scale_for
+from tdenoise.network import Architecture as SplitBlindArchitecture
+from tdenoise.noise import NoiseStatistics, choose, persistence_warning, widest
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
+from tdenoise.udvd import UdvdArchitecture
 
 from . import budget, progress, store
-from .apply import movie_scale, open_model
-from .config import TrainConfig
+from .apply import movie_noise, open_model, signal_to_noise
+from .config import SCRATCH, TrainConfig
 from .control import Control
-from .errors import PipelineError, Stopped, UsageError
+from .errors import InputError, PipelineError, Stopped, UsageError
+from .pixels import measure, movie_stand_ins
 from .version import VERSION
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_S = 120.0  # time between checkpoints
 UNLIMITED = 10**9  # steps, where the time limit ends the training
+GAIN_SHARE = 0.15  # of the time, when a model is adapted
+LEARNING_RATES = {"udvd": 5e-4}  # peak, of kinds of network that need another
 
 
 def train_model(config: TrainConfig, control: Control | None = None) -> dict[str, Any]:
@@ -59,16 +65,37 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
     plan = make_plan(config)
     if _already_trained(config.output, progress.plan_id(plan.identity)) and not config.force:
         return checkpoint.read_card(config.output)
-    training = [TrainingMovie(m.array, movie_scale(m), hold_out(m.shape[0])) for m in plan.movies]
-    inputs = [*config.movie, *([] if config.from_model is None else [config.from_model])]
+    log.info("%s", plan.reason)
+    training = [_training_movie(movie, plan.architecture) for movie in plan.movies]
+    inputs = [*config.movie, *([] if plan.start is None else [plan.start])]
     with progress.OutputRun(config.output, plan.identity, inputs, force=config.force) as run:
         run.prepare(lambda path: path.mkdir(parents=True))
-        state = _start(config, plan, run.partial)
+        state = _start(plan, run.partial)
         _train(state, training, plan, run.partial, control)
         card = _save(run, plan, training, state)
         run.commit()
     log.info("model %s: %d steps, best at %d", card["sha256"][:12], state.step, state.best_step)
     return card
+
+
+def _training_movie(movie: store.Store, architecture: Architecture) -> TrainingMovie:
+    """A movie to learn from; says what of it cannot be learned from."""
+    noise = movie_noise(movie)
+    pixels = measure(movie)
+    bad = movie_stand_ins(movie, pixels)
+    if bad is not None:
+        n_bad = int(np.isfinite(bad).sum())
+        log.info("%s: %d bad pixels are hidden from the network and take no part", movie.path, n_bad)
+    if (pattern := pixels.fixed_pattern()).matters:
+        log.warning(
+            "%s: the gains of neighbouring pixels differ by %.1f %% (standard deviation), the same in every frame. "
+            "The model will keep this pattern as if it were signal: give ingest a gain reference (--gain FILE).",
+            movie.path,
+            100 * pattern.spread,
+        )
+    if (warning := persistence_warning(noise)) is not None:
+        log.warning("%s: %s", movie.path, warning)
+    return TrainingMovie(movie.array, scale_for(architecture, noise), hold_out(movie.shape[0]), stand_ins=bad)
 
 
 @dataclass(frozen=True)
@@ -77,9 +104,11 @@ class Plan:
 
     movies: list[store.Store]
     architecture: Architecture
+    reason: str  # why it is blind as it is
     settings: TrainingSettings
     device: str
-    parent: dict[str, Any] | None
+    start: Path | None  # the model whose weights are adapted
+    parent: dict[str, Any] | None  # its card
     identity: dict[str, Any]
 
 
@@ -91,13 +120,23 @@ def make_plan(config: TrainConfig) -> Plan:
     device = checkpoint.default_device() if config.device == "auto" else config.device
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda, but no GPU is usable here. Use --device cpu, or ask for a GPU node.")
-    parent = None if config.from_model is None else open_model(config.from_model).card
-    architecture = choose_architecture(config, movies, parent)
+    given = config.from_model if config.from_model not in (None, SCRATCH) else None
+    architecture, reason = choose_architecture(
+        config, movies, None if given is None else open_model(given).card
+    )
+    start = given
+    if config.from_model is None and kind_of(architecture) == "split-blind":
+        start = checkpoint.BASE
+    parent = None if start is None else open_model(start).card
+    if kind_of(architecture) == "thinned":
+        _check_thinning(movies)
+    learning_rate = LEARNING_RATES.get(kind_of(architecture), TrainingSettings.learning_rate)
     settings = TrainingSettings(
         steps=config.steps or (TrainingSettings.steps if config.time_limit is None else UNLIMITED),
         time_limit_s=config.time_limit,
         seed=config.seed,
-        learning_rate=TrainingSettings.learning_rate / (4 if parent else 1),
+        learning_rate=learning_rate / (4 if parent else 1),
+        gain_share=GAIN_SHARE if parent else None,
         mixed_precision=device == "cuda" or _fast_bfloat16(),
     )
     identity = {
@@ -108,40 +147,74 @@ def make_plan(config: TrainConfig) -> Plan:
         "settings": {k: v for k, v in asdict(settings).items() if k != "mixed_precision"},
         "parent": None if parent is None else parent["sha256"],
     }
-    return Plan(movies, architecture, settings, device, parent, identity)
+    return Plan(movies, architecture, reason, settings, device, start, parent, identity)
 
 
 def describe_plan(config: TrainConfig) -> dict[str, Any]:
     """What ``--dry-run`` prints."""
     plan = make_plan(config)
     for movie in plan.movies:
-        movie_scale(movie)
+        movie_noise(movie)
     return {
         **plan.identity,
+        "reason": plan.reason,
         "device": plan.device,
-        "n_parameters": sum(p.numel() for p in SplitBlind(plan.architecture).parameters()),
+        "n_parameters": sum(p.numel() for p in build(plan.architecture).parameters()),
         "held_out": [list(hold_out(m.shape[0])) for m in plan.movies],
     }
 
 
 def choose_architecture(
     config: TrainConfig, movies: list[store.Store], parent: dict[str, Any] | None
-) -> Architecture:
-    """The parent's architecture, or the standard one with a blind spot that fits the noise."""
+) -> tuple[Architecture, str]:
+    """The parent's architecture, or the standard one with a blind spot that fits the noise; and why.
+
+    UDVD has the blind spot of the script that is used for it, 3 x 3 pixels, whatever the noise.
+    """
     if parent is not None:
-        inherited = Architecture.from_json(parent["architecture"])
+        inherited = architecture_of(parent)
+        if config.model not in (None, kind_of(inherited)):
+            raise UsageError(f"--model {config.model}: the model given with --from is {kind_of(inherited)}.")
         if config.blind_radius not in (
             "auto",
             "frame" if inherited.blind_radius is None else inherited.blind_radius,
         ):
             raise UsageError("--blind-radius cannot change the blind spot of the model given with --from.")
-        return inherited
-    if config.blind_radius == "frame":
-        return Architecture(blind_radius=None)
-    if isinstance(config.blind_radius, int):
-        return Architecture(blind_radius=config.blind_radius)
+        return inherited, "blind as the model given with --from"
+    if config.model == "udvd":
+        if config.blind_radius not in ("auto", 0, 1):
+            raise UsageError(
+                f"--blind-radius {config.blind_radius}: of udvd it is 0, 1 or auto (which is 1)."
+            )
+        radius = 0 if config.blind_radius == 0 else 1
+        return UdvdArchitecture(radius), "udvd hides the same pixels of all its frames"
+    if config.model == "thinned":
+        if config.blind_radius != "auto":
+            raise UsageError("--blind-radius: a thinned model has no blind spot. Leave it away.")
+        reason = "not blind: single electrons (Fano factor 1, no correlations) can be split at random"
+        return SplitBlindArchitecture(centre="seen"), reason
     measured = [NoiseStatistics.from_json(m.attributes["noise"]) for m in movies if m.attributes["noise"]]
-    return Architecture(blind_radius=max((choose_blind_radius(s) for s in measured), default=0))
+    choices = [choose(statistics) for statistics in measured]
+    fitting = widest(choice.blind_radius for choice in choices)
+    if config.blind_radius != "auto":
+        wanted = None if config.blind_radius == "frame" else int(config.blind_radius)
+        reason = f"--blind-radius {config.blind_radius}"
+        if widest([wanted, fitting]) != wanted:
+            advised = "frame" if fitting is None else fitting
+            reason += f", less than the {advised} that the measured noise asks for"
+        return SplitBlindArchitecture(blind_radius=wanted), reason
+    deciding = [choice.reason for choice in choices if choice.blind_radius == fitting]
+    return SplitBlindArchitecture(blind_radius=fitting), deciding[0] if deciding else "the noise is not known"
+
+
+def _check_thinning(movies: list[store.Store]) -> None:
+    """Refuse movies whose counts cannot be split into independent frames."""
+    for movie in movies:
+        refused = thinning.refusal(movie_noise(movie), movie.attributes["detector"]["counts_per_electron"])
+        if refused is not None:
+            raise InputError(
+                movie.path, f"--model thinned is not valid here: {refused}. Use --model split-blind."
+            )
 
 
 def _fast_bfloat16() -> bool:
@@ -160,11 +233,9 @@ def _already_trained(output: Path, plan: str) -> bool:
         return False
 
 
-def _start(config: TrainConfig, plan: Plan, folder: Path) -> TrainingState:
+def _start(plan: Plan, folder: Path) -> TrainingState:
     """A fresh state, or the one of the last checkpoint."""
-    weights = None
-    if config.from_model is not None:
-        weights = open_model(config.from_model).network.state_dict()
+    weights = None if plan.start is None else open_model(plan.start).network.state_dict()
     state = TrainingState.start(plan.architecture, plan.settings, plan.device, weights)
     if (folder / "checkpoint.safetensors").exists():
         restore(state, folder / "checkpoint.safetensors")
@@ -178,8 +249,17 @@ def _train(
     """Run the loop; write metrics and checkpoints as it goes."""
     runtime.prepare(n_threads=1)
     architecture, settings, device = plan.architecture, plan.settings, plan.device
-    loader = PatchLoader(movies, architecture, patch=settings.patch, batch=settings.batch, seed=settings.seed)
-    validation = HeldOut(movies, architecture, device, settings.mixed_precision)
+    thinned = kind_of(architecture) == "thinned"
+    loader = PatchLoader(
+        movies,
+        architecture,
+        patch=settings.patch,
+        batch=settings.batch,
+        seed=settings.seed,
+        split=thinning.split if thinned else None,
+    )
+    split = thinning.split_for_validation if thinned else None
+    validation = HeldOut(movies, architecture, device, settings.mixed_precision, split)
     n_threads = budget.n_cores()
     saved = time.monotonic()
     _write_metrics(folder, state)
@@ -222,13 +302,15 @@ def _save(
                 "name": movie.path.name,
                 "shape": list(movie.shape),
                 "scale": asdict(trained.scale),
-                "snr": trained.scale.contrast / trained.scale.noise,
+                "snr": signal_to_noise(movie_noise(movie)),
                 "held_out": list(trained.held_out),
             }
             for movie, trained in zip(plan.movies, training, strict=True)
         ],
+        **({"imported": plan.parent["imported"]} if plan.parent and "imported" in plan.parent else {}),
         "ancestors": [] if plan.parent is None else [*plan.parent["movies"], *plan.parent["ancestors"]],
         "settings": asdict(plan.settings),
+        "reason": plan.reason,
         "steps": state.step,
         "best_step": state.best_step,
         "seed": plan.settings.seed,
@@ -281,7 +363,7 @@ def restore(state: TrainingState, path: Path) -> None:
         tensors = load_tensors(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         rest = json.loads(header["__metadata__"]["state"])
-        networks: dict[str, SplitBlind] = {
+        networks: dict[str, Network] = {
             "network": state.network,
             "averaged": state.averaged,
             "best": state.best,

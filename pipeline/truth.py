@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tdenoise import metrics
+from tdenoise import events, metrics
 
 from . import store
 from .blocks import spans
@@ -28,6 +29,7 @@ WRONG_DOSE = 0.05  # a truth whose dose is further off belongs to another movie
 LEVEL_ELECTRONS = 100  # of a group of pixels; of fewer, the median is clearly below the mean
 MOVING_AVERAGE = 9  # frames
 REGIONS = {"particle": "particle_mask", "changing": "changing_mask"}
+EVENTS = ("events", "col_pos", "col_occ", "col_n_full")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Truth:
 
     clean: Array  # (n_frames, height, width) float32, vacuum = 1
     masks: dict[str, Array]  # of the regions, and "vacuum"
-    events: dict[str, Array]  # events and col_pos, as `tdenoise.metrics.bleed` takes them
+    events: dict[str, Array]  # the arrays EVENTS, as `tdenoise.events` takes them
     level: float  # counts in vacuum: the dose times the counts per electron
     dose: float
     exact: bool  # whether the counts are expected to be level * clean, without blur
@@ -73,12 +75,14 @@ def load_truth(path: Path, movie: store.Store) -> Truth:
     """
     with _opened(path) as file:
         _check_arrays(path, file, movie.shape)
-        clean, masks, events, levels = _parse(path, file)
-    if not all(np.isfinite(a).all() for a in (clean, *events.values())):
-        raise InputError(path, "holds NaN or Inf in clean, events or col_pos.")
-    columns = events["events"][:, 1]
-    if len(columns) and (columns.min() < 0 or columns.max() >= events["col_pos"].shape[1]):
+        clean, masks, found, levels = _parse(path, file)
+    if not all(np.isfinite(a).all() for a in (clean, *found.values())):
+        raise InputError(path, f"holds NaN or Inf in clean, {', '.join(EVENTS[:-1])} or {EVENTS[-1]}.")
+    columns, n_columns = found["events"][:, 1], found["col_pos"].shape[1]
+    if len(columns) and (columns.min() < 0 or columns.max() >= n_columns):
         raise InputError(path, "its events name columns that col_pos does not hold.")
+    if found["col_occ"].shape[1] != n_columns or len(found["col_n_full"]) != n_columns:
+        raise InputError(path, "its col_pos, col_occ and col_n_full hold different numbers of columns.")
     observed = _observed_level(movie, clean, min(entry[1] for entry in levels))
     level, dose, exact = min(levels, key=lambda entry: abs(entry[0] - observed) / entry[0])
     if not abs(observed / level - 1) <= WRONG_DOSE:
@@ -88,7 +92,7 @@ def load_truth(path: Path, movie: store.Store) -> Truth:
             f"belongs to another movie: it was made for {offered} counts per pixel in vacuum, {movie.path} "
             f"has {observed:.4g}.",
         )
-    return Truth(clean, masks, events, level, dose, exact)
+    return Truth(clean, masks, found, level, dose, exact)
 
 
 @contextmanager
@@ -121,8 +125,14 @@ def _check_arrays(path: Path, file: Any, shape: tuple[int, int, int]) -> None:
     if "clean.npy" not in file.zip.namelist():
         clean = {"clean_q": shape, "clean_scale": (), "clean_offset": ()}
     masks = dict.fromkeys([*REGIONS.values(), "vacuum_mask"], shape[1:])
-    events = {"events": (None, 4), "col_pos": (shape[0], None, 2), "attrs": ()}
-    for name, wanted in {**clean, **masks, **events}.items():
+    columns: dict[str, tuple[int | None, ...]] = {
+        "events": (None, 4),
+        "col_pos": (shape[0], None, 2),
+        "col_occ": (shape[0], None),
+        "col_n_full": (None,),
+        "attrs": (),
+    }
+    for name, wanted in {**clean, **masks, **columns}.items():
         _check_array(path, file, name, wanted)
 
 
@@ -152,7 +162,7 @@ def _parse(
     else:
         clean = file["clean_q"] * np.float32(file["clean_scale"]) + np.float32(file["clean_offset"])
     masks = {name: file[key].astype(bool) for name, key in {**REGIONS, "vacuum": "vacuum_mask"}.items()}
-    return clean, masks, {name: file[name] for name in ("events", "col_pos")}, _doses(path, file)
+    return clean, masks, {name: file[name] for name in EVENTS}, _doses(path, file)
 
 
 def _doses(path: Path, file: Any) -> list[tuple[float, float, bool]]:
@@ -216,23 +226,31 @@ class AgainstTruth:
             return estimate
         mse = estimate["mse"]
         true = float(self._by_frame[frames].mean()) * self._truth.level**2
+        return {**estimate, "mse": {**mse, **self._beside(mse, true)}}
+
+    def compared_regions(self, estimates: dict[str, Any]) -> dict[str, Any]:
+        """Estimates of the error inside regions, completed with the true ones."""
+        errors = self._denoised.result().mse
+        compared = {}
+        for name, estimate in estimates.items():
+            mse = estimate["mse"]
+            if mse is not None:
+                mse = {**mse, **self._beside(mse, errors[name] * self._truth.level**2)}
+            compared[name] = {**estimate, "mse": mse}
+        return compared
+
+    def _beside(self, mse: dict[str, Any], true: float) -> dict[str, Any]:
         # Counts that a detector blurred do not estimate the sharp truth.
-        agrees = mse["low"] <= true <= mse["high"] if self._truth.exact else None
-        return {**estimate, "mse": {**mse, "true": true, "agrees": agrees}}
+        return {"true": true, "agrees": mse["low"] <= true <= mse["high"] if self._truth.exact else None}
 
     def result(self, movie: store.Store, denoised: store.Store) -> dict[str, Any]:
         """What only the truth can tell."""
         truth = self._truth
         error = self._denoised.result()
-        n_frames = movie.shape[0]
-
-        def average(k: int) -> Array:
-            half = MOVING_AVERAGE // 2
-            mean: Array = read(movie, max(0, k - half), min(n_frames, k + half + 1)).mean(axis=0)
-            return mean / truth.level
-
-        smeared = _bleed(lambda k: read(denoised, k, k + 1)[0] / truth.level, truth)
-        averaged = _bleed(average, truth)
+        columns = events.changing_columns(truth.clean, truth.events)
+        seen = Events(truth, columns)
+        denoised_events = seen.of(_frames(denoised, truth.level))
+        n_seen = denoised_events["n_changes"]
         return {
             "dose": truth.dose,
             "psnr": _by_region(error),
@@ -241,10 +259,12 @@ class AgainstTruth:
             "vacuum_std": self._vacuum.std,
             "vacuum_std_clean": self._vacuum_clean.std,
             "n_events": len(truth.events["events"]),
-            "n_events_isolated": smeared["n_events"],
-            "bleed": smeared["values"],
-            "bleed_interval": smeared["intervals"],
-            f"bleed_moving_average_{MOVING_AVERAGE}": averaged["values"],
+            "n_events_isolated": n_seen,
+            "events": {
+                "limit": seen.limit(_frames(movie, truth.level / truth.dose)),
+                "denoised": denoised_events,
+                f"moving_average_{MOVING_AVERAGE}": seen.of(_moving_average(movie, truth.level)),
+            },
         }
 
 
@@ -252,18 +272,78 @@ def _by_region(error: metrics.TruthError) -> dict[str, float | None]:
     return {name: error.psnr.get(name) for name in ("all", *REGIONS)}
 
 
-def _bleed(frames: metrics.Frames, truth: Truth) -> dict[str, Any]:
-    found = metrics.bleed(frames, truth.clean, truth.events)
-    intervals = [
-        metrics.bootstrap_ratio(numerators, found.denominators)[1:] if found.n_events > 1 else None
-        for numerators in found.numerators
-    ]
-    names = [f"{offset:+d}" for offset in found.offsets]
-    return {
-        "values": dict(zip(names, found.values, strict=True)),
-        "intervals": dict(zip(names, intervals, strict=True)),
-        "n_events": found.n_events,
-    }
+def _frames(movie: store.Store, level: float) -> Callable[[int], Array]:
+    """Frames of a store in units of a level, of which a few are kept."""
+    length = slab_frames(movie.shape)
+
+    @functools.lru_cache(maxsize=3)
+    def slab(number: int) -> Array:
+        return read(movie, number * length, min(movie.shape[0], (number + 1) * length))
+
+    def frame(k: int) -> Array:
+        found: Array = slab(k // length)[k % length] / level
+        return found
+
+    return frame
+
+
+def _moving_average(movie: store.Store, level: float) -> Callable[[int], Array]:
+    half = MOVING_AVERAGE // 2
+    single = _frames(movie, level)
+
+    def average(k: int) -> Array:
+        around = range(max(0, k - half), min(movie.shape[0], k + half + 1))
+        mean: Array = np.mean([single(i) for i in around], axis=0)
+        return mean
+
+    return average
+
+
+class Events:
+    """What becomes of the changes of columns in a movie, and what becomes of them at best."""
+
+    def __init__(self, truth: Truth, columns: list[events.Column]) -> None:
+        self._truth, self._columns = truth, columns
+
+    def of(self, frames: events.Frames) -> dict[str, Any]:
+        """Of a movie in units of the vacuum."""
+        truth = self._truth
+        clean, known = truth.clean, truth.events
+        smeared = events.bleed(frames, clean, known)
+        intervals = [
+            metrics.bootstrap_ratio(numerators, smeared.denominators)[1:] if smeared.n_events > 1 else None
+            for numerators in smeared.numerators
+        ]
+        part = events.part_occupied(frames, clean, known)
+        return {
+            "bleed": _by_offset(smeared.offsets, smeared.values),
+            "bleed_interval": _by_offset(smeared.offsets, intervals),
+            "n_changes": smeared.n_events,
+            **self._detection(events.state_scores(frames, clean, self._columns, known)),
+            "part_occupied": {"ratio": part.ratio, "n_columns": len(part.columns), "n_frames": part.n_frames},
+        }
+
+    def limit(self, electrons: events.Frames) -> dict[str, Any]:
+        """Of the ideal observer of the raw frames [electrons]."""
+        truth = self._truth
+        clean, known = truth.clean, truth.events
+        sharp, mixed = (
+            events.bleed_limit(clean, known, truth.dose, mixed_frame=mixed) for mixed in (False, True)
+        )
+        scores = events.observed_states(electrons, clean, self._columns, known, truth.dose)
+        return {
+            "bleed": _by_offset(sharp.offsets, sharp.values),
+            "bleed_with_mixed_frame": _by_offset(mixed.offsets, mixed.values),
+            **self._detection(scores),
+        }
+
+    def _detection(self, scores: Array) -> dict[str, Any]:
+        found = asdict(events.detection(scores, self._columns, self._truth.events, self._truth.clean.shape))
+        return {name: found[name] for name in ("auc", "delay", "missed")}
+
+
+def _by_offset(offsets: tuple[int, ...], values: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip([f"{o:+d}" if o else "0" for o in offsets], values, strict=True))
 
 
 def baseline(truth: Truth, movie: store.Store) -> dict[str, Any]:
@@ -281,5 +361,5 @@ def baseline(truth: Truth, movie: store.Store) -> dict[str, Any]:
         "sigma_xy_pixels": best.sigma_xy,
         "psnr": _by_region(error.result()),
         "vacuum_std": vacuum.std,
-        "bleed": _bleed(best.filtered, truth)["values"],
+        "events": Events(truth, events.changing_columns(truth.clean, truth.events)).of(best.filtered),
     }

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import zarr
 
 from . import budget, store
 from .blocks import Region
@@ -44,6 +45,7 @@ def verify(config: VerifyConfig, control: Control | None = None) -> dict[str, An
         raise VerificationError(f"{config.store}: its record of hashes is damaged ({error}).") from None
     if store.content_id(opened.name, opened.array, hashes) != opened.id:
         raise VerificationError(f"{config.store}: its record of hashes was changed.")
+    _check_small_arrays(opened)
     whole = Region(*((0, n) for n in opened.shape))
     regions = list(store.shards_in(whole, opened.geometry.shard))
     damage: list[tuple[Region, str]] = []
@@ -59,6 +61,22 @@ def verify(config: VerifyConfig, control: Control | None = None) -> dict[str, An
     if damage:
         raise VerificationError(_in_words(opened, damage, len(regions)))
     return {"store": str(config.store), "n_shards": len(regions), "deep": config.deep}
+
+
+def _check_small_arrays(opened: store.Store) -> None:
+    """Compare coordinates, maps and the like with their recorded hashes; they are read either way."""
+    group = zarr.open_group(opened.path, mode="r")
+    for name, digest in opened.attributes.get("arrays", {}).items():
+        try:
+            problem = (
+                None if store.content_hash(group[name][:]) == digest else "holds other data than was written"
+            )
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            problem = f"cannot be read ({error})"
+        if problem is not None:
+            raise VerificationError(
+                f"{opened.path}: its array {name!r} {problem}. With --force, {_remedy(opened)}."
+            )
 
 
 def _damage(opened: store.Store, region: Region, hashes: dict[str, str], deep: bool) -> str | None:
@@ -83,9 +101,12 @@ def _damage(opened: store.Store, region: Region, hashes: dict[str, str], deep: b
 def _in_words(opened: store.Store, damage: list[tuple[Region, str]], total: int) -> str:
     region, problem = damage[0]
     more = "" if len(damage) == 1 else f" (the first of {len(damage)})"
-    remedy = "ingest the raw movie again" if opened.name == store.MOVIE else "apply the model again"
     return (
         f"{opened.path}: {len(damage)} of {total} shards are damaged. The one of frames {region.frames[0]} to "
         f"{region.frames[1] - 1}, rows {region.rows[0]} to {region.rows[1] - 1}, columns {region.columns[0]} to "
-        f"{region.columns[1] - 1} {problem}{more}. With --force, {remedy}."
+        f"{region.columns[1] - 1} {problem}{more}. With --force, {_remedy(opened)}."
     )
+
+
+def _remedy(opened: store.Store) -> str:
+    return "ingest the raw movie again" if opened.name == store.MOVIE else "apply the model again"

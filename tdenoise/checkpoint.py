@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from .network import Architecture, SplitBlind
+from .atomic import write_atomically
+from .kinds import KINDS, Network, architecture_of, blind_radius, build, kind_of
 
 PROFILE = 1  # version of the card's layout
 WEIGHTS, CARD = "weights.safetensors", "card.json"
+BASE = Path(__file__).parent / "base"  # the model that comes with the package; see `tdenoise.pretraining`
 
 
 class ModelError(ValueError):
@@ -28,7 +29,7 @@ class ModelError(ValueError):
 class Model:
     """A trained network and its card."""
 
-    network: SplitBlind
+    network: Network
     card: dict[str, Any]
 
     @property
@@ -37,14 +38,14 @@ class Model:
         return str(self.card["sha256"])
 
 
-def save_model(folder: Path, network: SplitBlind, details: dict[str, Any]) -> dict[str, Any]:
+def save_model(folder: Path, network: Network, details: dict[str, Any]) -> dict[str, Any]:
     """Write a model folder; the card is written last, by one rename.
 
     Parameters
     ----------
     folder : Path
         Created if missing.
-    network : SplitBlind
+    network : SplitBlind or Udvd
     details : dict
         JSON-able: training movies, steps, seed, metrics, parent and so on.
 
@@ -58,9 +59,9 @@ def save_model(folder: Path, network: SplitBlind, details: dict[str, Any]) -> di
     architecture = network.architecture
     card = {
         "profile": PROFILE,
-        "kind": "split-blind",
+        "kind": kind_of(architecture),
         "architecture": architecture.to_json(),
-        "blind_radius": architecture.blind_radius,
+        "blind_radius": blind_radius(architecture),
         "halo": {"frames": architecture.window, "pixels": architecture.spatial_halo},
         **details,
         "sha256": hashlib.sha256(weights).hexdigest(),
@@ -84,8 +85,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder}: holds no {CARD}, so it is not a (finished) model") from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise ModelError(f"{folder / CARD}: cannot be read ({error})") from None
-    if not isinstance(card, dict) or card.get("profile") != PROFILE or card.get("kind") != "split-blind":
-        raise ModelError(f"{folder / CARD}: is not a split-blind model of profile {PROFILE}")
+    if not isinstance(card, dict) or card.get("profile") != PROFILE or card.get("kind") not in tuple(KINDS):
+        raise ModelError(f"{folder / CARD}: is not a {' or '.join(KINDS)} model of profile {PROFILE}")
     try:
         _check_card(card)
     except (KeyError, TypeError, ValueError) as error:
@@ -95,10 +96,13 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 def _check_card(card: dict[str, Any]) -> None:
     """Every entry that others rely on; raises whatever comes first."""
-    architecture = Architecture.from_json(card["architecture"])
-    if card["blind_radius"] != architecture.blind_radius or not re.fullmatch("[0-9a-f]{64}", card["sha256"]):
+    architecture = architecture_of(card)
+    if card["blind_radius"] != blind_radius(architecture) or not re.fullmatch("[0-9a-f]{64}", card["sha256"]):
         raise ValueError("its blind radius or its sha256 cannot be right")
-    if not card["movies"]:
+    imported = card.get("imported")
+    if imported is not None and not re.fullmatch("[0-9a-f]{64}", imported["sha256"]):
+        raise ValueError("the sha256 of the file it was imported from cannot be right")
+    if not card["movies"] and imported is None and not card.get("simulated"):
         raise ValueError("it names no training movie")
     for movie in (*card["movies"], *card["ancestors"]):
         if not all(isinstance(movie[key], str) for key in ("id", "source")):
@@ -132,42 +136,17 @@ def load_model(folder: Path, sha256: str | None = None) -> Model:
     if sha256 is not None and digest != sha256:
         raise ModelError(f"{folder}: holds model {digest[:12]}, not the expected {sha256[:12]}")
     try:
-        architecture, tensors = Architecture.from_json(card["architecture"]), load(weights)
+        architecture, tensors = architecture_of(card), load(weights)
         with torch.device("meta"):  # a card may claim any size: compare before memory is taken
-            expected = {k: v.shape for k, v in SplitBlind(architecture).state_dict().items()}
+            expected = {k: v.shape for k, v in build(architecture).state_dict().items()}
         if expected != {k: v.shape for k, v in tensors.items()}:
             raise ValueError("names or shapes of the tensors differ")
-        network = SplitBlind(architecture)
+        network = build(architecture)
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{folder}: weights and card do not fit together ({reason})") from None
     return Model(network.eval().requires_grad_(False), card)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash or a power cut it is the old one or the new one, whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def default_device() -> str:

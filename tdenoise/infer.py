@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from .network import Architecture, SplitBlind, stack_window, window_indices
+from . import udvd
+from .gamma_poisson import pool, positive, posterior, prior_variance
+from .kinds import Architecture, Network
+from .network import Architecture as SplitBlindArchitecture
+from .network import SplitBlind, stack_window, window_indices
 from .noise import Scale
-from .patches import normalise, transform, transform_back
+from .patches import put_stand_ins, transform, transform_back
 
-# Symmetries of a frame go through the network together while they hold at most this many pixels.
-BATCH_PIXELS = 512 * 512
+# Symmetries of a frame go through the network together while they hold at most this many pixels; on a GPU frames
+# too. More fill no GPU better.
+CPU_PIXELS, GPU_PIXELS = 2**18, 2**24
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
+Symmetry = tuple[int, int, int]  # quarter turns, mirror image, time reversal
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Tile:
         return cls(n_frames=shape[0], first_frame=0, core_rows=(0, shape[1]), core_columns=(0, shape[2]))
 
 
-def symmetries(number: int) -> list[tuple[int, int, int]]:
+def symmetries(number: int) -> list[Symmetry]:
     """The first ``number`` (1, 2, 4, 8 or 16) symmetries to average over, as (turn, mirror, reverse).
 
     Averaging over the symmetries of the training patches (self-ensemble, Timofte et al. 2016) lowers the error
@@ -46,7 +56,7 @@ def symmetries(number: int) -> list[tuple[int, int, int]]:
 
 
 def denoise(
-    network: SplitBlind,
+    network: Network,
     block: NDArray[Any],
     tile: Tile,
     scale: Scale,
@@ -54,12 +64,17 @@ def denoise(
     *,
     ensemble: int = 16,
     device: str | torch.device = "cpu",
+    stand_ins: NDArray[np.float32] | None = None,
+    precision: str = "float32",
 ) -> Iterator[NDArray[np.float32]]:
     """Denoised frames of a block, one at a time.
 
+    On one device with one version of torch, the same call gives the same bits. Other tiles, more or fewer frames,
+    another device, or a GPU whose memory is short give other orders of summation: equal to the rounding of float32.
+
     Parameters
     ----------
-    network : SplitBlind
+    network : SplitBlind or Udvd
         In evaluation mode, on ``device``.
     block : ndarray, shape (n, height, width)
         Raw frames [counts] with their halo. Rows and columns must begin on multiples of the network's stride
@@ -73,6 +88,11 @@ def denoise(
     ensemble : int
         Number of symmetries to average over: 1, 2, 4, 8 or 16.
     device : str or torch.device
+    stand_ins : ndarray, shape (height, width), optional
+        What is shown in place of bad pixels; see `tdenoise.pixels.stand_ins`.
+    precision : str
+        Of the convolutions: ``float32``, ``tf32`` or ``bfloat16``. The latter two are faster on a GPU; after their
+        coarser rounding a block is no longer equal to the same part of the whole movie.
 
     Yields
     ------
@@ -84,47 +104,350 @@ def denoise(
     FloatingPointError
         If the network returns NaN or Inf.
     """
-    architecture = network.architecture
-    stride = architecture.stride
-    height, width = (-(-n // stride) * stride for n in block.shape[1:])
-    padded = normalise(block, scale, height, width).to(device)
+    padded, windows, centres = _prepare(network, block, tile, scale, frames, device, stand_ins)
     members = symmetries(ensemble)
     rows, columns = slice(*tile.core_rows), slice(*tile.core_columns)
     with torch.inference_mode():
-        for centre in frames:
-            indices = window_indices(centre, tile.n_frames, architecture.window) - tile.first_frame
-            neighbours = stack_window(padded, indices, architecture.bins)
-            target = padded[centre - tile.first_frame][None]
-            total = torch.zeros((height, width), device=device)
-            for group in _groups(members, height * width):
-                inputs = torch.stack([transform(neighbours, *member) for member in group])
-                centres = torch.stack([transform(target, turn, mirror, 0) for turn, mirror, _ in group])
-                outputs = network(
-                    inputs.contiguous(memory_format=torch.channels_last),
-                    centres.contiguous(memory_format=torch.channels_last),
+        if isinstance(network, udvd.Udvd):
+            totals = _streamed(network, padded, windows, centres, members, precision)
+        else:
+            sums = _batches(network, padded, windows, centres, members, precision)
+            totals = (total[:, 0] for total in sums)
+        predicted = (
+            scale.mean + (scale.contrast / len(members)) * total[:, rows, columns] for total in totals
+        )
+        yield from _finite(predicted, frames)
+
+
+def denoise_with_variance(
+    network: SplitBlind,
+    block: NDArray[Any],
+    tile: Tile,
+    scale: Scale,
+    frames: range,
+    *,
+    gain: float = 1.0,
+    own_counts: bool = False,
+    ensemble: int = 16,
+    device: str | torch.device = "cpu",
+    stand_ins: NDArray[np.float32] | None = None,
+    precision: str = "float32",
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Denoised frames of a block and their variance, from a network with a gamma head.
+
+    The variance is that of the expected counts, given everything that the denoised frame was made from. See
+    `tdenoise.gamma_poisson` for the model, and its `pool` for how the members of an ensemble are joined: into one
+    mean and one variance, before the own count comes in.
+
+    Parameters
+    ----------
+    gain : float
+        [counts per electron]
+    own_counts : bool
+        Give the posterior mean, which also the count of the pixel itself goes into (not at bad pixels), in place of
+        the blind one.
+    network, block, tile, scale, frames, ensemble, device, stand_ins, precision
+        As for `denoise`.
+
+    Yields
+    ------
+    denoised, variance : ndarray, shape (core rows, core columns), float32
+        [counts], [counts^2]
+
+    Raises
+    ------
+    ValueError
+        If the network has no gamma head.
+    FloatingPointError
+        If the network returns NaN or Inf.
+    """
+    if getattr(network.architecture, "head", None) != "gamma":
+        raise ValueError("only a network with a gamma head knows the variance of what it predicts")
+    padded, windows, centres = _prepare(network, block, tile, scale, frames, device, stand_ins)
+    members = symmetries(ensemble)
+    core = slice(*tile.core_rows), slice(*tile.core_columns)
+    unseen = torch.zeros((), dtype=torch.bool, device=device)
+    if stand_ins is not None:
+        unseen = torch.from_numpy(np.isfinite(stand_ins[core])).to(device)
+
+    def both(sums: Tensor, counts: Tensor) -> Tensor:
+        mean, square, variance = (sums[:, :, *core] / len(members)).unbind(dim=1)
+        predicted = scale.mean + scale.contrast * mean
+        variance = scale.contrast**2 * pool(variance, (square - mean.square()).clamp(min=0), len(members))
+        if own_counts:
+            expected = positive(predicted / gain, scale.mean / gain)
+            electrons = ((scale.mean + scale.noise * counts[:, *core].double()) / gain).round()
+            updated, left = posterior(electrons, expected, variance / gain**2)
+            predicted = torch.where(unseen, predicted, gain * updated)
+            variance = torch.where(unseen, variance, gain**2 * left)
+        return torch.stack([predicted, variance], dim=1).float()
+
+    def results() -> Iterator[Tensor]:
+        first = 0
+        for sums in _batches(network, padded, windows, centres, members, precision, moments=_gamma_moments):
+            yield both(sums, padded[centres[first : first + len(sums)]])
+            first += len(sums)
+
+    with torch.inference_mode():
+        for result in _finite(results(), frames):
+            yield result[0], result[1]
+
+
+def _prepare(
+    network: Network,
+    block: NDArray[Any],
+    tile: Tile,
+    scale: Scale,
+    frames: range,
+    device: str | torch.device,
+    stand_ins: NDArray[np.float32] | None,
+) -> tuple[Tensor, Windows, list[int]]:
+    """Normalised and padded frames of a block; of the wanted ones their windows and numbers in the block."""
+    architecture = network.architecture
+    stride = architecture.stride
+    height, width = (-(-n // stride) * stride for n in block.shape[1:])
+    padded = _normalise_on(torch.device(device), block, scale, height, width)
+    if stand_ins is not None:
+        put_stand_ins(padded, stand_ins, scale)
+    windows = [
+        window_indices(centre, tile.n_frames, architecture.window) - tile.first_frame for centre in frames
+    ]
+    return padded, windows, [centre - tile.first_frame for centre in frames]
+
+
+def _finite(batches: Iterator[Tensor], frames: range) -> Iterator[NDArray[np.float32]]:
+    """Frame by frame on the host; refuses what is NaN or Inf."""
+    for centre, (result, finite) in zip(frames, _to_host(batches), strict=True):
+        if not finite:
+            raise FloatingPointError(f"the network returned NaN or Inf in frame {centre}")
+        yield result
+
+
+def _normalise_on(device: torch.device, block: NDArray[Any], scale: Scale, height: int, width: int) -> Tensor:
+    """`tdenoise.patches.normalise`, done where the frames are used: counts travel in a quarter of the bytes."""
+    native = np.require(block, block.dtype.newbyteorder("="), ["C", "W"])  # what torch can share
+    counts = torch.from_numpy(native)
+    if device.type == "cuda":
+        counts = counts.pin_memory()  # which torch keeps until the copy is done
+    frames = torch.zeros((len(block), height, width), device=device)
+    inner = frames[:, : block.shape[1], : block.shape[2]]
+    inner.copy_(counts.to(device, non_blocking=True))
+    inner.sub_(scale.mean).div_(scale.noise)
+    return frames
+
+
+def _to_host(batches: Iterator[Tensor]) -> Iterator[tuple[NDArray[np.float32], bool]]:
+    """Frame by frame with whether it is finite; a GPU computes the next batch before one is waited for."""
+    before: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
+    for batch in batches:
+        finite = batch.isfinite().flatten(1).all(dim=1)
+        if batch.device.type == "cpu":
+            yield from _frames_of(batch, finite)
+            continue
+        # Never used again by torch while an array made of it lives: nothing can overwrite a frame.
+        pinned = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in (batch, finite)]
+        for host, x in zip(pinned, (batch, finite), strict=True):
+            host.copy_(x, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(batch.device))
+        if before is not None:
+            before[2].synchronize()
+            yield from _frames_of(*before[:2])
+        before = (pinned[0], pinned[1], copied)
+    if before is not None:
+        before[2].synchronize()
+        yield from _frames_of(*before[:2])
+
+
+def _frames_of(batch: Tensor, finite: Tensor) -> Iterator[tuple[NDArray[np.float32], bool]]:
+    return zip(batch.numpy(), finite.tolist(), strict=True)
+
+
+Windows = list[NDArray[np.intp]]  # of every wanted frame, counted from the first frame of the block
+
+
+def _batches(
+    network: SplitBlind,
+    frames: Tensor,
+    windows: Windows,
+    centres: list[int],
+    members: list[Symmetry],
+    precision: str,
+    moments: Callable[[Tensor], Tensor] = lambda outputs: outputs[:, :1],
+) -> Iterator[Tensor]:
+    """Sums over the members, shape (some frames, moments, height, width), one batch after the other.
+
+    What is summed, ``moments`` makes of the outputs of the network: by default, the prediction.
+    """
+    architecture = network.architecture
+    bins = architecture.bins
+    largest = max(1, _pixels_together(architecture, frames.device) // frames[0].numel())
+    groups = _groups(members, largest)
+    # On a CPU frames together are no faster than one.
+    n_frames = 1 if frames.device.type == "cpu" else max(1, largest // len(groups[0]))
+    for first in range(0, len(centres), n_frames):
+        chosen = slice(first, first + n_frames)
+        neighbours = [stack_window(frames, indices, bins) for indices in windows[chosen]]
+        targets = [frames[centre][None] for centre in centres[chosen]]
+        totals: Tensor | None = None
+        for group in groups:
+            seen = [transform(x, *member) for member in group for x in neighbours]
+            centre = [transform(x, turn, mirror, 0) for turn, mirror, _ in group for x in targets]
+            with _precision(frames.device, precision):
+                outputs = in_parts(
+                    network,
+                    torch.stack(seen).contiguous(memory_format=torch.channels_last),
+                    torch.stack(centre).contiguous(memory_format=torch.channels_last),
+                    stride=architecture.stride,
+                    halo=architecture.spatial_halo,
                 )
-                for output, (turn, mirror, _) in zip(outputs, group, strict=True):
-                    total += transform_back(output[0], turn, mirror)
-            predicted = scale.mean + (scale.contrast / len(members)) * total[rows, columns]
-            result: NDArray[np.float32] = predicted.cpu().numpy()
-            if not np.isfinite(result).all():
-                raise FloatingPointError(f"the network returned NaN or Inf in frame {centre}")
-            yield result
+            for output, (turn, mirror, _) in zip(moments(outputs).split(len(targets)), group, strict=True):
+                part = transform_back(output, turn, mirror)
+                totals = part.clone() if totals is None else totals.add_(part)
+        assert totals is not None
+        yield totals
+
+
+def _gamma_moments(outputs: Tensor) -> Tensor:
+    """Of a gamma head: prediction, its square, and variance; in float64, for the square loses digits."""
+    mean = outputs[:, :1].double()
+    return torch.cat([mean, mean.square(), prior_variance(outputs[:, 1:], 1.0)], dim=1)
+
+
+def _streamed(
+    network: udvd.Udvd,
+    frames: Tensor,
+    windows: Windows,
+    centres: list[int],
+    members: list[Symmetry],
+    precision: str,
+) -> Iterator[Tensor]:
+    """The same for UDVD, all frames for one mirror image and direction of time before the next."""
+    totals = frames.new_zeros((len(centres), *frames.shape[1:]))
+    for mirror, reverse in sorted({member[1:] for member in members}):
+        turns = [turn for turn, *others in members if tuple(others) == (mirror, reverse)]
+        ordered = [
+            [*indices[:2].tolist(), centre, *indices[2:].tolist()][:: -1 if reverse else 1]
+            for indices, centre in zip(windows, centres, strict=True)
+        ]
+
+        def predict(seen: Tensor, ordered: list[list[int]] = ordered, turns: list[int] = turns) -> Tensor:
+            out = seen.new_empty((len(ordered), *seen.shape[1:]))
+            for total, output in zip(out, udvd.stream(network, seen, ordered, turns), strict=True):
+                total.copy_(output)
+            return out
+
+        with _precision(frames.device, precision):
+            outputs = in_parts(
+                predict,
+                frames.flip(-1) if mirror else frames,
+                stride=network.architecture.stride,
+                halo=network.architecture.spatial_halo,
+                batched=False,
+            )
+        totals += outputs.flip(-1) if mirror else outputs
+    yield totals
+
+
+def in_parts(
+    function: Callable[..., Tensor], *inputs: Tensor, stride: int, halo: int, batched: bool = True
+) -> Tensor:
+    """``function(*inputs)``; where the memory of the GPU is short, in parts that give the same.
+
+    First the batch is halved, then the frames: overlapping tiles, of which only what the cut does not reach is kept.
+
+    Parameters
+    ----------
+    function : callable
+        From tensors to one of the same height and width, the last two dimensions.
+    *inputs : Tensor
+        All of one height and width, multiples of ``stride``.
+    stride : int
+        Where frames may be cut [pixels].
+    halo : int
+        Reach of the function, a multiple of the stride [pixels].
+    batched : bool
+        Whether the first dimension is one of independent samples.
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If even tiles that are mostly halo do not fit.
+    """
+    try:
+        return function(*inputs)
+    except torch.OutOfMemoryError as error:
+        reason = str(error)
+    # Out of the handler: the error held on to the memory of the attempt.
+    if batched and len(inputs[0]) > 1:
+        middle = len(inputs[0]) // 2
+        halves = [x[:middle] for x in inputs], [x[middle:] for x in inputs]
+        return torch.cat([in_parts(function, *half, stride=stride, halo=halo) for half in halves])
+    axis = -2 if inputs[0].shape[-2] >= inputs[0].shape[-1] else -1
+    size = inputs[0].shape[axis]
+    middle = size // 2 // stride * stride
+    if size - middle + halo > 0.75 * size:
+        shape = " x ".join(map(str, inputs[0].shape[-2:]))
+        raise torch.OutOfMemoryError(
+            f"a part of {shape} pixels does not fit the free memory of the GPU. Free some, or use --device cpu. "
+            f"({reason})"
+        )
+    parts = []
+    for begin, end, kept in ((0, middle + halo, 0), (middle - halo, size, halo)):
+        cut = [x.narrow(axis, begin, end - begin) for x in inputs]
+        part = in_parts(function, *cut, stride=stride, halo=halo, batched=batched)
+        parts.append(part.narrow(axis, kept, middle if kept == 0 else size - middle))
+    return torch.cat(parts, dim=axis)
+
+
+@contextmanager
+def _precision(device: torch.device, precision: str) -> Iterator[None]:
+    """Arithmetic of the convolutions, whatever the process has set; algorithms that give the same bits again."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"the precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+    with (
+        torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=precision == "tf32"
+        ),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+    ):
+        yield
 
 
 def memory_bytes(architecture: Architecture, n_frames: int, height: int, width: int) -> int:
     """Memory that `denoise` takes for a block beyond the block itself, on the high side [bytes]."""
-    group = next((n for n in (8, 4, 2) if n * height * width <= BATCH_PIXELS), 1)
-    a = architecture
+    if isinstance(architecture, udvd.UdvdArchitecture):
+        return udvd.memory_bytes(n_frames, height, width)
+    group = next((n for n in (8, 4, 2) if n * height * width <= CPU_PIXELS), 1)
+    return int(4 * height * width * (n_frames + group * _maps(architecture)))
+
+
+def _maps(a: SplitBlindArchitecture) -> float:
+    """Numbers per pixel that a prediction holds at once, beyond the block itself."""
     # Window and its folded copy, what the branches hand to the fusion, the fusion; twice for scratch space,
     # and a margin: measured peaks are 0.91 to 1.05 of this without it.
-    maps = 2.3 * (4 * len(a.bins) + 2 * a.features + 3 * a.centre_width + 2 * a.fusion_width)
-    return int(4 * height * width * (n_frames + group * maps))
+    return 2.3 * (4 * len(a.bins) + 2 * a.features + 3 * a.centre_width + 2 * a.fusion_width)
 
 
-def _groups(members: list[tuple[int, int, int]], n_pixels: int) -> list[list[tuple[int, int, int]]]:
+def _pixels_together(architecture: SplitBlindArchitecture, device: torch.device) -> int:
+    """Pixels that go through the network together: on a GPU as many as fill it, fewer where memory is short.
+
+    Not as many as fit: results differ in their last bit with the batch, and would with what else the GPU does.
+    """
+    if device.type == "cpu":
+        return CPU_PIXELS
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(GPU_PIXELS, int(free / (2 * 4 * _maps(architecture))))
+
+
+def _groups(members: list[Symmetry], largest: int) -> list[list[Symmetry]]:
     """Symmetries that go through the network together: those that keep, or turn, height and width."""
-    size = next((n for n in (8, 4, 2) if n * n_pixels <= BATCH_PIXELS), 1)
+    size = next((n for n in (8, 4, 2) if n <= largest), 1)
     groups = []
     for odd in (0, 1):
         chosen = [m for m in members if m[0] % 2 == odd]

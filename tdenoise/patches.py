@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .network import Architecture, stack_window, window_indices
+from .kinds import Architecture
+from .network import window_indices
 from .noise import Scale
 
 REGION_FRAMES = 32  # centre frames of a region
@@ -38,6 +39,10 @@ class FrameSource(Protocol):
     def __getitem__(self, key: Any) -> Any: ...
 
 
+# Of a centre frame: the part that is shown, the part that is its target, and the weight of that.
+Split = Callable[[NDArray[Any], np.random.Generator], tuple[NDArray[np.float32], NDArray[np.float32], float]]
+
+
 @dataclass(frozen=True)
 class TrainingMovie:
     """A movie to learn from."""
@@ -45,16 +50,26 @@ class TrainingMovie:
     frames: FrameSource  # shape (n_frames, height, width) [counts]
     scale: Scale
     held_out: tuple[int, ...]  # frames that are never a target, kept for validation
+    clean: FrameSource | None = None  # expected counts, same shape, where they are known: a better target
+    stand_ins: NDArray[np.float32] | None = None  # shown at bad pixels; see `tdenoise.pixels.stand_ins`
+    gain: float = 1.0  # counts per electron; used by a gamma head only
+
+    @property
+    def electrons(self) -> Tensor:
+        """Mean and noise of the scale in electrons, shape (2, 1, 1)."""
+        return torch.tensor([self.scale.mean, self.scale.noise]).reshape(2, 1, 1) / self.gain
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches of one optimiser step; ``weight`` is 0 where a patch sticks out of a small frame."""
+    """Patches of one optimiser step; ``weight`` is 0 at bad pixels and outside of a small frame."""
 
     neighbours: Tensor  # (batch, channels, height, width)
-    centre: Tensor  # (batch, 1, height, width), also the target
+    centre: Tensor  # (batch, 1, height, width)
+    target: Tensor  # (batch, 1, height, width), the centre itself or, where it is known, what it should be
     contrast: Tensor  # (batch, 1, 1, 1), Scale.contrast / Scale.noise
     weight: Tensor  # (batch, 1, height, width)
+    electrons: Tensor  # (batch, 2, 1, 1), Scale.mean and Scale.noise in electrons
 
 
 @dataclass(frozen=True)
@@ -123,6 +138,9 @@ class PatchLoader:
     seed : int
     pool_bytes : int
         Bound on the memory of the regions.
+    split : callable, optional
+        What is shown of a centre frame, and what is its target; see `tdenoise.thinning.split`. Without it both
+        are the whole frame, for a network that is blind.
     """
 
     def __init__(
@@ -134,6 +152,7 @@ class PatchLoader:
         batch: int = 8,
         seed: int = 0,
         pool_bytes: int = POOL_BYTES,
+        split: Split | None = None,
     ) -> None:
         stride = architecture.stride
         largest = max(max(m.frames.shape[1:]) for m in movies)
@@ -142,6 +161,7 @@ class PatchLoader:
         self._architecture = architecture
         self._batch = batch
         self._seed = seed
+        self._split = split
         regions = regions_of(movies, self.patch)
         if not regions:
             raise ValueError("every frame is held out; nothing is left to train on")
@@ -232,7 +252,7 @@ class PatchLoader:
             )
         return self._cache[number], first
 
-    def _patch(self, number: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _patch(self, number: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
         region = self._regions[number]
         movie = self._movies[region.movie]
         block, offset = self._read(number)
@@ -242,21 +262,53 @@ class PatchLoader:
         row = int(rng.integers(max(1, block.shape[1] - size + 1)))
         column = int(rng.integers(max(1, block.shape[2] - size + 1)))
         indices = window_indices(centre, movie.frames.shape[0], self._architecture.window) - offset
-        used, positions = np.unique(np.append(indices, centre - offset), return_inverse=True)
-        cut = block[used[0] : used[-1] + 1, row : row + size, column : column + size]
-        frames = normalise(cut[used - used[0]], movie.scale, size, size)
-        neighbours = stack_window(frames, positions[:-1], self._architecture.bins)
-        target = frames[int(positions[-1])][None]
+        cut = block[:, row : row + size, column : column + size]
+        neighbours = _window(cut, indices, self._architecture.bins, movie.scale, size)
+        top, left = region.rows[0] + row, region.columns[0] + column
+        noisy = target = normalise(cut[centre - offset][None], movie.scale, size, size)
+        if movie.clean is not None:
+            known = np.asarray(movie.clean[centre : centre + 1, top : top + size, left : left + size])
+            target = normalise(known, movie.scale, size, size)
         weight = torch.zeros_like(target)
         weight[:, : cut.shape[1], : cut.shape[2]] = 1
         turn, mirror, reverse = rng.integers((4, 2, 2)).tolist()
+        if self._split is not None and movie.clean is None:
+            # Of its own random numbers, so that the patches are those of a blind network.
+            shown, held, worth = self._split(cut[centre - offset][None], rng.spawn(1)[0])
+            noisy, target = (normalise(part, movie.scale, size, size) for part in (shown, held))
+            weight *= worth
+        if movie.stand_ins is not None:
+            levels = movie.stand_ins[top : top + size, left : left + size]
+            put_stand_ins(neighbours, levels, movie.scale, self._architecture.bins)
+            bad = put_stand_ins(noisy, levels, movie.scale)
+            if movie.clean is None:
+                weight[:, *bad] = 0
         contrast = torch.full((1, 1, 1), movie.scale.contrast / movie.scale.noise)
         return (
             transform(neighbours, turn, mirror, reverse).contiguous(),
+            transform(noisy, turn, mirror, 0).contiguous(),
             transform(target, turn, mirror, 0).contiguous(),
             contrast,
             transform(weight, turn, mirror, 0).contiguous(),
+            movie.electrons,
         )
+
+
+def _window(
+    frames: NDArray[Any], indices: NDArray[np.intp], bins: tuple[int, ...], scale: Scale, size: int
+) -> Tensor:
+    """What `normalise` and `stack_window` give, to rounding, at a third of their cost.
+
+    Counts are summed before they are normalised, not after: half as many numbers to convert.
+    """
+    n_frames = np.array((*bins[::-1], *bins), dtype=np.float32)[:, None, None]
+    starts = np.cumsum([0, *bins[::-1], *bins[:-1]])
+    sums = np.add.reduceat(frames[indices], starts, axis=0, dtype=np.float32)
+    sums -= n_frames * np.float32(scale.mean)
+    sums /= np.sqrt(n_frames) * np.float32(scale.noise)
+    out = torch.zeros((len(sums), size, size))
+    out[:, : sums.shape[1], : sums.shape[2]] = torch.from_numpy(sums)
+    return out
 
 
 def normalise(frames: NDArray[Any], scale: Scale, height: int, width: int) -> Tensor:
@@ -280,6 +332,35 @@ def normalise(frames: NDArray[Any], scale: Scale, height: int, width: int) -> Te
         (values - scale.mean) / np.float32(scale.noise)
     )
     return out
+
+
+def put_stand_ins(
+    frames: Tensor, levels: NDArray[np.float32], scale: Scale, bins: tuple[int, ...] | None = None
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Show levels that tell nothing in place of bad pixels; changes the frames in place.
+
+    The same in training and in use, and the same for any block that a pixel is read with.
+
+    Parameters
+    ----------
+    frames : Tensor, shape (n, height, width)
+        From `normalise`; or from `stack_window` if ``bins`` are given.
+    levels : ndarray, shape (at most height, at most width)
+        From `tdenoise.pixels.stand_ins` [counts]; NaN where the pixel is sound.
+    scale : Scale
+    bins : tuple of int, optional
+        Frames summed per channel, from the centre outwards.
+
+    Returns
+    -------
+    rows, columns : ndarray of int
+        Of the bad pixels.
+    """
+    rows, columns = np.nonzero(np.isfinite(levels))
+    values = torch.from_numpy((levels[rows, columns] - np.float32(scale.mean)) / np.float32(scale.noise))
+    n_summed = torch.ones(len(frames)) if bins is None else torch.tensor([*bins[::-1], *bins])
+    frames[:, rows, columns] = (n_summed.sqrt()[:, None] * values).to(frames.device)
+    return rows, columns
 
 
 def transform(frames: Tensor, turn: int, mirror: int, reverse: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Train a split-blind network on noisy movies alone."""
+"""Train a network on noisy movies alone."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .network import Architecture, SplitBlind, stack_window, window_indices
-from .patches import Batch, PatchLoader, TrainingMovie, normalise
+from .gamma_poisson import negative_log_likelihood, positive, prior_variance
+from .kinds import Architecture, Network, build
+from .network import stack_window, window_indices
+from .patches import Batch, PatchLoader, Split, TrainingMovie, normalise, put_stand_ins
 
 BETAS = (0.9, 0.999)  # 0.99 for the second let the loss collapse now and then
 WARM_UP_STEPS = 100
@@ -38,15 +40,18 @@ class TrainingSettings:
     patience: int = 16  # validations without improvement before it stops
     seed: int = 0
     mixed_precision: bool = False  # bfloat16 in the convolutions
+    # Of the training of given weights, the first share: only one factor per channel is adapted (Mohan et al. 2021,
+    # GainTuning), which cannot learn a movie by heart. None: the weights are new.
+    gain_share: float | None = None
 
 
 @dataclass
 class TrainingState:
     """All that changes while training; enough to go on exactly from here."""
 
-    network: SplitBlind
-    averaged: SplitBlind  # moving average of the weights: what is validated and kept
-    best: SplitBlind  # a true copy of the averaged weights at the lowest held-out error
+    network: Network
+    averaged: Network  # moving average of the weights: what is validated and kept
+    best: Network  # a true copy of the averaged weights at the lowest held-out error
     optimizer: torch.optim.AdamW
     step: int = 0
     elapsed_s: float = 0.0
@@ -64,9 +69,12 @@ class TrainingState:
     ) -> TrainingState:
         """A fresh state: random weights from the seed, or given ones to adapt."""
         torch.manual_seed(settings.seed)
-        network = SplitBlind(architecture)
+        network = build(architecture)
         if weights is not None:
-            network.load_state_dict(weights)
+            own = network.state_dict()
+            # With another blind spot, the layers around it have other shapes, and begin anew.
+            fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+            network.load_state_dict(own | fitting)
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay
@@ -77,12 +85,13 @@ class TrainingState:
 def train(
     state: TrainingState,
     loader: PatchLoader,
-    validation: Callable[[SplitBlind], float],
+    validation: Callable[[Network], float],
     settings: TrainingSettings,
     device: str = "cpu",
     stopped: Callable[[], bool] = lambda: False,
     n_threads: int = 1,
     resolution: float = 0.0,
+    likelihood: Callable[[Network], float] | None = None,
 ) -> Iterator[dict[str, float]]:
     """Train in place, yielding a record after every validation.
 
@@ -92,7 +101,7 @@ def train(
         Changed in place; may come from a checkpoint.
     loader : PatchLoader
     validation : callable
-        Held-out error of a network; see `held_out_error`.
+        Held-out error of a network; see `HeldOut`.
     settings : TrainingSettings
     device : str
     stopped : callable
@@ -102,12 +111,15 @@ def train(
     resolution : float
         Held-out errors that differ by less are equal; of equal weights the later ones are kept, whose learning
         rate was lower.
+    likelihood : callable, optional
+        Of a gamma head, the negative logarithm by which the best weights are chosen: the held-out error does not
+        tell whether the uncertainty is right. See `HeldOut.likelihood`.
 
     Yields
     ------
     dict
         ``step``, ``loss`` (mean since the last record), ``held_out``, ``best``, ``elapsed_s``,
-        ``patches_per_s``.
+        ``patches_per_s``; with ``likelihood`` also ``held_out_nll``.
 
     Raises
     ------
@@ -119,6 +131,9 @@ def train(
     last = time.monotonic()
     batches = loader.batches(state.step, settings.steps)
     gradients = _Gradients(state.network, settings, device, n_threads)
+    if settings.gain_share is not None and not state.history:
+        # Given weights may be the best there are.
+        yield _validate(state, validation, [], resolution, likelihood)
     for batch in batches:
         share = state.step / settings.steps
         if settings.time_limit_s is not None:
@@ -132,15 +147,15 @@ def train(
         for group in state.optimizer.param_groups:
             warm_up = min(1.0, (state.step + 1) / WARM_UP_STEPS)
             group["lr"] = settings.learning_rate * warm_up * (0.5 + 0.5 * math.cos(math.pi * share))
-        losses.append(_step(state, gradients, batch, settings))
+        losses.append(_step(state, gradients, batch, settings, share < (settings.gain_share or 0)))
         state.step += 1
         if state.step % settings.validate_every == 0:
             state.elapsed_s = time.monotonic() - began
-            record = _validate(state, validation, losses, resolution)
+            record = _validate(state, validation, losses, resolution, likelihood)
             record["patches_per_s"] = settings.batch * len(losses) / (time.monotonic() - last)
             losses, last = [], time.monotonic()
             yield record
-            lowest = min(state.history, key=lambda r: r["held_out"])["step"]
+            lowest = min(state.history, key=lambda r: r.get("held_out_nll", r["held_out"]))["step"]
             stale = (state.step - lowest) // settings.validate_every
             if stale >= settings.patience:
                 break
@@ -148,7 +163,7 @@ def train(
     gradients.close()
     if losses:
         state.elapsed_s = time.monotonic() - began
-        yield _validate(state, validation, losses, resolution)
+        yield _validate(state, validation, losses, resolution, likelihood)
 
 
 class _Gradients:
@@ -158,7 +173,7 @@ class _Gradients:
     cores, all of them wait. These meet once.
     """
 
-    def __init__(self, network: SplitBlind, settings: TrainingSettings, device: str, n_threads: int) -> None:
+    def __init__(self, network: Network, settings: TrainingSettings, device: str, n_threads: int) -> None:
         self._network = network
         self._parameters = list(network.parameters())
         self._device = device
@@ -170,7 +185,7 @@ class _Gradients:
         """Leave the gradients in the parameters; the loss in units of the noise variance."""
         # Over the contrast, so that gradients have the same size at every dose.
         scale = 1 / (batch.weight.sum() * batch.contrast.mean())
-        tensors = (batch.neighbours, batch.centre, batch.contrast, batch.weight)
+        tensors = (getattr(batch, field.name) for field in fields(batch))
         parts = zip(*(t.tensor_split(self._n_parts) for t in tensors), strict=True)
         results = list(self._pool.map(lambda part: self._part(Batch(*part), scale), parts))
         # Summed in a fixed order, whichever thread was first.
@@ -181,11 +196,18 @@ class _Gradients:
     def _part(self, batch: Batch, scale: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         device = self._device
         neighbours = batch.neighbours.to(device, memory_format=torch.channels_last, non_blocking=True)
-        centre, contrast, weight = (t.to(device) for t in (batch.centre, batch.contrast, batch.weight))
+        centre, target, contrast, weight, electrons = (
+            t.to(device) for t in (batch.centre, batch.target, batch.contrast, batch.weight, batch.electrons)
+        )
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self._mixed):
             output = self._network(neighbours, centre)
-        # The mean square is lowest at the expected counts, whatever the noise; a mean absolute error is not.
-        loss = (weight * (centre - contrast * output.float()).square()).sum() * scale.to(device)
+        if output.shape[1] == 2:
+            # Twice, so that where counts are many it changes with the mean as the mean square does.
+            terms = 2 * _likelihood_terms(output, target, contrast, electrons)
+        else:
+            # The mean square is lowest at the expected counts, whatever the noise; a mean absolute error is not.
+            terms = (target - contrast * output.float()).square()
+        loss = (weight * terms).sum() * scale.to(device)
         return loss.detach().cpu(), torch.autograd.grad(loss, self._parameters)
 
     def close(self) -> None:
@@ -193,56 +215,117 @@ class _Gradients:
         self._pool.shutdown()
 
 
-def _step(state: TrainingState, gradients: _Gradients, batch: Batch, settings: TrainingSettings) -> Tensor:
+def _step(
+    state: TrainingState,
+    gradients: _Gradients,
+    batch: Batch,
+    settings: TrainingSettings,
+    gains_only: bool,
+) -> Tensor:
     """One optimiser step; the loss in units of the noise variance."""
     state.network.train()
     loss = gradients(batch)
+    fixed: list[Tensor] = []
+    if gains_only:
+        fixed = [parameter.detach().clone() for parameter in state.network.parameters()]
+        for parameter, before in zip(state.network.parameters(), fixed, strict=True):
+            parameter.grad = _along(before, parameter.grad)
     nn.utils.clip_grad_norm_(state.network.parameters(), MAX_GRADIENT, error_if_nonfinite=True)
+    _tame(state.optimizer)
     state.optimizer.step()
     with torch.no_grad():
+        for parameter, before in zip(state.network.parameters(), fixed, strict=False):
+            parameter.copy_(before + _along(before, parameter - before))
         keep = min(settings.average, (state.step + 1) / (state.step + 10))
         for mean, value in zip(state.averaged.parameters(), state.network.parameters(), strict=True):
             mean.lerp_(value, 1 - keep)
     return loss
 
 
+def _along(weights: Tensor, change: Tensor | None) -> Tensor:
+    """The part of a change that multiplies all weights of an output channel by one factor; biases stay."""
+    if change is None or weights.ndim < 2:
+        return torch.zeros_like(weights)
+    inner = tuple(range(1, weights.ndim))
+    factor = (change * weights).sum(inner, keepdim=True) / weights.square().sum(inner, keepdim=True)
+    return weights * factor.nan_to_num()  # a channel of zeros has no direction
+
+
+@torch.no_grad()
+def _tame(optimizer: torch.optim.AdamW) -> None:
+    """Shrink gradients that are far above what Adam expects of them, one tensor at a time.
+
+    Adam divides by the usual size of a gradient; after a quiet time, a large one makes a step that undoes
+    hundreds. Update clipping (Shazeer & Stern 2018, AdaFactor) bounds the root mean square of the step.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            known = optimizer.state[parameter]
+            if known and parameter.grad is not None:
+                share = 1 - group["betas"][1] ** float(known["step"])
+                usual = (known["exp_avg_sq"] / share).add_(1e-20)
+                excess = (parameter.grad.square() / usual).mean().sqrt().clamp_(min=1.0)
+                parameter.grad.div_(excess)
+
+
 def _validate(
     state: TrainingState,
-    validation: Callable[[SplitBlind], float],
+    validation: Callable[[Network], float],
     losses: list[Tensor],
     resolution: float,
+    likelihood: Callable[[Network], float] | None,
 ) -> dict[str, float]:
     """Measure the averaged weights on the held-out frames; keep a copy of the best."""
     error = validation(state.averaged)
-    if not math.isfinite(error):
-        raise FloatingPointError(f"the held-out error is {error} at step {state.step}")
-    if error <= state.best_error + resolution:
-        state.best_error, state.best_step = min(error, state.best_error), state.step
+    chosen_by = error if likelihood is None else likelihood(state.averaged)
+    if not math.isfinite(error + chosen_by):
+        raise FloatingPointError(f"the held-out error is {error + chosen_by} at step {state.step}")
+    if chosen_by <= state.best_error + resolution:
+        state.best_error, state.best_step = min(chosen_by, state.best_error), state.step
         # A copy: state_dict() returns views that go on changing.
         state.best = copy.deepcopy(state.averaged)
     record = {
         "step": float(state.step),
-        "loss": float(torch.stack(losses).mean()),
+        # Before the first step there is no loss; given weights have but the held-out error.
+        "loss": float(torch.stack(losses).mean()) if losses else error,
         "held_out": error,
         "best": state.best_error,
         "elapsed_s": state.elapsed_s,
     }
+    if likelihood is not None:
+        record["held_out_nll"] = chosen_by
     state.history.append(record)
     return record
 
 
+def _likelihood_terms(output: Tensor, target: Tensor, contrast: float | Tensor, electrons: Tensor) -> Tensor:
+    """Negative log-likelihood of the counts under both channels of a gamma head; channels are third from last."""
+    mean, log_spread = output[..., :1, :, :], output[..., 1:, :, :]
+    level, noise = electrons.double()[..., :1, :, :], electrons.double()[..., 1:, :, :]
+    predicted = positive(level + noise * contrast * mean, level)
+    return negative_log_likelihood(
+        level + noise * target, predicted, prior_variance(log_spread, noise * contrast)
+    )
+
+
 class HeldOut:
-    """Error of a blind prediction on held-out frames, from the noisy counts alone.
+    """Error of a prediction on held-out frames, from noisy counts alone that it never saw.
 
     For a prediction ``f`` that never saw the counts ``y``, ``mean((y - f)^2)`` exceeds the true error by the
     noise variance, the same for every network; so it is called with networks that are compared, and the lowest
-    wins (design, section 6).
+    wins (design, section 6). A network that is not blind is shown a part of the counts of a frame and compared
+    with the rest, by ``split``.
     """
 
     def __init__(
-        self, movies: Sequence[TrainingMovie], architecture: Architecture, device: str, mixed_precision: bool
+        self,
+        movies: Sequence[TrainingMovie],
+        architecture: Architecture,
+        device: str,
+        mixed_precision: bool,
+        split: Split | None = None,
     ) -> None:
-        self._samples: list[tuple[Tensor, Tensor, float]] = []
+        self._samples: list[tuple[Tensor, Tensor, float, Tensor]] = []
         self._device = device
         self._mixed = mixed_precision
         share = max(1, VALIDATION_FRAMES // len(movies))
@@ -250,34 +333,50 @@ class HeldOut:
             held = movie.held_out
             chosen = [held[i] for i in np.unique(np.linspace(0, len(held) - 1, share).round().astype(int))]
             for number, frame in enumerate(chosen):
-                self._samples.append(_validation_sample(movie, architecture, frame, number))
+                self._samples.append(_validation_sample(movie, architecture, frame, number, split))
 
     @property
     def resolution(self) -> float:
         """Difference of two networks that differ by a few percent of the noise, which chance alone explains."""
-        n_pixels = sum(float(weighted[1].sum()) for _, weighted, _ in self._samples)
+        n_pixels = sum(float(weighted[2].sum()) for _, weighted, *_ in self._samples)
         return 0.03 / math.sqrt(n_pixels)
 
-    def __call__(self, network: SplitBlind) -> float:
+    def __call__(self, network: Network) -> float:
         """Mean square of ``noisy - predicted`` in units of the noise variance."""
+        return self._mean(
+            network, lambda output, target, contrast, _: (target - contrast * output[:1]).square()
+        )
+
+    def likelihood(self, network: Network) -> float:
+        """Mean negative logarithm of the likelihood of the counts of a pixel, for a gamma head."""
+        return self._mean(network, _likelihood_terms)
+
+    def _mean(
+        self, network: Network, terms: Callable[[Tensor, Tensor, float | Tensor, Tensor], Tensor]
+    ) -> float:
+        """Mean over all sound pixels of some function of output, target, contrast and `Batch.electrons`."""
         network.eval()
-        total, n_pixels = 0.0, 0
+        total, n_pixels = 0.0, 0.0
         kind = torch.device(self._device).type
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self._mixed):
-            for neighbours, weighted, contrast in self._samples:
-                centre, weight = weighted[:1], weighted[1:]
+            for neighbours, weighted, contrast, electrons in self._samples:
+                centre, target, weight = weighted[:1], weighted[1:2], weighted[2:]
                 output = (
                     network(neighbours[None].to(self._device), centre[None].to(self._device)).float().cpu()
                 )
-                total += float((weight * (centre - contrast * output[0]).square()).sum(dtype=torch.float64))
-                n_pixels += int(weight.sum())
+                found = terms(output[0], target, contrast, electrons)
+                total += float((weight * found).sum(dtype=torch.float64))
+                n_pixels += float(weight.sum(dtype=torch.float64))
         return total / n_pixels
 
 
 def _validation_sample(
-    movie: TrainingMovie, architecture: Architecture, frame: int, number: int
-) -> tuple[Tensor, Tensor, float]:
-    """Window and target of a held-out frame; of a large frame, a part that differs from frame to frame."""
+    movie: TrainingMovie, architecture: Architecture, frame: int, number: int, split: Split | None
+) -> tuple[Tensor, Tensor, float, Tensor]:
+    """Window of a held-out frame; what is shown of it, its target and the weight of that; `Batch.electrons`.
+
+    Of a large frame, a part that differs from frame to frame.
+    """
     n_frames, height, width = movie.frames.shape
     stride = architecture.stride
     size_y, size_x = (min(VALIDATION_PIXELS, -(-n // stride) * stride) for n in (height, width))
@@ -290,6 +389,16 @@ def _validation_sample(
     frames = normalise(cut, movie.scale, size_y, size_x)
     weight = torch.zeros((1, size_y, size_x))
     weight[:, : cut.shape[1], : cut.shape[2]] = 1
+    if movie.stand_ins is not None:
+        levels = movie.stand_ins[row : row + size_y, column : column + size_x]
+        weight[:, *put_stand_ins(frames, levels, movie.scale)] = 0
     neighbours = stack_window(frames, indices - first, architecture.bins)
-    target = torch.cat([frames[frame - first][None], weight])
-    return neighbours, target, movie.scale.contrast / movie.scale.noise
+    centre = target = frames[frame - first][None]
+    if split is not None:
+        shown, held, worth = split(cut[frame - first][None], rng)
+        centre, target = (normalise(part, movie.scale, size_y, size_x) for part in (shown, held))
+        if movie.stand_ins is not None:
+            put_stand_ins(centre, levels, movie.scale)
+        weight *= worth
+    contrast = movie.scale.contrast / movie.scale.noise
+    return neighbours, torch.cat([centre, target, weight]), contrast, movie.electrons

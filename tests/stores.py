@@ -32,7 +32,8 @@ def denoised_store(
     movie: store.Store,
     denoised: np.ndarray,
     held_out: Sequence[int] = (),
-    blind_radius: int | None = 0,
+    blind_radius: int | str | None = 0,
+    model_id: str = MODEL_ID,
 ) -> store.Store:
     """Write a prediction as the denoised store of a movie."""
     geometry = store.Geometry.of(movie.shape)
@@ -54,7 +55,7 @@ def denoised_store(
             "name": movie.path.name,
             "source": movie.attributes["source"]["name"],
         },
-        "model": {"id": MODEL_ID, "kind": "split-blind", "blind_radius": blind_radius},
+        "model": {"id": model_id, "kind": "split-blind", "blind_radius": blind_radius},
         "held_out_frames": list(held_out),
         "settings": {"step": "apply"},
         "devices": ["cpu"],

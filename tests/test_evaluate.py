@@ -17,8 +17,10 @@ from tdenoise_pipeline import pairs
 from tdenoise_pipeline.config import EvaluateConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, Stopped, UsageError
-from tdenoise_pipeline.evaluate import evaluate, headline, summary
+from tdenoise_pipeline.estimates import headline
+from tdenoise_pipeline.evaluate import evaluate
 from tdenoise_pipeline.truth import check_truth, load_truth
+from tdenoise_pipeline.words import _contradictions, events_of, summary
 
 from tdenoise import metrics
 from tdenoise.simulate import SimulationSettings, simulate
@@ -79,7 +81,7 @@ def test_perfect_prediction_is_called_not_resolvable(scene, movie, truth, tmp_pa
     assert result["dose_gain"]["estimate"] is None and result["dose_gain"]["low"] > 50
     assert "not resolvable" in summary(result)[0]
     assert result["psnr"]["all"] > 70 and result["vacuum_std"] < 1e-6
-    assert max(map(abs, result["bleed"].values())) < 0.01
+    assert max(map(abs, result["events"]["denoised"]["bleed"].values())) < 0.01
     assert result["residual"]["white"] and not result["lattice"]["removed"]
 
 
@@ -191,7 +193,7 @@ def of_frames(estimate: float, half_width: float) -> dict[str, object]:
 )
 def test_error_is_stated_of_the_frames_that_can_be_believed(all_frames, held_out, stated, words):
     assert headline(all_frames, held_out)["frames"] == stated
-    said = evaluation._contradictions(all_frames, held_out)
+    said = _contradictions(all_frames, held_out)
     assert words in " ".join(said) if words else said == []
 
 
@@ -272,12 +274,36 @@ def test_psnr_is_that_of_the_definition(scene, measured):
     assert measured["mse"]["true"] == pytest.approx(errors.mean() * SCENE.dose**2, rel=0.01)
 
 
-def test_bleed_and_baseline_are_reported_beside_the_prediction(measured):
-    assert list(measured["bleed"]) == list(measured["bleed_moving_average_9"]) == ["-2", "-1", "+1", "+2"]
+def test_events_are_reported_beside_their_limit_and_filters(measured):
+    of = events_of(measured)
+    assert list(of) == ["ideal observer", "denoised", "best 3D Gaussian", "9-frame moving average"]
+    for found in of.values():
+        assert list(found["bleed"]) == ["-4", "-3", "-2", "-1", "0", "+1", "+2", "+3", "+4"]
+        assert 0.5 < found["auc"] <= of["ideal observer"]["auc"] + 0.1  # of few frames
     # Nine frames smear an event over more frames than a Gaussian of one frame does.
-    assert measured["bleed_moving_average_9"]["-2"] > measured["bleed"]["-2"] + 0.05
+    smeared = of["9-frame moving average"]["bleed"]["-2"], of["denoised"]["bleed"]["-2"]
+    assert smeared[0] > smeared[1] + 0.05
     assert 0 < measured["n_events_isolated"] <= measured["n_events"]
     assert measured["baseline"]["psnr"]["all"] > measured["psnr"]["all"] > measured["psnr_noisy"]["all"]
+    limit = measured["events"]["limit"]
+    assert limit["bleed_with_mixed_frame"]["0"] < limit["bleed"]["0"] < 0.5
+
+
+def test_error_inside_regions_is_known_without_the_truth(measured):
+    assert list(measured["regions"]) == ["particle", "changing"]
+    for region in measured["regions"].values():
+        assert (
+            region["mse"]["agrees"] and region["mse"]["n_pixels"] < measured["all_frames"]["mse"]["n_pixels"]
+        )
+
+
+def test_prediction_that_has_seen_its_pixel_has_no_estimate(scene, movie, truth, tmp_path):
+    seen = denoised_store(
+        tmp_path / "d.zarr", movie, blind_gaussian(scene.counts, SIGMA), blind_radius="seen"
+    )
+    result = evaluate(EvaluateConfig(seen.path, movie.path, truth))
+    assert result["mse"] is result["umse"] is result["regions"]["particle"]["mse"] is None
+    assert "has seen the pixels" in summary(result)[0] and not result["blind"]
 
 
 def test_result_is_json_without_nan(measured, movie, blind):
@@ -301,7 +327,7 @@ def test_hot_pixels_do_not_make_a_truth_another_movies(dose, tmp_path):
     scene = simulate(replace(SCENE, dose=dose))
     counts = scene.counts.astype(np.uint16)
     counts[:, [3, 30, 60], [5, 40, 63]] = 300
-    movie = movie_store(tmp_path / "m.zarr", counts)
+    movie = movie_store(tmp_path / "m.zarr", counts, keep_defects=True)
     assert abs(movie.attributes["mean"] / (dose * scene.clean.mean()) - 1) > 0.08
     assert load_truth(truth_file(tmp_path / "t.npz", scene), movie).dose == dose
     for wrong in (0.9 * dose, 1.1 * dose):
@@ -355,6 +381,8 @@ HOSTILE = {
     "another mask": ({"particle_mask": np.ones((3, 3), bool)}, "particle_mask"),
     "NaN": ({"clean": np.full((28, 72, 64), np.nan, np.float16)}, "NaN"),
     "an unknown column": ({"events": np.array([[3, 1e6, 0, 1]], np.float32)}, "columns"),
+    "no occupancies": ({"col_occ": None}, "col_occ"),
+    "occupancies of other columns": ({"col_n_full": np.array([3])}, "different numbers of columns"),
     "a negative column": ({"events": np.array([[3, -5, 0, 1]], np.float32)}, "columns"),
     "a foreign dose": ({"attrs": attrs(0.5)}, "another movie"),
     "a dose of zero": ({"attrs": attrs(0)}, "dose"),
@@ -391,7 +419,8 @@ def test_truth_that_is_no_file_of_arrays_is_refused(content, truth, movie, blind
 SEEN_BY_CHECK = [
     name
     for name in HOSTILE
-    if name not in ("NaN", "an unknown column", "a negative column", "a foreign dose")
+    if name
+    not in ("NaN", "an unknown column", "a negative column", "a foreign dose", "occupancies of other columns")
 ]
 
 

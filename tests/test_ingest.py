@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +15,21 @@ import numpy as np
 import pytest
 import tifffile
 import xarray as xr
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from small import counts, movie_store
+from tdenoise_pipeline import budget, store
 from tdenoise_pipeline import ingest as module
-from tdenoise_pipeline import store
-from tdenoise_pipeline.config import IngestConfig
+from tdenoise_pipeline import source as source_module
+from tdenoise_pipeline.config import IngestConfig, VerifyConfig
 from tdenoise_pipeline.control import Control
-from tdenoise_pipeline.errors import InputError, Stopped, UsageError
+from tdenoise_pipeline.errors import InputError, ResourceError, Stopped, UsageError, VerificationError
 from tdenoise_pipeline.ingest import describe_plan, ingest
+from tdenoise_pipeline.readers import MovieInfo
+from tdenoise_pipeline.source import Digest, Source
+from tdenoise_pipeline.survey import timing
+from tdenoise_pipeline.verify import verify
 
 
 def test_tiff_and_mrc_become_the_same_counts(tmp_path: Path) -> None:
@@ -57,9 +67,6 @@ def test_a_frame_of_the_fill_value_is_stored_like_any_other(tmp_path: Path) -> N
     frames = counts((8, 16, 16))
     frames[:4] = 255
     path = movie_store(tmp_path, frames)
-    from tdenoise_pipeline.config import VerifyConfig
-    from tdenoise_pipeline.verify import verify
-
     verify(VerifyConfig(store=path))
     np.testing.assert_array_equal(xr.open_zarr(path)["counts"], frames)
 
@@ -101,14 +108,193 @@ def test_correlated_noise_is_measured_and_told(tmp_path: Path) -> None:
     assert "not that of single electrons" in attributes["warnings"][0]
 
 
-def test_hot_pixels_are_found_and_told(tmp_path: Path) -> None:
-    frames = counts((40, 64, 64), dose=0.5)
-    assert store.read_attributes(movie_store(tmp_path / "sound", frames))["hot_pixels"] == []
-    frames[:, 20, 31] = 60
-    frames[:, 50, 3] = np.random.default_rng(1).poisson(30, 40)
-    attributes = store.read_attributes(movie_store(tmp_path / "hot", frames))
-    assert attributes["hot_pixels"] == [[20, 31], [50, 3]]
-    assert "row 20, column 31" in attributes["warnings"][0]
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_frames_field_sums_and_groups_are_those_of_numpy(tmp_path: Path, data: st.DataObject) -> None:
+    bin, group = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
+    kept = [data.draw(st.integers(3 * group, 75)), *(data.draw(st.integers(2 * bin, 20)) for _ in "yx")]
+    before, after = (data.draw(st.tuples(*3 * [st.integers(0, 5)])) for _ in range(2))
+    shape = tuple(sum(part) for part in zip(before, kept, after, strict=True))
+    (t0, t1), (y0, y1), (x0, x1) = ((b, b + k) for b, k in zip(before, kept, strict=True))
+    n, height, width = (t1 - t0) // group, (y1 - y0) // bin, (x1 - x0) // bin
+    dtype = data.draw(st.sampled_from(["u1", "i2", "u2", "f4"]))
+    frames = np.random.default_rng(0).integers(0, 120, shape).astype(dtype)
+    shutil.rmtree(tmp_path)
+    chosen = {"frames": (t0, t1), "roi": ((y0, y1), (x0, x1)), "bin": bin, "group": group}
+    path = movie_store(
+        tmp_path, frames, **chosen, keep_defects=True, xray="keep", frame_time=0.5, pixel_size=2.0
+    )
+    part = frames[t0 : t0 + n * group, y0 : y0 + height * bin, x0 : x0 + width * bin].astype(np.float64)
+    expected = part.reshape(n, group, height, bin, width, bin).sum(axis=(1, 3, 5))
+    dataset = xr.open_zarr(path)
+    np.testing.assert_array_equal(dataset["counts"], expected)
+    centres = np.arange(t0, t0 + n * group).reshape(n, group).mean(axis=1)
+    np.testing.assert_allclose(dataset["t"], 0.5 * centres)
+    np.testing.assert_allclose(
+        dataset["y"], 2 * np.arange(y0, y0 + height * bin).reshape(-1, bin).mean(axis=1)
+    )
+    attributes = store.read_attributes(path)
+    left = (t1 - t0) % group, (y1 - y0) % bin, (x1 - x0) % bin
+    assert sum("are left out" in warning for warning in attributes["warnings"]) == sum(n > 0 for n in left)
+    assert attributes["mean"] == pytest.approx(expected.mean())
+
+
+def test_sums_that_leave_nothing_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "raw.npy", counts((20, 16, 16)))
+    with pytest.raises(InputError, match=r"2 frame\(s\) of 8"):
+        describe_plan(IngestConfig(raw=tmp_path / "raw.npy", output=tmp_path / "x", group=8))
+    with pytest.raises(UsageError, match="--bin 17"):
+        describe_plan(IngestConfig(raw=tmp_path / "raw.npy", output=tmp_path / "x", bin=17))
+
+
+def test_settings_win_over_the_file_and_unknown_stays_unknown(tmp_path: Path) -> None:
+    frames = counts((5, 8, 9))
+    attributes = store.read_attributes(movie_store(tmp_path / "a", frames))
+    assert attributes["detector"] == dict.fromkeys(
+        ["counts_per_electron", "camera", "exposure_s", "voltage_kv"]
+    )
+    given = {"camera": "K3", "voltage": 300.0, "exposure": 0.01, "dose_rate": 5.0, "group": 1}
+    attributes = store.read_attributes(movie_store(tmp_path / "b", frames, **given))
+    assert attributes["detector"] == {
+        "counts_per_electron": None, "camera": "K3", "exposure_s": 0.01, "voltage_kv": 300.0
+    }  # fmt: skip
+    assert attributes["dose"]["stated_e_per_nm2_s"] == 5.0
+
+
+def test_blank_and_repeated_frames_are_named_across_the_borders_of_slabs(tmp_path: Path) -> None:
+    frames = counts((100, 24, 24))
+    frames[[5, 40, 41]] = 0
+    frames[7] = frames[6]
+    frames[64] = frames[63]  # the first of its slab
+    attributes = store.read_attributes(movie_store(tmp_path / "a", frames, frames=(2, None)))
+    assert attributes["blank_frames"] == [3, 38, 39]
+    assert attributes["repeated_frames"] == [5, 62]
+    assert attributes["noise"]["fano"] == pytest.approx(1, abs=0.1)
+    assert [w for w in attributes["warnings"] if "blank" in w or "repeat" in w] == [
+        "frames 3, 38, 39 are blank: all their pixels are alike.",
+        "frames 5, 62 repeat the frame before, bit by bit.",
+    ]
+    attributes = store.read_attributes(movie_store(tmp_path / "b", frames, group=3, roi=((0, 20), (0, None))))
+    assert attributes["blank_frames"] == [1, 13]
+    assert attributes["repeated_frames"] == [2, 21]
+
+
+def test_time_stamps_are_kept_and_gaps_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stamps = 100 + 0.1 * np.arange(40)
+    stamps[12:] += 0.31  # three frames were lost
+    opened = module.open_movie
+
+    def open_with_stamps(config: IngestConfig) -> object:
+        reader = opened(config)
+        reader.info = dataclasses.replace(reader.info, timestamps_s=stamps)
+        return reader
+
+    monkeypatch.setattr(module, "open_movie", open_with_stamps)
+    path = movie_store(tmp_path, counts((40, 16, 16)), frames=(2, None), group=2)
+    found = xr.open_zarr(path)["timestamp"]
+    np.testing.assert_allclose(found, stamps[2:].reshape(-1, 2).mean(axis=1))
+    assert (found.dims, found.attrs["units"]) == (("t",), "s")
+    attributes = store.read_attributes(path)
+    assert attributes["timing"]["n_dropped"] in (1, 2)  # of the groups' intervals
+    assert attributes["timing"]["dropped_after"] == [4]
+    assert "frames were lost, after frames 4" in attributes["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([1.0] * 20, (1.0, False, [], 0)),
+        ([1.0] * 10 + [1.3] * 3, (1.0, True, [], 0)),
+        ([1.0] * 4 + [4.0] + [1.0] * 8, (1.0, True, [4], 3)),
+        ([1.0] * 4 + [float("nan")], (None, True, [], 0)),
+        ([0.0] * 4, (None, True, [], 0)),
+    ],
+)
+def test_intervals_say_what_was_lost(steps: list[float], expected: tuple[object, ...]) -> None:
+    found = timing(np.cumsum([0.0, *steps]))
+    assert found is not None
+    assert (found["interval_s"], found["uneven"], found["dropped_after"], found["n_dropped"]) == expected
+
+
+def test_drift_is_measured_stored_and_not_applied(tmp_path: Path) -> None:
+    y, x = np.mgrid[:96, :96]
+    scene = np.random.default_rng(3).uniform(0, 96, (60, 2))
+    frames = np.empty((160, 96, 96), dtype=np.uint8)
+    for t, frame in enumerate(frames):
+        clean = 0.5 + sum(
+            2 * np.exp(-((y - r - 0.05 * t) ** 2 + (x - c + 0.03 * t) ** 2) / 8) for r, c in scene
+        )
+        frame[:] = np.random.default_rng(t).poisson(clean)
+    path = movie_store(tmp_path, frames, pixel_size=0.5)
+    dataset = xr.open_zarr(path)
+    np.testing.assert_array_equal(dataset["counts"], frames)
+    assert (dataset["drift"].shape, dataset["drift"].attrs["units"]) == ((160, 2), "nm")
+    np.testing.assert_allclose(dataset["drift"][-8], [0.5 * 0.05 * 152, -0.5 * 0.03 * 152], atol=0.3)
+    assert store.read_attributes(path)["drift"]["largest"] == pytest.approx(4.5, abs=0.5)
+    noise = movie_store(tmp_path / "noise", np.random.default_rng(0).poisson(2.0, (64, 64, 64)).astype("u1"))
+    assert "drift" not in xr.open_zarr(noise)
+
+
+def test_a_changed_small_array_is_found_by_verify(tmp_path: Path) -> None:
+    frames = counts((40, 32, 32))
+    frames[:, 3, 4] = 99
+    path = movie_store(tmp_path, frames, frame_time=0.1)
+    verify(VerifyConfig(store=path))
+    for name in ("bad_pixels", "t"):
+        array = zarr.open_group(path, mode="r+", use_consolidated=False)[name]
+        sound = array[:]
+        array[0] = 1 - sound[0].astype(int)
+        with pytest.raises(VerificationError, match=f"array '{name}' holds other data"):
+            verify(VerifyConfig(store=path))
+        array[:] = sound
+    shutil.rmtree(path / "bad_pixels/c")
+    with pytest.raises(VerificationError, match="bad_pixels"):
+        verify(VerifyConfig(store=path))
+
+
+def test_the_hash_of_several_files_is_that_of_their_list(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    files = (tmp_path / "x/2.bin", tmp_path / "10.bin")
+    for k, file in enumerate(files):
+        file.write_bytes(bytes([k]) * (3_000_000 + k))
+    info = MovieInfo((3, 4, 4), np.dtype("u1"), "made up", "none", files=files)
+    source = Source.of(tmp_path, info)
+    assert source.n_bytes == 6_000_001
+    listed = subprocess.run(["sha256sum", "x/2.bin", "10.bin"], cwd=tmp_path, capture_output=True, check=True)
+    assert Digest(source).result(Control()) == hashlib.sha256(listed.stdout).hexdigest()
+    source.check_unchanged()
+    files[1].write_bytes(b"else")
+    with pytest.raises(InputError, match="10.bin: changed while it was read"):
+        source.check_unchanged()
+
+
+def test_the_hash_waits_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "AHEAD_BYTES", 2**21)
+    (tmp_path / "raw").write_bytes(bytes(2**24))
+    source = Source.of(tmp_path / "raw", MovieInfo((3, 4, 4), np.dtype("u1"), "made up", "none"))
+    digest = Digest(source)
+    time.sleep(0.2)
+    assert digest._thread.is_alive(), "it is no further ahead than allowed"
+    assert digest.result(Control()) == hashlib.sha256(bytes(2**24)).hexdigest()
+
+
+def test_a_movie_too_large_for_the_memory_is_refused_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "machine_memory_bytes", lambda: 2**29)
+    np.save(tmp_path / "raw.npy", counts((40, 64, 64)))
+    config = IngestConfig(raw=tmp_path / "raw.npy", output=tmp_path / "m.zarr")
+    describe_plan(config)
+    monkeypatch.setattr(budget, "machine_memory_bytes", lambda: 2**26)
+    with pytest.raises(ResourceError, match="frames of 64 x 64 uint8 needs .* --roi"):
+        ingest(config)
+    assert not (tmp_path / "m.zarr-partial").exists()
+
+
+def test_ingest_needs_no_torch() -> None:
+    code = "import sys; import tdenoise_pipeline.ingest_many; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown == "False\n"
 
 
 def test_non_finite_frames_are_kept_and_named(tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small import TINY, counts, network
 
 from tdenoise.infer import Tile, denoise
-from tdenoise.network import Architecture, SplitBlind, centre_dilations, stack_window, window_indices
+from tdenoise.network import Architecture, SplitBlind, cell_reach, stack_window, window_indices
 from tdenoise.noise import Scale
 
 RADII = [0, 1, 2, None]
@@ -130,24 +132,27 @@ def test_the_spatial_halo_covers_everything_that_a_pixel_sees(arch: Architecture
     assert seen.max() < cell.stop + halo
 
 
-def test_the_network_has_no_bias_and_no_normalisation() -> None:
-    made = SplitBlind(Architecture())
-    assert not [name for name, _ in made.named_parameters() if "bias" in name]
-    zeros = torch.zeros(1, 18, 32, 32)
-    assert made(zeros, zeros[:, :1]).abs().max() == 0
+def test_a_patch_is_predicted_as_if_the_others_of_its_batch_were_not_there() -> None:
+    made = network(Architecture())
+    neighbours, centre = torch.randn(3, 18, 32, 48), torch.randn(3, 1, 32, 48)
+    alone = made(neighbours[1:2], centre[1:2])
+    torch.testing.assert_close(made(neighbours, centre)[1:2], alone, rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None)
-@given(radius=st.integers(0, 8))
-def test_no_sum_of_dilated_steps_leads_back_into_the_blind_region(radius: int) -> None:
-    ring, first, second = centre_dilations(radius)
+@given(radius=st.integers(0, 8), cell=st.integers(1, 8))
+def test_no_sum_of_steps_between_cells_leads_to_a_hidden_pixel(radius: int, cell: int) -> None:
+    hidden, ring, dilation = cell_reach(radius, cell)
     axis = np.arange(-ring, ring + 1)
-    steps = {(a, b) for a in axis for b in axis if max(abs(a), abs(b)) > radius}
-    for dilation in (first, second):
-        steps = {
-            (a + dilation * i, b + dilation * j) for a, b in steps for i in (-1, 0, 1) for j in (-1, 0, 1)
-        }
-    assert not [s for s in steps if max(abs(s[0]), abs(s[1])) <= radius]
+    steps = {(a, b) for a in axis for b in axis if max(abs(a), abs(b)) > hidden}
+    far = {(a + dilation * i, b + dilation * j) for a, b in steps for i in (-1, 0, 1) for j in (-1, 0, 1)}
+    nearest = min(max(abs(a), abs(b)) for a, b in steps | far)
+    assert (nearest - 1) * cell + 1 > radius, "even from the border of its cell"
+
+
+def test_a_centre_frame_that_is_seen_is_an_input_like_its_neighbours() -> None:
+    made = made_for_gradients(replace(architecture(0), centre="seen"))
+    slope = gradient(made, 5, 2, slice(20, 21), slice(20, 21), 32)
+    assert slope[2, 20, 20] > 0
 
 
 def test_architecture_survives_the_card() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import resource
 import struct
 import time
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,13 +20,18 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from raw_files import COUNT_WRITERS, WRITERS, movie, write_dm, write_mrc
 from tdenoise_pipeline.errors import InputError
 from tdenoise_pipeline.readers import open_raw
 from tdenoise_pipeline.readers.units import bounded_json, to_nanometres, to_seconds
 
 REAL = Path(__file__).parents[1].parent / "shared/data/formats"
-SUFFIXES = (".tif", ".tiff", ".mrc", ".mrcs", ".map", ".st", ".ccp4", ".npy", ".dm3", ".dm4")
-NOT_A_MOVIE = ("bad", "not a movie", "single frame", "ragged", "truncated")
+SUFFIXES = (
+    ".tif", ".tiff", ".mrc", ".mrcs", ".map", ".st", ".ccp4", ".mrc.gz", ".npy", ".dm3", ".dm4", ".ser", ".tvips",
+    ".mib", ".seq", ".emd", ".h5", ".hspy", ".mp4", ".avi",
+)  # fmt: skip
+FOLDERS = ("gatan_is/hour_minute_second/cap2", "tiff/frame_per_file", "bad/empty_folder")
+NOT_A_MOVIE = ("bad", "not a movie", "single frame", "ragged", "truncated", "4D scan stored as frames")
 
 needs_real_files = pytest.mark.skipif(not REAL.is_dir(), reason="the collection of real raw files is absent")
 
@@ -38,20 +43,10 @@ def real_entries(*kinds: str, but: tuple[str, ...] = ()) -> list[Any]:
     return [
         pytest.param(entry, id=entry["file"])
         for entry in json.loads((REAL / "index.json").read_text())
-        if entry["file"].endswith(SUFFIXES)
-        and not entry["file"].startswith("gatan_is/")  # a folder of files, not one file
+        if (entry["file"].endswith(SUFFIXES) or entry["file"] in FOLDERS)
         and entry["kind"].startswith(kinds)
         and not (but and entry["kind"].startswith(but))
     ]
-
-
-def movie(dtype: str = "<u2", shape: tuple[int, int, int] = (5, 6, 7)) -> NDArray[Any]:
-    """Counts that use the whole range of an integer type."""
-    rng = np.random.default_rng(7)
-    if np.dtype(dtype).kind == "f":
-        return rng.normal(100, 50, shape).astype(dtype)
-    limits = np.iinfo(dtype)
-    return rng.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)
 
 
 def read_all(path: Path, **options: Any) -> NDArray[Any]:
@@ -61,102 +56,13 @@ def read_all(path: Path, **options: Any) -> NDArray[Any]:
     return out
 
 
-def write_mrc(path: Path, data: NDArray[Any], mode: int, *, extended: int = 0, cell: float = 2.0) -> None:
-    order = ">" if data.dtype.str[0] == ">" else "<"
-    n, height, width = data.shape
-    header = struct.pack(
-        f"{order}10i6f3i3f2i", width, height, n, mode, 0, 0, 0, width, height, 1,
-        cell * width, cell * height, cell, 90, 90, 90, 1, 2, 3, 0, 0, 0, 0, extended,
-    )  # fmt: skip
-    stamp = b"\x11\x11\0\0" if order == ">" else b"DD\0\0"
-    header = header.ljust(208, b"\0") + b"MAP " + stamp
-    path.write_bytes(header.ljust(1024 + extended, b"\0") + data.tobytes())
-
-
-def write_dm(path: Path, data: NDArray[Any], version: int, *, time_unit: str = "ms") -> None:
-    """A DigitalMicrograph file with its groups in the usual order: pixels first, then their sizes."""
-    word = ">Q" if version == 4 else ">I"
-    codes = {"u1": (6, 10), "i1": (9, 9), "i2": (1, 2), "u2": (10, 4), "f4": (2, 6), "i4": (7, 3)}
-    data_type, encoded = codes[data.dtype.str[1:]]
-
-    def entry(kind: int, name: str, body: bytes) -> bytes:
-        size = struct.pack(word, len(body)) if version == 4 else b""
-        return struct.pack(">BH", kind, len(name)) + name.encode() + size + body
-
-    def group(name: str, *entries: bytes) -> bytes:
-        return entry(20, name, b"\0\0" + struct.pack(word, len(entries)) + b"".join(entries))
-
-    def value(name: str, description: tuple[int, ...], content: bytes) -> bytes:
-        words = b"".join(struct.pack(word, n) for n in (len(description), *description))
-        return entry(21, name, b"%%%%" + words + content)
-
-    def text(name: str, string: str) -> bytes:
-        return value(name, (20, 4, len(string)), string.encode("utf-16-le"))
-
-    units = (("nm", 0.5), ("nm", 0.25), (time_unit, 2.5))
-    dimensions = [
-        group("", value("Scale", (6,), struct.pack("<f", scale)), text("Units", unit))
-        for unit, scale in units
-    ]
-    sizes = [value("", (5,), struct.pack("<I", n)) for n in reversed(data.shape)]
-    image = group(
-        "ImageData",
-        group("Calibrations", group("Dimension", *dimensions)),
-        value("Data", (20, encoded, data.size), data.tobytes()),
-        value("DataType", (5,), struct.pack("<I", data_type)),
-        group("Dimensions", *sizes),
-    )
-    root = group("", group("ImageList", group("", image, group("ImageTags", text("Name", "made up")))))
-    root_body = root[3 + (8 if version == 4 else 0) :]
-    path.write_bytes(struct.pack(">I", version) + struct.pack(word, len(root_body)) + b"\0\0\0\1" + root_body)
-
-
-def write_npy(path: Path, data: NDArray[Any]) -> None:
-    np.save(path, data)
-
-
-Writer = tuple[str, Callable[[Path, NDArray[Any]], None]]
-WRITERS: dict[str, Writer] = {
-    "npy": ("a.npy", write_npy),
-    "npy, Fortran order": ("a.npy", lambda p, d: write_npy(p, np.asfortranarray(d))),
-    "DM3": ("a.dm3", lambda p, d: write_dm(p, d, 3)),
-    "DM4": ("a.dm4", lambda p, d: write_dm(p, d, 4)),
-    "TIFF": ("a.tif", lambda p, d: tifffile.imwrite(p, d, photometric="minisblack")),
-    "TIFF, big-endian": (
-        "a.tif",
-        lambda p, d: tifffile.imwrite(p, d, photometric="minisblack", byteorder=">"),
-    ),
-    "BigTIFF": ("a.tif", lambda p, d: tifffile.imwrite(p, d, photometric="minisblack", bigtiff=True)),
-    "ImageJ TIFF": ("a.tif", lambda p, d: tifffile.imwrite(p, d, imagej=True, metadata={"axes": "TYX"})),
-    "LZW": ("a.tif", lambda p, d: tifffile.imwrite(p, d, photometric="minisblack", compression="lzw")),
-    "LZW, no description": (
-        "a.tif",
-        lambda p, d: tifffile.imwrite(
-            p, d, photometric="minisblack", compression="lzw", byteorder="<", metadata=None
-        ),
-    ),
-    "deflate, predictor": (
-        "a.tif",
-        lambda p, d: tifffile.imwrite(
-            p, d, photometric="minisblack", compression="zlib", predictor=True, rowsperstrip=4
-        ),
-    ),
-    "zstd, tiles, big-endian": (
-        "a.tif",
-        lambda p, d: tifffile.imwrite(
-            p, d, photometric="minisblack", compression="zstd", tile=(16, 16), byteorder=">"
-        ),
-    ),
-    "tiles": ("a.tif", lambda p, d: tifffile.imwrite(p, d, photometric="minisblack", tile=(16, 16))),
-}
-
-
 @needs_real_files
 @pytest.mark.parametrize("entry", real_entries("", but=(*NOT_A_MOVIE, "odd")))
 def test_a_real_movie_decodes_to_the_array_two_libraries_agree_on(entry: dict[str, Any]) -> None:
     expected = entry["data"][0]
     data = read_all(REAL / entry["file"])
-    assert list(data.shape) == expected["shape"]
+    *frames, height, width = expected["shape"]
+    assert data.shape == (math.prod(frames), height, width)  # a scan is read as the frames it is stored as
     assert data.dtype == expected["dtype"] and data.dtype.isnative
     assert hashlib.sha256(data.astype(data.dtype.newbyteorder("<"))).hexdigest() == expected["sha256"]
 
@@ -199,9 +105,10 @@ def test_allow_truncated_keeps_the_sound_frames_and_counts_the_others(entry: dic
     except InputError as error:
         assert "whole frame" in str(error) or "no frame can be kept" in str(error)
         return
+    n_frames = math.prod(whole["shape"][:-2])
     # Where only tags behind the pixels are missing, all frames are there.
-    assert 0 < len(data) < whole["shape"][0] or not info.metadata["tags_complete"]
-    assert 0 <= info.missing_frames <= whole["shape"][0] - len(data)
+    assert 0 < len(data) < n_frames or not info.metadata["tags_complete"]
+    assert 0 <= info.missing_frames <= n_frames - len(data)
 
 
 @needs_real_files
@@ -214,7 +121,15 @@ def test_allow_truncated_keeps_the_sound_frames_and_counts_the_others(entry: dic
         ("dm/ncem_3d_int16.dm4", None, (3.0, 0.002)),
         ("dm/nion_sequence.dm4", None, None),
         ("mrc/mode6_seri.mrcs", None, (0.2, 0.2)),
-        ("mrc/de_roi_movie/ROI_Random_Scan_movie.mrc", None, None),
+        ("mrc/de_roi_movie/ROI_Random_Scan_movie.mrc", 0.004589899, None),
+        ("gatan_is/director_raw/cap1.dm4", None, (0.0181, 0.0181)),
+        ("gatan_is/hour_minute_second/cap2", None, (0.0181, 0.0181)),
+        ("mrc/mode6.mrc.gz", None, (0.2, 0.2)),
+        ("ser/scanning_preview_1.ser", None, (0.3843525, 0.3843525)),
+        ("ser/tem_preview_1.ser", None, (6.281834, 6.281834)),
+        ("tvips/rec_000.tvips", None, None),
+        ("mib/single_9_6bit.mib", 0.001, None),
+        ("video/norpix6.seq", 0.0337886, None),
         ("mrc/griddata_small.ccp4", None, (0.05, 0.075)),
         ("tiff/dm_export_stack.tif", 2.5, (1686.74, 168.674)),
         ("tiff/imagej_stack.tif", None, (168.674710989, 168.674710989)),
@@ -222,6 +137,13 @@ def test_allow_truncated_keeps_the_sound_frames_and_counts_the_others(entry: dic
         ("tiff/ome_time.ome.tif", 0.0125, (0.0181, 0.0181)),
         ("tiff/time_series.ome.tif", None, None),
         ("tiff/bigtiff_lzw.tif", None, None),
+        ("emd/velox_tem_stack.emd", 0.8, (0.0081728831923, 0.0081728831923)),
+        ("emd/ncem_movie_xyt.emd", 0.0125, (0.0181, 0.0181)),
+        ("emd/ncem_3d.emd", None, None),
+        ("hdf5/movie.hspy", 0.0125, (0.0181, 0.0181)),
+        ("hdf5/generic.h5", 0.0125, None),
+        ("video/export_h264.mp4", 0.05, None),
+        ("video/export_mjpeg.avi", 0.05, None),
         ("numpy/c_order.npy", None, None),
     ],
 )
@@ -355,10 +277,12 @@ def _value_of_tag(raw: bytes, first: int, order: str, code: int) -> slice:
     raise KeyError(code)
 
 
-ALL_WRITERS: dict[str, Writer] = {**WRITERS, "MRC": ("a.mrc", lambda p, d: write_mrc(p, d, 6))}
+ALL_WRITERS = {**WRITERS, **COUNT_WRITERS}
+# Nothing in a TVIPS recording says how many frames it has: cut between two, it is a shorter one.
+COUNTED = [kind for kind in ALL_WRITERS if kind != "TVIPS"]
 
 
-@pytest.mark.parametrize("kind", ALL_WRITERS)
+@pytest.mark.parametrize("kind", COUNTED)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keep=st.floats(0, 1, exclude_max=True))
 def test_a_file_cut_anywhere_is_never_a_shorter_or_a_wrong_movie(
@@ -429,9 +353,9 @@ def test_a_file_that_shrinks_while_it_is_read_gives_an_error_and_no_numbers(tmp_
             reader.read(0, 5, np.empty((5, 6, 7), "u2"))
 
 
-@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("kind", ALL_WRITERS)
 def test_the_raw_file_is_left_as_it_was(tmp_path: Path, kind: str) -> None:
-    name, write = WRITERS[kind]
+    name, write = ALL_WRITERS[kind]
     write(tmp_path / name, movie(shape=(4, 18, 19)))
     before = (tmp_path / name).read_bytes(), (tmp_path / name).stat().st_mtime_ns
     (tmp_path / name).chmod(0o444)
@@ -439,9 +363,12 @@ def test_the_raw_file_is_left_as_it_was(tmp_path: Path, kind: str) -> None:
     assert ((tmp_path / name).read_bytes(), (tmp_path / name).stat().st_mtime_ns) == before
 
 
-@pytest.mark.parametrize("kind", ["npy, Fortran order", "TIFF, big-endian", "zstd, tiles, big-endian", "DM4"])
+@pytest.mark.parametrize(
+    "kind",
+    ["npy, Fortran order", "TIFF, big-endian", "zstd, tiles, big-endian", "DM4", "SER", "MIB", "MRC, bzip2"],
+)
 def test_four_threads_read_what_one_reads(tmp_path: Path, kind: str) -> None:
-    name, write = WRITERS[kind]
+    name, write = ALL_WRITERS[kind]
     data = movie(shape=(40, 32, 33))
     write(tmp_path / name, data)
     parts = [(k, min(k + 3, 40)) for k in range(0, 40, 3)] * 3
@@ -538,10 +465,11 @@ def test_a_damaged_frame_in_the_middle_is_named_when_it_is_read(tmp_path: Path) 
 
 def test_what_is_no_file_or_of_no_known_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.mrc").touch()
+    (tmp_path / "nothing").mkdir()
     (tmp_path / "text.dm4").write_text("frames, honestly" * 100)
     for name, says in [
         ("absent.tif", "no such file"),
-        (".", "folder"),
+        ("nothing", "holds no movie"),
         ("empty.mrc", "empty"),
         ("text.dm4", r"no format that is read here: .*DigitalMicrograph"),
     ]:

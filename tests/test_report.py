@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import TINY
-from stores import MODEL_ID, blind_gaussian, denoised_store, movie_store, truth_file
+from small import TINY, model_folder
+from stores import blind_gaussian, denoised_store, movie_store, truth_file
 from tdenoise_pipeline import evaluate, figures, store
 from tdenoise_pipeline.config import EvaluateConfig, ReportConfig
 from tdenoise_pipeline.errors import InputError, UsageError
 from tdenoise_pipeline.report import most_changing, write_report
+from tdenoise_pipeline.words import summary
 
 from tdenoise import checkpoint
 from tdenoise.simulate import SimulationSettings, simulate
@@ -64,12 +65,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     scene = simulate(SCENE)
     movie = movie_store(folder / f"{HOSTILE}.zarr", scene.counts, pixel_size=0.014, frame_time=0.02)
-    denoised_store(
-        folder / "denoised.zarr", movie, blind_gaussian(scene.counts, (1.0, 1.0, 1.0)), held_out=(7, 8)
-    )
+    prediction = blind_gaussian(scene.counts, (1.0, 1.0, 1.0))
+    model_folder(folder / "model")
+    made_by = checkpoint.read_card(folder / "model")["sha256"]
+    denoised_store(folder / "denoised.zarr", movie, prediction, held_out=(7, 8), model_id=made_by)
     truth_file(folder / "truth.npz", scene)
-    (folder / "model").mkdir()
-    (folder / "model" / "card.json").write_text(json.dumps(card(MODEL_ID)))
     records = [{"step": 250.0 * k, "loss": 1 + 0.1 / k, "held_out": 1 + 0.2 / k} for k in range(1, 4)]
     (folder / "model" / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     return folder
@@ -99,7 +99,7 @@ def bare(folder, tmp_path_factory):
 
 def test_page_loads_nothing_and_runs_nothing(full):
     sources = [attrs["src"] for _, attrs in full.tags if "src" in attrs]
-    assert len(sources) == 5
+    assert len(sources) == 7
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in full.tags}
     assert not any(name.startswith("on") or name == "href" for _, attrs in full.tags for name in attrs)
@@ -121,15 +121,17 @@ def test_images_say_what_they_show(full):
 def test_page_tells_what_a_reader_needs(full):
     for words in ("Error left", "Dose-equivalent gain", "Fano factor", "Blind radius", "sha256", "PSNR"):
         assert words in full.shown
-    assert "Bleed of sudden changes" in full.shown and "Best 3D Gaussian" in full.shown
+    assert "Sudden changes of columns" in full.shown and "Best 3D Gaussian" in full.shown
+    assert "Ideal observer" in full.shown and "What can be told at this dose" in full.shown
     assert "64 × 80 pixels of 0.014 nm, 0.02 s per frame" in full.shown
     assert "None" not in full.shown.split("Provenance")[0] and "nan" not in full.shown.lower().split()
 
 
 def test_page_without_truth_and_model_claims_nothing_of_them(bare):
-    assert "PSNR" not in bare.shown.replace("uPSNR", "") and "Bleed" not in bare.shown
+    assert "PSNR" not in bare.shown.replace("uPSNR", "") and "Sudden changes" not in bare.shown
     assert "Training" not in bare.shown
-    assert len([tag for tag, _ in bare.tags if tag == "img"]) == 4
+    assert "The model itself" not in bare.shown
+    assert len([tag for tag, _ in bare.tags if tag == "img"]) == 5
 
 
 def test_numbers_are_those_of_evaluate(folder, tmp_path):
@@ -202,7 +204,7 @@ def test_movie_of_three_frames_without_calibration_has_a_report(tmp_path, size):
     movie = movie_store(tmp_path / "m.zarr", counts)
     denoised = denoised_store(tmp_path / "d.zarr", movie, np.full(counts.shape, 2.0))
     result = write_report(ReportConfig(denoised.path, movie.path, tmp_path / "r.html"))
-    assert evaluate.summary(result)
+    assert summary(result)
     page = Page(tmp_path / "r.html")
     assert "pixel size unknown" in page.shown and "frame time unknown" in page.shown
 
@@ -218,14 +220,19 @@ def test_movie_of_hardly_any_pixels_has_a_report(tmp_path, shape, copied):
     denoised = denoised_store(tmp_path / "d.zarr", movie, prediction, held_out=(1,))
     arrays = {f"{name}_mask": np.zeros(shape[1:], bool) for name in ("particle", "changing", "vacuum")}
     attrs = json.dumps({"noise": [{"dose": float(counts.mean())}]})
-    events = {"events": np.zeros((0, 4)), "col_pos": np.zeros((shape[0], 0, 2))}
+    columns = {
+        "col_pos": np.zeros((shape[0], 0, 2)),
+        "col_occ": np.zeros((shape[0], 0)),
+        "col_n_full": np.zeros(0),
+    }
+    events = {"events": np.zeros((0, 4)), **columns}
     np.savez(tmp_path / "t.npz", clean=np.ones(shape, np.float16), attrs=attrs, **arrays, **events)
     files = denoised.path, movie.path, tmp_path / "r.html"
     result = write_report(ReportConfig(*files, truth=tmp_path / "t.npz", baseline=True))
-    assert evaluate.summary(result)
+    assert summary(result)
     if copied:  # nothing was removed, so nothing can be said of it
         assert result["residual"]["white"] is None
-        assert any("too few pixels to tell" in line for line in evaluate.summary(result))
+        assert any("too few pixels to tell" in line for line in summary(result))
     shown = Page(tmp_path / "r.html").shown.split("Provenance")[0]
     assert "None" not in shown and "nan" not in shown.lower().split()
 

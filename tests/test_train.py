@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +13,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import TINY, counts, movie_store
+from small import TINY, counts, movie_store, network
 from tdenoise_pipeline import train as module
 from tdenoise_pipeline.config import TrainConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import PipelineError, Stopped, UsageError
 from tdenoise_pipeline.train import choose_architecture, restore, snapshot, train_model
 
-from tdenoise.checkpoint import load_model
+from tdenoise.checkpoint import BASE, load_model, read_card
+from tdenoise.network import Architecture, stack_window, window_indices
 from tdenoise.noise import NoiseAccumulator, Scale
-from tdenoise.patches import PatchLoader, TrainingMovie, hold_out, regions_of
+from tdenoise.patches import PatchLoader, TrainingMovie, _window, hold_out, normalise, regions_of
 from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
 
 SCALE = Scale(2.0, 1.4, 0.3)
@@ -148,8 +151,6 @@ def test_the_best_weights_are_a_true_copy() -> None:
 
 def test_training_stops_when_the_held_out_error_no_longer_falls() -> None:
     state, loader, _, chosen = fresh(10_000)
-    from dataclasses import replace
-
     records = list(train(state, loader, lambda network: 1.0, replace(chosen, patience=3)))
     assert records[-1]["step"] == 40
 
@@ -160,6 +161,57 @@ def test_training_lowers_the_held_out_error() -> None:
     list(train(state, loader, validation, chosen))
     assert state.best_error < before
     assert state.best_error < 1.2  # in units of the noise variance, which no prediction can beat by much
+
+
+def test_gain_tuning_changes_one_factor_per_channel_and_nothing_else() -> None:
+    state, loader, validation, chosen = fresh(8)
+    before = {name: value.clone() for name, value in state.network.state_dict().items()}
+    list(train(state, loader, validation, replace(chosen, gain_share=1.0)))
+    changed = 0
+    for name, after in state.network.state_dict().items():
+        if after.ndim < 2:
+            assert torch.equal(after, before[name]), name
+            continue
+        factors = (after / before[name]).flatten(1)
+        torch.testing.assert_close(factors, factors[:, :1].expand_as(factors), rtol=1e-3, atol=1e-4)
+        changed += int((factors[:, 0] - 1).abs().max() > 1e-4)
+    assert changed > 5
+
+
+def test_given_weights_are_kept_if_training_makes_them_worse() -> None:
+    state, loader, _, chosen = fresh(20)
+    given_weights = copy.deepcopy(state.network.state_dict())
+    errors = iter([1.0, 2.0, 2.0])
+    list(train(state, loader, lambda network: next(errors), replace(chosen, gain_share=0.5)))
+    assert state.best_step == 0
+    assert all(torch.equal(given_weights[k], v) for k, v in state.best.state_dict().items())
+
+
+def test_weights_of_another_blind_spot_are_taken_where_they_fit() -> None:
+    given_weights = network(replace(TINY, blind_radius=0)).state_dict()
+    state = TrainingState.start(replace(TINY, blind_radius=2), TrainingSettings(), "cpu", given_weights)
+    taken = state.network.state_dict()
+    assert torch.equal(taken["squeeze.weight"], given_weights["squeeze.weight"])
+    assert taken["centre.ring.weight"].shape != given_weights["centre.ring.weight"].shape
+
+
+def test_a_clean_target_is_used_where_it_is_known() -> None:
+    frames = counts((30, 48, 48))
+    clean = np.full(frames.shape, 3.0, np.float32)
+    loader = PatchLoader([TrainingMovie(frames, SCALE, (), clean=clean)], TINY, patch=32, batch=2)
+    batch = loader.draw(0)
+    torch.testing.assert_close(batch.target, torch.full_like(batch.target, (3.0 - SCALE.mean) / SCALE.noise))
+    assert not torch.equal(batch.centre, batch.target)
+
+
+@settings(deadline=None, max_examples=20)
+@given(centre=st.integers(0, 29), seed=st.integers(0, 9))
+def test_the_fast_window_of_a_patch_is_that_of_inference(centre: int, seed: int) -> None:
+    frames = counts((30, 16, 16), seed)
+    indices = window_indices(centre, 30, 20)
+    bins = Architecture().bins
+    expected = stack_window(normalise(frames, SCALE, 16, 16), indices, bins)
+    torch.testing.assert_close(_window(frames, indices, bins, SCALE, 16), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
@@ -181,8 +233,10 @@ def test_short_movies_can_be_learned_from(tmp_path: Path, n_frames: int) -> None
     card = train_model(TrainConfig(movie=(path,), output=tmp_path / "model", steps=3))
     assert load_model(tmp_path / "model").id == card["sha256"]
     assert card["blind_radius"] == 0
-    assert card["halo"] == {"frames": 20, "pixels": 112}
-    assert (tmp_path / "model/metrics.jsonl").read_text().count("\n") == 1
+    assert card["halo"] == {"frames": 20, "pixels": 128}
+    assert card["parent"] == read_card(BASE)["sha256"]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "model/metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 3], "the given weights are the first candidate"
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
         "card.json",
         "metrics.jsonl",
@@ -217,7 +271,8 @@ def test_correlated_noise_gets_a_larger_blind_spot(tmp_path: Path) -> None:
         np.random.default_rng(0).poisson(2.0, (20, 64, 64)).astype(np.float32), (0, 0.6, 0.6)
     )
     opened = store.open_store(movie_store(tmp_path, noise), store.MOVIE)
-    assert choose_architecture(TrainConfig(movie=(), output=tmp_path), [opened], None).blind_radius == 2
+    chosen, reason = choose_architecture(TrainConfig(movie=(), output=tmp_path), [opened], None)
+    assert chosen.blind_radius == 2 and "5 x 5 pixels are hidden" in reason
 
 
 def test_a_stop_leaves_a_checkpoint_and_the_next_run_finishes(

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from .rawfile import RawFile
+from ..errors import InputError, PipelineError, UsageError
+from .rawfile import RawFile, RawFolder, is_pattern
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,14 @@ class MovieInfo:
     reader: str  # library and version that decodes it, for example "mrcfile 1.5.4"
     frame_time_s: float | None = None  # time from frame to frame [s]
     pixel_size_nm: tuple[float, float] | None = None  # (row, column) distance of pixel centres [nm]
+    exposure_s: float | None = None  # time that one frame collects electrons [s]
+    dose_rate_e_per_nm2_s: float | None = None  # [electrons / nm2 / s]
+    voltage_kv: float | None = None  # [kV]
+    camera: str | None = None
+    timestamps_s: NDArray[np.float64] | None = None  # (n_frames,), of each frame, counted from any origin [s]
     missing_frames: int = 0  # frames the header announces and the file lacks (--allow-truncated)
+    warnings: tuple[str, ...] = ()  # one sentence each: what to know before one trusts the numbers
+    files: tuple[Path, ...] = ()  # all files of a movie of several, in the order of frames; else empty
     metadata: dict[str, Any] = field(default_factory=dict)  # the original metadata, JSON-able
 
 
@@ -57,31 +64,66 @@ class Format(NamedTuple):
     module: str
     magic: tuple[tuple[int, bytes], ...]  # any of these (position, bytes) in the first KiB
     suffixes: tuple[str, ...]
+    choices: tuple[str, ...] = ()  # which of "dataset", "channel" and "single" its open_movie understands
 
 
 # Modules are imported when a file needs them: tifffile alone takes longer to import than --help may.
 FORMATS = (
-    Format("NumPy", "npy", ((0, b"\x93NUMPY"),), (".npy",)),
+    Format("NumPy", "npy", ((0, b"\x93NUMPY"),), (".npy",), ("single",)),
     Format(
         "TIFF",
         "tiff",
         ((0, b"II*\0"), (0, b"MM\0*"), (0, b"II+\0"), (0, b"MM\0+")),
         (".tif", ".tiff", ".btf", ".tf8"),
+        ("single",),
     ),
-    Format("MRC", "mrc", ((208, b"MAP"),), (".mrc", ".mrcs", ".map", ".st", ".ccp4")),
-    Format("DigitalMicrograph", "dm", ((0, b"\0\0\0\3"), (0, b"\0\0\0\4")), (".dm3", ".dm4")),
+    Format("MRC", "mrc", ((208, b"MAP"),), (".mrc", ".mrcs", ".map", ".st", ".ccp4"), ("single",)),
+    Format("DigitalMicrograph", "dm", ((0, b"\0\0\0\3"), (0, b"\0\0\0\4")), (".dm3", ".dm4"), ("single",)),
+    Format(
+        "HDF5",
+        "hdf5",
+        ((0, b"\x89HDF\r\n\x1a\n"), (512, b"\x89HDF\r\n\x1a\n")),  # 512: behind a block of the user's own
+        (".h5", ".hdf5", ".hdf", ".emd", ".de5", ".hspy", ".nxs"),
+        ("dataset", "channel"),
+    ),
+    Format("TIA SER", "ser", ((0, b"II\x97\x01"),), (".ser",)),
+    Format("TVIPS", "tvips", ((0, b"\0\1\0\0\1\0\0\0"), (0, b"\0\1\0\0\2\0\0\0")), (".tvips",)),
+    Format("Merlin", "mib", ((0, b"MQ1,"),), (".mib",)),
+    Format("NorPix", "seq", ((0, b"\xed\xfe\0\0N\0o\0r\0p\0i\0x\0"),), (".seq",)),
+    Format("compressed MRC", "mrc_packed", ((0, b"\x1f\x8b"), (0, b"BZh")), (".gz", ".bz2")),
+    Format(
+        "MP4", "video", ((4, b"ftyp"), (4, b"moov"), (4, b"mdat")), (".mp4", ".m4v", ".mov"), ("channel",)
+    ),
+    Format("AVI", "video", ((8, b"AVI "),), (".avi",), ("channel",)),
 )
+ZARR = Format("Zarr", "zarr_store", (), (".zarr",), ("dataset", "channel"))
+FRAME_FILES = Format("folder of frames", "sequence", (), ())
+_ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
-def open_raw(path: str | Path, *, allow_truncated: bool = False) -> Reader:
+def open_raw(
+    path: str | Path,
+    *,
+    allow_truncated: bool = False,
+    dataset: str | None = None,
+    channel: int | None = None,
+    single: bool = False,
+) -> Reader:
     """Open a raw movie of any supported format, recognised by its content rather than its name.
 
     Parameters
     ----------
     path : str or Path
-        The raw file. It is opened read-only.
+        The raw file, opened read-only; the folder that holds a Zarr store; or the folder, or the pattern
+        ("folder/*.tif"), of a movie with one file for each frame.
     allow_truncated : bool, optional
         Keep the whole frames of a file that is cut short, and count the others in ``missing_frames``.
+    dataset : str, optional
+        Path within the file of the array to read, where a file holds several.
+    channel : int, optional
+        Which of several channels or colours to read, counted from 0.
+    single : bool, optional
+        The file is one of many and holds one frame of the movie.
 
     Returns
     -------
@@ -92,21 +134,42 @@ def open_raw(path: str | Path, *, allow_truncated: bool = False) -> Reader:
     ------
     InputError
         If the file is missing, damaged, cut short, of no supported format, or not a movie.
+    UsageError
+        If a data set or channel is named that the format has not.
     """
-    file = RawFile(path)
+    many = Path(path).is_dir() or is_pattern(path)
+    file = RawFolder(path) if many else RawFile(path)
     try:
-        module = import_module(f".{_recognise(file).module}", __name__)
-        reader: Reader = module.open_movie(file, allow_truncated)
+        format = _recognise_folder(file) if isinstance(file, RawFolder) else recognise(file)
+        named = {"dataset": dataset, "channel": channel}
+        choices: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+        for name in choices:
+            if name not in format.choices:
+                raise UsageError(
+                    f"{path}: {format.name} files have no {name}s to choose from; leave --{name} out."
+                )
+        if single and "single" not in format.choices:
+            raise InputError(path, f"holds {format.name}, which is not read as one file for each frame.")
+        if single:
+            choices["single"] = True
+        module = import_module(f".{format.module}", __name__)
+        reader: Reader = module.open_movie(file, allow_truncated, **choices)
     except BaseException as error:
         file.close()
-        if isinstance(error, InputError) or not isinstance(error, Exception):
+        if isinstance(error, PipelineError) or not isinstance(error, Exception):
             raise
         # Damaged headers make libraries fail in every possible way; the user needs one sentence.
         raise InputError(path, f"damaged, it cannot be read ({_one_line(error)}). Copy it anew.") from error
     return reader
 
 
-def _recognise(file: RawFile) -> Format:
+def _recognise_folder(folder: RawFolder) -> Format:
+    if any((folder.path / name).is_file() for name in _ZARR_FILES):
+        return ZARR
+    return FRAME_FILES
+
+
+def recognise(file: RawFile) -> Format:
     if file.size == 0:
         raise InputError(file.path, "the file is empty (0 bytes). Copy it anew.")
     head = file.read_at(0, min(file.size, 1024))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..errors import InputError
 from . import MovieInfo, Reader
 from .dm_tags import TagArray, TagTree, read_tags
 from .frames import FlatReader, check_movie, frame_size, library, whole_frames
+from .gatan import open_capture
 from .rawfile import RawFile
 from .units import bounded_json, pixel_size, to_nanometres, to_seconds
 
@@ -33,12 +35,21 @@ class Image(NamedTuple):
     pixels: TagArray
 
 
-def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
-    """Open a DM3 or DM4 file that holds one image series."""
+def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) -> Reader:
+    """Open a DM3 or DM4 file that holds one image series, or just one image, if ``single``.
+
+    An image with the tag of an in situ capture is the director of one: its frames lie in other files.
+    """
     tree = read_tags(file)
     image = _movie_of(file, tree, list(_images(tree)))
     stored = np.dtype(tree.byte_order + _TYPES[image.type_code])
-    announced, height, width = check_movie(file, image.shape, stored)
+    recorded = _group(_group(_group(image.tags, "ImageTags"), "In-situ"), "Recorded").get("# Frames")
+    if len(image.shape) == 2 and isinstance(recorded, int) and not single:
+        check_movie(file, (max(recorded, 2), *image.shape), stored)
+        if not tree.complete and not allow_truncated:
+            raise InputError(file.path, "cut short within its tags. Copy it anew, or try --allow-truncated.")
+        return open_capture(file, _info(tree, image, stored, recorded), stored, allow_truncated)
+    announced, height, width = check_movie(file, image.shape, stored, single=single)
     frame_bytes = frame_size((announced, height, width), stored)
     if image.pixels.n_bytes < announced * frame_bytes:
         raise InputError(
@@ -55,19 +66,38 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
             "Copy it anew, or keep these frames with --allow-truncated.",
         )
 
-    time, row, column = _axes(tree, image)
-    info = MovieInfo(
+    info = replace(
+        _info(tree, image, stored, announced),
+        shape=(n_frames, height, width),
+        missing_frames=announced - n_frames,
+    )
+    first = image.pixels.offset
+    return FlatReader(file, info, stored, range(first, first + n_frames * frame_bytes, frame_bytes))
+
+
+def _info(tree: TagTree, image: Image, stored: np.dtype[Any], n_frames: int) -> MovieInfo:
+    """What the tags say about a movie of ``n_frames`` of the image's frames."""
+    *time, row, column = _axes(tree, image)
+    height, width = image.shape[-2:]
+    tags = _group(image.tags, "ImageTags")
+    acquisition = _group(tags, "Acquisition")
+    exposure = _group(_group(acquisition, "Parameters"), "High Level").get("Exposure (s)")
+    if exposure is None:
+        exposure = _group(tags, "DataBar").get("Exposure Time (s)")
+    volts = _group(tags, "Microscope Info").get("Voltage")
+    kilovolts = float(f"{volts / 1000:.7g}") if isinstance(volts, float | int) else 0.0
+    return MovieInfo(
         shape=(n_frames, height, width),
         dtype=stored.newbyteorder("="),
         format=f"DM{tree.version}",
         reader=library("tdenoise"),
-        frame_time_s=to_seconds(*time),
+        frame_time_s=to_seconds(*time[0]) if time else None,
         pixel_size_nm=pixel_size(to_nanometres(*row), to_nanometres(*column)),
-        missing_frames=announced - n_frames,
+        exposure_s=to_seconds(f"{exposure:.7g}", "s") if isinstance(exposure, float | int) else None,
+        voltage_kv=kilovolts if 0 < kilovolts < 10_000 else None,
+        camera=_text(tree, _group(acquisition, "Device").get("Name")) or None,
         metadata=_metadata(tree, image),
     )
-    first = image.pixels.offset
-    return FlatReader(file, info, stored, range(first, first + n_frames * frame_bytes, frame_bytes))
 
 
 def _images(tree: TagTree) -> Iterator[Image]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from . import MovieInfo
-from .rawfile import RawFile
+from .rawfile import RawFile, RawFolder
 
 MAX_FRAME_BYTES = 2**31  # far above any camera; a header that says more is damaged or hostile
 
@@ -20,7 +20,7 @@ MAX_FRAME_BYTES = 2**31  # far above any camera; a header that says more is dama
 class FrameReader:
     """Base of the readers: checks the arguments of ``read``; a subclass fills the array."""
 
-    def __init__(self, file: RawFile, info: MovieInfo) -> None:
+    def __init__(self, file: RawFile | RawFolder, info: MovieInfo) -> None:
         self.info = info
         self._file = file
 
@@ -66,25 +66,46 @@ class FlatReader(FrameReader):
         Of the pixels in the file, with its byte order.
     offsets : sequence of int
         Where each frame starts [bytes].
+    bottom_up : bool, optional
+        The rows are stored from the bottom of the image to its top.
     """
 
-    def __init__(self, file: RawFile, info: MovieInfo, stored: np.dtype[Any], offsets: Sequence[int]) -> None:
+    def __init__(
+        self,
+        file: RawFile,
+        info: MovieInfo,
+        stored: np.dtype[Any],
+        offsets: Sequence[int],
+        *,
+        bottom_up: bool = False,
+    ) -> None:
         super().__init__(file, info)
-        self._stored = stored
-        self._offsets = offsets
+        self.stored = stored
+        self.offsets = offsets
+        self._bottom_up = bottom_up
 
     def _fill(self, start: int, stop: int, out: NDArray[Any]) -> None:
-        frame_bytes = frame_size(self.info.shape, self._stored)
+        frame_bytes = frame_size(self.info.shape, self.stored)
         first = start
         for k in range(start + 1, stop + 1):  # neighbours in the file are read in one go
-            if k == stop or self._offsets[k] != self._offsets[k - 1] + frame_bytes:
-                self._file.read_into(out[first - start : k - start], self._offsets[first])
+            if k == stop or self.offsets[k] != self.offsets[k - 1] + frame_bytes:
+                self._file.read_into(out[first - start : k - start], self.offsets[first])
                 first = k
-        if not self._stored.isnative:
+        if not self.stored.isnative:
             out.byteswap(inplace=True)
+        if self._bottom_up:
+            turn(out)
 
 
-def check_movie(file: RawFile, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int, int]:
+def turn(frames: NDArray[Any]) -> None:
+    """Put the last row of each frame first, in place."""
+    for frame in frames:
+        frame[...] = frame[::-1].copy()
+
+
+def check_movie(
+    file: RawFile | RawFolder, shape: tuple[int, ...], dtype: np.dtype[Any], *, single: bool = False
+) -> tuple[int, int, int]:
     """Refuse what is not a movie; return its (n_frames, height, width).
 
     Parameters
@@ -95,6 +116,8 @@ def check_movie(file: RawFile, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
         As the header gives it, slowest axis first.
     dtype : dtype
         Of the pixels.
+    single : bool, optional
+        The file holds one frame of a movie in many files: one image is wanted, and no more.
 
     Raises
     ------
@@ -108,7 +131,14 @@ def check_movie(file: RawFile, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
         raise InputError(file.path, f"holds values of type {dtype}, not a movie of counts.")
     if any(n <= 0 for n in shape):
         raise InputError(file.path, f"its header gives the size {size}: there is no frame in it.")
-    if len(shape) == 2 or (len(shape) == 3 and shape[0] == 1):
+    one = len(shape) == 2 or (len(shape) == 3 and shape[0] == 1)
+    if single and not one:
+        raise InputError(
+            file.path, f"holds an array of {size}, not one frame as the other files; ingest it by itself."
+        )
+    if single:
+        shape = (1, *shape[-2:])
+    elif one:
         raise InputError(file.path, f"holds a single image of {size} pixels, not a movie.")
     if len(shape) != 3:
         raise InputError(
@@ -123,7 +153,7 @@ def check_movie(file: RawFile, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
 
 
 def whole_frames(
-    file: RawFile, announced: int, present: int, allow_truncated: bool, *, at_least: bool = False
+    file: RawFile | RawFolder, announced: int, present: int, allow_truncated: bool, *, at_least: bool = False
 ) -> int:
     """Number of frames to read, where ``present`` of ``announced`` frames are whole.
 

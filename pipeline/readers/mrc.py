@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from . import MovieInfo, Reader
 from .frames import FlatReader, FrameReader, check_movie, library, whole_frames
+from .mrc_notes import direct_electron, extended_header
 from .rawfile import RawFile
 from .units import bounded_json, pixel_size, to_nanometres
 
@@ -24,8 +25,8 @@ _NAMES = (
 _PACKED = 101  # two 4-bit pixels in a byte, the first in the low half
 
 
-def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
-    """Open an MRC file whose sections are frames."""
+def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) -> Reader:
+    """Open an MRC file whose sections are frames; just one, if ``single``."""
     if file.size < _HEADER:
         raise InputError(file.path, f"cut short: {file.size} bytes, and an MRC header alone has {_HEADER}.")
     header = file.read_at(0, _HEADER)
@@ -49,18 +50,25 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     # IMOD's bytes are unsigned unless its first flag says otherwise; everyone else's are signed.
     if mode == 0 and imod_stamp in {b"IMOD", b"DOMI"} and not imod_flags & 1:
         stored = np.dtype("u1")
-    check_movie(file, (announced, height, width), stored)
+    check_movie(file, (announced, height, width), stored, single=single)
     row_bytes = (width + 1) // 2 if mode == _PACKED else width * stored.itemsize
     frame_bytes = height * row_bytes
     n_frames = whole_frames(file, announced, (file.size - first) // frame_bytes, allow_truncated)
+    notes = direct_electron(file) or extended_header(file, header, order, extended, n_frames)
     info = MovieInfo(
         shape=(n_frames, height, width),
         dtype=stored.newbyteorder("="),
         format=f"MRC mode {mode}",
         reader=library("tdenoise"),
-        pixel_size_nm=_pixel_size(words),
+        frame_time_s=notes.frame_time_s,
+        pixel_size_nm=_pixel_size(words) or notes.pixel_size_nm,
+        exposure_s=notes.exposure_s,
+        voltage_kv=notes.voltage_kv,
+        camera=notes.camera,
+        timestamps_s=notes.timestamps_s,
         missing_frames=announced - n_frames,
-        metadata=_metadata(header, words, order, file.size - first - n_frames * frame_bytes),
+        warnings=notes.warnings,
+        metadata=_metadata(header, words, order, file.size - first - n_frames * frame_bytes) | notes.metadata,
     )
     offsets = range(first, first + n_frames * frame_bytes, frame_bytes)
     if mode == _PACKED:

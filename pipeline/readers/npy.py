@@ -18,8 +18,8 @@ _MAX_HEADER = 10_000  # bytes; a plain array needs about 100
 _SLAB_BYTES = 2**26
 
 
-def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
-    """Open a .npy file whose array is (frame, row, column)."""
+def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) -> Reader:
+    """Open a .npy file whose array is (frame, row, column); or (row, column), if ``single``."""
     header = io.BytesIO(file.read_at(0, min(file.size, _MAX_HEADER + 12)))
     major, minor = np.lib.format.read_magic(header)
     if (major, minor) not in {(1, 0), (2, 0), (3, 0)}:
@@ -31,7 +31,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     if stored.hasobject:
         raise InputError(file.path, "holds pickled Python objects, which are never unpickled here.")
 
-    announced, height, width = shape = check_movie(file, full_shape, stored)
+    announced, height, width = shape = check_movie(file, full_shape, stored, single=single)
     first = header.tell()
     frame_bytes = frame_size(shape, stored)
     # In Fortran order every frame is spread over the whole file: cut short, no frame is whole.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +76,61 @@ class RawFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()  # what an error left open
+
+
+class RawFolder(RawFile):
+    """A folder that holds one movie; its files are opened when frames are read.
+
+    Attributes
+    ----------
+    path : Path
+        Where it is.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._descriptor = -1  # nothing is held open, and nothing can be read
+        self.path = Path(path)
+        self.size = 0
+
+
+def is_pattern(path: str | Path) -> bool:
+    """Whether a path stands for several files ("frames/*.tif") and is not itself the name of one."""
+    return any(sign in Path(path).name for sign in "*?[") and not Path(path).exists()
+
+
+class JoinedFile(RawFile):
+    """Several raw files read as one, end to end.
+
+    Parameters
+    ----------
+    parts : sequence of RawFile
+        Open files, in order; they are closed with this one. The first one gives the name.
+    """
+
+    def __init__(self, parts: Sequence[RawFile]) -> None:
+        self._parts = parts
+        self.path = parts[0].path
+        self.paths = tuple(part.path for part in parts)
+        self.sizes = [part.size for part in parts]
+        self._starts = np.cumsum([0, *self.sizes]).tolist()
+        self.size = self._starts[-1]
+
+    def read_into(self, out: NDArray[Any], offset: int) -> None:
+        """Fill a C-contiguous array with the bytes that start at ``offset``."""
+        view = out.reshape(-1).view(np.uint8)
+        done = 0
+        while done < view.size:
+            number = bisect_right(self._starts, offset + done) - 1
+            if number >= len(self._parts):
+                raise InputError(self._parts[-1].path, "the file ends within a frame or header.")
+            end = min(view.size, self._starts[number + 1] - offset)
+            self._parts[number].read_into(view[done:end], offset + done - self._starts[number])
+            done = end
+
+    def close(self) -> None:
+        """Close all parts; harmless if done twice."""
+        for part in self._parts:
+            part.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from .tiff_description import Description, describe
 from .tiff_pages import SEGMENT_TAGS, Layout, Page, Pages
 from .units import bounded_json
 
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised here, in one sentence
+
 _COMPRESSIONS = {
     1: "uncompressed", 5: "LZW", 8: "deflate", 32946: "deflate", 32773: "PackBits", 34925: "LZMA",
     34926: "zstd", 50000: "zstd",
@@ -26,8 +29,8 @@ _MAX_RATIO = 10_000  # of decoded to stored bytes; LZW and deflate stay below 1,
 _COLOUR = {2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
 
 
-def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
-    """Open a TIFF file whose pages are frames."""
+def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) -> Reader:
+    """Open a TIFF file whose pages are frames; just one page, if ``single``."""
     pages = Pages(file)
     first = pages.page(pages.first)
     if first is None:
@@ -46,7 +49,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
         dtype, decode = np.dtype(key.dtype).newbyteorder("="), key.decode
         tags = {tag.name: tag.value for tag in key.tags if tag.code not in SEGMENT_TAGS}
 
-    check_movie(file, (announced + broken, layout.height, layout.width), dtype)
+    check_movie(file, (announced + broken, layout.height, layout.width), dtype, single=single)
     present = len(starts) if offsets is None else len(offsets)
     # A chain of directories that breaks off does not tell how long it was.
     at_least = broken and announced > (note.n_frames or 0)
@@ -71,8 +74,9 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     if offsets is not None:
         return FlatReader(file, info, dtype.newbyteorder(pages.order), offsets)
     reader = SegmentReader(file, info, pages, layout, starts, decode)
-    last = np.empty((1, *shape[1:]), dtype)
-    reader.read(n_frames - 1, n_frames, last)  # what cannot be decoded should show now, not at the end
+    if not single:
+        last = np.empty((1, *shape[1:]), dtype)
+        reader.read(n_frames - 1, n_frames, last)  # what cannot be decoded should show now, not at the end
     return reader
 
 

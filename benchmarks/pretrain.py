@@ -1,0 +1,110 @@
+"""Train the base model that comes with tdenoise, on simulated scenes only.
+
+python benchmarks/pretrain.py --time-limit 60m -o tdenoise/base
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tdenoise_pipeline import budget, config
+from tdenoise_pipeline.version import VERSION
+
+from tdenoise import checkpoint, runtime
+from tdenoise.network import Architecture
+from tdenoise.patches import PatchLoader
+from tdenoise.pretraining import noisy, scene
+from tdenoise.train import TrainingSettings, TrainingState, train
+
+FIELDS, CUTS = 80, 260  # scenes of a whole field, and scenes cut around changing columns
+STEPS_PER_NOISE = 6000  # then counts are drawn anew, at new doses
+POOL_BYTES = 4 * 2**30  # all scenes at once
+
+log = logging.getLogger("pretrain")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="model folder to write")
+    parser.add_argument("--time-limit", type=config.seconds, default=3600.0)
+    parser.add_argument("--scenes", type=float, default=1.0, help="share of the usual number of scenes")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+
+    scenes = make_scenes(options.scenes, options.seed)
+    device = checkpoint.default_device()
+    runtime.prepare(n_threads=1)
+    settings = TrainingSettings(
+        steps=10**9,
+        time_limit_s=options.time_limit,
+        learning_rate=3e-3,
+        average=0.999,
+        validate_every=500,
+        patience=10**9,
+        seed=options.seed,
+        mixed_precision=True,
+    )
+    architecture = Architecture()
+    state = TrainingState.start(architecture, settings, device)
+    while state.elapsed_s < options.time_limit:
+        round_ = state.step // STEPS_PER_NOISE
+        movies = [noisy(clean, seed=round_ * 10**5 + number) for number, clean in enumerate(scenes)]
+        loader = PatchLoader(movies, architecture, seed=options.seed + round_, pool_bytes=POOL_BYTES)
+        end = (round_ + 1) * STEPS_PER_NOISE
+        before = state.step
+        for record in train(
+            state,
+            loader,
+            lambda network: 0.0,  # nothing is held out: every patch has new noise
+            settings,
+            device,
+            stopped=lambda end=end: state.step >= end,
+            n_threads=budget.n_cores(),
+        ):
+            log.info("step %d, loss %.5f, %.0f s", record["step"], record["loss"], record["elapsed_s"])
+        state.best, state.best_step = state.averaged, state.step
+        save(options.output, state, len(scenes))
+        if state.step == before:  # time is up
+            break
+
+
+def make_scenes(share: float, seed: int) -> list[np.ndarray]:
+    """Clean movies, on all cores."""
+    fields, cuts = (max(1, round(share * number)) for number in (FIELDS, CUTS))
+    cut = partial(scene, n_frames=80, size=96, at_events=True)
+    with ProcessPoolExecutor() as pool:
+        first = 10**6 * seed
+        made = [*pool.map(scene, range(first, first + fields)), *pool.map(cut, range(first, first + cuts))]
+    log.info("%d scenes", len(made))
+    return made
+
+
+def save(folder: Path, state: TrainingState, n_scenes: int) -> None:
+    """Write the model with what a card tells."""
+    checkpoint.save_model(
+        folder,
+        state.averaged,
+        {
+            "movies": [],
+            "ancestors": [],
+            "simulated": {
+                "scenes": n_scenes,
+                "doses": "0.2 to 10 electrons per pixel and frame",
+                "made_by": "benchmarks/pretrain.py",
+            },
+            "steps": state.step,
+            "parent": None,
+            "metrics": {"elapsed_s": state.elapsed_s},
+            "software": VERSION,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Models: bring in weights that were trained elsewhere, and say what a model is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tdenoise import checkpoint
+from tdenoise.udvd import read_weights
+
+from . import progress
+from .apply import open_model
+from .config import ModelsImportConfig, ModelsShowConfig
+from .errors import InputError
+from .version import VERSION
+
+
+def import_model(config: ModelsImportConfig) -> dict[str, Any]:
+    """Make a model of UDVD weights that the script of its users saved.
+
+    Parameters
+    ----------
+    config : ModelsImportConfig
+
+    Returns
+    -------
+    dict
+        The model's card. It names no training movie, for the file does not say any.
+
+    Raises
+    ------
+    InputError
+        If the file is no state dict of the grey, five-frame UDVD.
+    UsageError
+        If the output exists and is another model.
+    """
+    try:
+        network, sha256 = read_weights(config.weights, config.blind_radius)
+    except ValueError as error:
+        raise InputError(config.weights, f"{error}.") from None
+    identity = {"step": "models import", "weights": sha256, "blind_radius": config.blind_radius}
+    if not config.force and _imported_as(config, progress.plan_id(identity)):
+        return checkpoint.read_card(config.output)
+    details = {
+        "movies": [],
+        "ancestors": [],
+        "imported": {"name": config.weights.name, "sha256": sha256},
+        "software": VERSION,
+    }
+    with progress.OutputRun(config.output, identity, [config.weights], force=config.force) as run:
+        run.prepare(lambda path: path.mkdir(parents=True))
+        card = checkpoint.save_model(run.partial, network, {**details, "plan": run.id})
+        run.commit()
+    return card
+
+
+def _imported_as(config: ModelsImportConfig, plan: str) -> bool:
+    try:
+        return bool(checkpoint.read_card(config.output).get("plan") == plan)
+    except checkpoint.ModelError:
+        return False
+
+
+def show_model(config: ModelsShowConfig) -> dict[str, Any]:
+    """The card of a model whose weights are whole, with the number of its parameters.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    model = open_model(config.model)
+    architecture = model.network.architecture
+    return {
+        **model.card,
+        "halo": {"frames": architecture.window, "pixels": architecture.spatial_halo},
+        "n_parameters": sum(p.numel() for p in model.network.parameters()),
+    }
+
+
+def summary(card: dict[str, Any]) -> list[str]:
+    """The main facts of a card, a line each."""
+    lines = [
+        f"model {card['sha256'][:12]}: {card['kind']}, {card['n_parameters']:,} parameters",
+        f"never sees: {_hidden(card)}",
+        f"sees: {card['halo']['frames']} frames to each side, at most {card['halo']['pixels']} pixels away",
+    ]
+    if "imported" in card:
+        lines.append(
+            f"imported from: {card['imported']['name']} (sha256 {card['imported']['sha256'][:12]}); "
+            "what it was trained on is not known"
+        )
+    if card.get("simulated"):
+        lines.append("trained on: simulated movies")
+    for movie in card["movies"]:
+        lines.append(
+            f"trained on: {movie.get('name', movie['id'][:12])} (signal to noise ratio {movie['snr']:.3g} per "
+            f"pixel, {len(movie['held_out'])} frames held out)"
+        )
+    if card["ancestors"]:
+        lines.append(f"before that on: {', '.join(m.get('name', m['id'][:12]) for m in card['ancestors'])}")
+    if "metrics" in card:
+        lines.append(
+            f"training: {card['steps']} steps, best at {card['best_step']}, held-out error "
+            f"{card['metrics']['held_out_error']:.5f} of the noise variance"
+        )
+    return lines
+
+
+def _hidden(card: dict[str, Any]) -> str:
+    radius = card["blind_radius"]
+    if not isinstance(radius, int):
+        return "the centre frame" if radius is None else "nothing is hidden"
+    size = 2 * radius + 1
+    pixels = "the pixel itself" if size == 1 else f"{size} x {size} pixels around it"
+    return f"{pixels}, in {'all five frames' if card['kind'] == 'udvd' else 'the centre frame'}"

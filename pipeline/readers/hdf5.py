@@ -1,0 +1,298 @@
+"""HDF5 movies: Velox and NCEM EMD, Direct Electron .de5, HyperSpy, and any file with a data set named.
+
+HDF5's library is a large parser of a rich format: it lists the file in a process of its own (hdf5_child), and
+the pixels are read here at the places that it names, by several threads at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from . import MovieInfo, Reader, codecs
+from .axes import Place, pixel_size_of, place_movie
+from .child import ask, split
+from .chunked import MAX_RATIO, ChunkedReader, Layout, check_chunks, slabs
+from .frames import FlatReader, check_movie, frame_size, whole_frames
+from .hdf5_profiles import Contents, Movie, find_movie
+from .rawfile import RawFile
+from .timestamps import frame_time
+from .units import bounded_json
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_FILTERS = {
+    1: "deflate", 2: "shuffle", 3: "Fletcher checksum", 32000: "LZF", 32001: "Blosc", 32004: "LZ4",
+    32008: "bitshuffle", 32015: "zstd",
+}  # fmt: skip
+_ROOM = 64  # bytes that a filter inside another one may add
+
+
+def open_movie(
+    file: RawFile, allow_truncated: bool, *, dataset: str | None = None, channel: int | None = None
+) -> Reader:
+    """Open an HDF5 file: the one movie in it, or the array that ``dataset`` names."""
+    _check_whole(file)
+    listed, _ = split(ask(file.path, "hdf5_child", "catalogue", str(file.path), str(file.size)))
+    contents = Contents(file.path, {o["name"]: o for o in listed["objects"]}, listed["links"])
+    movie = find_movie(contents, dataset)
+    entry = contents.objects[movie.name]
+    if entry["dtype"] is None:
+        raise InputError(file.path, f"its array {movie.name} holds {entry['type']}, not a movie of counts.")
+    stored, shape = np.dtype(entry["dtype"]), contents.shape(movie.name)
+    place = place_movie(
+        file,
+        movie.name,
+        shape,
+        stored,
+        movie.axes,
+        custom=movie.custom,
+        channel=channel,
+        chosen=dataset is not None,
+    )
+    chunk = tuple(entry["chunks"]) if entry["layout"] == "chunked" else slabs(shape, stored.itemsize)
+    layout = Layout(shape, chunk, place.movie_axes, place.fixed)
+    announced, height, width = check_movie(file, layout.movie_shape, stored)
+    check_chunks(file, layout, stored)
+    _check_storage(file, movie.name, entry)
+    if math.prod(shape) * stored.itemsize > MAX_RATIO * file.size:
+        raise InputError(
+            file.path,
+            f"its {file.size} bytes claim to hold {announced} frames of {height} x {width}, over {MAX_RATIO} "
+            "times as much: refused as a decompression bomb.",
+        )
+    stamps_us = None
+    fetch: Callable[[tuple[int, ...]], NDArray[Any]]
+    if entry["layout"] == "chunked":
+        more, table = split(
+            ask(file.path, "hdf5_child", "chunks", str(file.path), movie.name, str(file.size))
+        )
+        chunks = Chunks(file, np.frombuffer(table, "<i8").reshape(-1, 3), layout, stored, entry["filters"])
+        stamps_us, present, fetch = more["time_stamps_us"], chunks.whole_frames(), chunks.fetch
+    else:
+        run = Run(file, entry["offset"], layout, stored)
+        present, fetch = announced, run.fetch
+    n_frames = whole_frames(file, announced, present, allow_truncated)
+    info = _info(movie, place, stamps_us, stored, (n_frames, height, width), announced, listed["library"])
+    if entry["layout"] != "chunked" and _is_flat(layout):
+        n_bytes = frame_size(info.shape, stored)
+        first = entry["offset"]
+        return FlatReader(file, info, stored, range(first, first + n_frames * n_bytes, n_bytes))
+    reader = ChunkedReader(file, info, layout, fetch)
+    last = np.empty((1, height, width), info.dtype)
+    reader.read(n_frames - 1, n_frames, last)  # what cannot be decoded should show now, not at the end
+    return reader
+
+
+class Run:
+    """An array stored as one run of bytes, read in pieces."""
+
+    def __init__(self, file: RawFile, first: int, layout: Layout, stored: np.dtype[Any]) -> None:
+        end = first + math.prod(layout.shape) * stored.itemsize
+        if end > file.size:
+            raise InputError(
+                file.path, f"damaged: its frames should end at byte {end} of {file.size}. Copy it anew."
+            )
+        self._file = file
+        self._first = first
+        self._layout = layout
+        self._stored = stored
+
+    def fetch(self, place: tuple[int, ...]) -> NDArray[Any]:
+        """The piece at a place of the grid, cut off at the end of the array."""
+        layout = self._layout
+        corner = [p * c for p, c in zip(place, layout.chunk, strict=True)]
+        sizes = [min(c, n - at) for c, n, at in zip(layout.chunk, layout.shape, corner, strict=True)]
+        before = sum(at * math.prod(layout.shape[k + 1 :]) for k, at in enumerate(corner))
+        piece = np.empty(sizes, self._stored)
+        self._file.read_into(piece, self._first + before * self._stored.itemsize)
+        return piece
+
+
+class Chunks:
+    """The chunks of an array: where they are, and how they are decoded.
+
+    Parameters
+    ----------
+    file : RawFile
+    table : ndarray of int64, shape (n_chunks, 3)
+        Offset [bytes], size [bytes] and bits of the filters left out; offset 0 where no chunk was written.
+    layout : Layout
+    stored : dtype
+    filters : list
+        (number, settings, name) of each filter, in the order in which they were applied.
+    """
+
+    def __init__(
+        self,
+        file: RawFile,
+        table: NDArray[np.int64],
+        layout: Layout,
+        stored: np.dtype[Any],
+        filters: list[tuple[int, list[int], str]],
+    ) -> None:
+        offsets, sizes, _ = table.T
+        wrong = (offsets < 0) | (sizes < 0) | (offsets > file.size) | (sizes > file.size - offsets)
+        if wrong.any():
+            raise InputError(
+                file.path,
+                f"damaged: {wrong.sum()} of its chunks lie behind the end of the file. Copy it anew.",
+            )
+        self._file = file
+        self._table = table.reshape(*layout.grid, 3)
+        self._layout = layout
+        self._stored = stored
+        self._filters = filters
+
+    def whole_frames(self) -> int:
+        """Number of frames before the first one that was not written completely."""
+        time = self._layout.movie_axes[0]
+        others = tuple(axis for axis in range(len(self._layout.shape)) if axis != time)
+        whole = np.atleast_1d((self._table[..., 0] > 0).all(axis=others))
+        n_chunks = len(whole) if whole.all() else int(whole.argmin())
+        return min(n_chunks * self._layout.chunk[time], self._layout.shape[time])
+
+    def fetch(self, place: tuple[int, ...]) -> NDArray[Any]:
+        """The decoded chunk at a place of the grid."""
+        offset, size, left_out = self._table[place].tolist()
+        n_bytes = math.prod(self._layout.chunk) * self._stored.itemsize
+        data = self._file.read_at(offset, size)
+        try:
+            for k, (number, values, _) in reversed(list(enumerate(self._filters))):
+                if not left_out >> k & 1:
+                    data = _decode(number, values, data, n_bytes + _ROOM, self._stored.itemsize)
+            if len(data) != n_bytes:
+                raise ValueError(f"{len(data)} bytes in place of {n_bytes}")
+        except ValueError as error:
+            at = place[self._layout.movie_axes[0]] * self._layout.chunk[self._layout.movie_axes[0]]
+            raise InputError(
+                self._file.path, f"the chunk of frame {at} is damaged and cannot be decoded ({error})."
+            ) from error
+        return np.frombuffer(data, self._stored).reshape(self._layout.chunk)
+
+
+def _decode(number: int, values: list[int], data: bytes, n_bytes: int, item_bytes: int) -> bytes:
+    match number:
+        case 1:
+            return codecs.inflate(data, n_bytes)
+        case 2:
+            return codecs.unshuffle(data, values[0] if values else item_bytes)
+        case 3:
+            return codecs.check_fletcher32(data)
+        case 32000:
+            return codecs.unlzf(data, n_bytes)
+        case 32001:
+            return codecs.unblosc(data, n_bytes)
+        case 32004:
+            return codecs.unlz4_hdf5(data, n_bytes)
+        case 32008:
+            return codecs.unbitshuffle_hdf5(data, n_bytes, values)
+        case _:
+            return codecs.unzstd(data, n_bytes)
+
+
+def _check_whole(file: RawFile) -> None:
+    """Refuse a file that is shorter than its superblock says: HDF5's index of the frames goes with its end."""
+    start = next((at for at in (0, 512) if file.size >= at + 64 and file.read_at(at, 8) == _SIGNATURE), None)
+    if start is None:
+        raise InputError(
+            file.path, f"cut short: {file.size} bytes are not even a whole HDF5 header. Copy it anew."
+        )
+    block = file.read_at(start, 64)
+    version = block[8]
+    if version > 3:
+        raise InputError(
+            file.path, f"damaged: its header says HDF5 superblock version {version}; 3 is the newest."
+        )
+    offset_bytes = block[13] if version < 2 else block[9]
+    before = {0: 24, 1: 28}.get(version, 12)
+    if offset_bytes != 8:
+        return  # of a small machine, long ago; the library knows
+    end = int.from_bytes(block[before + 16 : before + 24], "little")
+    if end > file.size:
+        raise InputError(
+            file.path,
+            f"cut short: {file.size} of {end} bytes are there. An HDF5 file finds its frames by an index that goes "
+            "missing with any part of it, so that no frame can be kept. Copy it anew.",
+        )
+
+
+def _check_storage(file: RawFile, name: str, entry: dict[str, Any]) -> None:
+    """Refuse what is not stored in this very file, as bytes that are decoded here."""
+    if entry["layout"] in ("virtual", "external"):
+        raise InputError(
+            file.path,
+            f"its array {name} is put together from other files ({entry['layout']} storage), which is not followed. "
+            "Name the file with the frames, or rewrite this one with h5repack.",
+        )
+    if entry["layout"] == "compact":
+        raise InputError(
+            file.path,
+            f"its array {name} is kept in a header (compact storage). Rewrite it with h5repack -l CONTI.",
+        )
+    if entry["layout"] == "contiguous" and not entry["offset"]:
+        raise InputError(file.path, f"its array {name} was created, but no frame was ever written.")
+    unknown = [
+        f"{label or 'unnamed'} (number {number})"
+        for number, _, label in entry["filters"]
+        if number not in _FILTERS
+    ]
+    if unknown:
+        raise InputError(
+            file.path,
+            f"its array {name} needs the HDF5 filter {', '.join(unknown)}, which is not read here; "
+            f"{', '.join(_FILTERS.values())} are. Rewrite it with h5repack -f GZIP=4.",
+        )
+
+
+def _is_flat(layout: Layout) -> bool:
+    """Whether each frame is one unbroken run of bytes, row after row."""
+    return list(layout.movie_axes) == sorted(layout.movie_axes) and all(
+        layout.shape[a] == 1 for a in layout.fixed
+    )
+
+
+def _info(
+    movie: Movie,
+    place: Place,
+    stamps_us: list[int] | None,
+    stored: np.dtype[Any],
+    shape: tuple[int, int, int],
+    announced: int,
+    library: str,
+) -> MovieInfo:
+    seconds = (
+        movie.timestamps_s if stamps_us is None else [(stamp - stamps_us[0]) / 1e6 for stamp in stamps_us]
+    )
+    timestamps = None
+    warnings: tuple[str, ...] = ()
+    time_s = movie.frame_time_s or movie.axes[place.movie_axes[0]].seconds
+    if seconds is not None and len(seconds) == announced > 1:
+        timestamps = np.array(seconds[: shape[0]], np.float64)
+        measured, warnings = frame_time(timestamps, 1e-6)
+        # What the file gives in so many words is exact, unless the stamps say that it is wrong.
+        if measured is not None and (time_s is None or abs(measured / time_s - 1) > 0.01):
+            time_s = measured
+    return MovieInfo(
+        shape=shape,
+        dtype=stored.newbyteorder("="),
+        format=movie.format,
+        reader=library,
+        frame_time_s=time_s,
+        pixel_size_nm=pixel_size_of(movie.axes, place),
+        exposure_s=movie.exposure_s,
+        dose_rate_e_per_nm2_s=movie.dose_rate_e_per_nm2_s,
+        voltage_kv=movie.voltage_kv,
+        camera=movie.camera,
+        timestamps_s=timestamps,
+        missing_frames=announced - shape[0],
+        warnings=warnings,
+        metadata=bounded_json(
+            {**movie.metadata, "dataset": movie.name}
+            | ({"first_time_stamp_us": stamps_us[0]} if stamps_us else {})
+        ),
+    )

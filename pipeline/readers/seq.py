@@ -1,0 +1,141 @@
+"""NorPix StreamPix movies (SEQ), as Direct Electron's DE-16 and older in situ cameras write them.
+
+A header of 1024 bytes (8192 since version 5), then frames at a constant distance, each with its time behind
+the pixels.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from . import MovieInfo, Reader
+from .frames import FlatReader, check_movie, frame_size, library, whole_frames
+from .rawfile import RawFile
+from .timestamps import frame_time, told_apart
+from .units import bounded_json
+
+_FIELDS = (
+    "width", "height", "bit_depth", "bit_depth_real", "image_bytes", "image_format", "allocated_frames",
+    "origin", "frame_distance_bytes", "suggested_frame_rate", "description_format", "reference_frame",
+    "fixed_size", "flags", "bayer_pattern", "time_offset_us", "extended_header_bytes", "compression",
+)  # fmt: skip
+_HEADER = struct.Struct("<9Id i3I 3iI")
+_HEADER_AT = 548  # [bytes]
+_MONOCHROME = {0, 100}
+_STAMP = struct.Struct("<IHH")  # s, ms, us
+_COARSE_STAMP = struct.Struct("<IH")  # s, ms
+
+
+def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
+    """Open a SEQ file of uncompressed monochrome frames."""
+    if re.search(r"_(top|bottom)$", file.path.stem, re.IGNORECASE):
+        raise InputError(
+            file.path,
+            "holds one half of a sensor that is read out in two (Direct Electron Celeritas), with several "
+            "frames in each buffer, which is not read; export it as MRC with the software of the camera.",
+        )
+    version = struct.unpack("<i", file.read_at(28, 4))[0]
+    header = dict(zip(_FIELDS, _HEADER.unpack(file.read_at(_HEADER_AT, _HEADER.size)), strict=True))
+    width, height, bits, distance = (
+        header[name] for name in ("width", "height", "bit_depth", "frame_distance_bytes")
+    )
+    if header["compression"] != 0:
+        raise InputError(
+            file.path,
+            f"its frames are compressed (NorPix method {header['compression']}), which is not read.",
+        )
+    if header["image_format"] not in _MONOCHROME:
+        raise InputError(
+            file.path, f"holds colour or packed images (NorPix format {header['image_format']}), not counts."
+        )
+    if bits not in {8, 16}:
+        raise InputError(file.path, f"its header says {bits} bits per pixel; read here are 8 and 16.")
+    stored = np.dtype("u1" if bits == 8 else "<u2")
+    check_movie(file, (2, height, width), stored)
+    frame_bytes = frame_size((2, height, width), stored)
+    if header["image_bytes"] != frame_bytes or distance < frame_bytes:
+        raise InputError(
+            file.path,
+            f"damaged: its header gives {header['image_bytes']} bytes for an image of {height} x {width} "
+            f"pixels of {bits} bits, and {distance} bytes from frame to frame.",
+        )
+    first = 8192 if version >= 5 else 1024
+    present = max(file.size - first + distance - frame_bytes, 0) // distance
+    # A recorder that was stopped hard leaves no number.
+    announced = header["allocated_frames"] or (present if allow_truncated else 0)
+    check_movie(file, (announced, height, width), stored)
+    n_frames = whole_frames(file, announced, present, allow_truncated)
+    offsets = range(first, first + n_frames * distance, distance)
+
+    started, stamps = _stamps(file, offsets, frame_bytes, distance)
+    time, warnings = frame_time(stamps, 1e-6) if stamps is not None else (None, ())
+    rate = header["suggested_frame_rate"]
+    suggested = float(f"{1 / rate:.7g}") if 1e-6 < rate < 1e9 else None
+    if time is None:
+        time = suggested
+    elif suggested is not None and abs(time / suggested - 1) > 0.05:
+        warnings += (
+            f"its header suggests {suggested} s per frame for playing, its time stamps say {time} s, which "
+            "is used; --frame-time overrides it.",
+        )
+    info = MovieInfo(
+        shape=(n_frames, height, width),
+        dtype=stored.newbyteorder("="),
+        format=f"NorPix SEQ version {version}",
+        reader=library("tdenoise"),
+        frame_time_s=time,
+        timestamps_s=told_apart(stamps),
+        missing_frames=announced - n_frames,
+        warnings=warnings + _references(file) + _spare(present - announced),
+        metadata=bounded_json(
+            {
+                "version": version,
+                "description": file.read_at(36, 512).decode("utf-16-le", "replace").partition("\0")[0],
+                **header,
+                "started_unix_s": started,
+            }
+        ),
+    )
+    return FlatReader(file, info, stored, offsets)
+
+
+def _stamps(
+    file: RawFile, offsets: range, frame_bytes: int, distance: int
+) -> tuple[int | None, NDArray[np.float64] | None]:
+    """Unix time of the first second [s] and the time of each frame from it on [s]; None without stamps."""
+    layout = _STAMP if distance - frame_bytes >= _STAMP.size else _COARSE_STAMP
+    if distance - frame_bytes < layout.size or offsets[-1] + frame_bytes + layout.size > file.size:
+        return None, None
+    clock = [layout.unpack(file.read_at(offset + frame_bytes, layout.size)) for offset in offsets]
+    first = clock[0][0]  # Unix time; taken off before microseconds would be lost in rounding
+    if first == 0:
+        return None, None
+    stamps = [
+        seconds - first + sum(part / 1000 ** (k + 1) for k, part in enumerate(parts))
+        for seconds, *parts in clock
+    ]
+    return first, np.array(stamps)
+
+
+def _spare(n_frames: int) -> tuple[str, ...]:
+    """A warning where the file is longer than its header says."""
+    if n_frames < 1:
+        return ()
+    return (f"the file has room for {n_frames} frames more than its header names; they are not read.",)
+
+
+def _references(file: RawFile) -> tuple[str, ...]:
+    """A hint at the dark and gain references that the camera wrote beside the movie."""
+    found = [
+        path.name
+        for kind in ("dark", "gain")
+        if (path := file.path.with_name(f"{file.path.name}.{kind}.mrc")).is_file()
+    ]
+    if not found:
+        return ()
+    return (f"the references {' and '.join(found)} beside the movie are not applied by themselves.",)

@@ -1,0 +1,264 @@
+"""Existing Zarr stores (v2, v3): plain arrays, xarray data sets, OME-Zarr images, and the stores made here."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, UsageError
+from . import MovieInfo, Reader
+from .axes import Axis, pixel_size_of, place_movie
+from .chunked import MAX_RATIO, ChunkedReader, Layout, check_chunks
+from .frames import check_movie, library, whole_frames
+from .rawfile import RawFolder
+from .timestamps import frame_time
+from .units import bounded_json, to_seconds
+from .zarr_arrays import ChunkReader, Folder, ZarrArray, parse_array
+
+_LISTED = 8  # arrays named in an error message
+_MAX_COORDINATES = 2**21  # bytes
+
+
+class Node(NamedTuple):
+    """A group or array of the store."""
+
+    version: int
+    metadata: dict[str, Any]
+    attributes: dict[str, Any]
+
+    @property
+    def is_array(self) -> bool:
+        return "shape" in self.metadata
+
+
+def open_movie(
+    folder: RawFolder, allow_truncated: bool, *, dataset: str | None = None, channel: int | None = None
+) -> Reader:
+    """Open a Zarr store: the one movie in it, or the array that ``dataset`` names."""
+    store = Folder(folder.path)
+    nodes = {name: Node(version, told, attributes) for name, version, told, attributes in store.nodes()}
+    name = _choose(folder, nodes, None if dataset is None else dataset.strip("/"))
+    array = parse_array(folder.path, name, *nodes[name])
+    coordinates = _coordinates(folder, store, nodes, array)
+    axes = _axes(nodes, array, coordinates)
+    place = place_movie(
+        folder,
+        name or "the root",
+        array.shape,
+        array.dtype,
+        axes,
+        channel=channel,
+        chosen=dataset is not None,
+    )
+    layout = Layout(array.shape, array.chunk, place.movie_axes, place.fixed)
+    announced, height, width = check_movie(folder, layout.movie_shape, array.dtype)
+    check_chunks(folder, layout, array.dtype)
+    files = store.files(name)
+    n_bytes = math.prod(array.shape) * array.dtype.itemsize
+    if n_bytes > MAX_RATIO * sum(files.values()):
+        raise InputError(
+            folder.path,
+            f"its {sum(files.values())} bytes claim to hold {announced} frames of {height} x {width}, over "
+            f"{MAX_RATIO} times as much: chunks are missing, or it is a decompression bomb.",
+        )
+    shards = Layout(array.shape, array.shard, place.movie_axes, place.fixed)
+    present, n_missing, n_wanted = _present(array, shards, files)
+    n_frames = whole_frames(folder, announced, present, allow_truncated)
+    timestamps = _timestamps(axes, place.movie_axes[0], coordinates, announced, n_frames)
+    uneven = () if timestamps is None else frame_time(timestamps, 1e-9)[1]
+    info = MovieInfo(
+        shape=(n_frames, height, width),
+        dtype=array.dtype.newbyteorder("="),
+        format=f"Zarr v{array.version}",
+        reader=library("tdenoise"),
+        frame_time_s=axes[place.movie_axes[0]].seconds,
+        pixel_size_nm=pixel_size_of(axes, place),
+        timestamps_s=timestamps,
+        missing_frames=announced - n_frames,
+        warnings=_warnings(array, n_missing, n_wanted) + uneven,
+        metadata=bounded_json(
+            {"array": array.attributes, "group": nodes[""].attributes if name else {}, "dataset": name}
+        ),
+    )
+    reader = ChunkedReader(folder, info, layout, ChunkReader(store, array).fetch)
+    last = np.empty((1, height, width), info.dtype)
+    reader.read(n_frames - 1, n_frames, last)  # what cannot be decoded should show now, not at the end
+    return reader
+
+
+def _choose(folder: RawFolder, nodes: dict[str, Node], dataset: str | None) -> str:
+    """The name of the array to read."""
+    arrays = [name for name, node in nodes.items() if node.is_array]
+    if dataset is not None:
+        if dataset in arrays:
+            return dataset
+        raise UsageError(
+            f"{folder.path}: has no array {dataset}; its arrays are {_list(nodes, arrays) or 'none'}."
+        )
+    images = [name for name in _ome_images(nodes) if name in arrays]
+    stacks = [name for name in images or arrays if _is_stack(nodes[name].metadata["shape"])]
+    if len(stacks) == 1:
+        return stacks[0]
+    if stacks:
+        raise InputError(
+            folder.path, f"holds {len(stacks)} movies; name one with --dataset: {_list(nodes, stacks)}."
+        )
+    if len(arrays) == 1:
+        return arrays[0]  # to be refused by what it is
+    what = f"; its arrays are {_list(nodes, arrays)}" if arrays else ""
+    raise InputError(folder.path, f"holds no array of (frame, row, column){what}.")
+
+
+def _is_stack(shape: Any) -> bool:
+    return isinstance(shape, list) and sum(isinstance(n, int) and n > 1 for n in shape) > 2
+
+
+def _list(nodes: dict[str, Node], names: list[str]) -> str:
+    words = [
+        f"{name} ({' x '.join(str(n) for n in nodes[name].metadata['shape'])})" for name in names[:_LISTED]
+    ]
+    more = len(names) - _LISTED
+    return ", ".join(words) + (f" and {more} more" if more > 0 else "")
+
+
+# OME-Zarr (0.3 to 0.5)
+
+
+def _multiscales(node: Node) -> dict[str, Any]:
+    ome = node.attributes.get("ome")
+    listed = (ome if isinstance(ome, dict) else node.attributes).get("multiscales")
+    return listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], dict) else {}
+
+
+def _levels(node: Node) -> list[dict[str, Any]]:
+    """The resolution levels of an image, the finest first."""
+    listed = _multiscales(node).get("datasets")
+    return [level for level in listed if isinstance(level, dict)] if isinstance(listed, list) else []
+
+
+def _ome_images(nodes: dict[str, Node]) -> list[str]:
+    """Names of the arrays that hold the finest level of each OME image."""
+    return [_join(name, levels[0].get("path")) for name, node in nodes.items() if (levels := _levels(node))]
+
+
+def _join(group: str, path: Any) -> str:
+    return "/".join(part for part in (group, str(path)) if part)
+
+
+def _ome_axes(nodes: dict[str, Node], array: ZarrArray) -> list[Axis] | None:
+    group = array.name.rpartition("/")[0]
+    node = nodes.get(group)
+    level = (
+        next((lv for lv in _levels(node) if _join(group, lv.get("path")) == array.name), None)
+        if node
+        else None
+    )
+    if node is None or level is None:
+        return None
+    told = _multiscales(node).get("axes")
+    if not isinstance(told, list) or len(told) != len(array.shape):
+        return None
+    steps = _scale(level.get("coordinateTransformations"), len(told))
+    whole = _scale(_multiscales(node).get("coordinateTransformations"), len(told))
+    axes = []
+    for axis, own, all_levels in zip(told, steps, whole, strict=True):
+        described = axis if isinstance(axis, dict) else {"name": axis}
+        role = "time" if described.get("type") == "time" else None
+        axes.append(
+            Axis(str(described.get("name", "")), str(described.get("unit", "")), own * all_levels, role)
+        )
+    return axes
+
+
+def _scale(transformations: Any, n_axes: int) -> list[float]:
+    for told in transformations if isinstance(transformations, list) else []:
+        scale = told.get("scale") if isinstance(told, dict) else None
+        if (
+            isinstance(scale, list)
+            and len(scale) == n_axes
+            and all(isinstance(v, int | float) for v in scale)
+        ):
+            return [float(v) for v in scale]
+    return [1.0] * n_axes
+
+
+# Coordinates as xarray writes them: an array for each dimension, of its name
+
+
+def _coordinates(
+    folder: RawFolder, store: Folder, nodes: dict[str, Node], array: ZarrArray
+) -> dict[int, tuple[NDArray[np.float64], str]]:
+    """Values and unit of the coordinate of each axis that has one."""
+    group = array.name.rpartition("/")[0]
+    found = {}
+    for axis, dimension in enumerate(array.dimensions):
+        name = _join(group, dimension)
+        if not dimension or name not in nodes or nodes[name].metadata.get("shape") != [array.shape[axis]]:
+            continue
+        coordinate = parse_array(folder.path, name, *nodes[name])
+        unit = coordinate.attributes.get("units", "")
+        n_bytes = 8 * coordinate.shape[0]
+        if coordinate.dtype.kind not in "iuf" or n_bytes > _MAX_COORDINATES or coordinate.chunk[0] > 2**18:
+            continue
+        fetch = ChunkReader(store, coordinate).fetch
+        parts = [fetch((k,)) for k in range(-(-coordinate.shape[0] // coordinate.chunk[0]))]
+        values = np.concatenate(parts).astype(np.float64)[: coordinate.shape[0]]
+        found[axis] = (values, unit if isinstance(unit, str) else "")
+    return found
+
+
+def _axes(
+    nodes: dict[str, Node], array: ZarrArray, coordinates: dict[int, tuple[NDArray[np.float64], str]]
+) -> Sequence[Axis]:
+    axes = []
+    described = _ome_axes(nodes, array)
+    for axis, dimension in enumerate(array.dimensions):
+        if axis in coordinates:
+            values, unit = coordinates[axis]
+            step = abs(float(values[-1] - values[0])) / (len(values) - 1) if len(values) > 1 else None
+            axes.append(Axis(dimension, unit, None if step is None else float(f"{step:.9g}")))
+        elif described is not None:
+            axes.append(described[axis])
+        else:
+            axes.append(Axis(dimension))
+    return axes
+
+
+def _timestamps(
+    axes: Sequence[Axis],
+    time: int,
+    coordinates: dict[int, tuple[NDArray[np.float64], str]],
+    announced: int,
+    n_frames: int,
+) -> NDArray[np.float64] | None:
+    unit_s = to_seconds(1, axes[time].unit)
+    if time not in coordinates or unit_s is None or len(coordinates[time][0]) != announced:
+        return None
+    return coordinates[time][0][:n_frames] * unit_s
+
+
+def _present(array: ZarrArray, shards: Layout, files: dict[str, int]) -> tuple[int, int, int]:
+    """Frames before the end of which no file is left, missing files among these, and how many there should be."""
+    time = shards.movie_axes[0]
+    prefix = re.escape(f"{array.name}/" if array.name else "") + re.escape(array.prefix)
+    pattern = re.compile(prefix + re.escape(array.separator).join([r"(\d{1,15})"] * len(array.shape)))
+    places = {tuple(map(int, m.groups())) for key in files if (m := pattern.fullmatch(key))}
+    places = {p for p in places if all(k < n for k, n in zip(p, shards.grid, strict=True))}
+    last = max((place[time] for place in places), default=-1)
+    n_wanted = (last + 1) * math.prod(shards.grid) // shards.grid[time]
+    n_found = sum(place[time] <= last for place in places)
+    return min((last + 1) * array.shard[time], array.shape[time]), n_wanted - n_found, n_wanted
+
+
+def _warnings(array: ZarrArray, n_missing: int, n_wanted: int) -> tuple[str, ...]:
+    if n_missing == 0:
+        return ()
+    return (
+        f"{n_missing} of {n_wanted} files of its array are missing and read as {array.fill_value}: writers of Zarr "
+        "leave out what is blank, but a copy that is not complete looks the same.",
+    )

@@ -1,0 +1,189 @@
+"""What ingest measures on a movie: its pixels before the copy; noise, drift and lost frames after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tdenoise.bad_pixels import PixelStatistics
+from tdenoise.drift import drift
+from tdenoise.noise import NoiseAccumulator, NoiseStatistics
+
+from .ingest_plan import Selection
+from .readers import Reader
+
+SAMPLE_PAIRS = 16  # of successive frames, looked at before the copy
+NOISE_PIXELS = 20_000_000  # that the noise is measured on, about: errors of correlations below 0.001
+NOISE_PLACES = (8, 32)  # in time, evenly spread: at least, at most
+WINDOW = 512  # rows and columns looked at for noise and drift, at most [pixels]
+STRETCH = (8, 32)  # successive frames looked at for the noise: at least, at most
+DRIFT_GROUPS, DRIFT_FRAMES = 32, 8  # images that are correlated, and frames averaged for each
+GAP = 1.5  # usual intervals between frames, beyond which one was lost
+UNEVEN = 0.1  # of the usual interval
+
+Window = tuple[slice, slice, slice]
+
+
+def sample_pixels(
+    reader: Reader, selection: Selection, n_threads: int, check: Callable[[], None]
+) -> PixelStatistics | None:
+    """Mean and noise of every pixel from some pairs of frames; None if no pair is sound.
+
+    Frames that are blank, repeated or not finite tell nothing of the pixels and are passed over.
+    """
+    first, n_frames = selection.frames[0], selection.shape[0]
+    n_pairs = min(SAMPLE_PAIRS, n_frames // 2)
+    starts = [first + int(i) for i in np.linspace(0, n_frames - 2, n_pairs)]
+    total, squares, used = np.zeros(selection.shape[1:]), np.zeros(selection.shape[1:]), 0
+    brightest = np.full(selection.shape[1:], -np.inf)
+    # Exact for the sum of two 16-bit counts, and twice as fast.
+    wide = np.float32 if reader.info.dtype.itemsize <= 2 else np.float64
+
+    def read(start: int) -> NDArray[Any]:
+        check()
+        frames = np.empty((2, *reader.info.shape[1:]), dtype=reader.info.dtype)
+        reader.read(start, start + 2, frames)
+        return frames[:, slice(*selection.rows), slice(*selection.columns)]
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        for group in range(0, n_pairs, n_threads):  # no more pairs in memory than threads
+            for pair in pool.map(read, starts[group : group + n_threads]):
+                sums = np.add(pair[0], pair[1], dtype=wide)
+                differences = np.subtract(pair[1], pair[0], dtype=wide)
+                blank = (pair.min(axis=(1, 2)) == pair.max(axis=(1, 2))).any()
+                if blank or not np.isfinite(sums).all() or not differences.any():
+                    continue
+                total += sums
+                np.maximum(brightest, sums, out=brightest)
+                differences *= differences
+                squares += differences
+                used += 1
+    if used == 0:
+        return None
+    steady = (total - brightest) / (2 * (used - 1)) if used > 1 else total / 2
+    return PixelStatistics(total / (2 * used), steady, squares / (2 * used), used)
+
+
+def measure_noise(array: Any, unsound: Collection[int], n_threads: int) -> NoiseStatistics | None:
+    """The noise of a movie, measured on stretches of frames spread over its length and its field.
+
+    Parameters
+    ----------
+    array : zarr.Array, shape (n_frames, height, width)
+        The movie; what is read lies on its chunks.
+    unsound : collection of int
+        Frames that do not count: blank, repeated, not finite.
+    n_threads : int
+
+    Returns
+    -------
+    NoiseStatistics or None
+        None where there are no three sound frames in succession.
+    """
+
+    def sums(window: Window) -> list[float] | None:
+        part = array[window]
+        if part.dtype.kind == "f" and not np.isfinite(part).all():
+            return None
+        accumulator = NoiseAccumulator()
+        accumulator.add(part)
+        return accumulator.sums()
+
+    total = NoiseAccumulator()
+    with ThreadPoolExecutor(n_threads) as pool:
+        for found in pool.map(sums, noise_windows(array.shape, array.chunks, unsound)):
+            if found is not None:
+                total.merge(found)
+    try:
+        return total.result()
+    except ValueError:
+        return None
+
+
+def noise_windows(
+    shape: tuple[int, int, int], chunk: tuple[int, int, int], unsound: Collection[int]
+) -> list[Window]:
+    """Parts of a movie to measure the noise on, in order of time, of whole chunks."""
+    area = min(WINDOW, shape[1]) * min(WINDOW, shape[2])
+    wanted = -(-NOISE_PIXELS // (NOISE_PLACES[1] * area))
+    length = min(max(STRETCH[0], -(-wanted // chunk[0]) * chunk[0]), STRETCH[1])
+    n_places = min(max(NOISE_PLACES[0], NOISE_PIXELS // (length * area)), NOISE_PLACES[1])
+    starts = _starts(shape[0], length, n_places, chunk[0])
+    windows = []
+    for number, start in enumerate(starts):
+        # Steps by the golden ratio and its square spread over the field, however many places there are.
+        rows = _chunk_at(number * 0.618034 + 0.5, shape[1], chunk[1])
+        columns = _chunk_at(number * 0.381966 + 0.5, shape[2], chunk[2])
+        for sound in _sound(start, min(start + length, shape[0]), unsound):
+            windows.append((sound, rows, columns))
+    return windows
+
+
+def measure_drift(array: Any, unsound: Collection[int]) -> NDArray[np.float64] | None:
+    """Displacement of the scene in every frame [pixels], shape (n_frames, 2); None where it does not show.
+
+    From the mean of some frames at a time in the middle of the field; between these, along straight lines.
+    """
+    n_frames, height, width = array.shape
+    starts = _starts(n_frames, DRIFT_FRAMES, DRIFT_GROUPS, array.chunks[0])
+    rows, columns = _chunk_at(0.5, height, array.chunks[1]), _chunk_at(0.5, width, array.chunks[2])
+    images, times = [], []
+    for start in starts:
+        frames = [f for f in range(start, min(start + DRIFT_FRAMES, n_frames)) if f not in unsound]
+        if frames:
+            part = array[start : frames[-1] + 1, rows, columns]
+            images.append(part[[f - start for f in frames]].mean(axis=0, dtype=np.float32))
+            times.append(float(np.mean(frames)))
+    if len(images) < 2 or min(images[0].shape) < 16:
+        return None
+    moved = drift(np.stack(images))
+    known = np.isfinite(moved[:, 0])
+    if known.sum() < max(2, len(images) / 2):
+        return None
+    at = np.asarray(times)[known]
+    return np.stack([np.interp(np.arange(n_frames), at, moved[known, k]) for k in (0, 1)], axis=1)
+
+
+def timing(stamps: NDArray[np.float64] | None) -> dict[str, Any] | None:
+    """What time stamps [s] say: the usual interval, whether it is kept, and after which frames some are lost."""
+    if stamps is None or len(stamps) < 2:
+        return None
+    intervals = np.diff(stamps)
+    usual = float(np.median(intervals))
+    if not np.isfinite(intervals).all() or usual <= 0:
+        return {"interval_s": None, "uneven": True, "dropped_after": [], "n_dropped": 0}
+    gaps = np.flatnonzero(intervals > GAP * usual)
+    return {
+        "interval_s": usual,
+        "uneven": bool((abs(intervals - usual) > UNEVEN * usual).any()),
+        "dropped_after": gaps.tolist(),
+        "n_dropped": int((np.rint(intervals[gaps] / usual) - 1).clip(1).sum()),
+    }
+
+
+def _starts(n_frames: int, length: int, n_places: int, step: int) -> list[int]:
+    """First frames of at most ``n_places`` stretches that do not overlap, on the borders of chunks."""
+    n = max(1, min(n_places, n_frames // length))
+    last = max(0, n_frames - length) // step
+    return sorted({int(i) * step for i in np.linspace(0, last, n).round()})
+
+
+def _chunk_at(position: float, size: int, chunk: int) -> slice:
+    """The whole chunk at a relative position (modulo 1) along an axis."""
+    n = max(1, size // chunk)
+    start = int(position % 1 * n) * chunk
+    return slice(start, min(start + chunk, size))
+
+
+def _sound(start: int, stop: int, unsound: Collection[int]) -> Iterator[slice]:
+    """Runs of at least three frames without an unsound one."""
+    begin = start
+    for frame in range(start, stop + 1):
+        if frame == stop or frame in unsound:
+            if frame - begin >= 3:
+                yield slice(begin, frame)
+            begin = frame + 1

@@ -1,0 +1,174 @@
+"""What a camera leaves on every frame: bad pixels, and what stands in for them; the pattern of gains.
+
+Both stay in place while the sample moves, so a network that sees neighbour frames would take them for signal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, uniform_filter
+
+from .bad_pixels import PixelStatistics, dead_pixels, hot_pixels
+from .noise import FEWEST_BLOCKS
+
+Array = NDArray[Any]
+
+PATTERN_BLOCK = 32  # pixels on a side whose sums count as one independent sample
+# Passes what differs from pixel to pixel, next to nothing of a scene that the lens has blurred.
+_FINEST = np.array([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6.0
+
+
+@dataclass(frozen=True)
+class FixedPattern:
+    """Spread of the pixels' gains, as a share of the mean counts."""
+
+    spread: float  # standard deviation of gain / mean gain; NaN where the mean counts are not positive
+    variance: float  # its square as estimated, which chance can make negative (the spread is 0 then)
+    error: float  # half the width of the 95 % interval of the variance
+
+    @property
+    def matters(self) -> bool:
+        """True where the pattern is beyond chance and above 1 % of the counts."""
+        return bool(self.variance > max(2 * self.error, 1e-4))
+
+
+class PixelAccumulator:
+    """Mean and noise of every pixel, from groups of successive frames spread over the movie.
+
+    Memory is that of some float64 frames, however many are added.
+
+    Examples
+    --------
+    >>> frames = np.random.default_rng(0).poisson(2.0, (40, 32, 32))
+    >>> frames[:, 5, 7] = 4000
+    >>> pixels = PixelAccumulator((32, 32))
+    >>> pixels.add(frames)
+    >>> np.argwhere(pixels.bad_pixels()).tolist()
+    [[5, 7]]
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._totals = np.zeros((2, *shape))  # of the first and the second frames of all pairs
+        self._changes = np.zeros(shape)
+        self._brightest = np.full(shape, -np.inf)  # pair of every pixel
+        self._n_pairs = 0
+
+    def add(self, frames: Array) -> None:
+        """Add successive frames, shape (n, height, width) [counts]; they are taken in pairs."""
+        n_pairs = len(frames) // 2
+        for half in (0, 1):
+            self._totals[half] += frames[half : 2 * n_pairs : 2].sum(axis=0, dtype=np.float64)
+        for first in range(0, 2 * n_pairs, 2):
+            one, other = frames[first], frames[first + 1]
+            self._changes += np.square(np.subtract(other, one, dtype=np.float64))
+            np.maximum(self._brightest, np.add(one, other, dtype=np.float64), out=self._brightest)
+        self._n_pairs += n_pairs
+
+    def mean(self) -> Array:
+        """Mean of every pixel [counts]."""
+        total: Array = self._totals.sum(axis=0)
+        return total / max(1, 2 * self._n_pairs)
+
+    def bad_pixels(self) -> NDArray[np.bool_]:
+        """Hot and dead pixels, a bool array of shape (height, width)."""
+        mean, n_pairs = self.mean(), max(1, self._n_pairs)
+        steady = (2 * n_pairs * mean - self._brightest) / (2 * (n_pairs - 1)) if n_pairs > 1 else mean
+        found = PixelStatistics(mean, steady, self._changes / (2 * n_pairs), self._n_pairs)
+        return hot_pixels(found) | dead_pixels(found)
+
+    def fixed_pattern(self) -> FixedPattern:
+        """Spread of the gains of neighbouring pixels.
+
+        The finest differences between pixels (second differences in both directions) of the mean of the first
+        frames of all pairs, times those of the second frames: shot noise is independent in the two and drops out
+        on average, the sample is too smooth to pass, and gains that differ from pixel to pixel remain. Bad pixels
+        are left out.
+
+        Raises
+        ------
+        ValueError
+            If no pair of frames was added.
+        """
+        if self._n_pairs == 0:
+            raise ValueError("a fixed pattern shows in two frames or more")
+        bad = self.bad_pixels()
+        mean = self.mean()
+        level = float(mean[~bad].mean())
+        if not level > 0:
+            return FixedPattern(np.nan, np.nan, np.nan)
+        values = stand_ins(mean, bad)
+        sound = ~_near(bad)
+        halves = [np.where(bad, values, total / self._n_pairs) for total in self._totals]
+        fine = [_finest(half) for half in halves]
+        product = fine[0] * fine[1] * sound[1:-1, 1:-1] / level**2
+        weight = sound[1:-1, 1:-1].astype(np.float64)
+        rows, columns = (range(0, n, PATTERN_BLOCK) for n in product.shape)
+        sums, counts = (
+            np.add.reduceat(np.add.reduceat(a, rows, axis=0), columns, axis=1).ravel()
+            for a in (product, weight)
+        )
+        variance = float(sums.sum() / counts.sum())
+        n = len(sums)
+        scatter = np.square(sums - variance * counts).sum() * n / (n - 1) if n > FEWEST_BLOCKS else np.inf
+        return FixedPattern(
+            spread=float(np.sqrt(max(variance, 0.0))),
+            variance=variance,
+            error=float(1.96 * np.sqrt(scatter) / counts.sum()),
+        )
+
+
+def _finest(image: Array) -> Array:
+    """What differs from pixel to pixel, one pixel smaller on every side; white noise keeps its variance."""
+    height, width = image.shape[0] - 2, image.shape[1] - 2
+    out: Array = np.zeros((height, width))
+    for (y, x), weight in np.ndenumerate(_FINEST):
+        out += weight * image[y : y + height, x : x + width]
+    return out
+
+
+def _near(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels of a mask and those around them."""
+    found: NDArray[np.bool_] = binary_dilation(mask, np.ones((3, 3)))
+    return found
+
+
+def stand_ins(mean: Array, bad: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What a network is shown in place of bad pixels: one level per pixel, the same in every frame.
+
+    The level is the mean over time of the sound pixels around it. It must not be taken from the frame itself:
+    that would show the noise of a pixel to its own prediction, by way of the bad pixel beside it.
+
+    Parameters
+    ----------
+    mean : ndarray, shape (height, width)
+        Mean of every pixel over many frames [counts].
+    bad : ndarray of bool, same shape
+
+    Returns
+    -------
+    ndarray of float32, same shape
+        [counts]; NaN where the pixel is sound.
+
+    Raises
+    ------
+    ValueError
+        If no pixel is sound.
+    """
+    if bad.all():
+        raise ValueError("no pixel of the movie measures anything")
+    levels = np.full(mean.shape, np.nan, dtype=np.float32)
+    sound = np.where(bad, 0.0, mean)
+    size = 3
+    while (missing := bad & np.isnan(levels)).any():
+        if size > 2 * max(mean.shape):
+            levels[missing] = mean[~bad].mean()
+            break
+        share = uniform_filter((~bad).astype(np.float64), size, mode="constant")
+        near = missing & (share > 0.5 / size**2)
+        levels[near] = (uniform_filter(sound, size, mode="constant")[near] / share[near]).astype(np.float32)
+        size = 2 * size - 1
+    return levels

@@ -1,0 +1,126 @@
+"""Movies for the base model: simulated scenes in many variations, whose clean frames are the training target.
+
+A network that is trained on a noisy movie has to find out, from noise, what atomic columns look like and how they
+come and go. Simulated movies can teach it both beforehand, with targets free of noise; the movie at hand then only
+has to correct what the simulation got wrong. So what matters is variety, not likeness: pixel sizes, orientations,
+bright and dark columns, blur, backgrounds, drift, dwell times and doses are drawn anew for every scene.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .kinds import OUTPUT_UNIT
+from .noise import Scale
+from .patches import TrainingMovie
+from .simulate import SimulationSettings, simulate
+
+Array = NDArray[Any]
+
+FAINTEST = 0.02  # of the vacuum level: no pixel is darker
+
+
+def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = False) -> NDArray[np.float16]:
+    """Clean movie of a random scene.
+
+    Parameters
+    ----------
+    seed : int
+    n_frames : int
+    size : int
+        Height and width [pixels].
+    at_events : bool
+        Cut the scene around columns that come and go, and let more of them do so: such places are rare in a
+        whole field, and learning from them takes longest.
+
+    Returns
+    -------
+    ndarray, shape (n_frames, size, size), float16
+        Vacuum is about 1.
+    """
+    rng = np.random.default_rng([seed, 77, at_events])
+    margin = math.ceil(size * (math.sqrt(2) - 1) / 2) + 1  # so that a turned cut has no empty corner
+    extent = size + 2 * margin
+    field = extent if not at_events else int(rng.integers(extent + 10, max(extent + 11, 260)))
+    shortest = _log_uniform(rng, 2, 12)
+    movie = simulate(
+        SimulationSettings(
+            n_frames=n_frames,
+            height=field,
+            width=field,
+            seed=seed,
+            pixel_size_nm=_log_uniform(rng, 0.009, 0.024),
+            changing_share=rng.uniform(0.5, 1.0) if at_events else rng.uniform(0.2, 0.9),
+            dwell_frames=(shortest, shortest * _log_uniform(rng, 1.5, 10)),
+            drift_speed_px=rng.uniform(0.02, 0.6),
+            rotation_every_frames=(20.0, rng.uniform(40, 200)),
+        )
+    )
+    places = np.argwhere(movie.changing_mask) if at_events else np.empty((0, 2), int)
+    middle = places[rng.integers(len(places))] if len(places) else np.array([field // 2, field // 2])
+    top, left = np.clip(middle - extent // 2, 0, field - extent)
+    cut = movie.clean[:, top : top + extent, left : left + extent]
+    if rng.uniform() < 0.6:
+        cut = ndimage.rotate(cut, rng.uniform(0, 360), axes=(1, 2), reshape=False, order=3, mode="nearest")
+    clean = cut[:, margin : margin + size, margin : margin + size]
+
+    contrast = rng.uniform(0.4, 1.6) * rng.choice([1, 1, 1, -1])  # at some focus, columns are dark
+    clean = 1 + contrast * (clean - 1)
+    if rng.uniform() < 0.4:
+        blur = rng.uniform(0.3, 1.2)
+        clean = ndimage.gaussian_filter(clean, (0, blur, blur))
+    clean = clean * (1 + rng.uniform(0, 0.08) * _texture(rng, size, rng.uniform(10, 50)))  # thickness
+    if rng.uniform() < 0.4:
+        clean = clean + rng.uniform(0.005, 0.04) * _texture(rng, size, rng.uniform(2, 6))  # amorphous layers
+    return np.maximum(clean, FAINTEST).astype(np.float16)
+
+
+def noisy(clean: NDArray[np.float16], seed: int) -> TrainingMovie:
+    """Counts of a clean movie at a random dose, with the clean movie as target.
+
+    Half of the doses lie below one electron per pixel and frame, half above: where changes are plain to see, a
+    network learns to look for them.
+
+    Parameters
+    ----------
+    clean : ndarray, shape (n_frames, height, width)
+        From `scene`.
+    seed : int
+
+    Returns
+    -------
+    TrainingMovie
+    """
+    rng = np.random.default_rng([seed, 78])
+    dose = _log_uniform(rng, 0.2, 1) if rng.uniform() < 0.5 else _log_uniform(rng, 1, 10)
+    expected = clean.astype(np.float32) * dose
+    counts = rng.poisson(expected).astype(np.uint8)  # at most some 30
+    mean = float(expected.mean())
+    scale = Scale(mean, math.sqrt(mean), OUTPUT_UNIT * math.sqrt(mean))
+    return TrainingMovie(counts, scale, (), _Expected(clean, dose))
+
+
+class _Expected:
+    """Expected counts of a clean movie, made when they are asked for: as float32 they would take twice the memory."""
+
+    def __init__(self, clean: NDArray[np.float16], dose: float) -> None:
+        self._clean, self._dose = clean, np.float32(dose)
+        self.shape, self.dtype = clean.shape, np.dtype(np.float32)
+
+    def __getitem__(self, key: Any) -> Array:
+        return self._clean[key].astype(np.float32) * self._dose
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(math.log(low), math.log(high))))
+
+
+def _texture(rng: np.random.Generator, size: int, grain: float) -> Array:
+    """A random image of mean 0 and variance 1 that varies over some pixels."""
+    image = ndimage.gaussian_filter(rng.standard_normal((size, size)), grain)
+    return np.asarray((image - image.mean()) / image.std())

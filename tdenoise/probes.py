@@ -1,0 +1,267 @@
+"""Hallucination probes: give a denoiser what is known, and look at what it makes of it.
+
+All work on a function ``denoise(counts, share)`` that returns the denoised movie for counts [electrons] that hold a
+share of the dose of the movie that the model is for. What is put in, is put into real counts, by Poisson statistics
+alone: adding independent Poisson counts, or dropping electrons by coin, gives exactly the counts of the other scene.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .observer import detection_index
+from .residuals import spot_power
+
+Array = NDArray[Any]
+Denoise = Callable[[Array, float], Array]
+
+ADATOM_SHARE = 0.15  # standard deviation of an atom's image, over the distance of lattice planes
+FLASH_OFFSETS = (-4, -3, -2, -1, 0, 1, 2, 3, 4)
+
+
+# Vacuum ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VacuumProbe:
+    """What a denoiser makes of a movie of nothing but noise."""
+
+    std: float  # of the denoised movie, as a share of its level; 0 is perfect
+    spot_ratio: (
+        float  # power at the lattice's spots, over that of the rings around; 1 where nothing is invented
+    )
+    spot_sd: float  # standard deviation of that ratio by chance
+    fringes: (
+        float  # amplitude of the invented lattice, as a share of the level; 0 where not clearly above chance
+    )
+
+
+def vacuum_probe(
+    denoise: Denoise, shape: tuple[int, int, int], dose: float, spots: Array, seed: int = 0
+) -> VacuumProbe:
+    """Denoise a movie of white Poisson noise and look for the lattice of the real movie in it.
+
+    Parameters
+    ----------
+    denoise : function
+    shape : tuple of int
+        (n_frames, height, width) of the noise.
+    dose : float
+        [electrons per pixel and frame]
+    spots : ndarray, shape (n, 2)
+        Rows and columns of the real movie's lattice [cycles per pixel]; without spots, only ``std`` is known.
+    seed : int
+    """
+    counts = np.random.default_rng(seed).poisson(dose, shape)
+    smooth = np.asarray(denoise(counts, 1.0), np.float64)
+    std = float(smooth.std() / dose)
+    power = np.sum([np.abs(np.fft.rfft2(frame - frame.mean())) ** 2 for frame in smooth], axis=0)
+    at, around, n_near = spot_power(power, spots, shape[1:])
+    if not around:
+        return VacuumProbe(std, math.nan, math.nan, math.nan)
+    # Frames of a denoised movie are alike, so only the coefficients of a single frame are taken as independent.
+    sd = 1 / math.sqrt(n_near)
+    excess = max(0.0, at - around) if at / around > 1 + 4 * sd else 0.0
+    n_pixels = math.prod(shape)
+    # By Parseval, each coefficient of the half plane stands for two.
+    fringes = math.sqrt(2 * excess / n_pixels / (shape[1] * shape[2])) / dose
+    return VacuumProbe(std, at / around, sd, fringes)
+
+
+# Atoms that were not there, or are no more -----------------------------------------------------------------
+
+
+def atom_image(shape: Sequence[int], sites: Array, sigma_px: float) -> Array:
+    """Gaussians of height 1 at some sites, shape ``shape``; sites are (row, column), apart by several sigma."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    image = np.zeros(tuple(shape))
+    for row, column in sites:
+        image += np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * sigma_px**2))
+    return image
+
+
+def flat_sites(frame: Array, distance_px: float, n_sites: int) -> Array:
+    """The places of a denoised frame that are most like vacuum, apart from each other and from the edges.
+
+    Parameters
+    ----------
+    frame : ndarray, shape (height, width)
+    distance_px : float
+        Distance of the lattice planes; sites are two of them apart.
+    n_sites : int
+        At most.
+
+    Returns
+    -------
+    ndarray, shape (n, 2)
+        Rows and columns, the flattest first.
+    """
+    step = max(1, round(distance_px))
+    rows, columns = (np.arange(step, n - step, max(1, step // 2)) for n in frame.shape)
+    places = [
+        (float(np.std(frame[r - step : r + step + 1, c - step : c + step + 1])), r, c)
+        for r in rows
+        for c in columns
+    ]
+    chosen: list[tuple[int, int]] = []
+    for _, row, column in sorted(places):
+        if all(math.hypot(row - r, column - c) >= 2 * distance_px for r, c in chosen):
+            chosen.append((row, column))
+        if len(chosen) == n_sites:
+            break
+    return np.array(chosen, int).reshape(-1, 2)
+
+
+@dataclass(frozen=True)
+class AdatomProbe:
+    """What is left of atoms that were put in, or taken out, for some frames."""
+
+    strength: float  # of the change, at its centre, as a share of the local level; below 0: taken out
+    index: float  # detection index d' of a single raw frame
+    recovered: float  # share of the change that the denoised movie shows in the middle of its dwell
+    # How often a site in a frame of the dwell looks more like the change with it than without; 0.5 is chance.
+    auc: float
+    n_sites: int
+
+
+def adatom_probe(
+    denoise: Denoise,
+    counts: Array,
+    reference: Array,
+    sites: Array,
+    strengths: Sequence[float],
+    sigma_px: float,
+    dwell: int,
+    seed: int = 0,
+) -> list[AdatomProbe]:
+    """Put atoms into a movie, or take them out, for some frames in its middle: are they seen, and how strong?
+
+    Parameters
+    ----------
+    denoise : function
+    counts : ndarray of int, shape (n_frames, height, width)
+        [electrons]
+    reference : ndarray, same shape
+        The denoised movie of these counts; its mean over time is the level that changes refer to [electrons].
+    sites : ndarray, shape (n, 2)
+        Rows and columns.
+    strengths : sequence of float
+        Changes at the centre of an atom, as shares of the local level: above 0 electrons are added, below 0
+        dropped.
+    sigma_px : float
+        Standard deviation of an atom's Gaussian image [pixels].
+    dwell : int
+        Frames for which it is there, or away.
+    seed : int
+
+    Returns
+    -------
+    list of AdatomProbe
+        One for each strength.
+    """
+    rng = np.random.default_rng(seed)
+    first = (len(counts) - dwell) // 2
+    during = slice(first, first + dwell)
+    profile = atom_image(counts.shape[1:], sites, sigma_px)
+    expected = reference.mean(axis=0, dtype=np.float64)
+    without = _scores(reference[during], expected, sites, sigma_px)
+    found = []
+    for strength in strengths:
+        changed = counts.copy()
+        changed[during] = _changed(counts[during], expected, strength * profile, rng)
+        scores = _scores(denoise(changed, 1.0)[during], expected, sites, sigma_px)
+        near = _near(sites[0], counts.shape[1:], sigma_px)
+        level = np.maximum(expected[near], 1e-3)
+        found.append(
+            AdatomProbe(
+                strength,
+                detection_index(level, level * (1 + strength * profile[near]), 1.0),
+                float(np.mean((scores - without)[dwell // 2])) / strength,
+                _auc(np.sign(strength) * scores.ravel(), np.sign(strength) * without.ravel()),
+                len(sites),
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class FlashProbe:
+    """How far an event of a single frame reaches into the frames around."""
+
+    offsets: tuple[int, ...]  # frames from the event
+    response: tuple[
+        float, ...
+    ]  # share of the event that each frame shows; ideal is 1 at offset 0, and 0 elsewhere
+    strength: float
+
+
+def flash_probe(
+    denoise: Denoise,
+    counts: Array,
+    reference: Array,
+    sites: Array,
+    strength: float,
+    sigma_px: float,
+    seed: int = 0,
+) -> FlashProbe:
+    """Put atoms into a single frame in the middle of a movie, and look for them in the frames around.
+
+    Parameters
+    ----------
+    strength : float
+        As in `adatom_probe`; strong enough to be seen in a single frame, so that what is measured is the smearing.
+    denoise, counts, reference, sites, sigma_px, seed
+        As in `adatom_probe`.
+    """
+    rng = np.random.default_rng(seed)
+    middle = len(counts) // 2
+    profile = atom_image(counts.shape[1:], sites, sigma_px)
+    expected = reference.mean(axis=0, dtype=np.float64)
+    changed = counts.copy()
+    changed[middle] = _changed(counts[middle], expected, strength * profile, rng)
+    offsets = tuple(o for o in FLASH_OFFSETS if 0 <= middle + o < len(counts))
+    shown = slice(middle + offsets[0], middle + offsets[-1] + 1)
+    difference = np.asarray(denoise(changed, 1.0)[shown], np.float64) - reference[shown]
+    response = _scores(expected + difference, expected, sites, sigma_px).mean(axis=1) / strength
+    return FlashProbe(offsets, tuple(map(float, response)), strength)
+
+
+def _changed(counts: Array, expected: Array, change: Array, rng: np.random.Generator) -> Array:
+    """Counts of the scene whose level is changed by a share of itself."""
+    more = rng.poisson(np.maximum(change, 0) * np.maximum(expected, 0), counts.shape)
+    kept = rng.binomial(counts, np.clip(1 + np.minimum(change, 0), 0, 1))
+    return (kept + more).astype(counts.dtype)
+
+
+def _near(site: Array, shape: Sequence[int], sigma_px: float) -> tuple[slice, slice]:
+    reach = math.ceil(2.5 * sigma_px)
+    rows, columns = (
+        slice(max(0, int(s) - reach), min(n, int(s) + reach + 1)) for s, n in zip(site, shape, strict=True)
+    )
+    return rows, columns
+
+
+def _scores(frames: Array, expected: Array, sites: Array, sigma_px: float) -> Array:
+    """Strength of an atom at each site of frames: regression of what differs from the level on its image there.
+
+    Shape (n_frames, n_sites).
+    """
+    scores = []
+    for site in sites:
+        near = _near(site, expected.shape, sigma_px)
+        image = atom_image(expected.shape, site[None], sigma_px)[near] * expected[near]
+        difference = frames[:, near[0], near[1]] - expected[near]
+        scores.append(np.sum(difference * image, axis=(1, 2)) / np.sum(image**2))
+    return np.stack(scores, axis=-1)
+
+
+def _auc(hits: Array, others: Array) -> float:
+    """How often one of the first is larger than one of the second, ties counting half."""
+    larger = np.mean(hits[:, None] > others) + np.mean(hits[:, None] == others) / 2
+    return float(larger)

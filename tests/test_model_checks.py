@@ -1,0 +1,119 @@
+"""Checks of a model: of the model that was used, blind where it must be, and complete."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small import TINY, model_folder, network
+from stores import denoised_store, movie_store
+from tdenoise_pipeline import model_checks
+from tdenoise_pipeline.config import EvaluateConfig
+from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.errors import InputError, Stopped
+from tdenoise_pipeline.estimates import noise_law
+from tdenoise_pipeline.evaluate import plain
+from tdenoise_pipeline.words import checks_in_words
+
+from tdenoise.checkpoint import read_card
+
+SPOTS = np.array([[0.0, 1 / 12], [1 / 12, 0.0]])
+
+
+def lattice_counts():
+    rows, columns = np.indices((64, 72))
+    clean = (
+        1.5 + 0.5 * np.cos(2 * np.pi * rows / 12) * (columns > 30) + 0.5 * np.cos(2 * np.pi * columns / 12)
+    )
+    return np.random.default_rng(0).poisson(clean, (30, 64, 72)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checks")
+    movie = movie_store(folder / "m.zarr", lattice_counts())
+    model_folder(folder / "model")
+    made_by = read_card(folder / "model")["sha256"]
+    denoised = denoised_store(folder / "d.zarr", movie, np.full((30, 64, 72), 1.5), model_id=made_by)
+    return folder / "model", movie, denoised
+
+
+@pytest.fixture(scope="module")
+def found(pair):
+    model, movie, denoised = pair
+    checked = model_checks.open_checked(model, movie, denoised)
+    return model_checks.check(checked, noise_law(movie), SPOTS, Control())
+
+
+def test_all_checks_are_made_and_go_into_json(found):
+    assert json.loads(json.dumps(plain(found), allow_nan=False))
+    assert found["vacuum"]["std"] >= 0 and len(found["atoms"]["put_in"]) == len(model_checks.ATOMS)
+    assert found["held_back"]["mse"]["low"] < found["held_back"]["mse"]["high"]
+    assert found["single_image"]["n_windows"] > 1
+    assert set(found["filters"]) == {"flat", "column"}
+    assert all(filtered["own"] == 0 for filtered in found["filters"].values())
+    assert len(checks_in_words(plain(found))) >= 6
+
+
+def test_filter_predicts_how_the_denoised_pixel_answers_to_a_count(pair):
+    checked = model_checks.open_checked(*pair)
+    filtered = model_checks.filter_at(checked, (15, 20, 30))
+    changed = checked.counts.astype(np.float32)
+    changed[16, 22, 31] += 0.01
+    moved = (
+        checked.denoise(changed)[15, 20, 30] - checked.denoise(checked.counts.astype(np.float32))[15, 20, 30]
+    )
+    assert moved == pytest.approx(0.01 * filtered.weights[16, 22, 31], rel=0.05, abs=1e-6)
+
+
+def test_share_of_the_dose_is_denoised_at_its_own_level(pair):
+    checked = model_checks.open_checked(*pair)
+    half = checked.denoise(checked.counts / 2, 0.5)
+    assert half.mean() == pytest.approx(checked.denoise(checked.counts).mean() / 2, rel=0.2)
+
+
+def test_error_on_held_back_electrons_is_that_of_a_known_prediction(pair, monkeypatch):
+    checked = model_checks.open_checked(*pair)
+    level = float(checked.counts.mean())
+    monkeypatch.setattr(
+        model_checks.Checked, "denoise", lambda self, counts, share=1.0: np.full(counts.shape, share * level)
+    )
+    mse = model_checks._held_back(checked)["mse"]
+    truth = 0.5 * 0.25 + 0.5 * 0.25 * (72 - 31) / 72  # variance of the two waves
+    assert mse["low"] < truth < mse["high"] and mse["resolvable"]
+
+
+def test_another_model_is_refused(pair, tmp_path):
+    _, movie, denoised = pair
+    model_folder(tmp_path / "other", network(replace(TINY, features=3)))
+    with pytest.raises(InputError, match="is not the model that made"):
+        model_checks.open_checked(tmp_path / "other", movie, denoised)
+    with pytest.raises(InputError):
+        model_checks.open_checked(tmp_path / "none", movie, denoised)
+
+
+def test_counts_that_are_no_electrons_are_not_dealt_to_halves(pair):
+    model, movie, denoised = pair
+    checked = model_checks.open_checked(model, movie, denoised)
+    law = replace(noise_law(movie), estimator="temporal")
+    found = model_checks.check(checked, law, SPOTS, Control())
+    assert found["ring_correlation"] is found["vacuum"] is found["atoms"] is found["held_back"] is None
+    assert found["filters"] and checks_in_words(plain(found))
+
+
+def test_checks_stop_when_asked_to(pair):
+    control = Control()
+    control.stop.set()
+    with pytest.raises(Stopped):
+        model_checks.check(model_checks.open_checked(*pair), noise_law(pair[1]), SPOTS, control)
+
+
+def test_evaluation_with_a_model_holds_its_checks(pair):
+    from tdenoise_pipeline.evaluate import evaluate
+
+    model, movie, denoised = pair
+    result = evaluate(EvaluateConfig(denoised.path, movie.path, model=model))
+    assert result["model_checks"]["size"] == [64, 72]
+    assert evaluate(EvaluateConfig(denoised.path, movie.path))["model_checks"] is None

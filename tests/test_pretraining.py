@@ -1,0 +1,66 @@
+"""The scenes that the base model learns from, and the base model itself."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from small import movie_store
+from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.config import ApplyConfig
+from tdenoise_pipeline.errors import InputError
+
+from tdenoise import checkpoint
+from tdenoise.pretraining import noisy, scene
+from tdenoise.simulate import SimulationSettings, simulate
+
+
+@pytest.mark.parametrize("at_events", [False, True])
+def test_a_scene_is_fixed_by_its_seed_and_lights_every_pixel(at_events: bool) -> None:
+    first, again = (scene(3, n_frames=6, size=40, at_events=at_events) for _ in range(2))
+    assert first.shape == (6, 40, 40) and first.dtype == np.float16
+    assert np.array_equal(first, again)
+    assert first.min() > 0 and first.max() < 4
+    assert not np.array_equal(first, scene(4, n_frames=6, size=40, at_events=at_events))
+
+
+def test_the_target_of_a_noisy_movie_is_what_its_counts_are_on_average() -> None:
+    clean = scene(0, n_frames=20, size=40)
+    movie = noisy(clean, seed=1)
+    assert movie.clean is not None
+    expected = np.asarray(movie.clean[:])
+    difference = (movie.frames[:] - expected) / np.sqrt(expected)
+    assert abs(difference.mean()) < 4 / np.sqrt(expected.size)
+    assert abs(difference.std() - 1) < 0.05
+
+
+def test_the_base_model_as_it_is_beats_the_best_gaussian_and_says_what_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tdenoise.metrics import best_gaussian
+
+    made = simulate(SimulationSettings(n_frames=24, height=96, width=96, dose=1.0, seed=4711))
+    movie = movie_store(tmp_path, made.counts)
+    with caplog.at_level(logging.WARNING):
+        apply(ApplyConfig(movie=movie, output=tmp_path / "out.zarr", workers="local:1", ensemble=1))
+    assert "no --model" in caplog.text
+    with xr.open_zarr(tmp_path / "out.zarr") as opened:
+        denoised = opened["denoised"].to_numpy()
+    error = float(np.square(denoised - made.clean).mean())
+    peak = float(made.clean.max() - made.clean.min())
+    assert 10 * np.log10(peak**2 / error) > best_gaussian(made.counts, made.clean, 1.0).psnr + 1
+
+
+def test_the_base_model_is_refused_where_neighbours_share_noise(tmp_path: Path) -> None:
+    made = simulate(SimulationSettings(n_frames=20, height=64, width=64, dose=2.0, blur_px=0.7))
+    movie = movie_store(tmp_path, made.counts)
+    with pytest.raises(InputError, match="Train a model on this movie"):
+        apply(ApplyConfig(movie=movie, output=tmp_path / "out.zarr", workers="local:1"))
+
+
+def test_the_base_model_is_small_enough_to_come_with_the_package() -> None:
+    assert (checkpoint.BASE / checkpoint.WEIGHTS).stat().st_size < 10 * 2**20
+    assert checkpoint.load_model(checkpoint.BASE).card["simulated"]["scenes"] > 0

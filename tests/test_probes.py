@@ -1,0 +1,139 @@
+"""Probes on denoisers whose faults are known."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter, gaussian_filter1d, uniform_filter1d
+
+from tdenoise import probes
+from tdenoise.residuals import spot_power
+
+SHAPE = (40, 64, 64)
+DOSE = 3.0
+SPOTS = np.array([[0.0, 0.125], [0.125, 0.0625]])
+
+
+def raw(counts, share):
+    """The denoiser that does nothing."""
+    return counts.astype(float)
+
+
+def counts():
+    return np.random.default_rng(0).poisson(DOSE, SHAPE)
+
+
+def level():
+    return np.full(SHAPE[1:], DOSE)
+
+
+# Vacuum
+
+
+def test_honest_filter_invents_no_lattice():
+    result = probes.vacuum_probe(raw, SHAPE, DOSE, SPOTS)
+    assert result.std == pytest.approx(1 / math.sqrt(DOSE), rel=0.02)
+    assert result.spot_ratio == pytest.approx(1, abs=3 * result.spot_sd) and result.fringes == 0
+    smooth = probes.vacuum_probe(lambda y, share: gaussian_filter(y * 1.0, 2), SHAPE, DOSE, SPOTS)
+    assert smooth.std < 0.1 and smooth.fringes == 0
+
+
+def test_invented_lattice_has_its_amplitude():
+    columns = np.arange(SHAPE[2])
+
+    def inventor(counts, share):
+        lattice = DOSE * (1 + 0.02 * np.cos(2 * np.pi * columns / 8))
+        return lattice + 0.01 * gaussian_filter(counts * 1.0, (0, 1, 1))
+
+    result = probes.vacuum_probe(inventor, SHAPE, DOSE, SPOTS[:1])
+    assert result.fringes == pytest.approx(0.02 / math.sqrt(2), rel=0.05)  # its standard deviation
+    assert result.spot_ratio > 100
+
+
+def test_without_a_lattice_only_the_noise_left_is_known():
+    result = probes.vacuum_probe(raw, SHAPE, DOSE, np.zeros((0, 2)))
+    assert result.std > 0 and math.isnan(result.spot_ratio) and math.isnan(result.fringes)
+
+
+def test_spots_are_found_in_fields_of_any_size():
+    for shape in ((64, 64), (48, 96), (63, 80)):
+        rows, columns = np.indices(shape)
+        for spot in SPOTS:
+            wave = np.cos(2 * np.pi * (rows * spot[0] + columns * spot[1]))
+            at, around, n_near = spot_power(np.abs(np.fft.rfft2(wave)) ** 2, spot[None], shape)
+            assert at > 10 * around and n_near <= 9
+
+
+# Atoms
+
+
+def test_atoms_in_raw_counts_keep_their_strength_and_the_detection_their_noise_allows():
+    sites = probes.flat_sites(level(), 8.0, 12)
+    found = probes.adatom_probe(raw, counts(), raw(counts(), 1.0), sites, (0.3, 2.0, -0.8), 2.0, dwell=8)
+    for probe in found:
+        assert probe.n_sites == len(sites) >= 9
+        assert probe.recovered == pytest.approx(1, abs=0.25)
+    assert found[0].index < found[2].index < found[1].index
+    assert found[1].auc > 0.95 and found[0].auc < 0.95
+
+
+def test_average_over_the_movie_dilutes_a_short_visit():
+    def average(y, share):
+        return np.broadcast_to(y.mean(axis=0), SHAPE)
+
+    (probe,) = probes.adatom_probe(
+        average, counts(), raw(counts(), 1.0), np.array([[20, 20], [44, 40]]), (2.0,), 2.0, 10
+    )
+    assert probe.recovered == pytest.approx(10 / 40, abs=0.08)
+
+
+def test_denoiser_that_knows_no_change_finds_none():
+    (probe,) = probes.adatom_probe(
+        lambda y, share: np.full(SHAPE, DOSE),
+        counts(),
+        np.full(SHAPE, DOSE),
+        np.array([[20, 20]]),
+        (1.0,),
+        2.0,
+        8,
+    )
+    assert (probe.recovered, probe.auc) == (0, 0.5)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 2.0])
+def test_flash_bleeds_as_the_filter_in_time(sigma):
+    def smooth(y, share):
+        return gaussian_filter1d(y * 1.0, sigma, axis=0)
+
+    result = probes.flash_probe(
+        smooth, counts(), smooth(counts(), 1.0), np.array([[20, 20], [44, 40]]), 8.0, 2.0
+    )
+    kernel = gaussian_filter1d(np.eye(41)[20], sigma)[16:25]
+    np.testing.assert_allclose(result.response, kernel, atol=0.05)
+    assert result.offsets == (-4, -3, -2, -1, 0, 1, 2, 3, 4)
+
+
+def test_flash_in_a_moving_average_lasts_as_long_as_the_window():
+    def average(y, share):
+        return uniform_filter1d(y * 1.0, 5, axis=0)
+
+    box = probes.flash_probe(average, counts(), average(counts(), 1.0), np.array([[30, 30]]), 8.0, 2.0)
+    np.testing.assert_allclose(box.response, [0, 0, *[0.2] * 5, 0, 0], atol=0.05)
+
+
+def test_what_is_put_in_has_the_statistics_of_the_other_scene():
+    rng = np.random.default_rng(1)
+    for change in (0.5, -0.5):
+        made = probes._changed(counts(), level(), np.full(SHAPE[1:], change), rng)
+        assert made.mean() == pytest.approx(DOSE * (1 + change), rel=0.02)
+        assert made.var() / made.mean() == pytest.approx(1, abs=0.02)
+
+
+def test_flat_sites_are_in_the_vacuum_and_apart():
+    frame = np.ones((96, 96))
+    frame[48:] += 0.3 * np.sin(np.arange(96) / 2)
+    sites = probes.flat_sites(frame, 12.0, 4)
+    assert len(sites) == 4 and sites[:, 0].max() < 40
+    apart = np.hypot(*(sites[:, None] - sites[None]).transpose(2, 0, 1))
+    assert apart[~np.eye(4, dtype=bool)].min() >= 24
+    assert len(probes.flat_sites(np.ones((10, 10)), 12.0, 4)) == 0

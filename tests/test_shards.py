@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numcodecs.blosc import Blosc
+from tdenoise_pipeline import shards, store
+from tdenoise_pipeline.blocks import Region
+from tdenoise_pipeline.errors import VerificationError
+
+VALUES = np.random.default_rng(0).poisson(3.0, (6, 20, 30)).astype(np.uint16)
+LAYOUT = shards.Layout((8, 32, 32), (4, 16, 16), np.dtype("<u2"), 65535)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 1100), st.integers(1, 530)),
+    st.sampled_from(["u1", "i2", "u4", "f4", "f8"]),
+)
+def test_zarr_reads_what_is_written(tmp_path: Path, shape: tuple[int, int, int], dtype: str) -> None:
+    values = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    if dtype[0] == "f":
+        values[0, 0, 0] = np.nan
+    path = tmp_path / f"{shape}-{dtype}"
+    geometry = store.Geometry.of(shape)
+    if not path.exists():
+        unknown = store.Coordinates(None, None)
+        store.create(path, store.MOVIE, shape, values.dtype, geometry, unknown, "count")
+    array = zarr.open_array(path / store.MOVIE, mode="r+")
+    for region in store.shards_in(Region(*((0, n) for n in shape)), geometry.shard):
+        store.write_shard(path / store.MOVIE, array, region, values[region.slices])
+    np.testing.assert_array_equal(array[:], values)
+
+
+def test_every_flipped_bit_is_noticed_when_a_shard_is_read_back(tmp_path: Path) -> None:
+    shards.write(tmp_path / "shard", VALUES, LAYOUT)
+    sound = (tmp_path / "shard").read_bytes()
+    _, digests = shards._encode(VALUES, LAYOUT)
+    assert shards._holds(sound, digests, LAYOUT)
+    rng = np.random.default_rng(1)
+    for position in rng.integers(0, len(sound), 200):
+        damaged = bytearray(sound)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        assert not shards._holds(bytes(damaged), digests, LAYOUT)
+    assert not shards._holds(sound[:-1], digests, LAYOUT)
+    _, others = shards._encode(VALUES + 1, LAYOUT)
+    assert not shards._holds(sound, others, LAYOUT)
+
+
+def test_a_compressor_that_errs_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong:
+        encode = staticmethod(lambda chunk: Blosc().encode(chunk + 1))
+        decode = staticmethod(Blosc().decode)
+
+    monkeypatch.setattr(shards, "_BLOSC", Wrong)
+    with pytest.raises(VerificationError, match="differs from what was written"):
+        shards.write(tmp_path / "shard", VALUES, LAYOUT)
+
+
+def test_the_same_values_give_the_same_bytes_in_any_memory_order(tmp_path: Path) -> None:
+    arrays: list[np.ndarray[Any, Any]] = [
+        VALUES,
+        np.asfortranarray(VALUES),
+        np.repeat(VALUES, 2, axis=2)[:, :, ::2],
+    ]
+    for number, values in enumerate(arrays):
+        shards.write(tmp_path / str(number), values, LAYOUT)
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(3)}) == 1
+    assert not list(tmp_path.glob("*.partial"))
