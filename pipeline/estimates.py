@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tdenoise import metrics, residuals
+from tdenoise import metrics, noise, residuals
 from tdenoise.noise import NoiseStatistics
 
 from . import store
@@ -36,11 +36,12 @@ class NoiseLaw:
     estimator: str  # "poisson": variance = gain * counts; "temporal": from the neighbouring frames
     gain: float  # variance per count
     variance: float  # of the noise of the whole movie, on average [counts squared]
+    read_variance: float = 0.0  # that does not depend on the signal [counts squared]
 
     def residual_check(self) -> residuals.ResidualCheck:
         """For residuals divided by the noise of every pixel; by that of the movie where only it is known."""
         if self.gain > 0:
-            return residuals.ResidualCheck(gain=self.gain)
+            return residuals.ResidualCheck(gain=self.gain, read_variance=self.read_variance)
         return residuals.ResidualCheck(gain=0.0, read_variance=self.variance)
 
 
@@ -51,9 +52,10 @@ def noise_law(movie: store.Store) -> NoiseLaw:
     measured = NoiseStatistics.from_json(movie.attributes["noise"])
     if not measured.noise_variance > 0:
         raise InputError(movie.path, "holds no noise, so there is no error of a denoised movie to estimate.")
-    for gain in (1.0, movie.attributes["detector"]["counts_per_electron"]):
-        if gain is not None and replace(measured, fano=measured.fano / gain).is_poisson:
-            return NoiseLaw("poisson", gain, gain * movie.attributes["mean"])
+    law = noise.noise_law(measured, movie.attributes["detector"]["counts_per_electron"])
+    if law is not None:
+        variance = law.gain * movie.attributes["mean"] + law.read_variance
+        return NoiseLaw("poisson", law.gain, variance, law.read_variance)
     gain = measured.fano if math.isfinite(measured.fano) else 0.0
     return NoiseLaw("temporal", gain, measured.noise_variance)
 
@@ -123,10 +125,13 @@ class Estimates:
             self._add_if_blind(self.umse, between)
         if self._noise.estimator == "poisson":
             own = band.counts[band.own], band.denoised[band.own]
-            self._add_terms(metrics.unbiased_mse_terms(*own, gain=self._noise.gain), band.frames[0], rows)
+            terms = metrics.unbiased_mse_terms(*own, self._noise.gain, self._noise.read_variance)
+            self._add_terms(terms, band.frames[0], rows)
             # The noise between neighbouring frames, less what the law says: the prediction plays no part.
             y = band.counts.astype(np.float64)
-            self.excess.add((y[2:] - y[:-2]) ** 2 / 2 - self._noise.gain * y[1:-1])
+            self.excess.add(
+                (y[2:] - y[:-2]) ** 2 / 2 - self._noise.gain * y[1:-1] - self._noise.read_variance
+            )
         elif n_frames > 2:
             self._add_terms(between, band.frames[0] + 1 - band.before, rows)
 

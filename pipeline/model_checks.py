@@ -32,6 +32,7 @@ from .control import Control
 from .errors import InputError
 from .estimates import NoiseLaw
 from .pairs import read
+from .pixels import movie_stand_ins
 
 Array = NDArray[Any]
 
@@ -55,12 +56,20 @@ class Checked:
     counts: Array  # (n_frames, height, width) [counts]
     corner: tuple[int, int, int]  # frame, row and column of the movie at which the part begins
     scale: Scale
+    stand_ins: NDArray[np.float32] | None = None  # shown in place of bad pixels [counts]
 
     def denoise(self, counts: Array, share: float = 1.0) -> Array:
         """Frames that hold a share of the movie's dose [counts], as a movie of their own."""
-        scale = Scale(self.scale.mean * share, self.scale.noise * share**0.5, self.scale.contrast * share)
+        smaller = share**0.5  # noise, and the output's unit with it
+        scale = Scale(self.scale.mean * share, self.scale.noise * smaller, self.scale.contrast * smaller)
         frames = denoise(
-            self.network, counts, Tile.whole(counts.shape), scale, range(len(counts)), ensemble=1
+            self.network,
+            counts,
+            Tile.whole(counts.shape),
+            scale,
+            range(len(counts)),
+            ensemble=1,
+            stand_ins=None if self.stand_ins is None else self.stand_ins * np.float32(share),
         )
         return np.stack(list(frames))
 
@@ -102,7 +111,10 @@ def open_checked(folder: Path, movie: store.Store, denoised: store.Store) -> Che
     frames = read(movie, corner[0], corner[0] + sizes[0])
     counts = frames[:, corner[1] : corner[1] + sizes[1], corner[2] : corner[2] + sizes[2]]
     scale = scale_for(model.network.architecture, NoiseStatistics.from_json(movie.attributes["noise"]))
-    return Checked(model.network, kind, counts, (corner[0], corner[1], corner[2]), scale)
+    bad = movie_stand_ins(movie)
+    if bad is not None:
+        bad = bad[corner[1] : corner[1] + sizes[1], corner[2] : corner[2] + sizes[2]]
+    return Checked(model.network, kind, counts, (corner[0], corner[1], corner[2]), scale, bad)
 
 
 def check(model: Checked, noise: NoiseLaw, spots: Array, control: Control) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from .shards import shard_damage as shard_damage
 
 PROFILE = 1  # version of the store layout
 MOVIE, DENOISED = "counts", "denoised"  # the array that each kind of store holds
+VARIANCE = "variance"  # of the expected counts, beside `DENOISED` where it was asked for
 SHARD_FRAMES, SHARD_PIXELS = 32, 1024
 CHUNK_FRAMES, CHUNK_PIXELS = 4, 512
 KEPT_BITS = 7  # of 23 in the mantissa of float32: +0.02 % error, 4 times smaller
@@ -87,24 +88,37 @@ def create(
 ) -> None:
     """Create an empty store: one array ``name(t, y, x)`` and its coordinates."""
     attributes = {"Conventions": "CF-1.12", "ome": ome_metadata(name, coordinates)}
-    group = zarr.create_group(path, attributes=attributes)
-    fill = np.nan if dtype.kind == "f" else np.iinfo(dtype).max
-    group.create_array(
-        name,
-        shape=shape,
-        dtype=dtype,
-        chunks=geometry.chunk,
-        shards=geometry.shard,
-        fill_value=fill,
-        dimension_names=("t", "y", "x"),
-        compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],
-        attributes={"units": units, "long_name": f"{name} per pixel and frame"},
+    zarr.create_group(path, attributes=attributes)
+    add_sharded(
+        path, name, shape, dtype, geometry, {"units": units, "long_name": f"{name} per pixel and frame"}
     )
     for size, (axis, step, first) in zip(shape, coordinates.axes, strict=True):
         unit, index_unit = ("s", "frame") if axis == "t" else ("nm", "pixel")
         values = (first + np.arange(size, dtype=np.float64)) * (1.0 if step is None else step)
         described = {"units": index_unit if step is None else unit, "axis": axis.upper()}
         add_array(path, axis, values, (axis,), described)
+
+
+def add_sharded(
+    path: Path,
+    name: str,
+    shape: tuple[int, int, int],
+    dtype: np.dtype[Any],
+    geometry: Geometry,
+    attributes: dict[str, Any],
+) -> None:
+    """Add an empty array of the size of the movie to a store that is being made."""
+    zarr.open_group(path, mode="r+", use_consolidated=False).create_array(
+        name,
+        shape=shape,
+        dtype=dtype,
+        chunks=geometry.chunk,
+        shards=geometry.shard,
+        fill_value=np.nan if dtype.kind == "f" else np.iinfo(dtype).max,
+        dimension_names=("t", "y", "x"),
+        compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],
+        attributes=attributes,
+    )
 
 
 def add_array(
@@ -157,6 +171,18 @@ def ome_metadata(name: str, coordinates: Coordinates) -> dict[str, Any]:
 
 def finish(path: Path, name: str, attributes: dict[str, Any], hashes: dict[str, str]) -> None:
     """Complete a store whose shards are all written: integrity, attributes, and the metadata last."""
+    record_hashes(path, name, hashes)
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    arrays = {key: content_hash(small[:]) for key, small in small_arrays(group)}
+    group.attrs["tdenoise"] = {"profile": PROFILE, **attributes, "arrays": arrays, "status": "complete"}
+    with warnings.catch_warnings():
+        # Consolidated metadata is what xarray looks for first; Zarr warns that version 3 does not name it yet.
+        warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
+        zarr.consolidate_metadata(path)
+
+
+def record_hashes(path: Path, name: str, hashes: dict[str, str]) -> None:
+    """Write the hashes of all shards of an array beside it."""
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     array = group[name]
     grid = tuple(-(-n // s) for n, s in zip(array.shape, array.shards, strict=True))
@@ -176,12 +202,6 @@ def finish(path: Path, name: str, attributes: dict[str, Any], hashes: dict[str, 
         },
     )
     record[:] = table
-    arrays = {key: content_hash(small[:]) for key, small in small_arrays(group)}
-    group.attrs["tdenoise"] = {"profile": PROFILE, **attributes, "arrays": arrays, "status": "complete"}
-    with warnings.catch_warnings():
-        # Consolidated metadata is what xarray looks for first; Zarr warns that version 3 does not name it yet.
-        warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
-        zarr.consolidate_metadata(path)
 
 
 def small_arrays(group: Any) -> Iterator[tuple[str, Any]]:
@@ -239,11 +259,11 @@ class Store:
     @property
     def id(self) -> str:
         """sha256 that stands for the content: shape, type and the hash of every shard."""
-        return str(self.attributes["id"])
+        return str((self.attributes[VARIANCE] if self.name == VARIANCE else self.attributes)["id"])
 
 
 def open_store(path: Path, name: str) -> Store:
-    """Open a finished movie store (``counts``) or denoised store (``denoised``).
+    """Open a finished movie store (``counts``) or denoised store (``denoised``, or its ``variance``).
 
     Raises
     ------

@@ -39,19 +39,27 @@ def verify(config: VerifyConfig, control: Control | None = None) -> dict[str, An
     control = control or Control()
     kind = store.read_attributes(config.store)["kind"]
     opened = store.open_store(config.store, store.MOVIE if kind == "movie" else store.DENOISED)
+    _check_small_arrays(opened)
+    n_shards = _verify_array(opened, config.deep, control)
+    if opened.attributes.get(store.VARIANCE) is not None:
+        n_shards += _verify_array(store.open_store(config.store, store.VARIANCE), config.deep, control)
+    return {"store": str(config.store), "n_shards": n_shards, "deep": config.deep}
+
+
+def _verify_array(opened: store.Store, deep: bool, control: Control) -> int:
+    """Check every shard of one array; their number."""
     try:
         hashes = store.recorded_hashes(opened)
     except (OSError, KeyError, ValueError) as error:
-        raise VerificationError(f"{config.store}: its record of hashes is damaged ({error}).") from None
+        raise VerificationError(f"{opened.path}: its record of hashes is damaged ({error}).") from None
     if store.content_id(opened.name, opened.array, hashes) != opened.id:
-        raise VerificationError(f"{config.store}: its record of hashes was changed.")
-    _check_small_arrays(opened)
+        raise VerificationError(f"{opened.path}: its record of hashes was changed.")
     whole = Region(*((0, n) for n in opened.shape))
     regions = list(store.shards_in(whole, opened.geometry.shard))
     damage: list[tuple[Region, str]] = []
 
     def check(region: Region) -> tuple[Region, str | None]:
-        return region, _damage(opened, region, hashes, config.deep)
+        return region, _damage(opened, region, hashes, deep)
 
     with ThreadPoolExecutor(budget.n_cores()) as pool:
         for number, (region, problem) in enumerate(pool.map(check, regions), start=1):
@@ -60,7 +68,7 @@ def verify(config: VerifyConfig, control: Control | None = None) -> dict[str, An
                 damage.append((region, problem))
     if damage:
         raise VerificationError(_in_words(opened, damage, len(regions)))
-    return {"store": str(config.store), "n_shards": len(regions), "deep": config.deep}
+    return len(regions)
 
 
 def _check_small_arrays(opened: store.Store) -> None:
@@ -102,7 +110,8 @@ def _in_words(opened: store.Store, damage: list[tuple[Region, str]], total: int)
     region, problem = damage[0]
     more = "" if len(damage) == 1 else f" (the first of {len(damage)})"
     return (
-        f"{opened.path}: {len(damage)} of {total} shards are damaged. The one of frames {region.frames[0]} to "
+        f"{opened.path}: {len(damage)} of {total} shards of {opened.name!r} are damaged. The one of frames "
+        f"{region.frames[0]} to "
         f"{region.frames[1] - 1}, rows {region.rows[0]} to {region.rows[1] - 1}, columns {region.columns[0]} to "
         f"{region.columns[1] - 1} {problem}{more}. With --force, {_remedy(opened)}."
     )

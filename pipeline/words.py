@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tdenoise.noise import NoiseStatistics
+from tdenoise.noise import NoiseStatistics, choose, widest
 
 from . import store
 from .estimates import NoiseLaw, clearly_less, learnt_by_heart
@@ -27,11 +27,11 @@ def notes(movie: store.Store, denoised: store.Store, noise: NoiseLaw, result: di
             "the estimated error is too small."
         )
     radius = denoised.attributes["model"]["blind_radius"]
-    spatial = max(abs(measured.correlation_x), abs(measured.correlation_y))
-    if spatial > 0.03 and radius == 0:
+    fitting = choose(measured)
+    if radius != "seen" and widest([radius, fitting.blind_radius]) != radius:
         found.append(
-            f"The noise of neighbouring pixels is correlated ({spatial:.3f}) and the model sees them: "
-            "the estimated error is too small. Train with --blind-radius 1."
+            f"The model sees pixels whose noise goes with that of the predicted one ({fitting.reason}): "
+            "the estimated error is too small. Train with --blind-radius auto."
         )
     if excess is not None:
         share = f"{percent(excess['estimate'])} in variance"

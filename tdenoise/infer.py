@@ -248,7 +248,7 @@ def _to_host(batches: Iterator[Tensor]) -> Iterator[tuple[NDArray[np.float32], b
         pinned = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in (batch, finite)]
         for host, x in zip(pinned, (batch, finite), strict=True):
             host.copy_(x, non_blocking=True)
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(torch.cuda.current_stream(batch.device))
         if before is not None:
             before[2].synchronize()
@@ -301,7 +301,7 @@ def _batches(
                     stride=architecture.stride,
                     halo=architecture.spatial_halo,
                 )
-            for output, (turn, mirror, _) in zip(moments(outputs).split(len(targets)), group, strict=True):
+            for output, (turn, mirror, _) in zip(moments(outputs).chunk(len(group)), group, strict=True):
                 part = transform_back(output, turn, mirror)
                 totals = part.clone() if totals is None else totals.add_(part)
         assert totals is not None

@@ -228,7 +228,7 @@ def _with_hole(ring: nn.Conv2d, hole: Tensor, x: Tensor) -> Tensor:
 
     It pads with zeros, never by reflection: a reflected edge would show a pixel to itself.
     """
-    return F.conv2d(x, ring.weight * hole, ring.bias, padding=ring.padding)  # type: ignore[arg-type]
+    return F.conv2d(x, ring.weight * hole, ring.bias, padding=ring.padding)
 
 
 class _CentreBranch(nn.Module):

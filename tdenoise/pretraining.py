@@ -77,7 +77,7 @@ def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = F
     clean = clean * (1 + rng.uniform(0, 0.08) * _texture(rng, size, rng.uniform(10, 50)))  # thickness
     if rng.uniform() < 0.4:
         clean = clean + rng.uniform(0.005, 0.04) * _texture(rng, size, rng.uniform(2, 6))  # amorphous layers
-    return np.maximum(clean, FAINTEST).astype(np.float16)
+    return np.asarray(np.maximum(clean, FAINTEST), np.float16)
 
 
 def noisy(clean: NDArray[np.float16], seed: int) -> TrainingMovie:
@@ -113,7 +113,7 @@ class _Expected:
         self.shape, self.dtype = clean.shape, np.dtype(np.float32)
 
     def __getitem__(self, key: Any) -> Array:
-        return self._clean[key].astype(np.float32) * self._dose
+        return np.asarray(self._clean[key].astype(np.float32) * self._dose)
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

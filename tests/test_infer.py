@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import TINY, counts, network
 from tdenoise_pipeline.blocks import Halo, plan_blocks
 
+from tdenoise import infer
 from tdenoise.infer import Tile, denoise, symmetries
 from tdenoise.network import Architecture, SplitBlind
 from tdenoise.noise import Scale
@@ -96,3 +98,28 @@ def test_nan_from_the_network_is_an_error() -> None:
     made.head.weight.data[:] = float("nan")
     with pytest.raises(FloatingPointError, match="frame 2"):
         list(denoise(made, counts((6, 16, 16)), Tile.whole((6, 16, 16)), SCALE, range(2, 4), ensemble=1))
+
+
+@pytest.mark.parametrize("largest", [3 * 320 * 332, 320 * 332, 320 * 250])
+def test_a_gpu_short_of_memory_gives_the_same_movie(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = network()
+    movie = counts((6, 320, 330))
+    expected = whole(made, movie, 4)
+    refused, passed = [], []
+    forward = made.forward
+
+    def short(neighbours: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+        if centre.numel() > largest:
+            refused.append(centre.shape)
+            raise torch.OutOfMemoryError("short of memory")
+        passed.append(centre.shape)
+        return forward(neighbours, centre)
+
+    monkeypatch.setattr(made, "forward", short)
+    monkeypatch.setattr(infer, "_pixels_together", lambda *_: 4 * 320 * 332)
+    result = whole(made, movie, 4)
+    assert refused and passed
+    assert np.abs(result - expected).max() <= 1e-5 * np.abs(expected).max()
+    largest = 0
+    with pytest.raises(torch.OutOfMemoryError, match="does not fit the free memory of the GPU"):
+        whole(made, movie, 1)
