@@ -108,7 +108,7 @@ class NoiseStatistics:
         return bool(
             self.gain > 0
             and self.gain_error < 0.1 * self.gain
-            and self.read_variance > -max(self.read_variance_error, 0.01 * self.noise_variance)
+            and self.read_variance > -max(2 * self.read_variance_error, 0.01 * self.noise_variance)
         )
 
     def strongest(self, *, in_time: bool) -> Correlation | None:
@@ -225,9 +225,10 @@ class NoiseAccumulator:
             summed: Array = np.einsum("taibj,taibj->ab", a, b)
             return summed.astype(np.float64).ravel()
 
-        # The dose may differ from frame to frame: a difference has mean zero in every one.
         d = np.diff(frames, axis=0)
-        d -= (d.sum(axis=(1, 2), keepdims=True) / good.sum()) * good
+        if good.sum() >= BLOCK**2:  # of fewer pixels, the mean is noise itself
+            # The dose may differ from frame to frame: a difference has mean zero in every one.
+            d -= (d.sum(axis=(1, 2), keepdims=True) / good.sum()) * good
         # Second differences, in which steady motion of the scene cancels too. Those in between would tell next to
         # nothing more (the error falls by 3 %), for they are made of the same frames.
         e = np.diff(d, axis=0)[::2]

@@ -9,7 +9,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# Nothing timed is asserted: on a busy machine any example may take long.
+hypothesis.settings.register_profile("tdenoise", deadline=None)
+hypothesis.settings.load_profile("tdenoise")
 
 
 @pytest.fixture(scope="session")
