@@ -14,7 +14,7 @@ DEMO ?= demo
 demo: .venv/.ready
 	rm -rf $(DEMO)
 	$(BIN)/tdenoise-pipeline simulate -o $(DEMO)/raw --size 160 --n-frames 96 --dose 2
-	$(BIN)/tdenoise-pipeline run $(DEMO)/raw/movie.tif -o $(DEMO)/result --truth $(DEMO)/raw/truth.npz --time-limit 4m
+	$(BIN)/tdenoise-pipeline run $(DEMO)/raw/movie.tif -o $(DEMO)/result --truth $(DEMO)/raw/truth.npz --time-limit 2m
 	$(BIN)/tdenoise-pipeline verify $(DEMO)/result/denoised.zarr --deep
 	$(BIN)/python -c "import xarray; print(xarray.open_zarr('$(DEMO)/result/denoised.zarr')['denoised'])"
 

@@ -25,6 +25,7 @@ from common import command_line, save, scratch
 CURVES = ("map", "frequency", "power", "spots")
 MODELS = ("split-blind", "udvd:0", "udvd:1", "thinned")
 SHOWN = ("-2", "-1", "0", "+1")
+REGIONS = ("all", "particle", "changing")
 
 
 def main() -> None:
@@ -194,7 +195,7 @@ def show(result: dict[str, Any]) -> None:
             continue
         mse = found.get("mse")
         cells = [
-            " / ".join(_fixed(v, ".2f") for v in found["psnr"].values()) if "psnr" in found else "-",
+            " / ".join(_fixed(found["psnr"][part], ".2f") for part in REGIONS) if "psnr" in found else "-",
             _fixed(found.get("vacuum_std"), ".4f"),
             _fixed(found.get("auc"), ".3f"),
             " ".join(_fixed(found["bleed"][at], ".2f") for at in SHOWN) if "bleed" in found else "-",

@@ -106,9 +106,7 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
     if already_done(config.output, progress.plan_id(plan.identity)) and not config.force:
         return store.read_attributes(config.output)
     _check_budget(config, plan)
-    with progress.OutputRun(
-        config.output, plan.identity, [config.movie, model], force=config.force
-    ) as run:
+    with progress.OutputRun(config.output, plan.identity, [config.movie, model], force=config.force) as run:
         if config.resume and not run.begun:
             raise UsageError(f"{config.output}: there is nothing to resume. Leave --resume away to start.")
         run.prepare(

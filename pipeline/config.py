@@ -241,7 +241,9 @@ class TrainConfig:
     movie: tuple[Path, ...] = setting(help="movie stores", parse=Path, metavar="MOVIE.zarr", positional=True)
     output: Path = setting(help="model folder to write", parse=new_path, metavar="MODEL", short="-o")
     model: str | None = setting(
-        None, "kind of network (default: split-blind, or that of --from)", choices=("split-blind", "thinned", "udvd")
+        None,
+        "kind of network (default: split-blind, or that of --from)",
+        choices=("split-blind", "thinned", "udvd"),
     )
     steps: int | None = setting(
         None, "optimiser steps (default: 12000, or what fits the time limit)", parse=count, metavar="N"
@@ -327,7 +329,9 @@ class EvaluateConfig:
     movie: Path = setting(help="movie store it was made from", parse=Path, metavar="MOVIE.zarr")
     truth: Path | None = setting(None, "clean movie, for simulated data", parse=Path, metavar="FILE.npz")
     baseline: bool = setting(False, "with --truth: also tune the best 3D Gaussian filter", parse=flag)
-    model: Path | None = setting(None, "model that made it, to test it with probes", parse=Path, metavar="MODEL")
+    model: Path | None = setting(
+        None, "model that made it, to test it with probes", parse=Path, metavar="MODEL"
+    )
 
 
 @dataclass(frozen=True)
