@@ -29,6 +29,7 @@ from tdenoise_pipeline import apply, budget, store
 from tdenoise_pipeline.version import VERSION
 
 import tdenoise
+from tdenoise.atomic import fsync
 from tdenoise.checkpoint import save_model
 from tdenoise.network import Architecture, SplitBlind
 
@@ -281,14 +282,14 @@ def write_mrc(path: Path, shape: tuple[int, int, int]) -> Path:
         for number, frame in enumerate(frames(shape, "uint16")):
             file.data[number] = frame
         file.set_image_stack()
-    store.fsync(path)
+    fsync(path)
     return path
 
 
 def write_tiff(path: Path, shape: tuple[int, int, int]) -> Path:
     """An uncompressed movie of uint8 counts, on the disk when this returns."""
     tifffile.imwrite(path, frames(shape, "uint8"), shape=shape, dtype="uint8", photometric="minisblack")
-    store.fsync(path)
+    fsync(path)
     return path
 
 

@@ -39,6 +39,8 @@ from numcodecs.blosc import BITSHUFFLE, Blosc
 from tdenoise_pipeline import budget, store
 from tdenoise_pipeline.blocks import Region
 
+from tdenoise.atomic import fsync
+
 SIZE = 1024  # rows and columns of a frame [pixels]
 
 
@@ -70,7 +72,7 @@ def write_dm4(path: Path, shape: tuple[int, int, int]) -> Path:
         for frame in frames(shape, "uint16"):
             file.write(frame.data)
         file.write(tail)
-    store.fsync(path)
+    fsync(path)
     return path
 
 
@@ -157,7 +159,7 @@ def read(path: Path) -> int:
 def copy(source: Path, target: Path) -> None:
     """Copy a file and wait until it is on the disk."""
     shutil.copyfile(source, target)
-    store.fsync(target)
+    fsync(target)
     target.unlink()
 
 

@@ -21,10 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tdenoise.atomic import write_atomically
+from tdenoise.atomic import fsync, write_atomically
 
 from .errors import LockedError, UsageError
-from .store import fsync
 
 HEARTBEAT_S = 5.0
 STALE_S = 600.0  # a lease without a heartbeat for this long is dead, wherever its owner ran

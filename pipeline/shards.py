@@ -20,6 +20,8 @@ import xxhash
 from numcodecs.blosc import BITSHUFFLE, Blosc
 from numpy.typing import NDArray
 
+from tdenoise.atomic import fsync
+
 from .blocks import Region
 from .errors import VerificationError
 
@@ -77,15 +79,6 @@ def write(file: Path, values: NDArray[Any], layout: Layout) -> None:
     fsync(file.parent)
     if not _holds(file.read_bytes(), digests, layout):
         raise VerificationError(f"{file}: what was read back differs from what was written. Check the disk.")
-
-
-def fsync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def shard_damage(

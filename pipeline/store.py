@@ -24,8 +24,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from . import shards
 from .blocks import Region, spans
 from .errors import InputError
-from .shards import fsync as fsync  # both also used through this module
-from .shards import shard_damage as shard_damage
+from .shards import shard_damage as shard_damage  # also used through this module
 
 PROFILE = 1  # version of the store layout
 MOVIE, DENOISED = "counts", "denoised"  # the array that each kind of store holds
