@@ -53,6 +53,7 @@ class TrainingMovie:
     clean: FrameSource | None = None  # expected counts, same shape, where they are known: a better target
     stand_ins: NDArray[np.float32] | None = None  # shown at bad pixels; see `tdenoise.pixels.stand_ins`
     gain: float = 1.0  # counts per electron; used by a gamma head only
+    importance: NDArray[Any] | None = None  # weight of the error at every pixel, (height, width); None: equal
 
     @property
     def electrons(self) -> Tensor:
@@ -62,13 +63,13 @@ class TrainingMovie:
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches of one optimiser step; ``weight`` is 0 at bad pixels and outside of a small frame."""
+    """Patches of one optimiser step."""
 
     neighbours: Tensor  # (batch, channels, height, width)
     centre: Tensor  # (batch, 1, height, width)
     target: Tensor  # (batch, 1, height, width), the centre itself or, where it is known, what it should be
     contrast: Tensor  # (batch, 1, 1, 1), Scale.contrast / Scale.noise
-    weight: Tensor  # (batch, 1, height, width)
+    weight: Tensor  # (batch, 1, height, width), 0 at bad pixels and outside of a small frame
     electrons: Tensor  # (batch, 2, 1, 1), Scale.mean and Scale.noise in electrons
 
 
@@ -271,6 +272,10 @@ class PatchLoader:
             target = normalise(known, movie.scale, size, size)
         weight = torch.zeros_like(target)
         weight[:, : cut.shape[1], : cut.shape[2]] = 1
+        if movie.importance is not None:
+            weight[0, : cut.shape[1], : cut.shape[2]] = torch.from_numpy(
+                movie.importance[top : top + cut.shape[1], left : left + cut.shape[2]].astype(np.float32)
+            )
         turn, mirror, reverse = rng.integers((4, 2, 2)).tolist()
         if self._split is not None and movie.clean is None:
             # Of its own random numbers, so that the patches are those of a blind network.

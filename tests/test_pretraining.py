@@ -14,22 +14,36 @@ from tdenoise_pipeline.config import ApplyConfig
 from tdenoise_pipeline.errors import InputError
 
 from tdenoise import checkpoint
-from tdenoise.pretraining import noisy, scene
+from tdenoise.network import Architecture
+from tdenoise.patches import PatchLoader
+from tdenoise.pretraining import EVENT_IMPORTANCE, noisy, scene
 from tdenoise.simulate import SimulationSettings, simulate
 
 
 @pytest.mark.parametrize("at_events", [False, True])
 def test_a_scene_is_fixed_by_its_seed_and_lights_every_pixel(at_events: bool) -> None:
     first, again = (scene(3, n_frames=6, size=40, at_events=at_events) for _ in range(2))
-    assert first.shape == (6, 40, 40) and first.dtype == np.float16
-    assert np.array_equal(first, again)
-    assert first.min() > 0 and first.max() < 4
-    assert not np.array_equal(first, scene(4, n_frames=6, size=40, at_events=at_events))
+    assert first.clean.shape == (6, 40, 40) and first.clean.dtype == np.float16
+    assert np.array_equal(first.clean, again.clean) and np.array_equal(first.changing, again.changing)
+    assert first.clean.min() > 0 and first.clean.max() < 4
+    assert not np.array_equal(first.clean, scene(4, n_frames=6, size=40, at_events=at_events).clean)
+
+
+def test_errors_weigh_more_where_columns_come_and_go() -> None:
+    made = scene(5, n_frames=40, size=64, at_events=True)
+    assert 0 < made.changing.mean() < 1
+    swing = np.ptp(made.clean.astype(float), axis=0)
+    assert (
+        swing[made.changing].mean() > 1.5 * swing[~made.changing].mean()
+    )  # the mask was turned with the scene
+    batch = PatchLoader([noisy(made, seed=1)], Architecture(), patch=64, batch=4).draw(0)
+    assert set(batch.weight.unique().tolist()) == {1.0, EVENT_IMPORTANCE}
+    moved = (batch.target - batch.target.mean(dim=(-2, -1), keepdim=True)).square()
+    assert moved[batch.weight > 1].mean() > moved[batch.weight == 1].mean()
 
 
 def test_the_target_of_a_noisy_movie_is_what_its_counts_are_on_average() -> None:
-    clean = scene(0, n_frames=20, size=40)
-    movie = noisy(clean, seed=1)
+    movie = noisy(scene(0, n_frames=20, size=40), seed=1)
     assert movie.clean is not None
     expected = np.asarray(movie.clean[:])
     difference = (movie.frames[:] - expected) / np.sqrt(expected)
