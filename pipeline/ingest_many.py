@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
 from .ingest import describe_plan, ingest
 from .readers import FORMATS, open_raw
+from .readers.sequence import natural
 
 log = logging.getLogger(__name__)
 
@@ -100,14 +100,13 @@ def movies_in(path: Path) -> list[Path]:
     """
     is_pattern = any(sign in str(path) for sign in "*?[") and not path.exists()
     if is_pattern:
-        files = _in_order(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        files = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=natural)
         if not files:
             raise InputError(path, "fits no file. Check the pattern and the folder.")
     elif path.is_dir():
         known = {suffix for form in FORMATS for suffix in form.suffixes}
-        files = _in_order(
-            p for p in path.iterdir() if p.suffix.lower() in known and not p.name.startswith(".")
-        )
+        found = (p for p in path.iterdir() if p.suffix.lower() in known and not p.name.startswith("."))
+        files = sorted(found, key=natural)
     else:
         return [path]
     return files if files and not _is_single_image(files[0]) else [path]
@@ -122,11 +121,6 @@ def _is_single_image(path: Path) -> bool:
     except UsageError:
         pass
     return False
-
-
-def _in_order(paths: Any) -> list[Path]:
-    """Natural order: frame 9 comes before frame 10."""
-    return sorted(paths, key=lambda p: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", str(p))])
 
 
 def _stem(path: Path) -> str:
