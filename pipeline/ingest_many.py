@@ -13,6 +13,7 @@ from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
 from .ingest import describe_plan, ingest
 from .readers import FORMATS, open_raw
+from .readers.rawfile import is_pattern
 from .readers.sequence import natural
 
 log = logging.getLogger(__name__)
@@ -98,8 +99,7 @@ def movies_in(path: Path) -> list[Path]:
     InputError
         If a pattern fits nothing.
     """
-    is_pattern = any(sign in str(path) for sign in "*?[") and not path.exists()
-    if is_pattern:
+    if any(sign in str(path) for sign in "*?[") and not path.exists():
         files = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=natural)
         if not files:
             raise InputError(path, "fits no file. Check the pattern and the folder.")
@@ -125,7 +125,7 @@ def _is_single_image(path: Path) -> bool:
 
 def _stem(path: Path) -> str:
     """Name of a movie without the suffixes of its format."""
-    name = path.name if not any(sign in path.name for sign in "*?[") else path.absolute().parent.name
+    name = path.absolute().parent.name if is_pattern(path) else path.name
     known = sorted({suffix for form in FORMATS for suffix in form.suffixes} | {".ome"}, key=len)
     while name.lower().endswith(tuple(known)):
         name = name[: name.rindex(".")]
@@ -147,8 +147,9 @@ def _attempt(job: IngestConfig, control: Control) -> dict[str, Any]:
     except Stopped:
         raise
     except (PipelineError, OSError) as error:
-        code = error.exit_code if isinstance(error, PipelineError) else 1
-        return record | {"error": str(error), "exit_code": code}
+        if isinstance(error, PipelineError):
+            return record | {"error": str(error), "exit_code": error.exit_code}
+        return record | {"error": f"{error.filename or job.raw}: {error.strerror}", "exit_code": 1}
     opened = store.open_store(job.output, store.MOVIE)
     return record | {
         "shape": list(opened.shape),
