@@ -78,17 +78,18 @@ def _table(movies: list[dict[str, Any]]) -> str:
     lines = [head]
     for movie in movies:
         if movie["error"] is not None:
-            lines.append((movie["name"], *6 * ("",), f"failed ({movie['exit_code']})"))
+            lines.append((_one_line(movie["name"]), *6 * ("",), f"failed ({movie['exit_code']})"))
             continue
         n_frames, height, width = movie["shape"]
         figures = ("" if v is None else f"{v:.4g}" for v in (movie["mean"], movie["fano"]))
         size = (str(n_frames), f"{height} x {width}", movie["dtype"])
-        lines.append((movie["name"], *size, *figures, str(len(movie["warnings"])), Path(movie["store"]).name))
+        name, made = _one_line(movie["name"]), _one_line(Path(movie["store"]).name)
+        lines.append((name, *size, *figures, str(len(movie["warnings"])), made))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = [
         "  ".join(f"{word:<{w}}" for word, w in zip(line, widths, strict=True)).rstrip() for line in lines
     ]
-    return "\n".join([*table, *(movie["error"] for movie in movies if movie["error"] is not None)])
+    return "\n".join([*table, *(_one_line(movie["error"]) for movie in movies if movie["error"] is not None)])
 
 
 def _train(config: Any, control: Control) -> dict[str, Any]:
@@ -257,8 +258,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug and not isinstance(error, KeyboardInterrupt):
             raise
         code, message = _explain(error)
-        print(f"{PROGRAM}: {message}", file=sys.stderr)
+        print(f"{PROGRAM}: {_one_line(message)}", file=sys.stderr)
         return code
+
+
+def _one_line(text: str) -> str:
+    """A text with what would break a line or a terminal spelled out: file names may hold anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _main(words: list[str]) -> int:
@@ -485,7 +491,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 
 def _print(result: dict[str, Any], show: Callable[[dict[str, Any]], str], options: dict[str, Any]) -> None:
-    print(json.dumps(result, sort_keys=True) if options.get("json") else show(result))
+    text = json.dumps(result, sort_keys=True) if options.get("json") else show(result)
+    print("\n".join(map(_one_line, text.split("\n"))))
 
 
 def _show_plan(plan: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,6 +22,7 @@ PIECE_BYTES = 2**24  # of raw frames, read and corrected at once
 BASE_BYTES = 3 * 2**26  # Python and its libraries
 PIXEL_BYTES = 64  # per pixel of a frame, for what is known of every pixel
 MIN_FRAMES = 3
+LONGEST_NAME = 240  # bytes of a store: file systems hold 255, and runs add a suffix
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,10 @@ def plan_ingest(info: MovieInfo, config: IngestConfig, chosen: Selection) -> Ing
     ResourceError
         If the memory of the machine does not suffice.
     """
+    if len(os.fsencode(config.output.name)) > LONGEST_NAME:
+        raise UsageError(
+            f"{config.output}: a name of more than {LONGEST_NAME} bytes. Give a shorter one, with -o NAME.zarr."
+        )
     references = References.of(config, (info.shape[1], info.shape[2]))
     shape = _stored_shape(chosen, config)
     steps = (config.group, config.bin, config.bin)

@@ -141,6 +141,15 @@ def test_ncem_axes_say_which_is_time_row_and_column(
     np.testing.assert_allclose(info.timestamps_s, np.arange(7) * 0.5)
 
 
+def test_the_fourier_transform_beside_a_velox_movie_is_not_taken_for_one(tmp_path: Path) -> None:
+    data = movie("<u2", SHAPE)
+    write_velox(tmp_path / "a.emd", data)
+    with h5py.File(tmp_path / "a.emd", "a") as file:
+        kind = np.dtype([("realFloatHalfEven", "<f4"), ("imagFloatHalfEven", "<f4")])
+        file["Data/Image/aa/Data"] = np.zeros((*data.shape[1:], len(data)), kind)
+    np.testing.assert_array_equal(read_all(tmp_path / "a.emd"), data)
+
+
 def test_ncem_axes_without_names_are_column_row_time(tmp_path: Path) -> None:
     data = movie(shape=SHAPE)
     write_ncem(tmp_path / "a.de5", data.T, [("", "[]", 1)] * 3)

@@ -517,3 +517,39 @@ def test_metadata_fit_into_a_json_record() -> None:
     assert len(json.dumps(record, allow_nan=False)) < 1_000_000
     assert record["few"] == [0, 1, 2]
     assert record["long"].startswith("left out")
+
+
+def test_the_planes_of_an_ome_file_give_times_and_exposure(tmp_path: Path) -> None:
+    data = movie("<u2", (4, 6, 7))
+    times = [0.0, 100.0, 200.0, 700.0]
+    planes = {
+        "DeltaT": times,
+        "DeltaTUnit": ["ms"] * 4,
+        "ExposureTime": [0.09] * 4,
+        "ExposureTimeUnit": ["s"] * 4,
+    }
+    described = {"axes": "TYX", "Plane": planes}
+    tifffile.imwrite(tmp_path / "a.ome.tif", data, ome=True, metadata=described, photometric="minisblack")
+    with open_raw(tmp_path / "a.ome.tif") as reader:
+        info = reader.info
+    assert (info.frame_time_s, info.exposure_s) == (0.1, 0.09)
+    np.testing.assert_allclose(info.timestamps_s, [0, 0.1, 0.2, 0.7])
+    assert "differ from 0.1 s" in info.warnings[0]
+
+
+def test_pages_beyond_those_that_a_tiff_file_names_are_read_and_told(tmp_path: Path) -> None:
+    data = movie("<u2", (7, 6, 7))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for part in (data[:3], data[3:]):
+            file.write(part, photometric="minisblack")
+    with open_raw(tmp_path / "a.tif") as reader:
+        assert "names 3 frames, and 7 pages" in reader.info.warnings[0]
+    np.testing.assert_array_equal(read_all(tmp_path / "a.tif"), data)
+
+
+def test_the_escape_sequence_of_a_damaged_npy_header_is_no_warning(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", movie())
+    raw = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(raw.replace(b"'shape'", rb"'\Rape'"))
+    with pytest.raises(InputError, match="damaged"):
+        open_raw(tmp_path / "a.npy")

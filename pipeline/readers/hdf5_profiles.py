@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError, UsageError
 from .axes import Axis, clean_unit
 from .units import to_nanometres, to_seconds
@@ -37,6 +39,10 @@ class Contents:
 
     def is_array(self, name: str) -> bool:
         return self.objects.get(name, {}).get("shape") is not None
+
+    def holds_counts(self, name: str) -> bool:
+        dtype = self.objects[name]["dtype"]
+        return dtype is not None and np.dtype(dtype).kind in "iuf"
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.objects[name]["shape"])
@@ -88,6 +94,8 @@ def find_movie(contents: Contents, dataset: str | None) -> Movie:
     if dataset is not None:
         return _named(contents, found, dataset.strip("/"))
     stacks = [movie for movie in found if _is_stack(contents.shape(movie.name))]
+    # The Fourier transform that Velox keeps beside a movie is complex.
+    stacks = [movie for movie in stacks if contents.holds_counts(movie.name)] or stacks
     if len(stacks) == 1:
         return stacks[0]
     if stacks:

@@ -68,6 +68,9 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
         reader=library("tifffile"),
         frame_time_s=note.frame_time_s,
         pixel_size_nm=note.pixel_size_nm,
+        exposure_s=note.exposure_s,
+        timestamps_s=None if note.timestamps_s is None else note.timestamps_s[:n_frames],
+        warnings=note.warnings + _more_pages(note, announced),
         missing_frames=announced - n_frames,
         metadata=bounded_json({**note.metadata, "tags": tags}),
     )
@@ -181,6 +184,16 @@ def _follow(file: RawFile, first: Page, offset: int, frame_bytes: int, announced
         return [offset]  # a directory lies between the frames
     room = (file.size - offset) // frame_bytes
     return range(offset, offset + min(room, announced) * frame_bytes, frame_bytes)
+
+
+def _more_pages(note: Description, announced: int) -> tuple[str, ...]:
+    """A warning if the pages are more than the description of the first one says."""
+    if (note.n_frames or 1) == 1 or note.n_frames == announced:
+        return ()
+    return (
+        f"its description names {note.n_frames} frames, and {announced} pages alike are there: all are read, "
+        "as one movie.",
+    )
 
 
 def _format(pages: Pages, layout: Layout, note: Description) -> str:
