@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from tdenoise import checkpoint, runtime, thinning
 from tdenoise.atomic import write_atomically
-from tdenoise.infer import Tile, denoise, memory_bytes
+from tdenoise.infer import Tile, denoise, denoise_with_variance, memory_bytes
 from tdenoise.kinds import Architecture, architecture_of, kind_of, scale_for
 from tdenoise.network import Architecture as SplitBlindArchitecture
+from tdenoise.network import SplitBlind
 from tdenoise.noise import NoiseStatistics, Scale, choose
 
 from . import blocks, budget, cluster, driver, progress, store
@@ -33,6 +34,7 @@ from .blocks import Block, Halo, Region
 from .config import ApplyConfig
 from .control import Control
 from .errors import InputError, PipelineError, ResourceError, UsageError
+from .heads import check_uncertainty, electron_counts
 from .ingest import already_done
 from .pixels import movie_stand_ins
 from .slurm import load_profile
@@ -58,6 +60,9 @@ class Job:
     kept_bits: int | None
     device: str
     stand_ins: Path | None = None  # what is shown in place of bad pixels, an array of the size of a frame
+    layers: tuple[str, ...] = (store.DENOISED,)  # the arrays that are written, all of one geometry
+    posterior: bool = False  # whether the own count of a pixel joins in
+    gain: float = 1.0  # [counts per electron]
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Plan:
     geometry: store.Geometry
     worker_bytes: int  # memory that the largest block needs
     disk_bytes: int
+    layers: tuple[str, ...]  # names of the arrays to write
 
 
 def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]:
@@ -109,17 +115,7 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
     with progress.OutputRun(config.output, plan.identity, [config.movie, model], force=config.force) as run:
         if config.resume and not run.begun:
             raise UsageError(f"{config.output}: there is nothing to resume. Leave --resume away to start.")
-        run.prepare(
-            lambda path: store.create(
-                path,
-                store.DENOISED,
-                movie.shape,
-                np.dtype(np.float32),
-                plan.geometry,
-                movie.coordinates,
-                movie.units,
-            )
-        )
+        run.prepare(functools.partial(_create, movie=movie, plan=plan))
         job = Job(
             movie=config.movie.absolute(),
             output=run.partial.absolute(),
@@ -132,14 +128,29 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
             kept_bits=None if config.lossless else store.KEPT_BITS,
             device=config.device,
             stand_ins=None if bad is None else _save_stand_ins(run.folder.absolute(), bad),
+            layers=plan.layers,
+            posterior=config.posterior,
+            gain=electron_counts(movie),
         )
         _run_blocks(config, job, plan, run, control)
         attributes = _describe(movie, card, plan, config, run)
-        hashes = progress.hashes(run.done().values())
-        _check_complete(run.partial, plan.geometry, hashes)
-        store.finish(run.partial, store.DENOISED, attributes, hashes)
+        hashes = {layer: progress.hashes(run.done().values(), layer) for layer in plan.layers}
+        for layer in plan.layers:
+            _check_complete(run.partial / layer, plan.geometry, hashes[layer])
+        if store.VARIANCE in hashes:
+            store.record_hashes(run.partial, store.VARIANCE, hashes[store.VARIANCE])
+        store.finish(run.partial, store.DENOISED, attributes, hashes[store.DENOISED])
         run.commit()
     return store.read_attributes(config.output)
+
+
+def _create(path: Path, movie: store.Store, plan: Plan) -> None:
+    """An empty store with all arrays that will be written."""
+    dtype = np.dtype(np.float32)
+    store.create(path, store.DENOISED, movie.shape, dtype, plan.geometry, movie.coordinates, movie.units)
+    if store.VARIANCE in plan.layers:
+        described = {"units": f"{movie.units}^2", "long_name": "variance of the expected counts"}
+        store.add_sharded(path, store.VARIANCE, movie.shape, dtype, plan.geometry, described)
 
 
 def make_plan(
@@ -172,15 +183,26 @@ def make_plan(
         "profile": store.PROFILE,
         **({} if bad is None else {"stand_ins": store.content_hash(bad)}),
     }
-    n_pixels = int(np.prod(movie.shape))
+    layers: tuple[str, ...] = (store.DENOISED,)
+    if config.variance or config.posterior:
+        check_uncertainty(card, movie, config.posterior)
+        layers = (store.DENOISED, store.VARIANCE)
+        identity |= {"variance": True, "posterior": config.posterior}
+    n_pixels = int(np.prod(movie.shape)) * len(layers)
     return Plan(
         identity,
         planned,
         geometry,
         _block_bytes(
-            architecture, shard_frames + 2 * halo.frames, largest[1], largest[2], itemsize, shard_frames
+            architecture,
+            shard_frames + 2 * halo.frames,
+            largest[1],
+            largest[2],
+            itemsize,
+            len(layers) * shard_frames,
         ),
         int(n_pixels * (3.0 if config.lossless else 1.1)),
+        layers,
     )
 
 
@@ -198,7 +220,8 @@ def describe_plan(config: ApplyConfig) -> dict[str, Any]:
         "reads_per_pixel": round(read / int(np.prod(movie.shape)), 3),
         "worker_memory_bytes": plan.worker_bytes,
         "disk_estimate_bytes": plan.disk_bytes,
-        "n_files": int(np.prod([-(-n // s) for n, s in zip(movie.shape, plan.geometry.shard, strict=True)])),
+        "n_files": len(plan.layers)
+        * int(np.prod([-(-n // s) for n, s in zip(movie.shape, plan.geometry.shard, strict=True)])),
     }
 
 
@@ -328,7 +351,8 @@ def movie_scale(movie: store.Store, card: dict[str, Any] | None = None) -> Scale
         return scale_for(SplitBlindArchitecture(), noise)
     trained = [m["snr"] for m in card["movies"]]
     snr = signal_to_noise(noise)
-    if trained and not min(trained) / 4 < snr < max(trained) * 4:
+    least_dose = card.get("settings", {}).get("least_dose", 1.0)  # which it has seen thinned counts of
+    if trained and not min(trained) * least_dose**0.5 / 4 < snr < max(trained) * 4:
         log.warning(
             "the signal to noise ratio of %s is %.3g per pixel, the model was trained at %.3g. "
             "Train on this movie, or adapt the model with 'train --from'.",
@@ -360,9 +384,7 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
         done = run.done()
         # A marker counts only while the shards it names are whole.
         return [
-            b
-            for b in plan.blocks
-            if b.number not in done or not _whole(job.output, plan.geometry, done[b.number])
+            b for b in plan.blocks if b.number not in done or not _whole(job, plan.geometry, done[b.number])
         ]
 
     todo = remaining()
@@ -415,31 +437,35 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
         )
 
 
-def _shard_file(output: Path, key: str) -> Path:
-    return output.joinpath(store.DENOISED, "c", *key.split("."))
+def _shard_file(array: Path, key: str) -> Path:
+    return array.joinpath("c", *key.split("."))
 
 
-def _whole(output: Path, geometry: store.Geometry, record: dict[str, Any]) -> bool:
+def _whole(job: Job, geometry: store.Geometry, record: dict[str, Any]) -> bool:
     return all(
-        store.shard_damage(_shard_file(output, key), geometry.shard, geometry.chunk, 1) is None
-        for key in record["shards"]
+        store.shard_damage(_shard_file(job.output / layer, key), geometry.shard, geometry.chunk, 1) is None
+        for layer in job.layers
+        for key in progress.hashes([record], layer)
     )
 
 
-def _check_complete(output: Path, geometry: store.Geometry, hashes: dict[str, str]) -> None:
+def _check_complete(array: Path, geometry: store.Geometry, hashes: dict[str, str]) -> None:
     for key in hashes:
-        damage = store.shard_damage(_shard_file(output, key), geometry.shard, geometry.chunk, 1)
+        file = _shard_file(array, key)
+        damage = store.shard_damage(file, geometry.shard, geometry.chunk, 1)
         if damage is not None:
-            raise PipelineError(
-                f"{_shard_file(output, key)} {damage}. Run the same command again to redo it."
-            )
+            raise PipelineError(f"{file} {damage}. Run the same command again to redo it.")
 
 
 def _describe(
     movie: store.Store, card: dict[str, Any], plan: Plan, config: ApplyConfig, run: progress.OutputRun
 ) -> dict[str, Any]:
     records = run.done().values()
-    array = zarr.open_array(run.partial / store.DENOISED, mode="r")
+
+    def content(layer: str) -> str:
+        array = zarr.open_array(run.partial / layer, mode="r")
+        return store.content_id(layer, array, progress.hashes(records, layer))
+
     held_out = [m["held_out"] for m in card["movies"] if m["id"] == movie.id]
     seen = [*card["movies"], *card["ancestors"]]
     same = [m for m in seen if movie.id == m["id"] or movie.attributes["source"]["sha256"] == m["source"]]
@@ -450,7 +476,10 @@ def _describe(
     return {
         "kind": "denoised",
         "plan": run.id,
-        "id": store.content_id(store.DENOISED, array, progress.hashes(records)),
+        "id": content(store.DENOISED),
+        # Only where there is one, and whether the own count of a pixel has joined in: then it is not blind.
+        **({store.VARIANCE: {"id": content(store.VARIANCE)}} if store.VARIANCE in plan.layers else {}),
+        "posterior": config.posterior,
         "movie": {"id": movie.id, "name": movie.path.name, "source": movie.attributes["source"]["name"]},
         "model": {"id": card["sha256"], "kind": card["kind"], "blind_radius": card["blind_radius"]},
         "held_out_frames": held_out[0] if held_out else [],
@@ -492,24 +521,34 @@ def run_block(job: Job, block: Block) -> int:
     model, device = load(job.model, job.model_id, job.device)
     zarr.config.set({"threading.max_workers": 1})
     source = zarr.open_array(job.movie / store.MOVIE, mode="r")
-    target = zarr.open_array(job.output / store.DENOISED, mode="r+")
-    hashes: dict[str, str] = {}
+    targets = {layer: zarr.open_array(job.output / layer, mode="r+") for layer in job.layers}
+    hashes: dict[str, dict[str, str]] = {layer: {} for layer in job.layers}
     # One row of shards is written, and waits for the disk, while the next is computed.
     with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-        writing: Future[dict[str, str]] | None = None
-        for frames, result in denoise_block(model, source, job, block, device, target.shards[0]):
+        writing: dict[str, Future[dict[str, str]]] = {}
+        shard_frames = targets[store.DENOISED].shards[0]
+        for frames, results in denoise_block(model, source, job, block, device, shard_frames):
             row = Region(frames, block.core.rows, block.core.columns)
-            if writing is not None:
-                hashes |= writing.result()
-            writing = writer.submit(_write_row, job, target, row, result)
-        if writing is not None:
-            hashes |= writing.result()
-    progress.mark(job.folder, block.number, {"shards": hashes, "device": _device_name(device)})
+            for layer, written in writing.items():
+                hashes[layer] |= written.result()
+            writing = {
+                layer: writer.submit(_write_row, job, targets[layer], layer, row, result)
+                for layer, result in zip(job.layers, results, strict=True)
+            }
+        for layer, written in writing.items():
+            hashes[layer] |= written.result()
+    progress.mark(job.folder, block.number, _record(hashes, _device_name(device)))
     return block.number
 
 
-def _write_row(job: Job, target: Any, row: Region, result: NDArray[np.float32]) -> dict[str, str]:
-    """Write the shards of one row; their hashes by grid position."""
+def _record(hashes: dict[str, dict[str, str]], device: str) -> dict[str, Any]:
+    """What a marker says: hashes of the denoised shards under ``shards``, of others under the name of the array."""
+    others = {layer: found for layer, found in hashes.items() if layer != store.DENOISED}
+    return {"shards": hashes[store.DENOISED], **others, "device": device}
+
+
+def _write_row(job: Job, target: Any, layer: str, row: Region, result: NDArray[np.float32]) -> dict[str, str]:
+    """Write the shards of one row of one array; their hashes by grid position."""
     hashes = {}
     for region in store.shards_in(row, target.shards):
         rows = slice(region.rows[0] - row.rows[0], region.rows[1] - row.rows[0])
@@ -517,7 +556,7 @@ def _write_row(job: Job, target: Any, row: Region, result: NDArray[np.float32]) 
         if not progress.holds_lease(job.folder, job.token):
             raise PipelineError("another run has taken over this output")
         part = np.ascontiguousarray(result[:, rows, columns])
-        key, digest = store.write_shard(job.output / store.DENOISED, target, region, part)
+        key, digest = store.write_shard(job.output / layer, target, region, part)
         hashes[key] = digest
     return hashes
 
@@ -531,7 +570,8 @@ def denoise_block(
     ------
     frames : tuple of int
         First and last (excluded) frame.
-    result : ndarray, shape (n_frames, core rows, core columns), float32
+    result : ndarray, shape (n_layers, n_frames, core rows, core columns), float32
+        Of every one of ``job.layers``.
     """
     halo = model.network.architecture.window
     rows, columns = block.padded.rows, block.padded.columns
@@ -552,22 +592,33 @@ def denoise_block(
         held = fresh if not known or held is None else np.concatenate([held[-known:], fresh])
         first_held = first
         tile = Tile(n_frames, first, core_rows, core_columns)
-        result = np.empty(
-            (stop - start, core_rows[1] - core_rows[0], core_columns[1] - core_columns[0]), np.float32
-        )
-        wanted = denoise(
-            model.network,
-            held,
-            tile,
-            job.scale,
-            range(start, stop),
-            ensemble=job.ensemble,
-            device=device,
-            stand_ins=bad,
-        )
-        for number, frame in enumerate(wanted):
-            result[number] = frame if job.kept_bits is None else store.round_mantissa(frame, job.kept_bits)
+        core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
+        result = np.empty((len(job.layers), stop - start, *core), np.float32)
+        for number, layers in enumerate(_denoised(model, held, tile, job, range(start, stop), device, bad)):
+            for layer, frame in enumerate(layers):
+                kept = frame if job.kept_bits is None else store.round_mantissa(frame, job.kept_bits)
+                result[layer, number] = kept
         yield (start, stop), result
+
+
+def _denoised(
+    model: checkpoint.Model,
+    held: NDArray[Any],
+    tile: Tile,
+    job: Job,
+    frames: range,
+    device: str,
+    bad: NDArray[np.float32] | None,
+) -> Iterator[tuple[NDArray[np.float32], ...]]:
+    """Every layer of a job, frame by frame."""
+    given: dict[str, Any] = {"ensemble": job.ensemble, "device": device, "stand_ins": bad}
+    if store.VARIANCE not in job.layers:
+        for frame in denoise(model.network, held, tile, job.scale, frames, **given):
+            yield (frame,)
+    else:
+        assert isinstance(model.network, SplitBlind)
+        given |= {"gain": job.gain, "own_counts": job.posterior}
+        yield from denoise_with_variance(model.network, held, tile, job.scale, frames, **given)
 
 
 def _device_name(device: str) -> str:

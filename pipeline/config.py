@@ -96,6 +96,14 @@ def radius(text: str) -> int | str:
     return value
 
 
+def share(text: str) -> float:
+    """A share of a dose."""
+    value = float(text)
+    if not 0.01 <= value <= 1:
+        raise ValueError("it lies between 0.01 and 1")
+    return value
+
+
 def udvd_radius(text: str) -> int:
     """A blind radius that UDVD can have."""
     if text not in ("0", "1"):
@@ -245,6 +253,17 @@ class TrainConfig:
         "kind of network (default: split-blind, or that of --from)",
         choices=("split-blind", "thinned", "udvd"),
     )
+    head: str | None = setting(
+        None,
+        "what the network tells: the mean, or gamma: also how uncertain it is (default: mean, or that of --from)",
+        choices=("mean", "gamma"),
+    )
+    least_dose: float = setting(
+        1.0,
+        "also learn from thinned counts, down to this share of the movie's dose, to denoise movies of lower dose",
+        parse=share,
+        metavar="SHARE",
+    )
     steps: int | None = setting(
         None, "optimiser steps (default: 12000, or what fits the time limit)", parse=count, metavar="N"
     )
@@ -286,6 +305,14 @@ class ApplyConfig:
     )
     tile: int | None = setting(None, "rows and columns of a block [pixels]", parse=count, metavar="N")
     lossless: bool = setting(False, "keep all 23 bits of the mantissa", parse=flag)
+    variance: bool = setting(
+        False, "also write how uncertain every pixel is (of a model with a gamma head)", parse=flag
+    )
+    posterior: bool = setting(
+        False,
+        "let every pixel's own count join in, and write the variance (gamma head, single electrons)",
+        parse=flag,
+    )
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     resume: bool = setting(False, "refuse to start afresh: only continue", parse=flag)
     force: bool = setting(False, "replace the output, or start it over", parse=flag)
@@ -316,6 +343,10 @@ class RunConfig(Preparation):
     profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")
     ensemble: int = setting(
         16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
+    )
+    variance: bool = setting(False, "also learn and write how uncertain every pixel is", parse=flag)
+    posterior: bool = setting(
+        False, "let every pixel's own count join in, and write the variance", parse=flag
     )
     truth: Path | None = setting(None, "clean movie, for simulated data", parse=Path, metavar="FILE.npz")
     force: bool = setting(False, "replace what is there", parse=flag)

@@ -62,7 +62,8 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
     noise = noise_law(movie)
     truth = None if config.truth is None else load_truth(config.truth, movie)
     held_out = frozenset(denoised.attributes["held_out_frames"])
-    blind = denoised.attributes["model"]["blind_radius"] != "seen"
+    posterior = denoised.attributes.get("posterior", False)
+    blind = denoised.attributes["model"]["blind_radius"] != "seen" and not posterior
     masks = {} if truth is None else {name: truth.masks[name] for name in REGIONS}
     estimates = Estimates(noise, held_out, movie.shape, masks, blind)
     residual = Residual(noise, movie.shape)

@@ -254,9 +254,10 @@ def mark(folder: Path, number: int, record: dict[str, Any]) -> None:
     write_atomically(folder / "done" / f"{number:08d}.json", json.dumps(record).encode())
 
 
-def hashes(records: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Shard hashes of all markers together."""
-    return {key: digest for record in records for key, digest in record["shards"].items()}
+def hashes(records: Iterable[dict[str, Any]], layer: str = "denoised") -> dict[str, str]:
+    """Shard hashes of one array of all markers together; those of others than the denoised one have its name."""
+    name = "shards" if layer == "denoised" else layer
+    return {key: digest for record in records for key, digest in record[name].items()}
 
 
 def lease_holder(folder: Path) -> str | None:

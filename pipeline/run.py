@@ -52,7 +52,10 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
     forced = _Forced(folder / ".tdenoise" / "forced.json", config.force)
     ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)
     forced.done("ingest")
-    train_model(_step(TrainConfig, config, movie=(movie,), output=model, force=forced("train")), control)
+    head = "gamma" if config.variance or config.posterior else None
+    train_model(
+        _step(TrainConfig, config, movie=(movie,), output=model, head=head, force=forced("train")), control
+    )
     forced.done("train")
     apply(
         _step(ApplyConfig, config, movie=movie, model=model, output=denoised, force=forced("apply")), control

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from .apply import movie_noise, open_model, signal_to_noise
 from .config import SCRATCH, TrainConfig
 from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
+from .heads import check_gamma, electron_counts, has_gamma_head
 from .pixels import measure, movie_stand_ins
 from .version import VERSION
 
@@ -95,7 +96,13 @@ def _training_movie(movie: store.Store, architecture: Architecture) -> TrainingM
         )
     if (warning := persistence_warning(noise)) is not None:
         log.warning("%s: %s", movie.path, warning)
-    return TrainingMovie(movie.array, scale_for(architecture, noise), hold_out(movie.shape[0]), stand_ins=bad)
+    return TrainingMovie(
+        movie.array,
+        scale_for(architecture, noise),
+        hold_out(movie.shape[0]),
+        stand_ins=bad,
+        gain=electron_counts(movie),
+    )
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,12 @@ def make_plan(config: TrainConfig) -> Plan:
         start = checkpoint.BASE
     parent = None if start is None else open_model(start).card
     if kind_of(architecture) == "thinned":
-        _check_thinning(movies)
+        _check_thinning(movies, "--model thinned", "Use --model split-blind.")
+    if config.least_dose < 1:
+        _check_thinning(movies, "--least-dose", "Leave it away.")
+    if has_gamma_head(architecture):
+        for movie in movies:
+            check_gamma(movie, "--head gamma", "Use --head mean.")
     learning_rate = LEARNING_RATES.get(kind_of(architecture), TrainingSettings.learning_rate)
     settings = TrainingSettings(
         steps=config.steps or (TrainingSettings.steps if config.time_limit is None else UNLIMITED),
@@ -138,13 +150,17 @@ def make_plan(config: TrainConfig) -> Plan:
         learning_rate=learning_rate / (4 if parent else 1),
         gain_share=GAIN_SHARE if parent else None,
         mixed_precision=device == "cuda" or _fast_bfloat16(),
+        least_dose=config.least_dose,
     )
+    decisive = {k: v for k, v in asdict(settings).items() if k != "mixed_precision"}
+    if settings.least_dose == 1:
+        del decisive["least_dose"]  # as in plans of versions that did not know it
     identity = {
         "step": "train",
         "movies": [movie.id for movie in movies],
         "architecture": architecture.to_json(),
         # Not the precision and the device: a job that is queued again may land on another kind of node.
-        "settings": {k: v for k, v in asdict(settings).items() if k != "mixed_precision"},
+        "settings": decisive,
         "parent": None if parent is None else parent["sha256"],
     }
     return Plan(movies, architecture, reason, settings, device, start, parent, identity)
@@ -169,8 +185,22 @@ def choose_architecture(
 ) -> tuple[Architecture, str]:
     """The parent's architecture, or the standard one with a blind spot that fits the noise; and why.
 
-    UDVD has the blind spot of the script that is used for it, 3 x 3 pixels, whatever the noise.
+    UDVD has the blind spot of the script that is used for it, 3 x 3 pixels, whatever the noise. The head may be
+    another one than the parent's.
     """
+    architecture, reason = _choose_blindness(config, movies, parent)
+    if config.head is None:
+        return architecture, reason
+    if isinstance(architecture, SplitBlindArchitecture) and architecture.centre == "blind":
+        return replace(architecture, head=config.head), reason
+    if config.head == "gamma":
+        raise UsageError(f"--head gamma: only a split-blind model can have it, not {kind_of(architecture)}.")
+    return architecture, reason
+
+
+def _choose_blindness(
+    config: TrainConfig, movies: list[store.Store], parent: dict[str, Any] | None
+) -> tuple[Architecture, str]:
     if parent is not None:
         inherited = architecture_of(parent)
         if config.model not in (None, kind_of(inherited)):
@@ -207,14 +237,12 @@ def choose_architecture(
     return SplitBlindArchitecture(blind_radius=fitting), deciding[0] if deciding else "the noise is not known"
 
 
-def _check_thinning(movies: list[store.Store]) -> None:
+def _check_thinning(movies: list[store.Store], what: str, instead: str) -> None:
     """Refuse movies whose counts cannot be split into independent frames."""
     for movie in movies:
         refused = thinning.refusal(movie_noise(movie), movie.attributes["detector"]["counts_per_electron"])
         if refused is not None:
-            raise InputError(
-                movie.path, f"--model thinned is not valid here: {refused}. Use --model split-blind."
-            )
+            raise InputError(movie.path, f"{what} is not valid here: {refused}. {instead}")
 
 
 def _fast_bfloat16() -> bool:
@@ -257,16 +285,29 @@ def _train(
         batch=settings.batch,
         seed=settings.seed,
         split=thinning.split if thinned else None,
+        least_dose=settings.least_dose,
     )
     split = thinning.split_for_validation if thinned else None
-    validation = HeldOut(movies, architecture, device, settings.mixed_precision, split)
+    validation = HeldOut(movies, architecture, device, settings.mixed_precision, split, settings.least_dose)
+    likelihood = validation.likelihood if has_gamma_head(architecture) else None
+    if not state.history and not state.step:
+        state.start_spread(validation)
     n_threads = budget.n_cores()
     saved = time.monotonic()
     _write_metrics(folder, state)
     _show(control, state, settings)
-    for _ in train(
-        state, loader, validation, settings, device, control.stop.is_set, n_threads, validation.resolution
-    ):
+    records = train(
+        state,
+        loader,
+        validation,
+        settings,
+        device,
+        control.stop.is_set,
+        n_threads,
+        validation.resolution,
+        likelihood,
+    )
+    for _ in records:
         _write_metrics(folder, state)
         _show(control, state, settings)
         if time.monotonic() - saved > CHECKPOINT_S:
@@ -316,7 +357,11 @@ def _save(
         "seed": plan.settings.seed,
         "device": plan.device,
         "parent": None if plan.parent is None else plan.parent["sha256"],
-        "metrics": {"held_out_error": _kept_error(state), "elapsed_s": state.elapsed_s},
+        "metrics": {
+            "held_out_error": _kept(state)["held_out"],
+            **({"held_out_nll": _kept(state)["held_out_nll"]} if "held_out_nll" in _kept(state) else {}),
+            "elapsed_s": state.elapsed_s,
+        },
         "software": VERSION,
     }
     card = checkpoint.save_model(run.partial, state.best, details)
@@ -324,9 +369,9 @@ def _save(
     return card
 
 
-def _kept_error(state: TrainingState) -> float:
-    """Held-out error of the weights that are kept."""
-    return next(r["held_out"] for r in state.history if r["step"] == state.best_step)
+def _kept(state: TrainingState) -> dict[str, float]:
+    """What was measured of the weights that are kept."""
+    return next(r for r in state.history if r["step"] == state.best_step)
 
 
 def snapshot(state: TrainingState, path: Path) -> None:

@@ -21,9 +21,11 @@ from torch import Tensor
 from .kinds import Architecture
 from .network import window_indices
 from .noise import Scale
+from .thinning import thin
 
 REGION_FRAMES = 32  # centre frames of a region
 REGION_PIXELS = 512  # its extent in y and x
+FULL_DOSE = 0.5  # of the patches, where the others are thinned
 POOL_BYTES = 96 * 2**20  # regions kept in memory
 
 
@@ -55,10 +57,10 @@ class TrainingMovie:
     gain: float = 1.0  # counts per electron; used by a gamma head only
     importance: NDArray[Any] | None = None  # weight of the error at every pixel, (height, width); None: equal
 
-    @property
-    def electrons(self) -> Tensor:
-        """Mean and noise of the scale in electrons, shape (2, 1, 1)."""
-        return torch.tensor([self.scale.mean, self.scale.noise]).reshape(2, 1, 1) / self.gain
+    def electrons(self, share: float = 1.0) -> Tensor:
+        """Mean and noise of the scale in electrons at a share of the dose, shape (2, 1, 1)."""
+        scale = self.scale.at_share(share)
+        return torch.tensor([scale.mean, scale.noise]).reshape(2, 1, 1) / self.gain
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,9 @@ class PatchLoader:
     split : callable, optional
         What is shown of a centre frame, and what is its target; see `tdenoise.thinning.split`. Without it both
         are the whole frame, for a network that is blind.
+    least_dose : float
+        Half of the patches hold a random share of the movie's electrons, down to this one; see
+        `tdenoise.thinning.thin`. 1: all hold them all.
     """
 
     def __init__(
@@ -154,6 +159,7 @@ class PatchLoader:
         seed: int = 0,
         pool_bytes: int = POOL_BYTES,
         split: Split | None = None,
+        least_dose: float = 1.0,
     ) -> None:
         stride = architecture.stride
         largest = max(max(m.frames.shape[1:]) for m in movies)
@@ -163,6 +169,7 @@ class PatchLoader:
         self._batch = batch
         self._seed = seed
         self._split = split
+        self._least_dose = least_dose
         regions = regions_of(movies, self.patch)
         if not regions:
             raise ValueError("every frame is held out; nothing is left to train on")
@@ -264,12 +271,19 @@ class PatchLoader:
         column = int(rng.integers(max(1, block.shape[2] - size + 1)))
         indices = window_indices(centre, movie.frames.shape[0], self._architecture.window) - offset
         cut = block[:, row : row + size, column : column + size]
-        neighbours = _window(cut, indices, self._architecture.bins, movie.scale, size)
+        share = self._share(rng)
+        scale = movie.scale.at_share(share)
+        if share < 1:
+            # Of the frames that are seen only, the same electrons wherever one is seen twice.
+            first, last = (int(reach) for reach in (indices.min(), indices.max()))
+            first, last = min(first, centre - offset), max(last, centre - offset)
+            cut, indices, offset = thin(cut[first : last + 1], share, rng), indices - first, offset + first
+        neighbours = _window(cut, indices, self._architecture.bins, scale, size)
         top, left = region.rows[0] + row, region.columns[0] + column
-        noisy = target = normalise(cut[centre - offset][None], movie.scale, size, size)
+        noisy = target = normalise(cut[centre - offset][None], scale, size, size)
         if movie.clean is not None:
             known = np.asarray(movie.clean[centre : centre + 1, top : top + size, left : left + size])
-            target = normalise(known, movie.scale, size, size)
+            target = normalise(share * known, scale, size, size)
         weight = torch.zeros_like(target)
         weight[:, : cut.shape[1], : cut.shape[2]] = 1
         if movie.importance is not None:
@@ -280,23 +294,29 @@ class PatchLoader:
         if self._split is not None and movie.clean is None:
             # Of its own random numbers, so that the patches are those of a blind network.
             shown, held, worth = self._split(cut[centre - offset][None], rng.spawn(1)[0])
-            noisy, target = (normalise(part, movie.scale, size, size) for part in (shown, held))
+            noisy, target = (normalise(part, scale, size, size) for part in (shown, held))
             weight *= worth
         if movie.stand_ins is not None:
-            levels = movie.stand_ins[top : top + size, left : left + size]
-            put_stand_ins(neighbours, levels, movie.scale, self._architecture.bins)
-            bad = put_stand_ins(noisy, levels, movie.scale)
+            levels = np.float32(share) * movie.stand_ins[top : top + size, left : left + size]
+            put_stand_ins(neighbours, levels, scale, self._architecture.bins)
+            bad = put_stand_ins(noisy, levels, scale)
             if movie.clean is None:
                 weight[:, *bad] = 0
-        contrast = torch.full((1, 1, 1), movie.scale.contrast / movie.scale.noise)
+        contrast = torch.full((1, 1, 1), scale.contrast / scale.noise)
         return (
             transform(neighbours, turn, mirror, reverse).contiguous(),
             transform(noisy, turn, mirror, 0).contiguous(),
             transform(target, turn, mirror, 0).contiguous(),
             contrast,
             transform(weight, turn, mirror, 0).contiguous(),
-            movie.electrons,
+            movie.electrons(share),
         )
+
+    def _share(self, rng: np.random.Generator) -> float:
+        """Share of the dose that a patch holds: evenly in the logarithm, as doses differ."""
+        if self._least_dose == 1 or rng.random() < FULL_DOSE:
+            return 1.0
+        return float(self._least_dose ** rng.random())
 
 
 def _window(
