@@ -95,7 +95,8 @@ def _table(movies: list[dict[str, Any]]) -> str:
 def _train(config: Any, control: Control) -> dict[str, Any]:
     from .train import train_model
 
-    return {"model": str(config.output), **train_model(config, control)}
+    card = train_model(config, control)
+    return {"model": str(config.output), **card} if card else {}
 
 
 def _train_plan(config: Any) -> dict[str, Any]:
@@ -284,7 +285,8 @@ def _main(words: list[str]) -> int:
         control = Control(progress=progress)
         with _Signals(control):
             result = command.run(config, control)
-    _print(result, command.show, options)
+    if result:  # of several processes on one training, the first has it
+        _print(result, command.show, options)
     return int(result.get("exit_code", 0))
 
 

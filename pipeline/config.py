@@ -86,6 +86,11 @@ def index(text: str) -> int:
     return value
 
 
+def processes(text: str) -> int | str:
+    """A number of processes, or ``slurm``."""
+    return text if text == "slurm" else count(text)
+
+
 def radius(text: str) -> int | str:
     """A blind radius in pixels, ``frame`` or ``auto``."""
     if text in ("frame", "auto"):
@@ -280,6 +285,12 @@ class TrainConfig:
     )
     seed: int = setting(0, "of weights and patches", parse=seed, metavar="N")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    processes: int | str | None = setting(
+        None,
+        "processes that share the training (default: one for each GPU here); slurm: the tasks of this job step",
+        parse=processes,
+        metavar="N",
+    )
     force: bool = setting(False, "replace the output, or start it over", parse=flag)
 
 
@@ -338,6 +349,9 @@ class RunConfig(Preparation):
     )
     seed: int = setting(0, "of weights and patches", parse=seed, metavar="N")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    processes: int | None = setting(
+        None, "processes that share the training (default: one for each GPU here)", parse=count, metavar="N"
+    )
     workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
     profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")

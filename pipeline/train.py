@@ -7,11 +7,13 @@ import logging
 import math
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -22,10 +24,11 @@ from tdenoise.kinds import Architecture, Network, architecture_of, build, kind_o
 from tdenoise.network import Architecture as SplitBlindArchitecture
 from tdenoise.noise import NoiseStatistics, choose, persistence_warning, widest
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.team import Team
 from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
 from tdenoise.udvd import UdvdArchitecture
 
-from . import budget, progress, store
+from . import budget, processes, progress, store
 from .apply import movie_noise, open_model, signal_to_noise
 from .config import SCRATCH, TrainConfig
 from .control import Control
@@ -64,22 +67,69 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
     """
     control = control or Control()
     plan = make_plan(config)
-    if _already_trained(config.output, progress.plan_id(plan.identity)) and not config.force:
+    known = progress.plan_id(plan.identity)
+    if config.processes != "slurm" and _already_trained(config, known):
+        return checkpoint.read_card(config.output)
+    n_local = config.processes or min(plan.n_devices, plan.settings.batch)
+    with processes.team(n_local, plan.settings.batch, partial(train_in_team, config)) as team:
+        return train_in_team(config, control, team)
+
+
+def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str, Any]:
+    """The share of one process; the first leads, and alone holds the output and writes."""
+    plan = make_plan(config)
+    if team.rank > 0:
+        _follow(plan, control, team)
+        return {}
+    known = progress.plan_id(plan.identity)
+    if _already_trained(config, known):
+        team.broadcast(b"{}")
         return checkpoint.read_card(config.output)
     log.info("%s", plan.reason)
-    training = [_training_movie(movie, plan.architecture) for movie in plan.movies]
+    training = [_looked_at(movie, plan.architecture) for movie in plan.movies]
     inputs = [*config.movie, *([] if plan.start is None else [plan.start])]
     with progress.OutputRun(config.output, plan.identity, inputs, force=config.force) as run:
         run.prepare(lambda path: path.mkdir(parents=True))
-        state = _start(plan, run.partial)
-        _train(state, training, plan, run.partial, control)
+        state = _start(plan, run.partial, _device(plan, team))
+        orders = {"plan": run.id, "mixed_precision": plan.settings.mixed_precision, "software": VERSION}
+        team.broadcast(json.dumps(orders).encode())
+        team.broadcast(state_bytes(state) if team.size > 1 else b"")
+        _train(state, training, plan, run.partial, control, team)
         card = _save(run, plan, training, state)
         run.commit()
     log.info("model %s: %d steps, best at %d", card["sha256"][:12], state.step, state.best_step)
     return card
 
 
-def _training_movie(movie: store.Store, architecture: Architecture) -> TrainingMovie:
+def _follow(plan: Plan, control: Control, team: Team) -> None:
+    """Do a share of the work of the first process, from the state that it has; write nothing."""
+    orders = json.loads(team.broadcast(b""))
+    if not orders:
+        return  # the model is there
+    own = {"plan": progress.plan_id(plan.identity), "software": VERSION}
+    for name, value in own.items():
+        if orders[name] != value:
+            raise PipelineError(
+                f"process {team.rank} of the training has another {name} than the first: {value}, not "
+                f"{orders[name]}. All nodes must use one installation and see the same files."
+            )
+    plan = replace(plan, settings=replace(plan.settings, mixed_precision=orders["mixed_precision"]))
+    training = [
+        _training_movie(movie, plan.architecture, movie_noise(movie), movie_stand_ins(movie))
+        for movie in plan.movies
+    ]
+    state = _fresh(plan, _device(plan, team))
+    _fill(state, team.broadcast(b""))
+    _train(state, training, plan, None, control, team)
+
+
+def _device(plan: Plan, team: Team) -> str:
+    if plan.device != "cuda" or team.size == 1:
+        return plan.device
+    return f"cuda:{team.local_rank % torch.cuda.device_count()}"
+
+
+def _looked_at(movie: store.Store, architecture: Architecture) -> TrainingMovie:
     """A movie to learn from; says what of it cannot be learned from."""
     noise = movie_noise(movie)
     pixels = measure(movie)
@@ -96,6 +146,12 @@ def _training_movie(movie: store.Store, architecture: Architecture) -> TrainingM
         )
     if (warning := persistence_warning(noise)) is not None:
         log.warning("%s: %s", movie.path, warning)
+    return _training_movie(movie, architecture, noise, bad)
+
+
+def _training_movie(
+    movie: store.Store, architecture: Architecture, noise: NoiseStatistics, bad: NDArray[np.float32] | None
+) -> TrainingMovie:
     return TrainingMovie(
         movie.array,
         scale_for(architecture, noise),
@@ -117,6 +173,11 @@ class Plan:
     start: Path | None  # the model whose weights are adapted
     parent: dict[str, Any] | None  # its card
     identity: dict[str, Any]
+
+    @property
+    def n_devices(self) -> int:
+        """GPUs to use here, or 1 for the processor, of which one process uses all cores."""
+        return torch.cuda.device_count() if self.device == "cuda" else 1
 
 
 def make_plan(config: TrainConfig) -> Plan:
@@ -254,17 +315,21 @@ def _fast_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _already_trained(output: Path, plan: str) -> bool:
+def _already_trained(config: TrainConfig, plan: str) -> bool:
     try:
-        return bool(checkpoint.read_card(output).get("plan") == plan)
+        return not config.force and bool(checkpoint.read_card(config.output).get("plan") == plan)
     except checkpoint.ModelError:
         return False
 
 
-def _start(plan: Plan, folder: Path) -> TrainingState:
-    """A fresh state, or the one of the last checkpoint."""
+def _fresh(plan: Plan, device: str) -> TrainingState:
     weights = None if plan.start is None else open_model(plan.start).network.state_dict()
-    state = TrainingState.start(plan.architecture, plan.settings, plan.device, weights)
+    return TrainingState.start(plan.architecture, plan.settings, device, weights)
+
+
+def _start(plan: Plan, folder: Path, device: str) -> TrainingState:
+    """A fresh state, or the one of the last checkpoint."""
+    state = _fresh(plan, device)
     if (folder / "checkpoint.safetensors").exists():
         restore(state, folder / "checkpoint.safetensors")
         log.info("going on from step %d", state.step)
@@ -272,11 +337,16 @@ def _start(plan: Plan, folder: Path) -> TrainingState:
 
 
 def _train(
-    state: TrainingState, movies: list[TrainingMovie], plan: Plan, folder: Path, control: Control
+    state: TrainingState,
+    movies: list[TrainingMovie],
+    plan: Plan,
+    folder: Path | None,
+    control: Control,
+    team: Team,
 ) -> None:
-    """Run the loop; write metrics and checkpoints as it goes."""
+    """Run the loop; the first process of a team validates, and writes metrics and checkpoints as it goes."""
     runtime.prepare(n_threads=1)
-    architecture, settings, device = plan.architecture, plan.settings, plan.device
+    architecture, settings, device = plan.architecture, plan.settings, _device(plan, team)
     thinned = kind_of(architecture) == "thinned"
     loader = PatchLoader(
         movies,
@@ -286,35 +356,57 @@ def _train(
         seed=settings.seed,
         split=thinning.split if thinned else None,
         least_dose=settings.least_dose,
+        share=(team.rank, team.size),
     )
     split = thinning.split_for_validation if thinned else None
-    validation = HeldOut(movies, architecture, device, settings.mixed_precision, split, settings.least_dose)
-    likelihood = validation.likelihood if has_gamma_head(architecture) else None
-    if not state.history and not state.step:
-        state.start_spread(validation)
-    n_threads = budget.n_cores()
-    saved = time.monotonic()
-    _write_metrics(folder, state)
-    _show(control, state, settings)
+    validation = HeldOut(
+        movies if team.rank == 0 else [],
+        architecture,
+        device,
+        settings.mixed_precision,
+        split,
+        settings.least_dose,
+    )
+    if state.spread_is_new:
+        state.start_spread(team.of_first(lambda: validation.constant_spread(state.network)))
+    stopping = False
+
+    def likelihood(network: Network) -> float:
+        return team.of_first(lambda: validation.likelihood(network))
+
+    def stopped() -> bool:
+        nonlocal stopping
+        stopping = team.any(control.stop.is_set())  # a signal to one stops all, at the same step
+        return stopping
+
     records = train(
         state,
         loader,
-        validation,
+        lambda network: team.of_first(lambda: validation(network)),
         settings,
         device,
-        control.stop.is_set,
-        n_threads,
-        validation.resolution,
-        likelihood,
+        stopped,
+        max(1, budget.n_cores() // team.local_size),
+        team.of_first(lambda: validation.resolution),
+        likelihood if has_gamma_head(architecture) else None,
+        team=team,
     )
-    for _ in records:
+    if folder is None:
+        for _ in records:
+            pass
+    else:
+        saved = time.monotonic()
         _write_metrics(folder, state)
         _show(control, state, settings)
-        if time.monotonic() - saved > CHECKPOINT_S:
+        for _ in records:
+            _write_metrics(folder, state)
+            _show(control, state, settings)
+            if time.monotonic() - saved > CHECKPOINT_S:
+                snapshot(state, folder / "checkpoint.safetensors")
+                saved = time.monotonic()
+        if stopping:
             snapshot(state, folder / "checkpoint.safetensors")
-            saved = time.monotonic()
-    if control.stop.is_set():
-        snapshot(state, folder / "checkpoint.safetensors")
+    if stopping:
         raise Stopped(f"stopped at step {state.step}; run the same command again to continue")
 
 
@@ -376,6 +468,11 @@ def _kept(state: TrainingState) -> dict[str, float]:
 
 def snapshot(state: TrainingState, path: Path) -> None:
     """Write a checkpoint; a crash while writing leaves the previous one."""
+    write_atomically(path, state_bytes(state))
+
+
+def state_bytes(state: TrainingState) -> bytes:
+    """A training state as safetensors."""
     tensors: dict[str, torch.Tensor] = {}
     networks = {"network": state.network, "averaged": state.averaged, "best": state.best}
     for prefix, network in networks.items():
@@ -392,7 +489,7 @@ def snapshot(state: TrainingState, path: Path) -> None:
         "best_error": state.best_error if math.isfinite(state.best_error) else None,
         "history": state.history,
     }
-    write_atomically(path, save_tensors(tensors, {"state": json.dumps(rest)}))
+    return save_tensors(tensors, {"state": json.dumps(rest)})
 
 
 def restore(state: TrainingState, path: Path) -> None:
@@ -404,27 +501,31 @@ def restore(state: TrainingState, path: Path) -> None:
         If the checkpoint is damaged.
     """
     try:
-        data = path.read_bytes()
-        tensors = load_tensors(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        rest = json.loads(header["__metadata__"]["state"])
-        networks: dict[str, Network] = {
-            "network": state.network,
-            "averaged": state.averaged,
-            "best": state.best,
-        }
-        for prefix, network in networks.items():
-            network.load_state_dict(_under(tensors, prefix))
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in _under(tensors, "optimizer").items():
-            number, _, key = name.partition(".")
-            moments.setdefault(int(number), {})[key] = value
-        optimizer = state.optimizer.state_dict()
-        state.optimizer.load_state_dict({"state": moments, "param_groups": optimizer["param_groups"]})
+        _fill(state, path.read_bytes())
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise PipelineError(
             f"{path}: the checkpoint is damaged ({error}). Remove {path.parent} to start over."
         ) from None
+
+
+def _fill(state: TrainingState, data: bytes) -> None:
+    """Fill a fresh state from what `state_bytes` gave."""
+    tensors = load_tensors(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    rest = json.loads(header["__metadata__"]["state"])
+    networks: dict[str, Network] = {
+        "network": state.network,
+        "averaged": state.averaged,
+        "best": state.best,
+    }
+    for prefix, network in networks.items():
+        network.load_state_dict(_under(tensors, prefix))
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in _under(tensors, "optimizer").items():
+        number, _, key = name.partition(".")
+        moments.setdefault(int(number), {})[key] = value
+    optimizer = state.optimizer.state_dict()
+    state.optimizer.load_state_dict({"state": moments, "param_groups": optimizer["param_groups"]})
     state.step = rest["step"]
     state.elapsed_s = rest["elapsed_s"]
     state.best_step = rest["best_step"]

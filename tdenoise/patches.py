@@ -3,6 +3,9 @@
 A movie is cut into regions: some successive frames with their temporal context, over a part of the field. A
 few regions lie in memory at a time; a patch is drawn from one of them. What is drawn at a step depends on the
 seed and the step alone, so a training that was killed goes on exactly where it was.
+
+Every patch of a batch has its own part of what lies in memory: the first of eight patches comes from the first
+eighth, and so on. So processes that share a batch draw what one process would draw, and each reads its part.
 """
 
 from __future__ import annotations
@@ -73,6 +76,21 @@ class Batch:
     contrast: Tensor  # (batch, 1, 1, 1), Scale.contrast / Scale.noise
     weight: Tensor  # (batch, 1, height, width), 0 at bad pixels and outside of a small frame
     electrons: Tensor  # (batch, 2, 1, 1), Scale.mean and Scale.noise in electrons
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a patch lies, and how it is turned: all of its chance."""
+
+    region: int  # number
+    span: tuple[int, int]  # centre frames [first, last) of the region that this process draws from
+    centre: int  # frame
+    row: int  # in the region
+    column: int
+    turn: int
+    mirror: int
+    reverse: int
+    rng: np.random.Generator  # for the electrons that it holds
 
 
 @dataclass(frozen=True)
@@ -147,6 +165,8 @@ class PatchLoader:
     least_dose : float
         Half of the patches hold a random share of the movie's electrons, down to this one; see
         `tdenoise.thinning.thin`. 1: all hold them all.
+    share : (int, int)
+        Number of this process, and how many there are that share every batch.
     """
 
     def __init__(
@@ -160,6 +180,7 @@ class PatchLoader:
         pool_bytes: int = POOL_BYTES,
         split: Split | None = None,
         least_dose: float = 1.0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         stride = architecture.stride
         largest = max(max(m.frames.shape[1:]) for m in movies)
@@ -170,6 +191,7 @@ class PatchLoader:
         self._seed = seed
         self._split = split
         self._least_dose = least_dose
+        self._own = np.array_split(np.arange(batch), share[1])[share[0]]  # patches of a batch
         regions = regions_of(movies, self.patch)
         if not regions:
             raise ValueError("every frame is held out; nothing is left to train on")
@@ -185,7 +207,7 @@ class PatchLoader:
         )
         self._pool_size = int(min(len(regions), max(2, pool_bytes // bytes_each)))
         self._steps_per_region = max(1, round(256 / batch))
-        self._cache: dict[int, NDArray[Any]] = {}
+        self._cache: dict[int, tuple[NDArray[Any], int]] = {}  # by number of region, with the first frame
 
     def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """Batches for steps ``[start, stop)``, prepared ahead in a background thread."""
@@ -222,21 +244,57 @@ class PatchLoader:
             thread.join()
 
     def draw(self, step: int) -> Batch:
-        """The batch of one step: a pure function of the seed and the step."""
-        rng = np.random.default_rng([self._seed, 2, step])
-        pool = self._pool_at(step)
-        weights = np.array([self._weight(self._regions[i]) for i in pool], dtype=float)
-        chosen = rng.choice(len(pool), size=self._batch, p=weights / weights.sum())
-        parts = [self._patch(pool[int(i)], rng) for i in chosen]
+        """The batch of one step, or this process's share: a pure function of the seed and the step."""
+        parts = [self._patch(place) for place in self._places(step)]
         return Batch(*(torch.stack(tensors) for tensors in zip(*parts, strict=True)))
 
+    def _places(self, step: int) -> list[Place]:
+        """Where this process's patches of a step lie. The chance of the others is drawn too, and left."""
+        rng = np.random.default_rng([self._seed, 2, step])
+        n = self._batch
+        pool = self._pool_at(step)
+        weights = np.array([self._weight(self._regions[i]) for i in pool], dtype=float)
+        edges = np.cumsum([0.0, *weights]) / weights.sum()
+        where = (np.arange(n) + rng.random(n)) / n
+        corners = rng.random((n, 2))
+        turns = rng.integers((4, 2, 2), size=(n, 3))
+        own_chance = rng.spawn(n)
+        begin, end = self._own[0] / n, (self._own[-1] + 1) / n
+        places = []
+        for i in self._own:
+            k = min(int(np.searchsorted(edges, where[i], side="right")) - 1, len(pool) - 1)
+            region = self._regions[pool[k]]
+            targets = self._targets(region)
+            # The part of the region that this process draws from, as far as the place in the pool decides it.
+            inside = (np.array([where[i], begin, end]) - edges[k]) / (edges[k + 1] - edges[k])
+            at, first, last = np.clip(np.floor(inside * len(targets)), 0, len(targets) - 1).astype(int)
+            spans = (
+                region.rows[1] - region.rows[0] - self.patch,
+                region.columns[1] - region.columns[0] - self.patch,
+            )
+            row, column = (int(c * max(1, span + 1)) for c, span in zip(corners[i], spans, strict=True))
+            whole = len(self._own) == n
+            span = (region.first, region.last) if whole else (targets[first], targets[last] + 1)
+            turn, mirror, reverse = turns[i].tolist()
+            places.append(
+                Place(pool[k], span, targets[at], row, column, turn, mirror, reverse, own_chance[i])
+            )
+        return places
+
+    def _targets(self, region: Region) -> list[int]:
+        held = self._movies[region.movie].held_out
+        return [t for t in range(region.first, region.last) if t not in held]
+
     def _pool_at(self, step: int) -> list[int]:
-        """Numbers of the regions in memory at a step: a window that moves over the shuffled list."""
-        n = len(self._regions)
-        if self._pool_size == n:
+        """Numbers of the regions in memory at a step: a window that moves over the shuffled list.
+
+        A region keeps its place in the pool as long as it is there, so that the same process draws from it.
+        """
+        n, size = len(self._regions), self._pool_size
+        if size == n:
             return list(range(n))
         first = step // self._steps_per_region
-        pool = [(first + i) % n for i in range(self._pool_size)]
+        pool = [i % n for i in sorted(range(first, first + size), key=lambda i: i % size)]
         for number in set(self._cache) - set(pool):
             del self._cache[number]
         return pool
@@ -248,36 +306,38 @@ class PatchLoader:
             * (region.columns[1] - region.columns[0])
         )
 
-    def _read(self, number: int) -> tuple[NDArray[Any], int]:
-        region = self._regions[number]
+    def _read(self, place: Place) -> tuple[NDArray[Any], int]:
+        """What this process needs of a region, and its first frame."""
+        region = self._regions[place.region]
         movie = self._movies[region.movie]
         window = self._architecture.window
-        first = max(0, region.first - window)
-        last = min(movie.frames.shape[0], region.last + window)
-        if number not in self._cache:
-            self._cache[number] = np.asarray(
-                movie.frames[first:last, slice(*region.rows), slice(*region.columns)]
-            )
-        return self._cache[number], first
+        first = max(0, place.span[0] - window)
+        last = min(movie.frames.shape[0], place.span[1] + window)
+        known = self._cache.get(place.region)
+        # The parts of processes shift a little when a region of another size comes into the pool.
+        if known is None or first < known[1] or last > known[1] + len(known[0]):
+            frames = movie.frames[first:last, slice(*region.rows), slice(*region.columns)]
+            known = self._cache[place.region] = np.asarray(frames), first
+        return known
 
-    def _patch(self, number: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
-        region = self._regions[number]
+    def _patch(self, place: Place) -> tuple[Tensor, ...]:
+        region = self._regions[place.region]
         movie = self._movies[region.movie]
-        block, offset = self._read(number)
-        targets = [t for t in range(region.first, region.last) if t not in movie.held_out]
-        centre = targets[int(rng.integers(len(targets)))]
-        size = self.patch
-        row = int(rng.integers(max(1, block.shape[1] - size + 1)))
-        column = int(rng.integers(max(1, block.shape[2] - size + 1)))
+        block, offset = self._read(place)
+        centre, row, column, size = place.centre, place.row, place.column, self.patch
         indices = window_indices(centre, movie.frames.shape[0], self._architecture.window) - offset
         cut = block[:, row : row + size, column : column + size]
-        share = self._share(rng)
+        share = self._share(place.rng)
         scale = movie.scale.at_share(share)
         if share < 1:
             # Of the frames that are seen only, the same electrons wherever one is seen twice.
             first, last = (int(reach) for reach in (indices.min(), indices.max()))
             first, last = min(first, centre - offset), max(last, centre - offset)
-            cut, indices, offset = thin(cut[first : last + 1], share, rng), indices - first, offset + first
+            cut, indices, offset = (
+                thin(cut[first : last + 1], share, place.rng),
+                indices - first,
+                offset + first,
+            )
         neighbours = _window(cut, indices, self._architecture.bins, scale, size)
         top, left = region.rows[0] + row, region.columns[0] + column
         noisy = target = normalise(cut[centre - offset][None], scale, size, size)
@@ -290,10 +350,8 @@ class PatchLoader:
             weight[0, : cut.shape[1], : cut.shape[2]] = torch.from_numpy(
                 movie.importance[top : top + cut.shape[1], left : left + cut.shape[2]].astype(np.float32)
             )
-        turn, mirror, reverse = rng.integers((4, 2, 2)).tolist()
         if self._split is not None and movie.clean is None:
-            # Of its own random numbers, so that the patches are those of a blind network.
-            shown, held, worth = self._split(cut[centre - offset][None], rng.spawn(1)[0])
+            shown, held, worth = self._split(cut[centre - offset][None], place.rng)
             noisy, target = (normalise(part, scale, size, size) for part in (shown, held))
             weight *= worth
         if movie.stand_ins is not None:
@@ -304,11 +362,11 @@ class PatchLoader:
                 weight[:, *bad] = 0
         contrast = torch.full((1, 1, 1), scale.contrast / scale.noise)
         return (
-            transform(neighbours, turn, mirror, reverse).contiguous(),
-            transform(noisy, turn, mirror, 0).contiguous(),
-            transform(target, turn, mirror, 0).contiguous(),
+            transform(neighbours, place.turn, place.mirror, place.reverse).contiguous(),
+            transform(noisy, place.turn, place.mirror, 0).contiguous(),
+            transform(target, place.turn, place.mirror, 0).contiguous(),
             contrast,
-            transform(weight, turn, mirror, 0).contiguous(),
+            transform(weight, place.turn, place.mirror, 0).contiguous(),
             movie.electrons(share),
         )
 

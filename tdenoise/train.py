@@ -17,6 +17,7 @@ from .gamma_poisson import LOG_SPREADS, negative_log_likelihood, positive, prior
 from .kinds import Architecture, Network, build
 from .network import stack_window, window_indices
 from .patches import Batch, PatchLoader, Split, TrainingMovie, normalise, put_stand_ins
+from .team import ALONE, Team
 from .thinning import thin
 
 BETAS = (0.9, 0.999)  # 0.99 for the second let the loss collapse now and then
@@ -85,12 +86,15 @@ class TrainingState:
         state.new = frozenset(own) - frozenset(fitting)
         return state
 
-    def start_spread(self, validation: HeldOut) -> None:
-        """Let a gamma head that is new begin with the one uncertainty that fits the prediction best."""
-        if "spread.bias" in self.new:
-            level = validation.constant_spread(self.network)
-            for network in (self.network, self.averaged, self.best):
-                nn.init.constant_(network.spread.bias, level)  # type: ignore[union-attr, arg-type]
+    @property
+    def spread_is_new(self) -> bool:
+        """Whether this is a gamma head before its first step."""
+        return "spread.bias" in self.new and not self.step and not self.history
+
+    def start_spread(self, level: float) -> None:
+        """Let a gamma head begin with one uncertainty everywhere; see `HeldOut.constant_spread`."""
+        for network in (self.network, self.averaged, self.best):
+            nn.init.constant_(network.spread.bias, level)  # type: ignore[union-attr, arg-type]
 
 
 def train(
@@ -103,6 +107,7 @@ def train(
     n_threads: int = 1,
     resolution: float = 0.0,
     likelihood: Callable[[Network], float] | None = None,
+    team: Team = ALONE,
 ) -> Iterator[dict[str, float]]:
     """Train in place, yielding a record after every validation.
 
@@ -125,6 +130,9 @@ def train(
     likelihood : callable, optional
         Of a gamma head, the negative logarithm by which the best weights are chosen: the held-out error does not
         tell whether the uncertainty is right. See `HeldOut.likelihood`.
+    team : Team, optional
+        Processes that share every batch, each with a loader of its own share; ``stopped``, ``validation`` and
+        ``likelihood`` must give all of them the same answer.
 
     Yields
     ------
@@ -141,14 +149,14 @@ def train(
     losses: list[Tensor] = []
     last = time.monotonic()
     batches = loader.batches(state.step, settings.steps)
-    gradients = _Gradients(state.network, settings, device, n_threads)
+    gradients = _Gradients(state.network, settings, device, n_threads, team)
     if settings.gain_share is not None and not state.history:
         # Given weights may be the best there are.
         yield _validate(state, validation, [], resolution, likelihood)
     for batch in batches:
         share = state.step / settings.steps
         if settings.time_limit_s is not None:
-            share = max(share, (time.monotonic() - began) / settings.time_limit_s)
+            share = max(share, team.of_first(lambda: time.monotonic() - began) / settings.time_limit_s)
         if share >= 1:
             break
         if stopped():
@@ -184,27 +192,37 @@ class _Gradients:
     cores, all of them wait. These meet once.
     """
 
-    def __init__(self, network: Network, settings: TrainingSettings, device: str, n_threads: int) -> None:
+    def __init__(
+        self, network: Network, settings: TrainingSettings, device: str, n_threads: int, team: Team
+    ) -> None:
         self._network = network
         self._parameters = list(network.parameters())
         self._device = device
         self._mixed = settings.mixed_precision
-        self._n_parts = 1 if torch.device(device).type != "cpu" else max(1, min(n_threads, settings.batch))
+        self._team = team
+        self._batch = settings.batch
+        most = settings.batch // team.size
+        self._n_parts = 1 if torch.device(device).type != "cpu" else max(1, min(n_threads, most))
         self._pool = ThreadPoolExecutor(self._n_parts, "gradients", lambda: torch.set_num_threads(1))
 
     def __call__(self, batch: Batch) -> Tensor:
         """Leave the gradients in the parameters; the loss in units of the noise variance."""
+        # Of the whole batch, of which this process has a share.
+        sums = torch.stack([batch.weight.sum((1, 2, 3)), batch.contrast.flatten()])
+        weights, contrasts = self._team.gather(sums, self._batch)
         # Over the contrast, so that gradients have the same size at every dose.
-        scale = 1 / (batch.weight.sum() * batch.contrast.mean())
+        scale = 1 / (weights.sum() * contrasts.mean())
         tensors = (getattr(batch, field.name) for field in fields(batch))
         parts = zip(*(t.tensor_split(self._n_parts) for t in tensors), strict=True)
         results = list(self._pool.map(lambda part: self._part(Batch(*part), scale), parts))
         # Summed in a fixed order, whichever thread was first.
-        for parameter, *gradients in zip(self._parameters, *(g for _, g in results), strict=True):
-            parameter.grad = sum(gradients[1:], start=gradients[0])
-        return torch.stack([loss for loss, _ in results]).sum() * batch.contrast.mean()
+        own = [sum(parts[1:], start=parts[0]) for parts in zip(*results, strict=True)]
+        loss, *gradients = self._team.sum(own)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return torch.mul(loss.cpu(), contrasts.mean())
 
-    def _part(self, batch: Batch, scale: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _part(self, batch: Batch, scale: Tensor) -> tuple[Tensor, ...]:
         device = self._device
         neighbours = batch.neighbours.to(device, memory_format=torch.channels_last, non_blocking=True)
         centre, target, contrast, weight, electrons = (
@@ -219,7 +237,7 @@ class _Gradients:
             # The mean square is lowest at the expected counts, whatever the noise; a mean absolute error is not.
             terms = (target - contrast * output.float()).square()
         loss = (weight * terms).sum() * scale.to(device)
-        return loss.detach().cpu(), torch.autograd.grad(loss, self._parameters)
+        return loss.detach(), *torch.autograd.grad(loss, self._parameters)
 
     def close(self) -> None:
         """End the threads."""
@@ -344,7 +362,7 @@ class HeldOut:
         self._samples: list[tuple[Tensor, Tensor, float, Tensor]] = []
         self._device = device
         self._mixed = mixed_precision
-        n_each = max(1, VALIDATION_FRAMES // len(movies))
+        n_each = max(1, VALIDATION_FRAMES // max(1, len(movies)))
         for movie in movies:
             held = movie.held_out
             chosen = [held[i] for i in np.unique(np.linspace(0, len(held) - 1, n_each).round().astype(int))]

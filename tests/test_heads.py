@@ -191,7 +191,8 @@ def test_a_new_gamma_head_begins_with_the_likeliest_constant_and_learns_while_ga
     chosen = TrainingSettings(steps=8, validate_every=8, batch=2, patch=32, gain_share=1.0)
     state = TrainingState.start(GAMMA, chosen, "cpu", network().state_dict())
     validation = HeldOut([movie], GAMMA, "cpu", False)
-    state.start_spread(validation)
+    assert state.spread_is_new
+    state.start_spread(validation.constant_spread(state.network))
     found = float(state.network.spread.bias.detach())  # type: ignore[union-attr, arg-type]
     likely = validation.likelihood(state.best)
     for other in (found - 0.5, found + 0.5):
