@@ -25,7 +25,7 @@ from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
 from tdenoise.udvd import UdvdArchitecture
 
-from . import budget, progress, store
+from . import budget, memory, progress, store
 from .apply import movie_noise, open_model, signal_to_noise
 from .config import SCRATCH, TrainConfig
 from .control import Control
@@ -65,6 +65,7 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
     plan = make_plan(config)
     if _already_trained(config.output, progress.plan_id(plan.identity)) and not config.force:
         return checkpoint.read_card(config.output)
+    memory.check_train(plan.movies)
     log.info("%s", plan.reason)
     training = [_training_movie(movie, plan.architecture) for movie in plan.movies]
     inputs = [*config.movie, *([] if plan.start is None else [plan.start])]
@@ -161,6 +162,7 @@ def describe_plan(config: TrainConfig) -> dict[str, Any]:
         "device": plan.device,
         "n_parameters": sum(p.numel() for p in build(plan.architecture).parameters()),
         "held_out": [list(hold_out(m.shape[0])) for m in plan.movies],
+        "memory_bytes": memory.train_bytes(plan.movies),
     }
 
 
