@@ -6,6 +6,7 @@ them durable, reads them back and leaves a marker. The driver only hands out blo
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import logging
@@ -43,6 +44,7 @@ from .version import VERSION
 log = logging.getLogger(__name__)
 
 TILE_BYTES = 3 * 2**30  # memory that the automatic tile size allows one block
+DRIVER_BYTES = 300 * 2**20  # the driver, the scheduler in it, and what watches the workers
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
         If a signal came, or the workers were lost too often.
     """
     control = control or Control()
-    cluster.parse_workers(config.workers)  # before anything slow
+    cluster.parse_workers(config.workers, insecure=config.insecure)  # before anything slow
     movie = store.open_store(config.movie, store.MOVIE)
     model = config.model or checkpoint.BASE
     card = open_model(model).card
@@ -111,7 +113,7 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
     plan = make_plan(config, movie, card, bad)
     if already_done(config.output, progress.plan_id(plan.identity)) and not config.force:
         return store.read_attributes(config.output)
-    _check_budget(config, plan)
+    _check_budget(config, plan, movie, card)
     with progress.OutputRun(config.output, plan.identity, [config.movie, model], force=config.force) as run:
         if config.resume and not run.begun:
             raise UsageError(f"{config.output}: there is nothing to resume. Leave --resume away to start.")
@@ -208,7 +210,7 @@ def make_plan(
 
 def describe_plan(config: ApplyConfig) -> dict[str, Any]:
     """What ``--dry-run`` prints."""
-    cluster.parse_workers(config.workers)
+    cluster.parse_workers(config.workers, insecure=config.insecure)
     movie = store.open_store(config.movie, store.MOVIE)
     card = open_model(config.model or checkpoint.BASE).card
     movie_scale(movie, card)
@@ -219,10 +221,21 @@ def describe_plan(config: ApplyConfig) -> dict[str, Any]:
         "shape": list(movie.shape),
         "reads_per_pixel": round(read / int(np.prod(movie.shape)), 3),
         "worker_memory_bytes": plan.worker_bytes,
+        **_machine_bytes(config, plan),
         "disk_estimate_bytes": plan.disk_bytes,
         "n_files": len(plan.layers)
         * int(np.prod([-(-n // s) for n, s in zip(movie.shape, plan.geometry.shard, strict=True)])),
     }
+
+
+def _machine_bytes(config: ApplyConfig, plan: Plan) -> dict[str, int]:
+    """Peak memory of the driver and its workers, where all are on this machine."""
+    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)
+    if kind != "local" or isinstance(count, str):
+        return {}
+    busy = min(count or budget.n_cores(), len(plan.blocks))
+    idle = (count or budget.n_cores()) - busy
+    return {"memory_bytes": DRIVER_BYTES + busy * plan.worker_bytes + idle * budget.WORKER_BASE_BYTES}
 
 
 def _tiled_geometry(
@@ -275,22 +288,49 @@ def _block_bytes(
     )
 
 
-def _check_budget(config: ApplyConfig, plan: Plan) -> None:
-    kind, count = cluster.parse_workers(config.workers)
+def _check_budget(config: ApplyConfig, plan: Plan, movie: store.Store, card: dict[str, Any]) -> None:
     budget.check_disk(config.output.parent, plan.disk_bytes, str(config.output))
-    limit = config.worker_memory
-    if limit is None and not isinstance(count, str) and kind == "local":
-        limit = budget.machine_memory_bytes() // (count or budget.n_cores())
-    if limit is None and kind == "slurm":
-        limit = load_profile(config.profile, workers=True).worker_memory_bytes
-    if limit is not None:
-        core = " x ".join(map(str, plan.identity["core"]))
-        budget.check_memory(
-            plan.worker_bytes,
-            limit,
-            f"a block of {core} and its halo",
-            "Use fewer workers, a smaller --tile, or a larger --worker-memory.",
-        )
+    limit = _worker_limit(config)
+    if limit is None or plan.worker_bytes <= limit:
+        return
+    core = " x ".join(map(str, plan.identity["core"]))
+    remedy = _remedy(config, plan, limit, movie, card)
+    budget.check_memory(plan.worker_bytes, limit, f"a block of {core} and its halo", remedy)
+
+
+def _worker_limit(config: ApplyConfig) -> int | None:
+    """Memory that a worker may use; None where only its scheduler knows."""
+    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)
+    if kind == "slurm" and config.worker_memory is None:
+        return load_profile(config.profile, workers=True).worker_memory_bytes
+    if kind != "local" or isinstance(count, str):
+        return config.worker_memory
+    share = (budget.machine_memory_bytes() - DRIVER_BYTES) // (count or budget.n_cores())
+    return share if config.worker_memory is None else min(config.worker_memory, share)
+
+
+def _remedy(config: ApplyConfig, plan: Plan, limit: int, movie: store.Store, card: dict[str, Any]) -> str:
+    """What to change so that the plan fits, looked for and not guessed."""
+    found = []
+    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)
+    if kind == "local" and not isinstance(count, str):
+        fewer = (budget.machine_memory_bytes() - DRIVER_BYTES) // plan.worker_bytes
+        if fewer >= 1:
+            n_workers = min(fewer, count or budget.n_cores())
+            larger = f" --worker-memory {-(-plan.worker_bytes // 2**20)}MiB" if config.worker_memory else ""
+            found.append(f"--workers local:{n_workers}{larger}")
+    stride = architecture_of(card).stride
+    tile = max(movie.shape[1:]) // 2
+    while tile >= 64:
+        tile = tile // stride * stride
+        smaller = make_plan(dataclasses.replace(config, tile=tile), movie, card)
+        if smaller.worker_bytes <= limit:
+            found.append(f"--tile {tile}")
+            break
+        tile //= 2
+    if kind == "slurm":
+        found.append(f"a larger memory_gib in the profile (at least {-(-plan.worker_bytes // 2**30)})")
+    return f"Use {', or '.join(found)}." if found else "Use a machine with more memory."
 
 
 def open_model(folder: Path) -> checkpoint.Model:
@@ -403,6 +443,7 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
             profile=config.profile,
             log_dir=run.folder / "logs",
             stop=control.stop,
+            insecure=config.insecure,
         )
 
     failures: dict[int, str] = {}

@@ -310,6 +310,7 @@ class ApplyConfig:
     )
     workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
+    insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)
     profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")
     ensemble: int = setting(
         16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
@@ -354,6 +355,7 @@ class RunConfig(Preparation):
     )
     workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
+    insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)
     profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")
     ensemble: int = setting(
         16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"

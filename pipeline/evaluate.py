@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import frame_checks, model_checks
+from . import frame_checks, memory, model_checks
 from .config import EvaluateConfig
 from .control import Control
 from .errors import UsageError
@@ -58,6 +58,7 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
     if config.baseline and config.truth is None:
         raise UsageError("--baseline tunes a filter on the truth. Give it with --truth FILE.npz.")
     movie, denoised = open_pair(config.movie, config.denoised)
+    memory.check_evaluate(movie, truth=config.truth is not None, report=False)
     checked = None if config.model is None else model_checks.open_checked(config.model, movie, denoised)
     noise = noise_law(movie)
     truth = None if config.truth is None else load_truth(config.truth, movie)

@@ -50,6 +50,7 @@ class IngestPlan:
     coordinates: store.Coordinates
     references: References
     n_threads: int  # slabs in memory at once
+    memory_bytes: int  # peak, predicted
 
 
 def open_movie(config: IngestConfig | RunConfig) -> Reader:
@@ -117,6 +118,7 @@ def plan_ingest(info: MovieInfo, config: IngestConfig, chosen: Selection) -> Ing
     corrected = references.linear(*field).result_type(info.dtype)
     dtype = summed_type(corrected, config.bin**2 * config.group)
     geometry = plan_geometry(shape, dtype)
+    n_threads, memory_bytes = _threads(info, shape, dtype, corrected, geometry)
     return IngestPlan(
         selection=selection,
         left_out=_left_out(chosen, selection, config),
@@ -125,7 +127,8 @@ def plan_ingest(info: MovieInfo, config: IngestConfig, chosen: Selection) -> Ing
         geometry=geometry,
         coordinates=calibration(config, info, selection),
         references=references,
-        n_threads=_n_threads(info, shape, dtype, corrected, geometry),
+        n_threads=n_threads,
+        memory_bytes=memory_bytes,
     )
 
 
@@ -150,14 +153,14 @@ def _left_out(chosen: Selection, kept: Selection, config: Preparation) -> tuple[
     return tuple(found)
 
 
-def _n_threads(
+def _threads(
     info: MovieInfo,
     shape: tuple[int, int, int],
     dtype: np.dtype[Any],
     corrected: np.dtype[Any],
     geometry: store.Geometry,
-) -> int:
-    """Slabs that fit into memory at once: one more than there are cores, so that reading never waits."""
+) -> tuple[int, int]:
+    """Slabs that fit into memory at once (one more than there are cores, so that reading never waits); peak memory."""
     frame_pixels = info.shape[1] * info.shape[2]
     slab = geometry.shard[0] * shape[1] * shape[2] * dtype.itemsize
     piece = max(PIECE_BYTES, frame_pixels * info.dtype.itemsize) // info.dtype.itemsize
@@ -172,7 +175,9 @@ def _n_threads(
         f"ingest of frames of {info.shape[1]} x {info.shape[2]} {info.dtype}",
         "Keep a part of the field with --roi, sum pixels with --bin, or use a machine with more memory.",
     )
-    return max(1, min(budget.n_cores() + 1, 8, (limit - fixed) // (2 * reading)))
+    n_threads = max(1, min(budget.n_cores() + 1, 8, (limit - fixed) // (2 * reading)))
+    n_slabs = -(-shape[0] // geometry.shard[0])
+    return n_threads, fixed + min(n_threads, n_slabs) * reading
 
 
 def settings_plan(config: IngestConfig, info: MovieInfo, plan: IngestPlan, source: Source) -> dict[str, Any]:
@@ -241,6 +246,7 @@ def describe_plan(config: IngestConfig) -> dict[str, Any]:
             "shard": list(shard),
             "chunk": list(plan.geometry.chunk),
             "n_files": int(np.prod([-(-n // s) for n, s in zip(plan.shape, shard, strict=True)])),
+            "memory_bytes": plan.memory_bytes,
             "disk_estimate_bytes": disk_estimate(plan),
             "metadata": json.loads(json.dumps(info.metadata)),
         }

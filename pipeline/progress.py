@@ -196,7 +196,8 @@ class OutputRun:
         fresh = self.folder / f"lease-{self.token}"
         for _ in range(100):
             try:
-                fresh.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # keys and logs lie here
+                fresh.mkdir(exist_ok=True)
                 (fresh / "owner.json").write_text(json.dumps(owner))
                 fresh.rename(self.lease)  # fails on a folder that is not empty, on local disks and on NFS
                 return

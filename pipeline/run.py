@@ -78,7 +78,7 @@ def check(config: RunConfig) -> None:
     ------
     UsageError, InputError
     """
-    cluster.parse_workers(config.workers)
+    cluster.parse_workers(config.workers, insecure=config.insecure)
     load_profile(config.profile, workers=True)
     if config.from_model not in (None, SCRATCH):
         open_model(config.from_model)

@@ -8,6 +8,8 @@ shard's decoded content lies in ``integrity``.
 from __future__ import annotations
 
 import json
+import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -271,9 +273,9 @@ def open_store(path: Path, name: str) -> Store:
     """
     attributes = read_attributes(path)
     try:
-        # Strictly what this project writes: a foreign codec could run code on opening.
-        metadata = json.loads((path / name / "zarr.json").read_text())
-        _check_codecs(metadata["codecs"])
+        if not (path / name).is_dir():
+            raise FileNotFoundError(path / name)
+        check_nodes(path)
         group = zarr.open_group(path, mode="r", zarr_format=3)
         array = group[name]
         units = str(array.attrs["units"])
@@ -285,6 +287,63 @@ def open_store(path: Path, name: str) -> Store:
         raise InputError(path, f"its metadata are damaged ({error})") from None
     pixel = None if height is None or width is None else (height, width)
     return Store(path, name, array, attributes, units, Coordinates(frame_time, pixel, (t0, y0, x0)))
+
+
+def check_nodes(path: Path) -> None:
+    """Refuse a store that holds anything but what this project writes: a foreign codec could run code on opening.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        With what is wrong.
+    """
+    root = _read_node(path)
+    if not all(re.fullmatch(r"\w+", name) for name in root["attributes"]["tdenoise"].get("arrays", {})):
+        raise ValueError("it names arrays that lie outside of it")
+    consolidated = root.get("consolidated_metadata") or {}
+    for node in consolidated.get("metadata", {}).values():
+        _check_node(node)
+    groups = [path]
+    while groups:
+        for child in groups.pop().iterdir():
+            if child.is_symlink():
+                raise ValueError(f"{child.name} is a symbolic link")
+            if child.is_dir():
+                node = _read_node(child)
+                _check_node(node)
+                if node["node_type"] == "group":
+                    groups.append(child)
+
+
+def links_in(path: Path) -> list[Path]:
+    """Symbolic links inside a folder: what they lead to is not part of it."""
+    return [
+        Path(folder) / name
+        for folder, folders, files in os.walk(path)
+        for name in (*folders, *files)
+        if (Path(folder) / name).is_symlink()
+    ]
+
+
+def _read_node(folder: Path) -> dict[str, Any]:
+    file = folder / "zarr.json"
+    if file.is_symlink():
+        raise ValueError(f"{folder.name}/zarr.json is a symbolic link")
+    node = json.loads(file.read_text())
+    if not isinstance(node, dict):
+        raise ValueError(f"{folder.name}/zarr.json is no object")
+    return node
+
+
+def _check_node(node: dict[str, Any]) -> None:
+    if node["zarr_format"] != 3 or node["node_type"] not in ("group", "array"):
+        raise ValueError("it is not Zarr v3")
+    if node["node_type"] == "array":
+        if not re.fullmatch(r"bool|u?int(8|16|32|64)|float(16|32|64)", str(node["data_type"])):
+            raise ValueError(f"an array holds {str(node['data_type'])[:40]!r} and no numbers")
+        if node.get("storage_transformers"):
+            raise ValueError("storage transformers are not what tdenoise writes")
+        _check_codecs(node["codecs"])
 
 
 def _check_codecs(codecs: list[dict[str, Any]]) -> None:

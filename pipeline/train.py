@@ -28,7 +28,7 @@ from tdenoise.team import Team
 from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
 from tdenoise.udvd import UdvdArchitecture
 
-from . import budget, processes, progress, store
+from . import budget, memory, processes, progress, store
 from .apply import movie_noise, open_model, signal_to_noise
 from .config import SCRATCH, TrainConfig
 from .control import Control
@@ -70,6 +70,7 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
     known = progress.plan_id(plan.identity)
     if config.processes != "slurm" and _already_trained(config, known):
         return checkpoint.read_card(config.output)
+    memory.check_train(plan.movies)
     n_local = config.processes or min(plan.n_devices, plan.settings.batch)
     with processes.team(n_local, plan.settings.batch, partial(train_in_team, config)) as team:
         return train_in_team(config, control, team)
@@ -238,6 +239,7 @@ def describe_plan(config: TrainConfig) -> dict[str, Any]:
         "device": plan.device,
         "n_parameters": sum(p.numel() for p in build(plan.architecture).parameters()),
         "held_out": [list(hold_out(m.shape[0])) for m in plan.movies],
+        "memory_bytes": memory.train_bytes(plan.movies),
     }
 
 

@@ -16,7 +16,8 @@ from safetensors.torch import load, save
 from .atomic import write_atomically
 from .kinds import KINDS, Network, architecture_of, blind_radius, build, kind_of
 
-PROFILE = 1  # version of the card's layout
+PROFILE = 2  # version of the card's layout
+UNSEALED = 1  # the one before, without a hash of the card itself
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 BASE = Path(__file__).parent / "base"  # the model that comes with the package; see `tdenoise.pretraining`
 
@@ -66,6 +67,7 @@ def save_model(folder: Path, network: Network, details: dict[str, Any]) -> dict[
         **details,
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
+    card["card_sha256"] = card_hash(card)
     write_atomically(folder / WEIGHTS, weights)
     write_atomically(folder / CARD, (json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
     return card
@@ -85,7 +87,11 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder}: holds no {CARD}, so it is not a (finished) model") from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise ModelError(f"{folder / CARD}: cannot be read ({error})") from None
-    if not isinstance(card, dict) or card.get("profile") != PROFILE or card.get("kind") not in tuple(KINDS):
+    if (
+        not isinstance(card, dict)
+        or card.get("profile") not in (PROFILE, UNSEALED)
+        or card.get("kind") not in tuple(KINDS)
+    ):
         raise ModelError(f"{folder / CARD}: is not a {' or '.join(KINDS)} model of profile {PROFILE}")
     try:
         _check_card(card)
@@ -94,8 +100,16 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
+def card_hash(card: dict[str, Any]) -> str:
+    """sha256 of all that a card says, but for this hash itself."""
+    rest = {key: value for key, value in card.items() if key != "card_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def _check_card(card: dict[str, Any]) -> None:
     """Every entry that others rely on; raises whatever comes first."""
+    if card["profile"] != UNSEALED and card["card_sha256"] != card_hash(card):
+        raise ValueError("it was changed, its sha256 is not the one it names")
     architecture = architecture_of(card)
     if card["blind_radius"] != blind_radius(architecture) or not re.fullmatch("[0-9a-f]{64}", card["sha256"]):
         raise ValueError("its blind radius or its sha256 cannot be right")
@@ -141,6 +155,8 @@ def load_model(folder: Path, sha256: str | None = None) -> Model:
             expected = {k: v.shape for k, v in build(architecture).state_dict().items()}
         if expected != {k: v.shape for k, v in tensors.items()}:
             raise ValueError("names or shapes of the tensors differ")
+        if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+            raise ValueError("the weights hold NaN or Inf")
         network = build(architecture)
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
