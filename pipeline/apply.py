@@ -38,7 +38,7 @@ from .errors import InputError, PipelineError, ResourceError, UsageError
 from .heads import check_uncertainty, electron_counts
 from .ingest import already_done
 from .pixels import movie_stand_ins
-from .slurm import load_profile
+from .site_profile import load_profile
 from .version import VERSION
 
 log = logging.getLogger(__name__)
@@ -302,7 +302,7 @@ def _worker_limit(config: ApplyConfig) -> int | None:
     """Memory that a worker may use; None where only its scheduler knows."""
     kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)
     if kind == "slurm" and config.worker_memory is None:
-        return load_profile(config.profile, workers=True).worker_memory_bytes
+        return load_profile(config.profile, "workers").worker_memory_bytes
     if kind != "local" or isinstance(count, str):
         return config.worker_memory
     share = (budget.machine_memory_bytes() - DRIVER_BYTES) // (count or budget.n_cores())
@@ -452,7 +452,7 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
     # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
     patience = driver.NO_WORKERS_S
     if config.workers.startswith("slurm:"):
-        patience = 60.0 * load_profile(config.profile, workers=True).queue_wait_min
+        patience = 60.0 * load_profile(config.profile, "workers").queue_wait_min
     for outcome in driver.drive(connect, plugin, task, todo, remaining, control, patience):
         if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
             raise ResourceError(
