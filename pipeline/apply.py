@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import io
 import logging
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -280,9 +281,10 @@ def _block_bytes(
     architecture: Architecture, n_frames: int, height: int, width: int, itemsize: int, shard_frames: int
 ) -> int:
     """Peak memory of a worker: raw frames, the network on one frame, one row of shards twice."""
+    # Raw frames twice where those of one row are joined to their halo; those of the next row are read meanwhile.
     return (
         budget.WORKER_BASE_BYTES
-        + n_frames * height * width * itemsize
+        + (2 * n_frames + 2 * shard_frames) * height * width * itemsize
         + memory_bytes(architecture, n_frames, height, width)
         + 3 * shard_frames * height * width * 4
     )
@@ -300,7 +302,7 @@ def _check_budget(config: ApplyConfig, plan: Plan, movie: store.Store, card: dic
 
 def _worker_limit(config: ApplyConfig) -> int | None:
     """Memory that a worker may use; None where only its scheduler knows."""
-    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)
+    kind, count = cluster.parse_workers(_workers(config), insecure=config.insecure)
     if kind == "slurm" and config.worker_memory is None:
         return load_profile(config.profile, "workers").worker_memory_bytes
     if kind != "local" or isinstance(count, str):
@@ -312,7 +314,7 @@ def _worker_limit(config: ApplyConfig) -> int | None:
 def _remedy(config: ApplyConfig, plan: Plan, limit: int, movie: store.Store, card: dict[str, Any]) -> str:
     """What to change so that the plan fits, looked for and not guessed."""
     found = []
-    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)
+    kind, count = cluster.parse_workers(_workers(config), insecure=config.insecure)
     if kind == "local" and not isinstance(count, str):
         fewer = (budget.machine_memory_bytes() - DRIVER_BYTES) // plan.worker_bytes
         if fewer >= 1:
@@ -431,9 +433,7 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
     n_blocks = len(plan.blocks)
     control.progress("apply", n_blocks - len(todo), n_blocks)
 
-    workers = config.workers
-    if workers == "local" and job.device != "cpu" and checkpoint.default_device() == "cuda":
-        workers = "local:1"  # one GPU has room for one worker; on a CPU it is one per core
+    workers = _workers(config)
 
     def connect() -> Any:
         return cluster.connect(
@@ -447,7 +447,8 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
         )
 
     failures: dict[int, str] = {}
-    plugin = ModelPlugin(job.model, job.model_id, job.device)
+    gpus = _gpus(job.device) if workers.startswith("local") else []
+    plugin = ModelPlugin(job.model, job.model_id, job.device, gpus)
     task = functools.partial(run_block, job)
     # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
     patience = driver.NO_WORKERS_S
@@ -476,6 +477,21 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
             f"{len(failures)} of {n_blocks} blocks failed, first block {number}: {reason}. The others are done; "
             "run the same command again to try the failed ones once more."
         )
+
+
+def _gpus(device: str) -> list[str]:
+    """GPUs of this machine that may be used, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    if device == "cpu" or checkpoint.default_device() != "cuda":
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else map(str, range(torch.cuda.device_count()))
+    return list(names)[: torch.cuda.device_count()]
+
+
+def _workers(config: ApplyConfig) -> str:
+    """``--workers``, with ``local`` meaning one for each GPU where there are some; else it is one per core."""
+    n_gpus = len(_gpus(config.device)) if config.workers == "local" else 0
+    return f"local:{n_gpus}" if n_gpus else config.workers
 
 
 def _shard_file(array: Path, key: str) -> Path:
@@ -540,11 +556,26 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
 
     name = "tdenoise-model"
 
-    def __init__(self, model: Path, model_id: str, device: str) -> None:
+    def __init__(self, model: Path, model_id: str, device: str, gpus: list[str]) -> None:
         self.arguments = (model, model_id, device)
+        self.gpus = gpus
 
     def setup(self, worker: Worker) -> None:
+        if self.gpus:
+            # Before this process touches CUDA, which looks at it once. "cuda" is then this worker's own GPU.
+            os.environ["CUDA_VISIBLE_DEVICES"] = own_gpu(worker.name, self.gpus)
         load(*self.arguments)
+
+
+def own_gpu(worker: object, gpus: list[str]) -> str:
+    """The GPU of a worker on this machine, which are numbered from 0; one that is started anew keeps its number.
+
+    Examples
+    --------
+    >>> [own_gpu(worker, ["0", "1"]) for worker in range(4)]
+    ['0', '1', '0', '1']
+    """
+    return gpus[int(str(worker)) % len(gpus)]
 
 
 @functools.lru_cache(maxsize=1)
@@ -560,24 +591,36 @@ def load(model: Path, model_id: str, device: str) -> tuple[checkpoint.Model, str
 def run_block(job: Job, block: Block) -> int:
     """Denoise and write one block; pure and idempotent, so that it may run twice. Returns its number."""
     model, device = load(job.model, job.model_id, job.device)
-    zarr.config.set({"threading.max_workers": 1})
+    # A GPU keeps more than one core busy with its input and output; of CPU workers there is one per core.
+    n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // torch.cuda.device_count())
+    zarr.config.set({"threading.max_workers": n_threads})
     source = zarr.open_array(job.movie / store.MOVIE, mode="r")
     targets = {layer: zarr.open_array(job.output / layer, mode="r+") for layer in job.layers}
     hashes: dict[str, dict[str, str]] = {layer: {} for layer in job.layers}
     # One row of shards is written, and waits for the disk, while the next is computed.
-    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-        writing: dict[str, Future[dict[str, str]]] = {}
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="write") as writers:
+        writing: list[tuple[str, Future[tuple[str, str]]]] = []
+
+        def collect() -> None:
+            for layer, shard in writing:
+                key, digest = shard.result()
+                hashes[layer][key] = digest
+
         shard_frames = targets[store.DENOISED].shards[0]
         for frames, results in denoise_block(model, source, job, block, device, shard_frames):
             row = Region(frames, block.core.rows, block.core.columns)
-            for layer, written in writing.items():
-                hashes[layer] |= written.result()
-            writing = {
-                layer: writer.submit(_write_row, job, targets[layer], layer, row, result)
-                for layer, result in zip(job.layers, results, strict=True)
-            }
-        for layer, written in writing.items():
-            hashes[layer] |= written.result()
+            collect()
+            writing = [
+                (
+                    layer,
+                    writers.submit(
+                        _write_shard, job, target, layer, region, result[region.within(row).slices]
+                    ),
+                )
+                for (layer, target), result in zip(targets.items(), results, strict=True)
+                for region in store.shards_in(row, target.shards)
+            ]
+        collect()
     progress.mark(job.folder, block.number, _record(hashes, _device_name(device)))
     return block.number
 
@@ -588,18 +631,16 @@ def _record(hashes: dict[str, dict[str, str]], device: str) -> dict[str, Any]:
     return {"shards": hashes[store.DENOISED], **others, "device": device}
 
 
-def _write_row(job: Job, target: Any, layer: str, row: Region, result: NDArray[np.float32]) -> dict[str, str]:
-    """Write the shards of one row of one array; their hashes by grid position."""
-    hashes = {}
-    for region in store.shards_in(row, target.shards):
-        rows = slice(region.rows[0] - row.rows[0], region.rows[1] - row.rows[0])
-        columns = slice(region.columns[0] - row.columns[0], region.columns[1] - row.columns[0])
-        if not progress.holds_lease(job.folder, job.token):
-            raise PipelineError("another run has taken over this output")
-        part = np.ascontiguousarray(result[:, rows, columns])
-        key, digest = store.write_shard(job.output / layer, target, region, part)
-        hashes[key] = digest
-    return hashes
+def _write_shard(
+    job: Job, target: Any, layer: str, region: Region, part: NDArray[np.float32]
+) -> tuple[str, str]:
+    """Write one shard of one array; its grid position and hash."""
+    if not progress.holds_lease(job.folder, job.token):
+        raise PipelineError("another run has taken over this output")
+    rounded = (
+        np.ascontiguousarray(part) if job.kept_bits is None else store.round_mantissa(part, job.kept_bits)
+    )
+    return store.write_shard(job.output / layer, target, region, rounded)
 
 
 def denoise_block(
@@ -622,23 +663,13 @@ def denoise_block(
     bad: NDArray[np.float32] | None = None
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
-    held: NDArray[Any] | None = None
-    first_held = 0
-    for start, stop in blocks.spans(block.core.shape[0], shard_frames):
-        start, stop = start + block.core.frames[0], stop + block.core.frames[0]
-        first, last = max(0, start - halo), min(n_frames, stop + halo)
-        # The halo of the previous shards is still here; only what follows it is read.
-        known = 0 if held is None else max(0, first_held + len(held) - first)
-        fresh = source[first + known : last, slice(*rows), slice(*columns)]
-        held = fresh if not known or held is None else np.concatenate([held[-known:], fresh])
-        first_held = first
+    for start, stop, first, held in _rows_of_frames(source, block, halo, shard_frames):
         tile = Tile(n_frames, first, core_rows, core_columns)
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
         result = np.empty((len(job.layers), stop - start, *core), np.float32)
         for number, layers in enumerate(_denoised(model, held, tile, job, range(start, stop), device, bad)):
             for layer, frame in enumerate(layers):
-                kept = frame if job.kept_bits is None else store.round_mantissa(frame, job.kept_bits)
-                result[layer, number] = kept
+                result[layer, number] = frame
         yield (start, stop), result
 
 
@@ -660,6 +691,45 @@ def _denoised(
         assert isinstance(model.network, SplitBlind)
         given |= {"gain": job.gain, "own_counts": job.posterior}
         yield from denoise_with_variance(model.network, held, tile, job.scale, frames, **given)
+
+
+def _rows_of_frames(
+    source: Any, block: Block, halo: int, shard_frames: int
+) -> Iterator[tuple[int, int, int, NDArray[Any]]]:
+    """Raw frames of a block, one row of shards with its halo after the other; the next is read meanwhile.
+
+    Yields
+    ------
+    start, stop : int
+        First and last (excluded) frame of the row.
+    first : int
+        First frame of its halo.
+    frames : ndarray, shape (n_frames, rows, columns)
+        The row with its halo.
+    """
+    rows, columns = slice(*block.padded.rows), slice(*block.padded.columns)
+    begin, end = block.core.frames
+    first_read, last_read = block.padded.frames
+
+    def read(row: tuple[int, int]) -> NDArray[Any]:
+        """What the rows before have not brought along."""
+        known = first_read if row[0] == begin else min(last_read, row[0] + halo)
+        return source[known : min(last_read, row[1] + halo), rows, columns]  # type: ignore[no-any-return]
+
+    spans = [(begin + a, begin + b) for a, b in blocks.spans(end - begin, shard_frames)]
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+        reading = reader.submit(read, spans[0])
+        held: NDArray[Any] | None = None
+        first = first_read
+        for number, (start, stop) in enumerate(spans):
+            fresh = reading.result()
+            if number + 1 < len(spans):
+                reading = reader.submit(read, spans[number + 1])
+            wanted = max(first_read, start - halo)
+            # The halo of the previous row is still here; only what follows it is read.
+            held = fresh if held is None else np.concatenate([held[wanted - first :], fresh])
+            first = wanted
+            yield start, stop, first, held
 
 
 def _device_name(device: str) -> str:
