@@ -22,7 +22,7 @@ from distributed import Worker, WorkerPlugin
 from numpy.typing import NDArray
 
 from tdenoise import checkpoint, runtime, thinning
-from tdenoise.atomic import write_atomically
+from tdenoise.atomic import patiently, write_atomically
 from tdenoise.infer import Tile, denoise, memory_bytes
 from tdenoise.kinds import Architecture, architecture_of, kind_of, scale_for
 from tdenoise.network import Architecture as SplitBlindArchitecture
@@ -32,9 +32,11 @@ from . import blocks, budget, cluster, driver, progress, store
 from .blocks import Block, Halo, Region
 from .config import ApplyConfig
 from .control import Control
-from .errors import InputError, PipelineError, ResourceError, UsageError
+from .errors import InputError, PipelineError, ResourceError, UsageError, VerificationError
+from .faults import maybe_crash
 from .ingest import already_done
 from .pixels import movie_stand_ins
+from .recorded import record
 from .slurm import load_profile
 from .version import VERSION
 
@@ -71,13 +73,25 @@ class Plan:
     disk_bytes: int
 
 
-def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Known:
+    """What is sound of a damaged denoised store, for its repair."""
+
+    path: Path
+    id: str  # that the repaired store must have
+    hashes: dict[str, str]  # of its sound shards, by grid position
+    device: str  # that computed them
+
+
+def apply(config: ApplyConfig, control: Control | None = None, known: Known | None = None) -> dict[str, Any]:
     """Denoise a whole movie, block by block; safe to stop and start again.
 
     Parameters
     ----------
     config : ApplyConfig
     control : Control, optional
+    known : Known, optional
+        Results that need not be computed again.
 
     Returns
     -------
@@ -104,9 +118,12 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
     bad = movie_stand_ins(movie)
     plan = make_plan(config, movie, card, bad)
     if already_done(config.output, progress.plan_id(plan.identity)) and not config.force:
+        progress.tidy_up(config.output)
         return store.read_attributes(config.output)
     _check_budget(config, plan)
-    with progress.OutputRun(config.output, plan.identity, [config.movie, model], force=config.force) as run:
+    with progress.OutputRun(
+        config.output, plan.identity, [config.movie, model], force=config.force, command=config
+    ) as run:
         if config.resume and not run.begun:
             raise UsageError(f"{config.output}: there is nothing to resume. Leave --resume away to start.")
         run.prepare(
@@ -120,6 +137,8 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
                 movie.units,
             )
         )
+        if known is not None:
+            _take_over(known, plan, run)
         job = Job(
             movie=config.movie.absolute(),
             output=run.partial.absolute(),
@@ -136,10 +155,32 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
         _run_blocks(config, job, plan, run, control)
         attributes = _describe(movie, card, plan, config, run)
         hashes = progress.hashes(run.done().values())
-        _check_complete(run.partial, plan.geometry, hashes)
-        store.finish(run.partial, store.DENOISED, attributes, hashes)
+        _check_complete(run.partial, plan.geometry, hashes, movie.shape)
+        if known is not None and attributes["id"] != known.id:
+            raise VerificationError(
+                f"{config.output}: what was computed anew is not what was there, as on another kind of device or "
+                "with another version. The store was left as it is; apply the model again with --force."
+            )
+        run.check()
+        store.finish(run.partial, store.DENOISED, attributes, hashes, record(config))
         run.commit()
     return store.read_attributes(config.output)
+
+
+def _take_over(known: Known, plan: Plan, run: progress.OutputRun) -> None:
+    """Put the sound shards of a store, and markers for the blocks that need no more, into the partial store."""
+    done = run.done()
+    for block in plan.blocks:
+        keys = [
+            store.shard_key(region, plan.geometry.shard)
+            for region in store.shards_in(block.core, plan.geometry.shard)
+        ]
+        if block.number in done or not known.hashes.keys() >= set(keys):
+            continue
+        for key in keys:
+            store.adopt_shard(_shard_file(known.path, key), _shard_file(run.partial, key))
+        marker = {"shards": {key: known.hashes[key] for key in keys}, "device": known.device}
+        progress.mark(run.folder, block.number, marker, run.token)
 
 
 def make_plan(
@@ -426,7 +467,14 @@ def _whole(output: Path, geometry: store.Geometry, record: dict[str, Any]) -> bo
     )
 
 
-def _check_complete(output: Path, geometry: store.Geometry, hashes: dict[str, str]) -> None:
+def _check_complete(
+    output: Path, geometry: store.Geometry, hashes: dict[str, str], shape: tuple[int, int, int]
+) -> None:
+    n_shards = int(np.prod([-(-n // s) for n, s in zip(shape, geometry.shard, strict=True)]))
+    if len(hashes) != n_shards:
+        raise PipelineError(
+            f"{output}: {n_shards - len(hashes)} of {n_shards} shards have no marker. Run the same command again."
+        )
     for key in hashes:
         damage = store.shard_damage(_shard_file(output, key), geometry.shard, geometry.chunk, 1)
         if damage is not None:
@@ -489,6 +537,7 @@ def load(model: Path, model_id: str, device: str) -> tuple[checkpoint.Model, str
 
 def run_block(job: Job, block: Block) -> int:
     """Denoise and write one block; pure and idempotent, so that it may run twice. Returns its number."""
+    progress.check_lease(job.folder, job.token)
     model, device = load(job.model, job.model_id, job.device)
     zarr.config.set({"threading.max_workers": 1})
     source = zarr.open_array(job.movie / store.MOVIE, mode="r")
@@ -504,7 +553,7 @@ def run_block(job: Job, block: Block) -> int:
             writing = writer.submit(_write_row, job, target, row, result)
         if writing is not None:
             hashes |= writing.result()
-    progress.mark(job.folder, block.number, {"shards": hashes, "device": _device_name(device)})
+    progress.mark(job.folder, block.number, {"shards": hashes, "device": _device_name(device)}, job.token)
     return block.number
 
 
@@ -514,10 +563,9 @@ def _write_row(job: Job, target: Any, row: Region, result: NDArray[np.float32]) 
     for region in store.shards_in(row, target.shards):
         rows = slice(region.rows[0] - row.rows[0], region.rows[1] - row.rows[0])
         columns = slice(region.columns[0] - row.columns[0], region.columns[1] - row.columns[0])
-        if not progress.holds_lease(job.folder, job.token):
-            raise PipelineError("another run has taken over this output")
         part = np.ascontiguousarray(result[:, rows, columns])
-        key, digest = store.write_shard(job.output / store.DENOISED, target, region, part)
+        allowed = functools.partial(progress.check_lease, job.folder, job.token)
+        key, digest = store.write_shard(job.output / store.DENOISED, target, region, part, allowed)
         hashes[key] = digest
     return hashes
 
@@ -548,7 +596,7 @@ def denoise_block(
         first, last = max(0, start - halo), min(n_frames, stop + halo)
         # The halo of the previous shards is still here; only what follows it is read.
         known = 0 if held is None else max(0, first_held + len(held) - first)
-        fresh = source[first + known : last, slice(*rows), slice(*columns)]
+        fresh = _read(job.movie, source, Region((first + known, last), rows, columns))
         held = fresh if not known or held is None else np.concatenate([held[-known:], fresh])
         first_held = first
         tile = Tile(n_frames, first, core_rows, core_columns)
@@ -568,6 +616,23 @@ def denoise_block(
         for number, frame in enumerate(wanted):
             result[number] = frame if job.kept_bits is None else store.round_mantissa(frame, job.kept_bits)
         yield (start, stop), result
+
+
+def _read(movie: Path, source: Any, region: Region) -> NDArray[Any]:
+    """Counts of a movie; a missing shard, which reads as the type's maximum, is refused."""
+    for shard in store.shards_touching(region, source.shape, source.shards):
+        key = store.shard_key(shard, source.shards)
+        file = (movie / store.MOVIE).joinpath("c", *key.split("."))
+        used = store.n_chunks(shard, source.chunks)
+        damage = patiently(functools.partial(store.shard_damage, file, source.shards, source.chunks, used))
+        if damage is not None:
+            raise InputError(file, f"{damage}. Verify the movie store, and repair it from the raw movie.")
+
+    def read() -> NDArray[Any]:
+        maybe_crash("movie.read")
+        return np.asarray(source[region.slices])
+
+    return patiently(read)
 
 
 def _device_name(device: str) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from .apply import movie_noise, open_model, signal_to_noise
 from .config import SCRATCH, TrainConfig
 from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
+from .faults import maybe_crash
 from .pixels import measure, movie_stand_ins
 from .version import VERSION
 
@@ -64,14 +66,15 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
     control = control or Control()
     plan = make_plan(config)
     if _already_trained(config.output, progress.plan_id(plan.identity)) and not config.force:
+        progress.tidy_up(config.output)
         return checkpoint.read_card(config.output)
     log.info("%s", plan.reason)
     training = [_training_movie(movie, plan.architecture) for movie in plan.movies]
     inputs = [*config.movie, *([] if plan.start is None else [plan.start])]
-    with progress.OutputRun(config.output, plan.identity, inputs, force=config.force) as run:
+    with progress.OutputRun(config.output, plan.identity, inputs, force=config.force, command=config) as run:
         run.prepare(lambda path: path.mkdir(parents=True))
         state = _start(plan, run.partial)
-        _train(state, training, plan, run.partial, control)
+        _train(state, training, plan, run, control)
         card = _save(run, plan, training, state)
         run.commit()
     log.info("model %s: %d steps, best at %d", card["sha256"][:12], state.step, state.best_step)
@@ -244,9 +247,18 @@ def _start(plan: Plan, folder: Path) -> TrainingState:
 
 
 def _train(
-    state: TrainingState, movies: list[TrainingMovie], plan: Plan, folder: Path, control: Control
+    state: TrainingState,
+    movies: list[TrainingMovie],
+    plan: Plan,
+    run: progress.OutputRun,
+    control: Control,
 ) -> None:
     """Run the loop; write metrics and checkpoints as it goes."""
+    folder = run.partial
+
+    def keep() -> None:
+        snapshot(state, folder / "checkpoint.safetensors", run.check)
+
     runtime.prepare(n_threads=1)
     architecture, settings, device = plan.architecture, plan.settings, plan.device
     thinned = kind_of(architecture) == "thinned"
@@ -270,10 +282,10 @@ def _train(
         _write_metrics(folder, state)
         _show(control, state, settings)
         if time.monotonic() - saved > CHECKPOINT_S:
-            snapshot(state, folder / "checkpoint.safetensors")
+            keep()
             saved = time.monotonic()
     if control.stop.is_set():
-        snapshot(state, folder / "checkpoint.safetensors")
+        keep()
         raise Stopped(f"stopped at step {state.step}; run the same command again to continue")
 
 
@@ -319,8 +331,11 @@ def _save(
         "metrics": {"held_out_error": _kept_error(state), "elapsed_s": state.elapsed_s},
         "software": VERSION,
     }
+    run.check()
     card = checkpoint.save_model(run.partial, state.best, details)
+    maybe_crash("model.saved")
     (run.partial / "checkpoint.safetensors").unlink(missing_ok=True)
+    maybe_crash("model.tidied")
     return card
 
 
@@ -329,8 +344,13 @@ def _kept_error(state: TrainingState) -> float:
     return next(r["held_out"] for r in state.history if r["step"] == state.best_step)
 
 
-def snapshot(state: TrainingState, path: Path) -> None:
-    """Write a checkpoint; a crash while writing leaves the previous one."""
+def snapshot(state: TrainingState, path: Path, allowed: Callable[[], None] = lambda: None) -> None:
+    """Write a checkpoint, unless ``allowed`` raises; a crash while writing leaves the previous one."""
+
+    def before() -> None:
+        maybe_crash("checkpoint.synced")
+        allowed()
+
     tensors: dict[str, torch.Tensor] = {}
     networks = {"network": state.network, "averaged": state.averaged, "best": state.best}
     for prefix, network in networks.items():
@@ -347,7 +367,8 @@ def snapshot(state: TrainingState, path: Path) -> None:
         "best_error": state.best_error if math.isfinite(state.best_error) else None,
         "history": state.history,
     }
-    write_atomically(path, save_tensors(tensors, {"state": json.dumps(rest)}))
+    write_atomically(path, save_tensors(tensors, {"state": json.dumps(rest)}), before)
+    maybe_crash("checkpoint.written")
 
 
 def restore(state: TrainingState, path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from .atomic import write_atomically
+from .atomic import SEAL, is_sealed, seal, write_atomically
 from .kinds import KINDS, Network, architecture_of, blind_radius, build, kind_of
 
 PROFILE = 1  # version of the card's layout
@@ -65,10 +65,12 @@ def save_model(folder: Path, network: Network, details: dict[str, Any]) -> dict[
         "halo": {"frames": architecture.window, "pixels": architecture.spatial_halo},
         **details,
         "sha256": hashlib.sha256(weights).hexdigest(),
+        "seal": SEAL,
     }
     write_atomically(folder / WEIGHTS, weights)
-    write_atomically(folder / CARD, (json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
-    return card
+    document = seal((json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
+    write_atomically(folder / CARD, document)
+    return dict(json.loads(document))
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -80,7 +82,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         If the folder holds no card of this version.
     """
     try:
-        card = json.loads((folder / CARD).read_text())
+        document = (folder / CARD).read_bytes()
+        card = json.loads(document)
     except FileNotFoundError:
         raise ModelError(f"{folder}: holds no {CARD}, so it is not a (finished) model") from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
@@ -91,6 +94,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         _check_card(card)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / CARD}: is damaged ({type(error).__name__}: {error})") from None
+    if not is_sealed(document):
+        raise ModelError(f"{folder / CARD}: was changed or damaged, its seal is not the sha256 of its text")
     return card
 
 
