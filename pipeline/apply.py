@@ -24,7 +24,7 @@ from distributed import Worker, WorkerPlugin
 from numpy.typing import NDArray
 
 from tdenoise import checkpoint, runtime, thinning
-from tdenoise.atomic import write_atomically
+from tdenoise.atomic import patiently, write_atomically
 from tdenoise.infer import Tile, denoise, denoise_with_variance, memory_bytes
 from tdenoise.kinds import Architecture, architecture_of, kind_of, scale_for
 from tdenoise.network import Architecture as SplitBlindArchitecture
@@ -35,10 +35,12 @@ from . import blocks, budget, cluster, driver, progress, store
 from .blocks import Block, Halo, Region
 from .config import ApplyConfig
 from .control import Control
-from .errors import InputError, PipelineError, ResourceError, UsageError
+from .errors import InputError, PipelineError, ResourceError, UsageError, VerificationError
+from .faults import maybe_crash
 from .heads import check_uncertainty, electron_counts
 from .ingest import already_done
 from .pixels import movie_stand_ins
+from .recorded import record
 from .site_profile import load_profile
 from .version import VERSION
 
@@ -80,13 +82,25 @@ class Plan:
     layers: tuple[str, ...]  # names of the arrays to write
 
 
-def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Known:
+    """What is sound of a damaged denoised store, for its repair."""
+
+    path: Path
+    id: str  # that the repaired store must have
+    hashes: dict[str, dict[str, str]]  # of its sound shards, by array and grid position
+    device: str  # that computed them
+
+
+def apply(config: ApplyConfig, control: Control | None = None, known: Known | None = None) -> dict[str, Any]:
     """Denoise a whole movie, block by block; safe to stop and start again.
 
     Parameters
     ----------
     config : ApplyConfig
     control : Control, optional
+    known : Known, optional
+        Results that need not be computed again.
 
     Returns
     -------
@@ -113,12 +127,17 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
     bad = movie_stand_ins(movie)
     plan = make_plan(config, movie, card, bad)
     if already_done(config.output, progress.plan_id(plan.identity)) and not config.force:
+        progress.tidy_up(config.output)
         return store.read_attributes(config.output)
     _check_budget(config, plan, movie, card)
-    with progress.OutputRun(config.output, plan.identity, [config.movie, model], force=config.force) as run:
+    with progress.OutputRun(
+        config.output, plan.identity, [config.movie, model], force=config.force, command=config
+    ) as run:
         if config.resume and not run.begun:
             raise UsageError(f"{config.output}: there is nothing to resume. Leave --resume away to start.")
         run.prepare(functools.partial(_create, movie=movie, plan=plan))
+        if known is not None:
+            _take_over(known, plan, run)
         job = Job(
             movie=config.movie.absolute(),
             output=run.partial.absolute(),
@@ -139,10 +158,16 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
         attributes = _describe(movie, card, plan, config, run)
         hashes = {layer: progress.hashes(run.done().values(), layer) for layer in plan.layers}
         for layer in plan.layers:
-            _check_complete(run.partial / layer, plan.geometry, hashes[layer])
+            _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
+        if known is not None and attributes["id"] != known.id:
+            raise VerificationError(
+                f"{config.output}: what was computed anew is not what was there, as on another kind of device or "
+                "with another version. The store was left as it is; apply the model again with --force."
+            )
+        run.check()
         if store.VARIANCE in hashes:
             store.record_hashes(run.partial, store.VARIANCE, hashes[store.VARIANCE])
-        store.finish(run.partial, store.DENOISED, attributes, hashes[store.DENOISED])
+        store.finish(run.partial, store.DENOISED, attributes, hashes[store.DENOISED], record(config))
         run.commit()
     return store.read_attributes(config.output)
 
@@ -154,6 +179,24 @@ def _create(path: Path, movie: store.Store, plan: Plan) -> None:
     if store.VARIANCE in plan.layers:
         described = {"units": f"{movie.units}^2", "long_name": "variance of the expected counts"}
         store.add_sharded(path, store.VARIANCE, movie.shape, dtype, plan.geometry, described)
+
+
+def _take_over(known: Known, plan: Plan, run: progress.OutputRun) -> None:
+    """Put the sound shards of a store, and markers for the blocks that need no more, into the partial store."""
+    done = run.done()
+    for block in plan.blocks:
+        keys = [
+            store.shard_key(region, plan.geometry.shard)
+            for region in store.shards_in(block.core, plan.geometry.shard)
+        ]
+        sound = all(known.hashes[layer].keys() >= set(keys) for layer in plan.layers)
+        if block.number in done or not sound:
+            continue
+        hashes = {layer: {key: known.hashes[layer][key] for key in keys} for layer in plan.layers}
+        for layer in plan.layers:
+            for key in keys:
+                store.adopt_shard(_shard_file(known.path / layer, key), _shard_file(run.partial / layer, key))
+        progress.mark(run.folder, block.number, _record(hashes, known.device), run.token)
 
 
 def make_plan(
@@ -506,7 +549,14 @@ def _whole(job: Job, geometry: store.Geometry, record: dict[str, Any]) -> bool:
     )
 
 
-def _check_complete(array: Path, geometry: store.Geometry, hashes: dict[str, str]) -> None:
+def _check_complete(
+    array: Path, geometry: store.Geometry, hashes: dict[str, str], shape: tuple[int, int, int]
+) -> None:
+    n_shards = int(np.prod([-(-n // s) for n, s in zip(shape, geometry.shard, strict=True)]))
+    if len(hashes) != n_shards:
+        raise PipelineError(
+            f"{array}: {n_shards - len(hashes)} of {n_shards} shards have no marker. Run the same command again."
+        )
     for key in hashes:
         file = _shard_file(array, key)
         damage = store.shard_damage(file, geometry.shard, geometry.chunk, 1)
@@ -590,6 +640,7 @@ def load(model: Path, model_id: str, device: str) -> tuple[checkpoint.Model, str
 
 def run_block(job: Job, block: Block) -> int:
     """Denoise and write one block; pure and idempotent, so that it may run twice. Returns its number."""
+    progress.check_lease(job.folder, job.token)
     model, device = load(job.model, job.model_id, job.device)
     # A GPU keeps more than one core busy with its input and output; of CPU workers there is one per core.
     n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // torch.cuda.device_count())
@@ -621,7 +672,7 @@ def run_block(job: Job, block: Block) -> int:
                 for region in store.shards_in(row, target.shards)
             ]
         collect()
-    progress.mark(job.folder, block.number, _record(hashes, _device_name(device)))
+    progress.mark(job.folder, block.number, _record(hashes, _device_name(device)), job.token)
     return block.number
 
 
@@ -635,12 +686,11 @@ def _write_shard(
     job: Job, target: Any, layer: str, region: Region, part: NDArray[np.float32]
 ) -> tuple[str, str]:
     """Write one shard of one array; its grid position and hash."""
-    if not progress.holds_lease(job.folder, job.token):
-        raise PipelineError("another run has taken over this output")
     rounded = (
         np.ascontiguousarray(part) if job.kept_bits is None else store.round_mantissa(part, job.kept_bits)
     )
-    return store.write_shard(job.output / layer, target, region, rounded)
+    allowed = functools.partial(progress.check_lease, job.folder, job.token)
+    return store.write_shard(job.output / layer, target, region, rounded, allowed)
 
 
 def denoise_block(
@@ -663,7 +713,7 @@ def denoise_block(
     bad: NDArray[np.float32] | None = None
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
-    for start, stop, first, held in _rows_of_frames(source, block, halo, shard_frames):
+    for start, stop, first, held in _rows_of_frames(job.movie, source, block, halo, shard_frames):
         tile = Tile(n_frames, first, core_rows, core_columns)
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
         result = np.empty((len(job.layers), stop - start, *core), np.float32)
@@ -694,7 +744,7 @@ def _denoised(
 
 
 def _rows_of_frames(
-    source: Any, block: Block, halo: int, shard_frames: int
+    movie: Path, source: Any, block: Block, halo: int, shard_frames: int
 ) -> Iterator[tuple[int, int, int, NDArray[Any]]]:
     """Raw frames of a block, one row of shards with its halo after the other; the next is read meanwhile.
 
@@ -707,14 +757,14 @@ def _rows_of_frames(
     frames : ndarray, shape (n_frames, rows, columns)
         The row with its halo.
     """
-    rows, columns = slice(*block.padded.rows), slice(*block.padded.columns)
     begin, end = block.core.frames
     first_read, last_read = block.padded.frames
 
     def read(row: tuple[int, int]) -> NDArray[Any]:
         """What the rows before have not brought along."""
         known = first_read if row[0] == begin else min(last_read, row[0] + halo)
-        return source[known : min(last_read, row[1] + halo), rows, columns]  # type: ignore[no-any-return]
+        last = min(last_read, row[1] + halo)
+        return _read(movie, source, Region((known, last), block.padded.rows, block.padded.columns))
 
     spans = [(begin + a, begin + b) for a, b in blocks.spans(end - begin, shard_frames)]
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
@@ -730,6 +780,23 @@ def _rows_of_frames(
             held = fresh if held is None else np.concatenate([held[wanted - first :], fresh])
             first = wanted
             yield start, stop, first, held
+
+
+def _read(movie: Path, source: Any, region: Region) -> NDArray[Any]:
+    """Counts of a movie; a missing shard, which reads as the type's maximum, is refused."""
+    for shard in store.shards_touching(region, source.shape, source.shards):
+        key = store.shard_key(shard, source.shards)
+        file = (movie / store.MOVIE).joinpath("c", *key.split("."))
+        used = store.n_chunks(shard, source.chunks)
+        damage = patiently(functools.partial(store.shard_damage, file, source.shards, source.chunks, used))
+        if damage is not None:
+            raise InputError(file, f"{damage}. Verify the movie store, and repair it from the raw movie.")
+
+    def read() -> NDArray[Any]:
+        maybe_crash("movie.read")
+        return np.asarray(source[region.slices])
+
+    return patiently(read)
 
 
 def _device_name(device: str) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from .apply import movie_noise, open_model, signal_to_noise
 from .config import SCRATCH, TrainConfig
 from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
+from .faults import maybe_crash
 from .heads import check_gamma, electron_counts, has_gamma_head
 from .pixels import measure, movie_stand_ins
 from .version import VERSION
@@ -69,6 +71,7 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
     plan = make_plan(config)
     known = progress.plan_id(plan.identity)
     if config.processes != "slurm" and _already_trained(config, known):
+        progress.tidy_up(config.output)
         return checkpoint.read_card(config.output)
     memory.check_train(plan.movies)
     n_local = config.processes or min(plan.n_devices, plan.settings.batch)
@@ -84,18 +87,19 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         return {}
     known = progress.plan_id(plan.identity)
     if _already_trained(config, known):
+        progress.tidy_up(config.output)
         team.broadcast(b"{}")
         return checkpoint.read_card(config.output)
     log.info("%s", plan.reason)
     training = [_looked_at(movie, plan.architecture) for movie in plan.movies]
     inputs = [*config.movie, *([] if plan.start is None else [plan.start])]
-    with progress.OutputRun(config.output, plan.identity, inputs, force=config.force) as run:
+    with progress.OutputRun(config.output, plan.identity, inputs, force=config.force, command=config) as run:
         run.prepare(lambda path: path.mkdir(parents=True))
         state = _start(plan, run.partial, _device(plan, team))
         orders = {"plan": run.id, "mixed_precision": plan.settings.mixed_precision, "software": VERSION}
         team.broadcast(json.dumps(orders).encode())
         team.broadcast(state_bytes(state) if team.size > 1 else b"")
-        _train(state, training, plan, run.partial, control, team)
+        _train(state, training, plan, run, control, team)
         card = _save(run, plan, training, state)
         run.commit()
     log.info("model %s: %d steps, best at %d", card["sha256"][:12], state.step, state.best_step)
@@ -342,7 +346,7 @@ def _train(
     state: TrainingState,
     movies: list[TrainingMovie],
     plan: Plan,
-    folder: Path | None,
+    run: progress.OutputRun | None,
     control: Control,
     team: Team,
 ) -> None:
@@ -393,10 +397,15 @@ def _train(
         likelihood if has_gamma_head(architecture) else None,
         team=team,
     )
-    if folder is None:
+    if run is None:
         for _ in records:
             pass
     else:
+        folder, checkpoint_file, allowed = run.partial, run.partial / "checkpoint.safetensors", run.check
+
+        def keep() -> None:
+            snapshot(state, checkpoint_file, allowed)
+
         saved = time.monotonic()
         _write_metrics(folder, state)
         _show(control, state, settings)
@@ -404,10 +413,10 @@ def _train(
             _write_metrics(folder, state)
             _show(control, state, settings)
             if time.monotonic() - saved > CHECKPOINT_S:
-                snapshot(state, folder / "checkpoint.safetensors")
+                keep()
                 saved = time.monotonic()
         if stopping:
-            snapshot(state, folder / "checkpoint.safetensors")
+            keep()
     if stopping:
         raise Stopped(f"stopped at step {state.step}; run the same command again to continue")
 
@@ -458,8 +467,11 @@ def _save(
         },
         "software": VERSION,
     }
+    run.check()
     card = checkpoint.save_model(run.partial, state.best, details)
+    maybe_crash("model.saved")
     (run.partial / "checkpoint.safetensors").unlink(missing_ok=True)
+    maybe_crash("model.tidied")
     return card
 
 
@@ -468,9 +480,15 @@ def _kept(state: TrainingState) -> dict[str, float]:
     return next(r for r in state.history if r["step"] == state.best_step)
 
 
-def snapshot(state: TrainingState, path: Path) -> None:
-    """Write a checkpoint; a crash while writing leaves the previous one."""
-    write_atomically(path, state_bytes(state))
+def snapshot(state: TrainingState, path: Path, allowed: Callable[[], None] = lambda: None) -> None:
+    """Write a checkpoint, unless ``allowed`` raises; a crash while writing leaves the previous one."""
+
+    def before() -> None:
+        maybe_crash("checkpoint.synced")
+        allowed()
+
+    write_atomically(path, state_bytes(state), before)
+    maybe_crash("checkpoint.written")
 
 
 def state_bytes(state: TrainingState) -> bytes:

@@ -13,11 +13,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from .atomic import write_atomically
+from .atomic import SEAL, is_sealed, seal, write_atomically
 from .kinds import KINDS, Network, architecture_of, blind_radius, build, kind_of
 
 PROFILE = 2  # version of the card's layout
-UNSEALED = 1  # the one before, without a hash of the card itself
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 BASE = Path(__file__).parent / "base"  # the model that comes with the package; see `tdenoise.pretraining`
 
@@ -66,11 +65,12 @@ def save_model(folder: Path, network: Network, details: dict[str, Any]) -> dict[
         "halo": {"frames": architecture.window, "pixels": architecture.spatial_halo},
         **details,
         "sha256": hashlib.sha256(weights).hexdigest(),
+        "seal": SEAL,
     }
-    card["card_sha256"] = card_hash(card)
     write_atomically(folder / WEIGHTS, weights)
-    write_atomically(folder / CARD, (json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
-    return card
+    document = seal((json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
+    write_atomically(folder / CARD, document)
+    return dict(json.loads(document))
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -82,34 +82,25 @@ def read_card(folder: Path) -> dict[str, Any]:
         If the folder holds no card of this version.
     """
     try:
-        card = json.loads((folder / CARD).read_text())
+        document = (folder / CARD).read_bytes()
+        card = json.loads(document)
     except FileNotFoundError:
         raise ModelError(f"{folder}: holds no {CARD}, so it is not a (finished) model") from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise ModelError(f"{folder / CARD}: cannot be read ({error})") from None
-    if (
-        not isinstance(card, dict)
-        or card.get("profile") not in (PROFILE, UNSEALED)
-        or card.get("kind") not in tuple(KINDS)
-    ):
+    if not isinstance(card, dict) or card.get("profile") != PROFILE or card.get("kind") not in tuple(KINDS):
         raise ModelError(f"{folder / CARD}: is not a {' or '.join(KINDS)} model of profile {PROFILE}")
     try:
         _check_card(card)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / CARD}: is damaged ({type(error).__name__}: {error})") from None
+    if not is_sealed(document):
+        raise ModelError(f"{folder / CARD}: was changed or damaged, its seal is not the sha256 of its text")
     return card
-
-
-def card_hash(card: dict[str, Any]) -> str:
-    """sha256 of all that a card says, but for this hash itself."""
-    rest = {key: value for key, value in card.items() if key != "card_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _check_card(card: dict[str, Any]) -> None:
     """Every entry that others rely on; raises whatever comes first."""
-    if card["profile"] != UNSEALED and card["card_sha256"] != card_hash(card):
-        raise ValueError("it was changed, its sha256 is not the one it names")
     architecture = architecture_of(card)
     if card["blind_radius"] != blind_radius(architecture) or not re.fullmatch("[0-9a-f]{64}", card["sha256"]):
         raise ValueError("its blind radius or its sha256 cannot be right")

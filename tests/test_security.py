@@ -26,7 +26,7 @@ from tdenoise_pipeline.errors import InputError, UsageError, VerificationError
 from tdenoise_pipeline.models import import_model
 from tdenoise_pipeline.verify import verify
 
-from tdenoise.checkpoint import card_hash
+from tdenoise.atomic import SEAL, seal
 
 
 class Canary:
@@ -46,8 +46,8 @@ def claim(folder: Path, weights: bytes) -> None:
     (folder / "weights.safetensors").write_bytes(weights)
     card = json.loads((folder / "card.json").read_text())
     card["sha256"] = hashlib.sha256(weights).hexdigest()
-    card["card_sha256"] = card_hash(card)
-    (folder / "card.json").write_text(json.dumps(card))
+    card["seal"] = SEAL
+    (folder / "card.json").write_bytes(seal(json.dumps(card).encode()))
 
 
 def tensors(**changes: Any) -> bytes:
