@@ -32,6 +32,7 @@ from array_files import (
     write_hdf5,
     write_hyperspy,
     write_ncem,
+    write_scales,
     write_velox,
     write_video,
     write_zarr,
@@ -164,6 +165,16 @@ def test_uneven_times_are_kept_and_told(tmp_path: Path) -> None:
     info = info_of(tmp_path / "a.emd")
     np.testing.assert_allclose(info.timestamps_s, times)
     assert info.frame_time_s == pytest.approx(0.1) and "after frame 5" in info.warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["dimension scales", "NeXus"])
+def test_axes_of_plain_hdf5_are_those_that_the_file_attaches(tmp_path: Path, kind: str) -> None:
+    data = movie("<u2", SHAPE)
+    write_scales(tmp_path / "a.h5", data, nexus=kind == "NeXus")
+    with open_raw(tmp_path / "a.h5") as reader:
+        info = reader.info
+    assert (info.frame_time_s, info.pixel_size_nm) == (0.02, (0.5, 0.25))
+    np.testing.assert_array_equal(read_all(tmp_path / "a.h5"), data)
 
 
 def test_a_stack_over_something_else_than_time_is_refused_unless_it_is_named(tmp_path: Path) -> None:
