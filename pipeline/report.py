@@ -125,6 +125,7 @@ def render(
         lattice=words.lattice_in_words(result["lattice"]),
         knowable=words.knowable_in_words(result["knowable"]) if result["knowable"] else "",
         evidence=words.evidence_in_words(result["evidence"]) if result["evidence"] else "",
+        uncertainty=words.uncertainty_in_words(result["uncertainty"]) if result["uncertainty"] else "",
         events=words.events_of(result) if "events" in result else {},
         checks=words.checks_in_words(result["model_checks"]) if result["model_checks"] else [],
         noise=NoiseStatistics.from_json(movie.attributes["noise"]),
