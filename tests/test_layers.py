@@ -16,6 +16,7 @@ HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "ma
 UNHARMFUL = re.compile(r"\.eval\(\)|torch\.load\(.*, weights_only=True\)")
 COMMANDS = ["ingest", "train", "apply", "run", "evaluate", "report", "verify", "status", "simulate", "submit"]
 COMMANDS += ["models import", "models show"]
+COMMANDS += [f"archive {verb}" for verb in ("add", "list", "find", "show", "verify", "index")]
 
 
 def imports(path: Path) -> list[tuple[int, str]]:
