@@ -306,10 +306,10 @@ def _block_bytes(
     shard_frames: int,
     ensemble: int,
 ) -> int:
-    """Peak memory of a worker: raw frames, the network on one frame, one row of shards twice."""
+    """Peak memory of a worker: raw frames while more are read, the network on one frame, rows of shards."""
     return (
         budget.WORKER_BASE_BYTES
-        + n_frames * height * width * itemsize
+        + 2 * n_frames * height * width * itemsize
         + memory_bytes(architecture, n_frames, height, width, ensemble)
         + 3 * shard_frames * height * width * 4
     )

@@ -13,7 +13,7 @@ TRAIN_BASE_BYTES, TRAIN_HELD_BYTES, TRAIN_HELD_PIXELS = 537_000_000, 150, 1_000_
 EVALUATE_BASE_BYTES, EVALUATE_PART_BYTES, EVALUATE_PIXEL_BYTES = 262_000_000, 547, 243
 REPORT_BASE_BYTES, REPORT_PART_BYTES, REPORT_PIXEL_BYTES = 339_000_000, 232, 325
 VERIFY_BASE_BYTES = 57_000_000
-VERIFY_SHARDS = 2  # that a thread holds: the file and its decoded chunks, and the shard
+VERIFY_SHARDS = 2.3  # that a thread holds: the file and its decoded chunks, and the shard
 
 WHERE = "Use a machine, or a job, with more memory."
 
@@ -64,12 +64,12 @@ def verify_threads(opened: store.Store) -> int:
     """Threads that a deep check may use: one per core, or as many as the memory has room for."""
     room = budget.machine_memory_bytes() - VERIFY_BASE_BYTES
     budget.check_memory(verify_bytes(opened, 1), budget.machine_memory_bytes(), "the check of a shard", WHERE)
-    return min(budget.n_cores(), room // (VERIFY_SHARDS * _shard_bytes(opened)))
+    return min(budget.n_cores(), int(room / (VERIFY_SHARDS * _shard_bytes(opened))))
 
 
 def verify_bytes(opened: store.Store, n_threads: int) -> int:
     """Memory of a deep check with so many threads."""
-    return VERIFY_BASE_BYTES + n_threads * VERIFY_SHARDS * _shard_bytes(opened)
+    return int(VERIFY_BASE_BYTES + n_threads * VERIFY_SHARDS * _shard_bytes(opened))
 
 
 def _n_bytes(movie: store.Store) -> int:

@@ -195,13 +195,13 @@ def test_a_block_too_large_for_a_worker_is_refused_before_anything_starts(
 
 
 @pytest.mark.parametrize("workers", ["local:4", "local:1"])
-@pytest.mark.parametrize("share", [1.2, 0.9])
+@pytest.mark.parametrize("share", [1.2, 0.98])
 def test_every_remedy_for_lack_of_memory_works_when_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str, share: float
 ) -> None:
     """``share``: of what one worker needs, that the machine has beside the driver."""
     module = sys.modules["tdenoise_pipeline.apply"]
-    movie, model = movie_store(tmp_path, counts((40, 512, 512))), model_folder(tmp_path / "model")
+    movie, model = movie_store(tmp_path, counts((8, 64, 2048))), model_folder(tmp_path / "model")
     asked = ApplyConfig(movie=movie, model=model, output=tmp_path / "d.zarr", workers=workers)
     opened, card = store.open_store(movie, store.MOVIE), module.open_model(model).card
     needed = module._with_margin(module.make_plan(asked, opened, card))
@@ -214,8 +214,8 @@ def test_every_remedy_for_lack_of_memory_works_when_followed(
     with pytest.raises(ResourceError) as told:
         module._check_budget(asked, plan, opened, card)
     remedies = re.findall(r"--(workers|tile) (local:\d|\d+)", str(told.value))
-    assert remedies or "more memory" in str(told.value)
     assert ("workers", "local:1") in remedies or share < 1
+    assert any(name == "tile" for name, _ in remedies) or workers == "local:4"
     for name, value in remedies:
         changed = dataclasses.replace(asked, **{name: int(value) if name == "tile" else value})
         module._check_budget(changed, module.make_plan(changed, opened, card), opened, card)
