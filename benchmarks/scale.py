@@ -12,6 +12,7 @@ so many workers that live in this process, with the share of the time that is th
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import time
@@ -52,11 +53,14 @@ def main() -> None:
 def of_blocks(folder: Path, number: int) -> dict[str, float]:
     """Microseconds per block of everything but the work."""
     took: dict[str, float] = {}
+    spent_cpu = 0.0  # suffers less than the wall time where others use the machine and its disk
 
     def timed(name: str, function: Callable[[], Any], n: int = number) -> Any:
-        start = time.perf_counter()
+        nonlocal spent_cpu
+        start, cpu = time.perf_counter(), time.process_time()
         result = function()
         took[name] = round(1e6 * (time.perf_counter() - start) / n, 1)
+        spent_cpu += 1e6 * (time.process_time() - cpu) / n
         return result
 
     shape = (32 * number, 8, 8)
@@ -86,7 +90,7 @@ def of_blocks(folder: Path, number: int) -> dict[str, float]:
         record = path / "integrity" / store.DENOISED
         n_bytes = sum(f.stat().st_size for f in record.rglob("*") if f.is_file())
         timed("remove", lambda: shutil.rmtree(run.folder / "done"))
-    took["sum"] = round(sum(took.values()), 1)
+    took |= {"sum": round(sum(took.values()), 1), "cpu": round(spent_cpu, 1)}
     return took | {"record_bytes_per_block": round(n_bytes / number, 2)}
 
 
@@ -99,14 +103,15 @@ def of_movies(folder: Path, number: int) -> dict[str, float]:
     archive.add(ArchiveAddConfig(store=(movie,), archive=root))
     (card,) = archive.cards(root)
     for k in range(number - 1):
+        identity = hashlib.sha256(str(k).encode()).hexdigest()
         other = {
             **card,
-            "id": f"{k:064x}",
+            "id": identity,
             "name": f"m{k}",
             "shape": [4470, 4096, 4096],
             "shard": [32, 1024, 1024],
         }
-        (root / "cards" / f"{k:064x}.0.json").write_bytes(archive._sealed(other))
+        (root / "cards" / f"{identity}.0.json").write_bytes(archive._sealed(other))
     before = resident_bytes()
     config = ApplyManyConfig(movie=(root,), model=model, output=folder / "out")
     took: dict[str, float] = {}
