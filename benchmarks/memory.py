@@ -88,7 +88,9 @@ def measure(
         note("train", done.peak_bytes, memory.train_bytes([opened]))
     if {"apply", "evaluate", "report"} & set(wanted):
         model = random_model(folder / "model", movie)
-        plan = apply.describe_plan(ApplyConfig(movie=movie, model=model, output=denoised, workers="local:2"))
+        plan = apply.describe_plan(
+            ApplyConfig(movie=movie, model=model, output=denoised, workers="local:2", ensemble=1)
+        )
         words = ["--workers", "local:2", "--ensemble", 1, "--device", "cpu", "--quiet"]
         done = command_line("apply", movie, "--model", model, "-o", denoised, *words)
         note("apply worker", done.child_bytes, plan["worker_memory_bytes"])
