@@ -6,7 +6,7 @@ sizes (target 0.8 to 1.2), and the peak of a long movie over that of a short one
 raw movie grows 16 times). Train is short, but long enough to fill its pool of patches; apply averages over one
 symmetry.
 
-    python benchmarks/memory.py [--sizes 128 256 512 1024] [--frames 200 3200] [--save] [--quick]
+    python benchmarks/memory.py [--sizes 128 256 512 1024] [--frames 200 3200] [--side 256] [--save] [--quick]
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ LENGTH = 128  # frames of the movies of several sizes: two blocks for two worker
 def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512, 1024])
-    options.add_argument("--frames", type=int, nargs="+", default=[200, 3200], help="at 256 x 256 pixels")
+    options.add_argument(
+        "--frames", type=int, nargs="+", default=[200, 3200], help="of a short and a long movie"
+    )
+    options.add_argument("--side", type=int, default=256, help="rows and columns of the long movies")
     options.add_argument("--steps", type=int, default=40, help="of the training")
     options.add_argument("--only", choices=STEPS, nargs="+", default=list(STEPS))
     chosen = options.parse_args()
-    sizes, lengths, steps, length, side = chosen.sizes, chosen.frames, chosen.steps, LENGTH, 256
+    sizes, lengths, steps, length, side = chosen.sizes, chosen.frames, chosen.steps, LENGTH, chosen.side
     if chosen.quick:
         sizes, lengths, steps, length, side = [32, 48], [16, 48], 2, 16, 32
     predicted: dict[str, Any] = {}
@@ -85,7 +88,9 @@ def measure(
         note("train", done.peak_bytes, memory.train_bytes([opened]))
     if {"apply", "evaluate", "report"} & set(wanted):
         model = random_model(folder / "model", movie)
-        plan = apply.describe_plan(ApplyConfig(movie=movie, model=model, output=denoised, workers="local:2"))
+        plan = apply.describe_plan(
+            ApplyConfig(movie=movie, model=model, output=denoised, workers="local:2", ensemble=1)
+        )
         words = ["--workers", "local:2", "--ensemble", 1, "--device", "cpu", "--quiet"]
         done = command_line("apply", movie, "--model", model, "-o", denoised, *words)
         note("apply worker", done.child_bytes, plan["worker_memory_bytes"])

@@ -11,8 +11,9 @@ import functools
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,10 @@ from .version import VERSION
 
 log = logging.getLogger(__name__)
 
-TILE_BYTES = 3 * 2**30  # memory that the automatic tile size allows one block
+Connect = Callable[..., AbstractContextManager[Any]]  # starts workers; may be given the folder of their files
+
+TILE_BYTES = int(2.7 * 2**30)  # memory that the automatic tile size allows one block
+MARGIN = 1.15  # over the predicted memory of a worker, that it must have: one that exceeds its limit is ended
 DRIVER_BYTES = 300 * 2**20  # the driver, the scheduler in it, and what watches the workers
 
 
@@ -92,13 +96,20 @@ class Known:
     device: str  # that computed them
 
 
-def apply(config: ApplyConfig, control: Control | None = None, known: Known | None = None) -> dict[str, Any]:
+def apply(
+    config: ApplyConfig,
+    control: Control | None = None,
+    reconnect: Callable[[Connect], Connect] = lambda start: start,
+    known: Known | None = None,
+) -> dict[str, Any]:
     """Denoise a whole movie, block by block; safe to stop and start again.
 
     Parameters
     ----------
     config : ApplyConfig
     control : Control, optional
+    reconnect : callable, optional
+        Given what starts workers, returns what is used instead, such as workers that are there already.
     known : Known, optional
         Results that need not be computed again.
 
@@ -154,7 +165,7 @@ def apply(config: ApplyConfig, control: Control | None = None, known: Known | No
             posterior=config.posterior,
             gain=electron_counts(movie),
         )
-        _run_blocks(config, job, plan, run, control)
+        _run_blocks(config, job, plan, run, control, reconnect)
         attributes = _describe(movie, card, plan, config, run)
         hashes = {layer: progress.hashes(run.done().values(), layer) for layer in plan.layers}
         for layer in plan.layers:
@@ -204,27 +215,27 @@ def make_plan(
 ) -> Plan:
     """Blocks, memory and disk; the same for any number of workers."""
     architecture = architecture_of(card)
-    halo = Halo(architecture.window, architecture.spatial_halo)  # not the card's: no one checks that
-    geometry = store.Geometry.of(movie.shape, movie.geometry.shard[0])
-    if config.tile is not None:
-        geometry = _tiled_geometry(movie.shape, config.tile, architecture.stride, geometry)
-    shard_frames = geometry.shard[0]
-    core = [blocks.core_frames(shard_frames, halo.frames), geometry.shard[1], geometry.shard[2]]
-    itemsize = movie.array.dtype.itemsize
-    if config.tile is None:
-        core[1:] = _largest_tile(movie.shape, geometry, halo, architecture, itemsize)
-    planned = blocks.plan_blocks(movie.shape, (core[0], core[1], core[2]), halo, architecture.stride)
-    largest = max(planned, key=lambda b: b.padded.shape[1] * b.padded.shape[2]).padded.shape
+    laid = lay_out(
+        config.tile,
+        config.ensemble,
+        config.lossless,
+        movie.shape,
+        movie.geometry.shard[0],
+        movie.array.dtype.itemsize,
+        architecture,
+        2 if config.variance or config.posterior else 1,
+    )
+    planned = blocks.plan_blocks(movie.shape, laid.core, laid.halo, architecture.stride)
     identity = {
         "step": "apply",
         "movie": movie.id,
         "model": card["sha256"],
         "ensemble": config.ensemble,
         "kept_bits": None if config.lossless else store.KEPT_BITS,
-        "core": core,
-        "halo": [halo.frames, halo.pixels],
-        "shard": list(geometry.shard),
-        "chunk": list(geometry.chunk),
+        "core": list(laid.core),
+        "halo": [laid.halo.frames, laid.halo.pixels],
+        "shard": list(laid.geometry.shard),
+        "chunk": list(laid.geometry.chunk),
         "n_blocks": len(planned),
         "profile": store.PROFILE,
         **({} if bad is None else {"stand_ins": store.content_hash(bad)}),
@@ -234,21 +245,49 @@ def make_plan(
         check_uncertainty(card, movie, config.posterior)
         layers = (store.DENOISED, store.VARIANCE)
         identity |= {"variance": True, "posterior": config.posterior}
-    n_pixels = int(np.prod(movie.shape)) * len(layers)
-    return Plan(
-        identity,
-        planned,
+    return Plan(identity, planned, laid.geometry, laid.worker_bytes, laid.disk_bytes, layers)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a movie is cut and what that takes; pure arithmetic, for a movie that nobody opened."""
+
+    geometry: store.Geometry
+    core: tuple[int, int, int]
+    halo: Halo
+    worker_bytes: int
+    disk_bytes: int
+
+
+def lay_out(
+    tile: int | None,
+    ensemble: int,
+    lossless: bool,
+    shape: tuple[int, int, int],
+    shard_frames: int,
+    itemsize: int,
+    architecture: Architecture,
+    n_layers: int = 1,
+) -> Layout:
+    """Cut a movie of a shape into blocks for a model."""
+    halo = Halo(architecture.window, architecture.spatial_halo)  # not the card's: no one checks that
+    geometry = store.Geometry.of(shape, shard_frames)
+    if tile is not None:
+        geometry = _tiled_geometry(shape, tile, architecture.stride, geometry)
+    frames, rows, columns = geometry.shard
+    if tile is None:
+        rows, columns = _largest_tile(shape, geometry, halo, architecture, itemsize)
+    # The largest block lies in the middle.
+    height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
+    width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
+    read = min(shape[0], frames + 2 * halo.frames)
+    n_pixels = shape[0] * shape[1] * shape[2]
+    return Layout(
         geometry,
-        _block_bytes(
-            architecture,
-            shard_frames + 2 * halo.frames,
-            largest[1],
-            largest[2],
-            itemsize,
-            len(layers) * shard_frames,
-        ),
-        int(n_pixels * (3.0 if config.lossless else 1.1)),
-        layers,
+        (blocks.core_frames(frames, halo.frames), rows, columns),
+        halo,
+        _block_bytes(architecture, read, height, width, itemsize, frames, ensemble, n_layers),
+        int(n_layers * n_pixels * (3.0 if lossless else 1.1)),
     )
 
 
@@ -308,7 +347,9 @@ def _largest_tile(
     def fits(rows: int, columns: int) -> bool:
         height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
         width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
-        return _block_bytes(architecture, n_frames, height, width, itemsize, geometry.shard[0]) <= TILE_BYTES
+        # As for the largest ensemble: the blocks are the same for all.
+        needed = _block_bytes(architecture, n_frames, height, width, itemsize, geometry.shard[0], 16)
+        return needed <= TILE_BYTES
 
     rows, columns = geometry.shard[1:]
     if fits(shape[1], shape[2]):
@@ -321,26 +362,37 @@ def _largest_tile(
 
 
 def _block_bytes(
-    architecture: Architecture, n_frames: int, height: int, width: int, itemsize: int, shard_frames: int
+    architecture: Architecture,
+    n_frames: int,
+    height: int,
+    width: int,
+    itemsize: int,
+    shard_frames: int,
+    ensemble: int,
+    n_layers: int = 1,
 ) -> int:
-    """Peak memory of a worker: raw frames, the network on one frame, one row of shards twice."""
+    """Peak memory of a worker: raw frames while more are read, the network on one frame, rows of shards."""
     # Raw frames twice where those of one row are joined to their halo; those of the next row are read meanwhile.
     return (
         budget.WORKER_BASE_BYTES
         + (2 * n_frames + 2 * shard_frames) * height * width * itemsize
-        + memory_bytes(architecture, n_frames, height, width)
-        + 3 * shard_frames * height * width * 4
+        + memory_bytes(architecture, n_frames, height, width, ensemble)
+        + 3 * n_layers * shard_frames * height * width * 4
     )
 
 
 def _check_budget(config: ApplyConfig, plan: Plan, movie: store.Store, card: dict[str, Any]) -> None:
     budget.check_disk(config.output.parent, plan.disk_bytes, str(config.output))
     limit = _worker_limit(config)
-    if limit is None or plan.worker_bytes <= limit:
+    if limit is None or _with_margin(plan) <= limit:
         return
     core = " x ".join(map(str, plan.identity["core"]))
     remedy = _remedy(config, plan, limit, movie, card)
-    budget.check_memory(plan.worker_bytes, limit, f"a block of {core} and its halo", remedy)
+    budget.check_memory(_with_margin(plan), limit, f"a block of {core} and its halo", remedy)
+
+
+def _with_margin(plan: Plan) -> int:
+    return int(MARGIN * plan.worker_bytes)
 
 
 def _worker_limit(config: ApplyConfig) -> int | None:
@@ -359,22 +411,22 @@ def _remedy(config: ApplyConfig, plan: Plan, limit: int, movie: store.Store, car
     found = []
     kind, count = cluster.parse_workers(_workers(config), insecure=config.insecure)
     if kind == "local" and not isinstance(count, str):
-        fewer = (budget.machine_memory_bytes() - DRIVER_BYTES) // plan.worker_bytes
-        if fewer >= 1:
-            n_workers = min(fewer, count or budget.n_cores())
-            larger = f" --worker-memory {-(-plan.worker_bytes // 2**20)}MiB" if config.worker_memory else ""
+        room = budget.machine_memory_bytes() - DRIVER_BYTES
+        n_workers = min(room // _with_margin(plan), count or budget.n_cores())
+        if n_workers >= 1:
+            larger = f" --worker-memory {-(-_with_margin(plan) // 2**20)}MiB" if config.worker_memory else ""
             found.append(f"--workers local:{n_workers}{larger}")
     stride = architecture_of(card).stride
     tile = max(movie.shape[1:]) // 2
-    while tile >= 64:
+    while tile >= max(64, stride):
         tile = tile // stride * stride
         smaller = make_plan(dataclasses.replace(config, tile=tile), movie, card)
-        if smaller.worker_bytes <= limit:
+        if _with_margin(smaller) <= limit:
             found.append(f"--tile {tile}")
             break
         tile //= 2
     if kind == "slurm":
-        found.append(f"a larger memory_gib in the profile (at least {-(-plan.worker_bytes // 2**30)})")
+        found.append(f"a profile with memory_gib: {-(-_with_margin(plan) // 2**30) + 1}")
     return f"Use {', or '.join(found)}." if found else "Use a machine with more memory."
 
 
@@ -462,7 +514,14 @@ def _save_stand_ins(folder: Path, bad: NDArray[np.float32]) -> Path:
     return path
 
 
-def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputRun, control: Control) -> None:
+def _run_blocks(
+    config: ApplyConfig,
+    job: Job,
+    plan: Plan,
+    run: progress.OutputRun,
+    control: Control,
+    reconnect: Callable[[Connect], Connect],
+) -> None:
     """Hand out the blocks that have no valid marker until all have one."""
 
     def remaining() -> list[Block]:
@@ -478,13 +537,13 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
 
     workers = _workers(config)
 
-    def connect() -> Any:
+    def connect(folder: Path = run.folder) -> Any:
         return cluster.connect(
             workers,
-            scratch=run.folder / "scratch",
+            scratch=folder / "scratch",
             worker_memory_bytes=config.worker_memory,
             profile=config.profile,
-            log_dir=run.folder / "logs",
+            log_dir=folder / "logs",
             stop=control.stop,
             insecure=config.insecure,
         )
@@ -497,7 +556,7 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
     patience = driver.NO_WORKERS_S
     if config.workers.startswith("slurm:"):
         patience = 60.0 * load_profile(config.profile, "workers").queue_wait_min
-    for outcome in driver.drive(connect, plugin, task, todo, remaining, control, patience):
+    for outcome in driver.drive(reconnect(connect), plugin, task, todo, remaining, control, patience):
         if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
             raise ResourceError(
                 f"{job.output}: the disk is full or your quota is used up ({outcome.error.strerror}). "

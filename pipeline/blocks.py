@@ -123,6 +123,11 @@ def plan_blocks(
     return blocks
 
 
+def n_blocks(shape: tuple[int, int, int], core_shape: tuple[int, int, int]) -> int:
+    """Number of blocks that `plan_blocks` makes."""
+    return math.prod(-(-size // core) for size, core in zip(shape, core_shape, strict=True))
+
+
 def spans(length: int, step: int) -> Iterator[tuple[int, int]]:
     """Successive intervals of at most ``step`` that cover ``[0, length)``."""
     for start in range(0, length, step):

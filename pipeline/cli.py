@@ -114,19 +114,58 @@ def _show_train(result: dict[str, Any]) -> str:
 
 
 def _apply(config: Any, control: Control) -> dict[str, Any]:
-    from .apply import apply
+    from .apply_many import apply_many
 
-    return {"store": str(config.output), **apply(config, control)}
+    return apply_many(config, control)
 
 
 def _apply_plan(config: Any) -> dict[str, Any]:
-    from .apply import describe_plan
+    from .apply_many import describe_plans
 
-    return describe_plan(config)
+    return describe_plans(config)
 
 
 def _show_apply(result: dict[str, Any]) -> str:
-    return f"{result['store']}: denoised with model {result['model']['id'][:12]}"
+    if "movies" not in result:
+        return f"{result['store']}: denoised with model {result['model']['id'][:12]}"
+    failed = [m for m in result["movies"] if m["error"] is not None]
+    done = f"{len(result['movies']) - len(failed)} of {len(result['movies'])} movies denoised"
+    return "\n".join([done, *(f"failed ({m['exit_code']}): {m['error']}" for m in failed)])
+
+
+def _archive(name: str) -> Callable[[Any, Control], dict[str, Any]]:
+    def run(config: Any, control: Control) -> dict[str, Any]:
+        from . import archive
+
+        if name in ("add", "check"):
+            return dict(getattr(archive, name)(config, control))
+        return dict(getattr(archive, name)(config))
+
+    return run
+
+
+def _show_archive_add(result: dict[str, Any]) -> str:
+    lines = [f"added {_card(card)}" for card in result["added"]]
+    return "\n".join([*lines, *(f"known already: {id[:12]}" for id in result["known"])])
+
+
+def _show_archive_list(result: dict[str, Any]) -> str:
+    return "\n".join(map(_card, result["cards"])) or "nothing"
+
+
+def _show_archive_show(result: dict[str, Any]) -> str:
+    lines = [_card(result), *(f"  made from {_card(c)}" for c in result["made_from"])]
+    lines += [f"  made from {id[:12]}, which is not in the archive" for id in result["missing"]]
+    return "\n".join([*lines, *(f"  of it was made {_card(c)}" for c in result["made_of_it"])])
+
+
+def _card(card: dict[str, Any]) -> str:
+    size = " x ".join(map(str, card.get("shape", [])))
+    return "  ".join(filter(None, [card["id"][:12], f"{card['kind']:<8}", card["name"], size, card["path"]]))
+
+
+def _show_archive_count(result: dict[str, Any]) -> str:
+    return f"{result['archive']}: {result['n_cards']} cards"
 
 
 def _run(config: Any, control: Control) -> dict[str, Any]:
@@ -330,7 +369,7 @@ def _show_simulate(result: dict[str, Any]) -> str:
 COMMANDS = {
     "ingest": Command(settings.IngestManyConfig, _ingest, _show_ingest, _ingest_plan),
     "train": Command(settings.TrainConfig, _train, _show_train, _train_plan),
-    "apply": Command(settings.ApplyConfig, _apply, _show_apply, _apply_plan),
+    "apply": Command(settings.ApplyManyConfig, _apply, _show_apply, _apply_plan),
     "run": Command(settings.RunConfig, _run, _show_run),
     "evaluate": Command(settings.EvaluateConfig, _evaluate, _show_evaluate),
     "report": Command(settings.ReportConfig, _report, _show_report),
@@ -338,6 +377,12 @@ COMMANDS = {
     "status": Command(settings.StatusConfig, _status, _show_status),
     "models import": Command(settings.ModelsImportConfig, _models_import, _show_models_import),
     "models show": Command(settings.ModelsShowConfig, _models_show, _show_models_show),
+    "archive add": Command(settings.ArchiveAddConfig, _archive("add"), _show_archive_add),
+    "archive list": Command(settings.ArchiveConfig, _archive("list_all"), _show_archive_list),
+    "archive find": Command(settings.ArchiveFindConfig, _archive("find"), _show_archive_list),
+    "archive show": Command(settings.ArchiveShowConfig, _archive("show"), _show_archive_show),
+    "archive verify": Command(settings.ArchiveVerifyConfig, _archive("check"), _show_archive_count),
+    "archive index": Command(settings.ArchiveIndexConfig, _archive("index"), _show_archive_count),
     "simulate": Command(settings.SimulateConfig, _simulate, _show_simulate),
     "resume": Command(settings.ResumeConfig, _resume, _show_resume),
     "cancel": Command(settings.CancelConfig, _cancel, _show_cancel),
@@ -451,7 +496,7 @@ def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]
 
 
 def _takes_several(field: dataclasses.Field[Any]) -> bool:
-    return str(field.type).startswith("tuple[Path")
+    return str(field.type).startswith(("tuple[Path", "tuple[str"))
 
 
 def _parse(parser: _Parser, words: list[str]) -> tuple[str, dict[str, Any]]:
@@ -582,7 +627,7 @@ def _submit(words: list[str]) -> int:
         from .run import check
 
         check(config)
-    elif isinstance(config, settings.ApplyConfig):
+    elif isinstance(config, settings.ApplyManyConfig):
         from .cluster import parse_workers
 
         parse_workers(config.workers, insecure=config.insecure)

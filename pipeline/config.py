@@ -333,6 +333,92 @@ class ApplyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ApplyManyConfig:
+    """Denoise movies with a model."""
+
+    movie: tuple[Path, ...] = setting(
+        help="movie stores, or an archive: all its movies",
+        parse=Path,
+        metavar="MOVIE.zarr",
+        positional=True,
+    )
+    model: Path | None = setting(
+        None,
+        "model folder (default: the one that comes with tdenoise, as it is)",
+        parse=Path,
+        metavar="MODEL",
+    )
+    output: Path = setting(
+        help="denoised store to write, or the folder for several",
+        parse=new_path,
+        metavar="DENOISED.zarr",
+        short="-o",
+    )
+    workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
+    worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
+    insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)
+    profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")
+    ensemble: int = setting(
+        16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
+    )
+    tile: int | None = setting(None, "rows and columns of a block [pixels]", parse=count, metavar="N")
+    lossless: bool = setting(False, "keep all 23 bits of the mantissa", parse=flag)
+    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    resume: bool = setting(False, "refuse to start afresh: only continue", parse=flag)
+    force: bool = setting(False, "replace the output, or start it over", parse=flag)
+
+
+@dataclass(frozen=True)
+class ArchiveAddConfig:
+    """Add finished stores and models to an archive."""
+
+    store: tuple[Path, ...] = setting(
+        help="movie stores, denoised stores, models", parse=Path, metavar="STORE", positional=True
+    )
+    archive: Path = setting(
+        help="archive; made where there is none", parse=new_path, metavar="ARCHIVE", short="-A"
+    )
+
+
+@dataclass(frozen=True)
+class ArchiveConfig:
+    """Say what an archive holds."""
+
+    archive: Path = setting(help="archive", parse=Path, metavar="ARCHIVE", short="-A")
+
+
+@dataclass(frozen=True)
+class ArchiveIndexConfig(ArchiveConfig):
+    """Make the index of an archive anew from its cards."""
+
+
+@dataclass(frozen=True)
+class ArchiveFindConfig:
+    """Find what an archive knows."""
+
+    query: tuple[str, ...] = setting(
+        help="words that must occur, or KEY=VALUE, such as kind=movie", metavar="QUERY", positional=True
+    )
+    archive: Path = setting(help="archive", parse=Path, metavar="ARCHIVE", short="-A")
+
+
+@dataclass(frozen=True)
+class ArchiveShowConfig:
+    """Show a card, what it was made from and what was made from it."""
+
+    id: str = setting(help="id, its beginning, or a name", metavar="ID", positional=True)
+    archive: Path = setting(help="archive", parse=Path, metavar="ARCHIVE", short="-A")
+
+
+@dataclass(frozen=True)
+class ArchiveVerifyConfig:
+    """Check all cards of an archive and all that they name."""
+
+    archive: Path = setting(help="archive", parse=Path, metavar="ARCHIVE", short="-A")
+    deep: bool = setting(False, "decode everything and compare it with the recorded hashes", parse=flag)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(Preparation):
     """Raw movie to denoised store and report: ingest, train, apply, evaluate, report."""
 

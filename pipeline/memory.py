@@ -9,11 +9,11 @@ from __future__ import annotations
 from . import budget, store
 
 PART_PIXELS = 2**18  # of a frame: what is looked at closely is at most this large
-TRAIN_BASE_BYTES, TRAIN_PART_BYTES = 550_000_000, 460
+TRAIN_BASE_BYTES, TRAIN_HELD_BYTES, TRAIN_HELD_PIXELS = 537_000_000, 150, 1_000_000
 EVALUATE_BASE_BYTES, EVALUATE_PART_BYTES, EVALUATE_PIXEL_BYTES = 262_000_000, 547, 243
 REPORT_BASE_BYTES, REPORT_PART_BYTES, REPORT_PIXEL_BYTES = 339_000_000, 232, 325
 VERIFY_BASE_BYTES = 57_000_000
-VERIFY_SHARDS = 2  # that a thread holds: the file and its decoded chunks, and the shard
+VERIFY_SHARDS = 2.3  # that a thread holds: the file and its decoded chunks, and the shard
 
 WHERE = "Use a machine, or a job, with more memory."
 
@@ -24,12 +24,15 @@ def check_train(movies: list[store.Store]) -> None:
 
 
 def train_bytes(movies: list[store.Store]) -> int:
-    """Memory of a training of the standard network on the CPU: patches, network and the frames held out."""
-    from tdenoise.patches import POOL_BYTES  # not above: verify needs no torch
+    """Memory of a training of the standard network on the CPU: the network, patches, the frames held out."""
+    from tdenoise.patches import POOL_BYTES, hold_out  # not above: verify needs no torch
 
-    pixels = max(movie.shape[1] * movie.shape[2] for movie in movies)
-    movie_bytes = sum(_n_bytes(movie) for movie in movies)
-    return TRAIN_BASE_BYTES + TRAIN_PART_BYTES * min(pixels, PART_PIXELS) + min(movie_bytes, POOL_BYTES)
+    held = sum(len(hold_out(m.shape[0])) * m.shape[1] * m.shape[2] for m in movies)
+    return (
+        TRAIN_BASE_BYTES
+        + TRAIN_HELD_BYTES * min(held, TRAIN_HELD_PIXELS)
+        + min(sum(_n_bytes(movie) for movie in movies), POOL_BYTES)
+    )
 
 
 def check_evaluate(movie: store.Store, *, truth: bool, report: bool) -> None:
@@ -61,12 +64,12 @@ def verify_threads(opened: store.Store) -> int:
     """Threads that a deep check may use: one per core, or as many as the memory has room for."""
     room = budget.machine_memory_bytes() - VERIFY_BASE_BYTES
     budget.check_memory(verify_bytes(opened, 1), budget.machine_memory_bytes(), "the check of a shard", WHERE)
-    return min(budget.n_cores(), room // (VERIFY_SHARDS * _shard_bytes(opened)))
+    return min(budget.n_cores(), int(room / (VERIFY_SHARDS * _shard_bytes(opened))))
 
 
 def verify_bytes(opened: store.Store, n_threads: int) -> int:
     """Memory of a deep check with so many threads."""
-    return VERIFY_BASE_BYTES + n_threads * VERIFY_SHARDS * _shard_bytes(opened)
+    return int(VERIFY_BASE_BYTES + n_threads * VERIFY_SHARDS * _shard_bytes(opened))
 
 
 def _n_bytes(movie: store.Store) -> int:

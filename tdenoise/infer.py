@@ -506,11 +506,13 @@ def _precision(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
-def memory_bytes(architecture: Architecture, n_frames: int, height: int, width: int) -> int:
+def memory_bytes(
+    architecture: Architecture, n_frames: int, height: int, width: int, ensemble: int = 16
+) -> int:
     """Memory that `denoise` takes for a block beyond the block itself, on the high side [bytes]."""
     if isinstance(architecture, udvd.UdvdArchitecture):
         return udvd.memory_bytes(n_frames, height, width)
-    group = next((n for n in (8, 4, 2) if n * height * width <= CPU_PIXELS), 1)
+    group = next((n for n in (8, 4, 2) if n <= ensemble and n * height * width <= CPU_PIXELS), 1)
     looks = max(1, group // 2) * _look_maps(architecture)
     return int(4 * height * width * (n_frames + looks + 3 * RUN + group * _maps(architecture)))
 

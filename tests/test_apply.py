@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -259,6 +261,33 @@ def test_a_block_too_large_for_a_worker_is_refused_before_anything_starts(
     with pytest.raises(ResourceError, match="--worker-memory"):
         apply(config(sources, tmp_path / "d.zarr", worker_memory=100 * 2**20))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", ["local:4", "local:1"])
+@pytest.mark.parametrize("share", [1.2, 0.98])
+def test_every_remedy_for_lack_of_memory_works_when_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str, share: float
+) -> None:
+    """``share``: of what one worker needs, that the machine has beside the driver."""
+    module = sys.modules["tdenoise_pipeline.apply"]
+    movie, model = movie_store(tmp_path, counts((8, 64, 2048))), model_folder(tmp_path / "model")
+    asked = ApplyConfig(movie=movie, model=model, output=tmp_path / "d.zarr", workers=workers)
+    opened, card = store.open_store(movie, store.MOVIE), module.open_model(model).card
+    needed = module._with_margin(module.make_plan(asked, opened, card))
+    memory = module.DRIVER_BYTES + int(needed * share)
+    monkeypatch.setattr(module.budget, "machine_memory_bytes", lambda: memory)
+    plan = module.make_plan(asked, opened, card)
+    if workers == "local:1" and share > 1:
+        module._check_budget(asked, plan, opened, card)
+        return
+    with pytest.raises(ResourceError) as told:
+        module._check_budget(asked, plan, opened, card)
+    remedies = re.findall(r"--(workers|tile) (local:\d|\d+)", str(told.value))
+    assert ("workers", "local:1") in remedies or share < 1
+    assert any(name == "tile" for name, _ in remedies) or workers == "local:4"
+    for name, value in remedies:
+        changed = dataclasses.replace(asked, **{name: int(value) if name == "tile" else value})
+        module._check_budget(changed, module.make_plan(changed, opened, card), opened, card)
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_space(
