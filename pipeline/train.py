@@ -264,6 +264,9 @@ def _already_trained(output: Path, plan: str) -> bool:
 def _start(plan: Plan, folder: Path) -> TrainingState:
     """A fresh state, or the one of the last checkpoint."""
     weights = None if plan.start is None else open_model(plan.start).network.state_dict()
+    if weights is not None and plan.start == checkpoint.BASE and has_gamma_head(plan.architecture):
+        # One noisy movie is too small to tell how large the error of a good prediction is.
+        weights = checkpoint.base_spread() | weights
     state = TrainingState.start(plan.architecture, plan.settings, plan.device, weights)
     if (folder / "checkpoint.safetensors").exists():
         restore(state, folder / "checkpoint.safetensors")
