@@ -330,6 +330,9 @@ def _already_trained(config: TrainConfig, plan: str) -> bool:
 
 def _fresh(plan: Plan, device: str) -> TrainingState:
     weights = None if plan.start is None else open_model(plan.start).network.state_dict()
+    if weights is not None and plan.start == checkpoint.BASE and has_gamma_head(plan.architecture):
+        # One noisy movie is too small to tell how large the error of a good prediction is.
+        weights = checkpoint.base_spread() | weights
     return TrainingState.start(plan.architecture, plan.settings, device, weights)
 
 

@@ -20,6 +20,8 @@ PROFILE = 2  # version of the card's layout
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 BASE = Path(__file__).parent / "base"  # the model that comes with the package; see `tdenoise.pretraining`
 
+SPREAD = BASE / "spread.safetensors"  # the second output of a gamma head on it; see benchmarks/spread.py
+
 
 class ModelError(ValueError):
     """A model folder is missing, damaged or of another version."""
@@ -154,6 +156,11 @@ def load_model(folder: Path, sha256: str | None = None) -> Model:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{folder}: weights and card do not fit together ({reason})") from None
     return Model(network.eval().requires_grad_(False), card)
+
+
+def base_spread() -> dict[str, torch.Tensor]:
+    """Weights of the layer that tells how uncertain the base model is, where it is given a gamma head."""
+    return load(SPREAD.read_bytes())
 
 
 def default_device() -> str:

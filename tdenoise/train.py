@@ -387,8 +387,16 @@ class HeldOut:
         return self._mean(network, _likelihood_terms)
 
     def constant_spread(self, network: Network) -> float:
-        """The second output of a gamma head that is likeliest if it is the same everywhere."""
-        levels = torch.linspace(*LOG_SPREADS, 37)
+        """The second output of a gamma head that is likeliest if it is the same everywhere.
+
+        Not below what these frames can tell: the error of a good prediction is a thousandth of the noise variance,
+        and its estimate may be less than nothing. A head that began there would learn no more: the likelihood of an
+        uncertainty so small does not depend on it.
+        """
+        n_pixels = sum(float(weighted[2].sum()) for _, weighted, *_ in self._samples)
+        contrast = self._samples[0][2]
+        least = math.log((2 / n_pixels) ** 0.25 / contrast)
+        levels = torch.linspace(max(least, LOG_SPREADS[0]), LOG_SPREADS[1], 37)
 
         def terms(output: Tensor, target: Tensor, contrast: float | Tensor, electrons: Tensor) -> Tensor:
             heads = (torch.cat([output[:1], level.expand_as(output[:1])]) for level in levels)

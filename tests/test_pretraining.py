@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from safetensors import safe_open
 from small import movie_store
 from tdenoise_pipeline.apply import apply
 from tdenoise_pipeline.config import ApplyConfig
 from tdenoise_pipeline.errors import InputError
 
 from tdenoise import checkpoint
-from tdenoise.network import Architecture
+from tdenoise.network import Architecture, SplitBlind
 from tdenoise.patches import PatchLoader
 from tdenoise.pretraining import EVENT_IMPORTANCE, noisy, scene
 from tdenoise.simulate import SimulationSettings, simulate
@@ -78,3 +80,14 @@ def test_the_base_model_is_refused_where_neighbours_share_noise(tmp_path: Path) 
 def test_the_base_model_is_small_enough_to_come_with_the_package() -> None:
     assert (checkpoint.BASE / checkpoint.WEIGHTS).stat().st_size < 10 * 2**20
     assert checkpoint.load_model(checkpoint.BASE).card["simulated"]["scenes"] > 0
+
+
+def test_the_spread_layer_belongs_to_the_base_model() -> None:
+    with safe_open(checkpoint.SPREAD, "pt") as file:
+        assert file.metadata()["base"] == checkpoint.read_card(checkpoint.BASE)["sha256"]
+    base = checkpoint.load_model(checkpoint.BASE).network
+    assert isinstance(base, SplitBlind)
+    head = SplitBlind(replace(base.architecture, head="gamma"))
+    layer = checkpoint.base_spread()
+    head.load_state_dict(base.state_dict() | layer)  # names and shapes fit
+    assert layer["spread.weight"].abs().max() > 1, "it tells pixels apart"
