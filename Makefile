@@ -31,7 +31,7 @@ lint: .venv/.ready
 	$(BIN)/mypy
 
 bench: .venv/.ready
-	for script in ingest apply block_cost memory; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
+	for script in ingest apply throughput block_cost memory; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
 
 # Hours: every model on every movie and dose. MOVIES are files of `tdenoise-pipeline simulate`.
 MOVIES ?= ../shared/data/benchmark/ptceo2_dev.npz ../shared/data/benchmark/ptceo2_long.npz
