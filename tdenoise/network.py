@@ -400,4 +400,5 @@ class SplitBlind(nn.Module):
 
 def _in_float32(layer: nn.Conv2d, x: Tensor) -> Tensor:
     assert layer.bias is not None
-    return F.conv2d(x.float(), layer.weight.float(), layer.bias.float())
+    with torch.autocast(x.device.type, enabled=False):
+        return F.conv2d(x.float(), layer.weight.float(), layer.bias.float())

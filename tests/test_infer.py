@@ -143,3 +143,15 @@ def test_what_is_kept_between_frames_changes_nothing(centre: str, ensemble: int)
             expected[number] += transform_back(output[0], turn, mirror)[0].numpy() / ensemble
     expected = SCALE.mean + SCALE.contrast * expected
     np.testing.assert_allclose(whole(made, movie, ensemble), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_coarser_arithmetic_gives_nearly_the_same_movie_in_float32(precision: str) -> None:
+    made = network()
+    movie = counts((6, 16, 24))
+    result = np.stack(
+        list(denoise(made, movie, Tile.whole(movie.shape), SCALE, range(6), ensemble=2, precision=precision))
+    )
+    expected = whole(made, movie, 2)
+    assert result.dtype == np.float32
+    assert np.abs(result - expected).max() <= 0.03 * np.abs(expected).max()
