@@ -225,6 +225,28 @@ def _show_simulate(result: dict[str, Any]) -> str:
     return f"{result['raw']} and {result['truth']}"
 
 
+def _doctor(config: Any, control: Control) -> dict[str, Any]:
+    from .doctor import examine
+
+    return examine(config)
+
+
+def _show_doctor(result: dict[str, Any]) -> str:
+    from .doctor import lines
+
+    screen = lines(result)
+    if not sys.stdout.isatty():
+        return "\n".join(screen)
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    with console.capture() as captured:
+        for line in screen:
+            console.print(Text(line, style="green" if line.startswith("ok") else "red"))
+    return captured.get().rstrip("\n")
+
+
 COMMANDS = {
     "ingest": Command(settings.IngestManyConfig, _ingest, _show_ingest, _ingest_plan),
     "train": Command(settings.TrainConfig, _train, _show_train, _train_plan),
@@ -236,6 +258,7 @@ COMMANDS = {
     "status": Command(settings.StatusConfig, _status, _show_status),
     "models import": Command(settings.ModelsImportConfig, _models_import, _show_models_import),
     "models show": Command(settings.ModelsShowConfig, _models_show, _show_models_show),
+    "doctor": Command(settings.DoctorConfig, _doctor, _show_doctor),
     "simulate": Command(settings.SimulateConfig, _simulate, _show_simulate),
 }
 SUBMITTABLE = ("ingest", "train", "apply", "run")

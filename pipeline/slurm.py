@@ -34,7 +34,8 @@ class SlurmProfile:
     time: str = "04:00:00"  # time limit, [DAYS-]HH:MM:SS
     cpus: int = 4  # cores
     memory_gib: int = 6  # host memory [GiB]; a block with its halo needs up to 4
-    gpus: str | None = None  # as in sbatch --gpus: "1" or "a100:1"
+    gpus: str | None = None  # of a node, as in sbatch --gpus: "1" or "a100:1"
+    nodes: int = 1  # that share a training; every other job is on one
     extra: tuple[str, ...] = ()  # further sbatch options, such as "--constraint=a100_80"
     setup: tuple[str, ...] = ()  # shell lines to run before python, such as "module load mamba"
     stop_early_s: int = 120  # batch job: warned this long before its time limit [s]
@@ -91,6 +92,7 @@ def render_script(
     profile: SlurmProfile,
     log_dir: Path,
     work_dir: Path | None = None,
+    nodes: int = 1,
 ) -> str:
     """The batch script that runs a command, and runs it again when it stopped in good order.
 
@@ -111,6 +113,8 @@ def render_script(
         missing.
     work_dir : Path, optional
         Where the command runs; by default where this is called.
+    nodes : int
+        Nodes that share the command; see `across_nodes`.
 
     Returns
     -------
@@ -130,12 +134,12 @@ def render_script(
         "--export=NONE",
         "--requeue",
         f"--signal=B:USR1@{profile.stop_early_s}",
-        "--nodes=1",
-        "--ntasks=1",
-        f"--cpus-per-task={profile.cpus}",
+        f"--nodes={nodes}",
+        f"--ntasks-per-node={tasks_per_node(profile)}" if nodes > 1 else "--ntasks=1",
+        f"--cpus-per-task={cpus_per_task(profile) if nodes > 1 else profile.cpus}",
         f"--mem={profile.memory_gib}G",
         f"--time={profile.time}",
-        *site_options(profile),
+        *site_options(profile, nodes),
     ]
     if profile.partition:
         options.append(f"--partition={profile.partition}")
@@ -146,7 +150,9 @@ def render_script(
         log_dir=log_dir.absolute(),
         work_dir=shlex.quote(str((work_dir or Path.cwd()).absolute())),
         setup="\n".join(profile.setup),
-        command=shlex.join(command),
+        command=across_nodes(command, profile) if nodes > 1 else shlex.join(command),
+        # srun hands on a USR1, but kills its tasks on a TERM.
+        stop_signal="USR1" if nodes > 1 else "TERM",
         max_requeues=profile.max_requeues,
     )
 
@@ -158,7 +164,7 @@ _SCRIPT = """\
 # The folder of the log must be there when the job starts: {log_dir}
 
 # Slurm warns only this shell ahead of the time limit: hand it on, the command then stops in good order.
-trap 'kill -TERM "$child" 2>/dev/null' USR1
+trap 'kill -{stop_signal} "$child" 2>/dev/null' USR1
 # The job is being cancelled or preempted. Slurm tells every process of it; do not bring it back from here.
 trap 'cancelled=1' TERM
 cancelled=0
@@ -184,6 +190,50 @@ if [ "$code" -eq 75 ] && [ "$cancelled" -eq 0 ]; then
 fi
 exit "$code"
 """
+
+
+def across_nodes(command: Sequence[str], profile: SlurmProfile) -> str:
+    """Shell line that starts a training on every node of the job, with one process for each GPU.
+
+    The processes open ports to each other on the nodes of the job, on ``profile.interface`` where it is set.
+
+    Examples
+    --------
+    >>> across_nodes(["train"], SlurmProfile(gpus="a100:4", cpus=16)).partition(" --ntasks")[2]
+    '-per-node=4 --cpus-per-task=4 train --processes slurm'
+    """
+    start = [
+        "srun",
+        "--export=ALL",  # the job's own environment, which began clean
+        "--kill-on-bad-exit=0",  # a task that stops in good order must not end the others out of order
+        "--wait=300",
+        f"--ntasks-per-node={tasks_per_node(profile)}",
+        f"--cpus-per-task={cpus_per_task(profile)}",
+        *command,
+        "--processes",
+        "slurm",
+    ]
+    if profile.interface:
+        names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+        start = ["env", *(f"{name}={profile.interface}" for name in names), *start]
+    return shlex.join(start)
+
+
+def tasks_per_node(profile: SlurmProfile) -> int:
+    """Processes of a training on one of several nodes: one for each GPU, or one that uses all cores.
+
+    Examples
+    --------
+    >>> [tasks_per_node(SlurmProfile(gpus=gpus)) for gpus in (None, "2", "a100:4", "a100")]
+    [1, 2, 4, 1]
+    """
+    number = (profile.gpus or "").rpartition(":")[2]
+    return max(1, int(number)) if number.isdigit() else 1
+
+
+def cpus_per_task(profile: SlurmProfile) -> int:
+    """Cores of one process of a training on several nodes."""
+    return max(1, profile.cpus // tasks_per_node(profile))
 
 
 def pipeline_command(arguments: Sequence[str]) -> list[str]:
@@ -256,13 +306,13 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def site_options(profile: SlurmProfile) -> list[str]:
+def site_options(profile: SlurmProfile, nodes: int = 1) -> list[str]:
     """The ``sbatch`` options of a profile that batch jobs and Dask worker jobs write alike."""
     options = []
     if profile.qos:
         options.append(f"--qos={profile.qos}")
     if profile.gpus:
-        options.append(f"--gpus={profile.gpus}")
+        options.append(f"--gpus{'-per-node' if nodes > 1 else ''}={profile.gpus}")
     return [*options, *profile.extra]
 
 

@@ -32,8 +32,13 @@ def submit(words: Sequence[str], output: Path, profile: Path | None, *, dry: boo
     """
     log_dir = (output.parent / ".tdenoise" / "jobs").absolute()
     name = f"tdenoise-{words[0]}"
+    settings = load_profile(profile)
     script = render_script(
-        pipeline_command(words), job_name=name, profile=load_profile(profile), log_dir=log_dir
+        pipeline_command(words),
+        job_name=name,
+        profile=settings,
+        log_dir=log_dir,
+        nodes=settings.nodes if words[0] == "train" else 1,
     )
     answer = {"script": script, "log_dir": str(log_dir)}
     if not dry:

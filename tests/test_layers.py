@@ -14,7 +14,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "rich"}
 UNHARMFUL = re.compile(r"\.eval\(\)|torch\.load\(.*, weights_only=True\)")
-COMMANDS = ["ingest", "train", "apply", "run", "evaluate", "report", "verify", "status", "simulate", "submit"]
+COMMANDS = [
+    "ingest",
+    "train",
+    "apply",
+    "run",
+    "evaluate",
+    "report",
+    "verify",
+    "status",
+    "simulate",
+    "submit",
+    "doctor",
+]
 COMMANDS += ["models import", "models show"]
 
 
