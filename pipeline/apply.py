@@ -35,7 +35,7 @@ from .control import Control
 from .errors import InputError, PipelineError, ResourceError, UsageError
 from .ingest import already_done
 from .pixels import movie_stand_ins
-from .slurm import load_profile
+from .site_profile import load_profile
 from .version import VERSION
 
 log = logging.getLogger(__name__)
@@ -259,7 +259,7 @@ def _check_budget(config: ApplyConfig, plan: Plan) -> None:
     if limit is None and not isinstance(count, str) and kind == "local":
         limit = budget.machine_memory_bytes() // (count or budget.n_cores())
     if limit is None and kind == "slurm":
-        limit = load_profile(config.profile, workers=True).worker_memory_bytes
+        limit = load_profile(config.profile, "workers").worker_memory_bytes
     if limit is not None:
         core = " x ".join(map(str, plan.identity["core"]))
         budget.check_memory(
@@ -389,7 +389,7 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
     # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
     patience = driver.NO_WORKERS_S
     if config.workers.startswith("slurm:"):
-        patience = 60.0 * load_profile(config.profile, workers=True).queue_wait_min
+        patience = 60.0 * load_profile(config.profile, "workers").queue_wait_min
     for outcome in driver.drive(connect, plugin, task, todo, remaining, control, patience):
         if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
             raise ResourceError(

@@ -135,6 +135,8 @@ def _run(config: Any, control: Control) -> dict[str, Any]:
 
 
 def _show_run(result: dict[str, Any]) -> str:
+    if "metrics" not in result:  # one step only
+        return "\n".join(result.values())
     return "\n".join(
         [*_figures(result["metrics"]), f"denoised store: {result['denoised']}", f"report: {result['report']}"]
     )
@@ -185,11 +187,110 @@ def _status(config: Any, control: Control) -> dict[str, Any]:
 
 
 def _show_status(result: dict[str, Any]) -> str:
-    lines = []
+    lines = [] if result["batch"] is None else _batch_lines(result["batch"])
     for item in result["outputs"]:
         share = "" if item["done"] is None else f", {item['done']} of {item['total']} blocks done"
         holder = f", held by {item['holder']}" if item["holder"] else ""
         lines.append(f"{item['output']}: {item['state']}{share}{holder}")
+    return "\n".join(lines)
+
+
+def _batch_lines(run: dict[str, Any]) -> list[str]:
+    """A batch run and each of its jobs."""
+    spent = "" if run["gpu_hours"] is None else f", {run['gpu_hours']:.3g} GPU-hours so far"
+    lines = [f"{run['command']} {run['run']}: {run['state']}{spent}"]
+    for job in run["jobs"]:
+        number = f"job {job['id']}" if job["id"] else ""
+        done = "" if job["percent"] is None else f"{job['percent']} %"
+        left = "" if job["left"] is None else f"{job['left']} left"
+        lines.append(
+            f"  {job['kind']:<7} {job['state']:<9} "
+            + ", ".join(part for part in (number, done, left, job["why"]) if part)
+        )
+        if job["state"] == "failed":
+            lines.append(f"          log: {job['log']}")
+    if any(run["workers"].values()):
+        lines.append(f"  workers {run['workers']['running']} running, {run['workers']['pending']} pending")
+    if run["blocks"] is not None:
+        blocks = run["blocks"]
+        rate = "" if blocks["per_hour"] is None else f", {blocks['per_hour']} in an hour"
+        left = "" if blocks["left_s"] is None else f", about {blocks['left_s'] / 3600:.1f} h left"
+        lines.append(f"  blocks  {blocks['done']} of {blocks['total']}{rate}{left}")
+    return lines
+
+
+def _resume(config: Any, control: Control) -> dict[str, Any]:
+    from . import batch
+    from .submit import resume
+
+    batch.open_run(config.output)
+    return resume(config)
+
+
+def _show_resume(result: dict[str, Any]) -> str:
+    return _show_submit(result) if result["jobs"] else f"{result['folder']}: nothing is missing"
+
+
+def _show_submit(result: dict[str, Any]) -> str:
+    jobs = [f"{job['kind']}: job {job['id']}" for job in result["jobs"]]
+    where = f"tdenoise-pipeline status, logs, cancel or resume {result['folder']}"
+    return "\n".join([*result.get("costs", []), *jobs, where])
+
+
+def _cancel(config: Any, control: Control) -> dict[str, Any]:
+    from .batch_status import cancel
+
+    return cancel(config)
+
+
+def _show_cancel(result: dict[str, Any]) -> str:
+    ids = ", ".join(result["cancelled"])
+    return f"cancelled: {ids}" if ids else "no job was there to cancel"
+
+
+def _logs(config: Any, control: Control) -> dict[str, Any]:
+    from .batch_status import logs
+
+    for line in logs(config, control):
+        print(line, flush=True)
+    return {}
+
+
+def _profiles_list(config: Any, control: Control) -> dict[str, Any]:
+    from .site_profile import names, user_folder
+
+    return {"profiles": names(), "user_folder": str(user_folder())}
+
+
+def _show_profiles_list(result: dict[str, Any]) -> str:
+    return "\n".join([*result["profiles"], f"your own: {result['user_folder']}"])
+
+
+def _profiles_show(config: Any, control: Control) -> dict[str, Any]:
+    from .slurm_checks import show_profile
+
+    return show_profile(config.profile)
+
+
+def _show_profiles_show(result: dict[str, Any]) -> str:
+    lines = []
+    for section, asks in result.items():
+        shown = (f"{key}={value}" for key, value in asks.items() if value not in (None, ()))
+        lines.append(f"{section:<8} {', '.join(shown)}")
+    return "\n".join(lines)
+
+
+def _profiles_check(config: Any, control: Control) -> dict[str, Any]:
+    from .slurm_checks import check_profile
+
+    return check_profile(config.profile)
+
+
+def _show_profiles_check(result: dict[str, Any]) -> str:
+    lines = []
+    for section, job in result["jobs"].items():
+        words = [f"wrong: {text}" for text in job["problems"]] or ["accepted"]
+        lines.append(f"{section:<8} " + "; ".join([*words, *job["notes"]]))
     return "\n".join(lines)
 
 
@@ -260,8 +361,14 @@ COMMANDS = {
     "models show": Command(settings.ModelsShowConfig, _models_show, _show_models_show),
     "doctor": Command(settings.DoctorConfig, _doctor, _show_doctor),
     "simulate": Command(settings.SimulateConfig, _simulate, _show_simulate),
+    "resume": Command(settings.ResumeConfig, _resume, _show_resume),
+    "cancel": Command(settings.CancelConfig, _cancel, _show_cancel),
+    "logs": Command(settings.LogsConfig, _logs, str),
+    "profiles list": Command(settings.ProfilesListConfig, _profiles_list, _show_profiles_list),
+    "profiles show": Command(settings.ProfilesShowConfig, _profiles_show, _show_profiles_show),
+    "profiles check": Command(settings.ProfilesCheckConfig, _profiles_check, _show_profiles_check),
 }
-SUBMITTABLE = ("ingest", "train", "apply", "run")
+SUBMITTABLE = ("ingest", "train", "apply", "report", "run")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -302,7 +409,7 @@ def _main(words: list[str]) -> int:
         control = Control(progress=progress)
         with _Signals(control):
             result = command.run(config, control)
-    if result:  # of several processes on one training, the first has it
+    if result:  # logs prints as it goes, and of several processes on one training the first has it
         _print(result, command.show, options)
     return int(result.get("exit_code", 0))
 
@@ -399,6 +506,11 @@ def _refuse_old(flag: str) -> None:
 
 def _configure(command: Command, options: dict[str, Any], name: str) -> Any:
     """Settings from the defaults, the --config file and the flags, the later ones winning."""
+    return _configured(command, _given(command, options, name), name)
+
+
+def _given(command: Command, options: dict[str, Any], name: str) -> dict[str, tuple[Any, str]]:
+    """What the --config file and the flags say, as text, and where each comes from."""
     fields = {f.name: f for f in dataclasses.fields(command.config)}
     given: dict[str, tuple[Any, str]] = {}
     if "config" in options:
@@ -415,6 +527,12 @@ def _configure(command: Command, options: dict[str, Any], name: str) -> Any:
     for key in fields:
         if options.get(key) not in (None, []):
             given[key] = (options[key], _flag(fields[key]) if not fields[key].metadata["positional"] else key)
+    return given
+
+
+def _configured(command: Command, given: dict[str, tuple[Any, str]], name: str) -> Any:
+    """The settings, checked."""
+    fields = {f.name: f for f in dataclasses.fields(command.config)}
     missing = [f for f in fields.values() if _is_required(f) and f.name not in given]
     if missing:
         shown = missing[0].metadata["metavar"] if missing[0].metadata["positional"] else _flag(missing[0])
@@ -442,29 +560,41 @@ def _convert(field: dataclasses.Field[Any], value: str | list[str], origin: str)
 
 
 def _submit(words: list[str]) -> int:
-    """Queue another command as a batch job, or print its script."""
-    show = "--print" in words
+    """Queue another command as batch jobs, or print their scripts and what they cost."""
+    dry = "--print" in words
     words = [w for w in words if w != "--print"]
-    profile = None
-    if words[:1] == ["--profile"] and len(words) > 1:
-        profile, words = Path(words[1]), words[2:]
+    profile, changes = None, []
+    while words and words[0].partition("=")[0] in ("--profile", "--set"):
+        flag, equals, value = words.pop(0).partition("=")
+        if not equals:
+            if not words:
+                raise UsageError(f"submit {flag} needs a value.")
+            value = words.pop(0)
+        if flag == "--profile":
+            profile = Path(value)
+        else:
+            changes.append(value)
     if not words or words[0] not in SUBMITTABLE:
         if words[:1] in (["-h"], ["--help"]):
             print(
-                f"usage: {PROGRAM} submit [--profile FILE] {{{','.join(SUBMITTABLE)}}} ... [--print]\n\n"
-                "Queue a command as a Slurm batch job. --profile describes the job (deploy/profiles); --print shows\n"
-                "the script and submits nothing."
+                f"usage: {PROGRAM} submit [--profile NAME] [--set KEY=VALUE]... {{{','.join(SUBMITTABLE)}}} ... "
+                "[--print]\n\n"
+                "Queue a command as Slurm batch jobs; run becomes one job for each step. --profile describes the jobs\n"
+                "(see profiles list), --set changes a line of it (--set time=08:00:00 --set train.gpus=a100:2);\n"
+                "--print or --dry-run shows the scripts and what they cost, and submits nothing."
             )
             return 0
         raise UsageError(f"submit is followed by one of {', '.join(SUBMITTABLE)} and its arguments.")
     # Wrong arguments are found now, not when the job starts.
     name, options = _parse(_build_parser(), words)
-    config = _configure(COMMANDS[name], options, name)
-    if options.get("dry_run"):
-        raise UsageError(
-            f"submit runs {name}, not its dry run: use submit ... --print to see the batch job, "
-            f"or {name} --dry-run without submit to see the plan."
-        )
+    dry = options.pop("dry_run", False) or dry
+    command = COMMANDS[name]
+    given = _given(command, options, name)
+    if profile is None and "profile" in given:
+        profile = Path(given["profile"][0])
+    elif profile is not None and "profile" in {f.name for f in dataclasses.fields(command.config)}:
+        given.setdefault("profile", (str(profile), "--profile"))  # worker jobs are described by it, too
+    config = _configured(command, given, name)
     if isinstance(config, settings.RunConfig):
         from .run import check
 
@@ -473,13 +603,53 @@ def _submit(words: list[str]) -> int:
         from .cluster import parse_workers
 
         parse_workers(config.workers)
-    if profile is None:
-        profile = getattr(config, "profile", None)
-    from .submit import submit
+    from . import submit
+    from .costs import sizes
 
-    answer = submit(words, config.output, profile, dry=show)
-    print(answer["script"] if show else f"job {answer['job']}, log in {answer['log_dir']}")
+    # From the settings as they are now: a --config file may be another one when the job starts.
+    resolved = _words(command, given, name, options)
+    submission = submit.plan(name, resolved, config, profile, changes)
+    costs = submit.estimate(submission, sizes(config))
+    if dry:
+        scripts = submit.scripts(submission)
+        answer = {
+            "costs": costs,
+            "jobs": [{"kind": kind, "name": job, "script": text} for kind, (job, text) in scripts.items()],
+        }
+        _print(answer, _show_scripts, options)
+        return 0
+    answer = submit.submit(submission, {key: value for key, (value, _) in given.items()}) | {"costs": costs}
+    _print(answer, _show_submit, options)
     return 0
+
+
+def _show_scripts(answer: dict[str, Any]) -> str:
+    """Scripts that could be copied, with what is not part of them as comments."""
+    texts, before = [], None
+    for job in answer["jobs"]:
+        texts.append(job["script"])
+        if before is not None:
+            texts[-1] += f"# queued with --dependency=afterok:JOB-ID, the id of {before}\n"
+        before = job["name"]
+    return "\n".join([*texts, *(f"# {line}" for line in answer["costs"])])
+
+
+def _words(command: Command, given: dict[str, Any], name: str, options: dict[str, Any]) -> list[str]:
+    """The command line that gives these settings, whatever their values hold."""
+    words = name.split()
+    for field in dataclasses.fields(command.config):
+        if field.name not in given:
+            continue
+        value, _ = given[field.name]
+        values = value if isinstance(value, list) else [value]
+        if field.metadata["positional"]:
+            # A name that begins with a dash would be taken for a flag.
+            words += [f"./{v}" if v.startswith("-") else v for v in values]
+        elif isinstance(field.default, bool):
+            words += [_flag(field)] if field.metadata["parse"](value) else []
+        else:
+            words += [f"{_flag(field)}={v}" for v in values]
+    return [*words, *(f"--{key}" for key in ("verbose", "debug") if options.get(key))]
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

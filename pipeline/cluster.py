@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from . import budget
 from .errors import ResourceError, Stopped, UsageError
-from .slurm import load_profile
+from .site_profile import load_profile
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -214,7 +214,7 @@ def _slurm(
     log_dir: Path,
     stop: threading.Event,
 ) -> Iterator[Client]:
-    profile = load_profile(profile_path, workers=True)
+    profile = load_profile(profile_path, "workers")
     if memory_bytes is not None and memory_bytes > profile.memory_gib * 2**30:
         raise UsageError(
             f"a worker may use {memory_bytes / 2**30:.1f} GiB, but its Slurm job asks for "

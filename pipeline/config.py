@@ -291,7 +291,9 @@ class ApplyConfig:
     )
     workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
-    profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")
+    profile: Path | None = setting(
+        None, "name or YAML file of a profile of the cluster", parse=Path, metavar="NAME"
+    )
     ensemble: int = setting(
         16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
     )
@@ -322,16 +324,24 @@ class RunConfig(Preparation):
     )
     seed: int = setting(0, "of weights and patches", parse=seed, metavar="N")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    processes: int | None = setting(
-        None, "processes that share the training (default: one for each GPU here)", parse=count, metavar="N"
+    processes: int | str | None = setting(
+        None,
+        "processes that share the training (default: one for each GPU here)",
+        parse=processes,
+        metavar="N",
     )
     workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
-    profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")
+    profile: Path | None = setting(
+        None, "name or YAML file of a profile of the cluster", parse=Path, metavar="NAME"
+    )
     ensemble: int = setting(
         16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
     )
     truth: Path | None = setting(None, "clean movie, for simulated data", parse=Path, metavar="FILE.npz")
+    step: str | None = setting(
+        None, "do only this step, after those before it", choices=("ingest", "train", "apply", "report")
+    )
     force: bool = setting(False, "replace what is there", parse=flag)
 
 
@@ -404,6 +414,58 @@ class StatusConfig:
     output: Path = setting(
         help="store, model or folder that a command writes", parse=Path, metavar="OUTPUT", positional=True
     )
+
+
+@dataclass(frozen=True)
+class ResumeConfig:
+    """Go on with what was interrupted: queue again what is missing of a batch run."""
+
+    output: Path = setting(
+        help="run folder, or what the run writes", parse=Path, metavar="FOLDER", positional=True
+    )
+    profile: Path | None = setting(
+        None, "profile for the new jobs (default: as submitted)", parse=Path, metavar="NAME"
+    )
+    force: bool = setting(False, "although jobs of the run are queued, or Slurm does not answer", parse=flag)
+
+
+@dataclass(frozen=True)
+class CancelConfig:
+    """Cancel the jobs of a batch run; what is done stays."""
+
+    output: Path = setting(
+        help="run folder, or what the run writes", parse=Path, metavar="FOLDER", positional=True
+    )
+
+
+@dataclass(frozen=True)
+class LogsConfig:
+    """Show the logs of the jobs of a batch run."""
+
+    output: Path = setting(
+        help="run folder, or what the run writes", parse=Path, metavar="FOLDER", positional=True
+    )
+    failed: bool = setting(False, "only of jobs that failed, in full", parse=flag)
+    follow: bool = setting(False, "go on as they are written, until the run is over", parse=flag)
+
+
+@dataclass(frozen=True)
+class ProfilesListConfig:
+    """Name the profiles that --profile knows."""
+
+
+@dataclass(frozen=True)
+class ProfilesShowConfig:
+    """Show what every kind of job asks for with a profile."""
+
+    profile: Path = setting(help="name or file of a profile", parse=Path, metavar="NAME", positional=True)
+
+
+@dataclass(frozen=True)
+class ProfilesCheckConfig:
+    """Ask the cluster whether it would take the jobs of a profile."""
+
+    profile: Path = setting(help="name or file of a profile", parse=Path, metavar="NAME", positional=True)
 
 
 @dataclass(frozen=True)

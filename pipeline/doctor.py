@@ -27,7 +27,8 @@ from . import budget
 from .config import DoctorConfig
 from .errors import PipelineError, ResourceError, UsageError
 from .progress import read_json
-from .slurm import SlurmProfile, clean_environment, load_profile, pipeline_command, site_options
+from .site_profile import SlurmProfile, load_profile
+from .slurm import clean_environment, pipeline_command, site_options
 from .version import VERSION
 
 MEMORY_BYTES = 4 * 2**30  # one block with its halo
@@ -326,7 +327,11 @@ def _nodes(n_nodes: int, folder: Path, profile: SlurmProfile, path: Path | None)
         options += [f"--{k}={v}" for k, v in (("partition", one.partition), ("account", one.account)) if v]
         options += site_options(one, n_nodes)
         script = probe / "answer.sh"
-        words = ["doctor", str(folder), *([] if path is None else ["--profile", str(path.absolute())])]
+        words = [
+            "doctor",
+            str(folder),
+            *([] if path is None else ["--profile", str(path.absolute() if path.exists() else path)]),
+        ]
         setup = "\n".join(profile.setup)
         command = shlex.join(pipeline_command([*words, "--answer"]))
         script.write_text(

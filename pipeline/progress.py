@@ -185,19 +185,12 @@ class OutputRun:
         write_atomically(file, json.dumps({"id": self.id, "plan": self._plan}, indent=1).encode())
 
     def _take_lease(self) -> None:
-        owner = {
-            "token": self.token,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "process_start": _process_start(os.getpid()),
-            "job": os.environ.get("SLURM_JOB_ID"),
-        }
         # The owner's file is in the folder before the folder gets its name: a lease always says whose it is.
         fresh = self.folder / f"lease-{self.token}"
         for _ in range(100):
             try:
                 fresh.mkdir(parents=True, exist_ok=True)
-                (fresh / "owner.json").write_text(json.dumps(owner))
+                (fresh / "owner.json").write_text(json.dumps(owner(self.token)))
                 fresh.rename(self.lease)  # fails on a folder that is not empty, on local disks and on NFS
                 return
             except FileNotFoundError:
@@ -249,6 +242,17 @@ def holds_lease(folder: Path, token: str) -> bool:
     return bool(read_json(folder / "lease" / "owner.json").get("token") == token)
 
 
+def owner(token: str) -> dict[str, Any]:
+    """What a lease says about who holds it."""
+    return {
+        "token": token,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_start": _process_start(os.getpid()),
+        "job": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
 def mark(folder: Path, number: int, record: dict[str, Any]) -> None:
     """Say, durably, that a block is done."""
     write_atomically(folder / "done" / f"{number:08d}.json", json.dumps(record).encode())
@@ -277,8 +281,9 @@ def _holder(lease: Path) -> tuple[str | None, str | None]:
     if here:
         dead = not isinstance(owner["pid"], int) or _process_start(owner["pid"]) != owner["process_start"]
     else:
-        # A job that was queued again runs elsewhere only after it has ended there.
-        dead = age > STALE_S or (job is not None and job == os.environ.get("SLURM_JOB_ID"))
+        # A job that was queued again runs elsewhere only after it has ended there; of others 'resume' says so.
+        ended = [os.environ.get("SLURM_JOB_ID", ""), *os.environ.get("TDENOISE_ENDED_JOBS", "").split()]
+        dead = age > STALE_S or (job is not None and job in ended)
     if dead:
         return token, None
     of_job = f", Slurm job {job}" if job else ""

@@ -15,14 +15,18 @@ from .apply import apply, open_model
 from .config import SCRATCH, ApplyConfig, IngestConfig, ReportConfig, RunConfig, TrainConfig
 from .control import Control
 from .corrections import References
+from .errors import UsageError
 from .ingest import ingest
 from .ingest_plan import open_movie, stored_shape
 from .progress import read_json
 from .report import write_report
-from .slurm import load_profile
+from .site_profile import load_profile
 from .train import train_model
 from .truth import check_truth
 from .version import VERSION
+
+# What each step leaves in the folder.
+OUTPUTS = {"ingest": "movie.zarr", "train": "model", "apply": "denoised.zarr", "report": "report.html"}
 
 StepConfig = TypeVar("StepConfig", IngestConfig, TrainConfig, ApplyConfig)
 
@@ -48,22 +52,31 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
     control = control or Control()
     check(config)
     folder = config.output
-    movie, model, denoised = folder / "movie.zarr", folder / "model", folder / "denoised.zarr"
+    movie, model, denoised, page = (folder / name for name in OUTPUTS.values())
     forced = _Forced(folder / ".tdenoise" / "forced.json", config.force)
-    ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)
-    forced.done("ingest")
-    train_model(_step(TrainConfig, config, movie=(movie,), output=model, force=forced("train")), control)
-    forced.done("train")
-    apply(
-        _step(ApplyConfig, config, movie=movie, model=model, output=denoised, force=forced("apply")), control
-    )
+    if config.step in (None, "ingest"):
+        ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)
+        forced.done("ingest")
+    if config.step in (None, "train"):
+        own = _step(TrainConfig, config, movie=(movie,), output=model, force=forced("train"))
+        if not train_model(own, control):
+            return {}  # the first of the processes that train together says it
+        forced.done("train")
+    if config.step in (None, "apply"):
+        settings = _step(
+            ApplyConfig, config, movie=movie, model=model, output=denoised, force=forced("apply")
+        )
+        apply(settings, control)
+        forced.done("apply")
+    if config.step in ("ingest", "train", "apply"):
+        return {config.step: str(folder / OUTPUTS[config.step])}
     metrics = _report(config, denoised, movie, model, control)
     forced.finish()
     return {
         "movie": str(movie),
         "model": str(model),
         "denoised": str(denoised),
-        "report": str(folder / "report.html"),
+        "report": str(page),
         "metrics": metrics,
     }
 
@@ -76,9 +89,13 @@ def check(config: RunConfig) -> None:
     UsageError, InputError
     """
     cluster.parse_workers(config.workers)
-    load_profile(config.profile, workers=True)
+    if config.processes == "slurm" and config.step != "train":
+        raise UsageError("--processes slurm is for --step train: several nodes share a training only.")
+    load_profile(config.profile, "workers")
     if config.from_model not in (None, SCRATCH):
         open_model(config.from_model)
+    if config.step not in (None, "ingest"):
+        return  # it was checked before the first step, and the raw file may be gone by now
     with open_movie(config) as reader:
         shape = stored_shape(reader.info, config)
         References.of(config, (reader.info.shape[1], reader.info.shape[2]))

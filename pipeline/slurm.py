@@ -1,88 +1,24 @@
-"""Batch jobs for Slurm: what a job may ask for, its script, and handing it to ``sbatch``."""
+"""Batch jobs for Slurm: the script of a job, and handing it to ``sbatch``."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 
-import yaml
-
 from .errors import PipelineError, UsageError
+from .site_profile import SlurmProfile
 
 SBATCH_TIMEOUT_S = 120  # a busy controller may take a minute
 
 # Slurm's commands read options from these, and they beat the lines of a script: a driver that runs
 # inside a job, or a shell with SBATCH_PARTITION set, would send its jobs elsewhere than the profile says.
 _STEERING_PREFIXES = ("SBATCH_", "SLURM_", "SQUEUE_", "SCANCEL_", "PMI_", "PMIX_")
-
-
-@dataclass(frozen=True)
-class SlurmProfile:
-    """What one job asks of Slurm. None leaves the choice to the site's defaults."""
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    time: str = "04:00:00"  # time limit, [DAYS-]HH:MM:SS
-    cpus: int = 4  # cores
-    memory_gib: int = 6  # host memory [GiB]; a block with its halo needs up to 4
-    gpus: str | None = None  # of a node, as in sbatch --gpus: "1" or "a100:1"
-    nodes: int = 1  # that share a training; every other job is on one
-    extra: tuple[str, ...] = ()  # further sbatch options, such as "--constraint=a100_80"
-    setup: tuple[str, ...] = ()  # shell lines to run before python, such as "module load mamba"
-    stop_early_s: int = 120  # batch job: warned this long before its time limit [s]
-    max_requeues: int = 50  # batch job: goes on by itself at most so often
-    interface: str | None = None  # workers: network interface, such as "ib0"
-    local_directory: str | None = None  # workers: fast folder of the node, such as "$TMPDIR"
-    queue_wait_min: int = 720  # workers: longest time without any worker [minutes]
-
-    @property
-    def worker_memory_bytes(self) -> int:
-        """What a worker may use of its job's memory [bytes]; the rest is for Python and Dask themselves."""
-        return int(0.85 * self.memory_gib * 2**30)
-
-
-def load_profile(path: Path | None, *, workers: bool = False) -> SlurmProfile:
-    """Read a Slurm profile.
-
-    Parameters
-    ----------
-    path : Path or None
-        YAML file with the settings of `SlurmProfile`; None gives the defaults.
-    workers : bool
-        Return the settings for Dask worker jobs: those of the batch job, changed by what stands
-        under ``workers:``.
-
-    Returns
-    -------
-    SlurmProfile
-
-    Raises
-    ------
-    UsageError
-        If the file cannot be read, or holds an unknown setting or a value of the wrong type.
-    """
-    if path is None:
-        return SlurmProfile()
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read the Slurm profile {path}: {error}") from error
-    job = dict(_mapping(document, f"the Slurm profile {path}"))
-    for_workers = _mapping(job.pop("workers", None), f"{path}: workers")
-    settings = _checked(job, str(path))
-    worker_settings = _checked(for_workers, f"{path}: workers")  # checked even when not asked for
-    if workers:
-        settings |= worker_settings
-    return SlurmProfile(**{key: value for key, value in settings.items() if value is not None})
 
 
 def render_script(
@@ -92,6 +28,8 @@ def render_script(
     profile: SlurmProfile,
     log_dir: Path,
     work_dir: Path | None = None,
+    exports: Mapping[str, str] | None = None,
+    exit_file: Path | None = None,
     nodes: int = 1,
 ) -> str:
     """The batch script that runs a command, and runs it again when it stopped in good order.
@@ -113,6 +51,11 @@ def render_script(
         missing.
     work_dir : Path, optional
         Where the command runs; by default where this is called.
+    exports : mapping, optional
+        Environment variables for the command.
+    exit_file : Path, optional
+        Where the job leaves its exit code when it is over for good; of a job that ends without a word there
+        is none.
     nodes : int
         Nodes that share the command; see `across_nodes`.
 
@@ -133,6 +76,8 @@ def render_script(
         "--open-mode=append",
         "--export=NONE",
         "--requeue",
+        # What waits for a job that failed is cancelled too, instead of waiting for ever.
+        "--kill-on-invalid-dep=yes",
         f"--signal=B:USR1@{profile.stop_early_s}",
         f"--nodes={nodes}",
         f"--ntasks-per-node={tasks_per_node(profile)}" if nodes > 1 else "--ntasks=1",
@@ -149,10 +94,17 @@ def render_script(
         options="\n".join(f"#SBATCH {option}" for option in options),
         log_dir=log_dir.absolute(),
         work_dir=shlex.quote(str((work_dir or Path.cwd()).absolute())),
-        setup="\n".join(profile.setup),
+        setup="\n".join(
+            [
+                *(f"export {key}={shlex.quote(value)}" for key, value in (exports or {}).items()),
+                *profile.setup,
+            ]
+        ),
+        note_exit="" if exit_file is None else f'echo "$code" >{shlex.quote(str(exit_file.absolute()))}\n',
         command=across_nodes(command, profile) if nodes > 1 else shlex.join(command),
         # srun hands on a USR1, but kills its tasks on a TERM.
         stop_signal="USR1" if nodes > 1 else "TERM",
+        stop_code=128 + (signal.SIGUSR1 if nodes > 1 else signal.SIGTERM),
         max_requeues=profile.max_requeues,
     )
 
@@ -164,31 +116,37 @@ _SCRIPT = """\
 # The folder of the log must be there when the job starts: {log_dir}
 
 # Slurm warns only this shell ahead of the time limit: hand it on, the command then stops in good order.
-trap 'kill -{stop_signal} "$child" 2>/dev/null' USR1
+trap 'warned=1; kill -{stop_signal} "$child" 2>/dev/null' USR1
 # The job is being cancelled or preempted. Slurm tells every process of it; do not bring it back from here.
 trap 'cancelled=1' TERM
+warned=0
 cancelled=0
+child=
 
 cd -- {work_dir} || exit 1
 {setup}
 
 {command} &
 child=$!
+[ "$warned" -eq 0 ] || kill -{stop_signal} "$child"
 # A signal cuts the first wait short; the last one has the command's own exit code.
 while wait "$child"; kill -0 "$child" 2>/dev/null; do :; done
 wait "$child"
 code=$?
+# Warned while Python was still starting: it could not stop in good order, but had not begun either.
+[ "$warned" -eq 0 ] || [ "$code" -ne {stop_code} ] || code=75
 
 if [ "$code" -eq 75 ] && [ "$cancelled" -eq 0 ]; then
     if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {max_requeues} ]; then
         echo "stopped in good order, but requeued {max_requeues} times already: submit it again to go on" >&2
     elif scontrol requeue "$SLURM_JOB_ID"; then
         echo "stopped in good order; job $SLURM_JOB_ID is queued again and goes on from here" >&2
+        exit 75
     else
         echo "stopped in good order, but Slurm does not requeue it: submit it again to go on" >&2
     fi
 fi
-exit "$code"
+{note_exit}exit "$code"
 """
 
 
@@ -220,15 +178,8 @@ def across_nodes(command: Sequence[str], profile: SlurmProfile) -> str:
 
 
 def tasks_per_node(profile: SlurmProfile) -> int:
-    """Processes of a training on one of several nodes: one for each GPU, or one that uses all cores.
-
-    Examples
-    --------
-    >>> [tasks_per_node(SlurmProfile(gpus=gpus)) for gpus in (None, "2", "a100:4", "a100")]
-    [1, 2, 4, 1]
-    """
-    number = (profile.gpus or "").rpartition(":")[2]
-    return max(1, int(number)) if number.isdigit() else 1
+    """Processes of a training on one of several nodes: one for each GPU, or one that uses all cores."""
+    return max(1, profile.n_gpus)
 
 
 def cpus_per_task(profile: SlurmProfile) -> int:
@@ -248,13 +199,15 @@ def pipeline_command(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-P", "-m", "tdenoise_pipeline.cli", *arguments]
 
 
-def submit_script(script: Path) -> str:
+def submit_script(script: Path, after: Sequence[str] = ()) -> str:
     """Hand a batch script to Slurm.
 
     Parameters
     ----------
     script : Path
         The script; Slurm keeps its own copy.
+    after : sequence of str
+        Ids of jobs that must have ended well before this one starts.
 
     Returns
     -------
@@ -265,30 +218,64 @@ def submit_script(script: Path) -> str:
     ------
     UsageError
         If this machine has no ``sbatch``.
+    NoAnswer
+        If Slurm does not answer in time. The job may be queued all the same.
     PipelineError
         If Slurm refuses the job, in Slurm's words.
     """
+    options = [f"--dependency=afterok:{':'.join(after)}"] if after else []
     try:
-        done = subprocess.run(
-            ["sbatch", "--parsable", str(script)],
-            env=clean_environment(os.environ),
-            capture_output=True,
-            text=True,
-            timeout=SBATCH_TIMEOUT_S,
-            check=False,
-        )
+        answer = ask(["sbatch", "--parsable", *options, str(script)], SBATCH_TIMEOUT_S)
     except FileNotFoundError:
         raise UsageError(
             "no sbatch here. Submit from a machine with Slurm, or use --print and copy the script there."
         ) from None
+    except NoAnswer:
+        raise
+    except PipelineError as error:
+        raise PipelineError(f"Slurm refused {script}: {error}") from None
+    return answer.strip().split(";")[0]  # ID, or ID;CLUSTER
+
+
+class NoAnswer(PipelineError):
+    """Slurm does not answer: nothing is known about the jobs."""
+
+
+def ask(command: Sequence[str], timeout_s: float = 60.0) -> str:
+    """Output of one of Slurm's commands.
+
+    Raises
+    ------
+    FileNotFoundError
+        If this machine does not have it.
+    NoAnswer
+        If the controller cannot be reached. What was asked may have been done, or may be done yet.
+    PipelineError
+        If the command fails otherwise, in its words.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            env=clean_environment(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        raise PipelineError(
-            f"sbatch did not answer within {SBATCH_TIMEOUT_S} s. The job may be queued all the same: look at "
-            "squeue --me before you submit again."
-        ) from None
+        raise NoAnswer(f"{command[0]} did not answer within {timeout_s:g} s") from None
+    words = " ".join(done.stderr.split())
+    if done.returncode != 0 and any(sign in words.lower() for sign in _OUTAGE):
+        raise NoAnswer(words)
     if done.returncode != 0:
-        raise PipelineError(f"Slurm refused {script}: {done.stderr.strip()}")
-    return done.stdout.strip().split(";")[0]  # ID, or ID;CLUSTER
+        raise PipelineError(words or f"{command[0]} ended with code {done.returncode}")
+    return done.stdout
+
+
+_OUTAGE = (
+    "timed out", "unable to contact slurm controller", "connection refused", "connection reset",
+    "communication", "zero bytes were transmitted", "unexpected message received", "temporarily unable",
+)  # fmt: skip
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -336,48 +323,3 @@ def safe_job_name(name: str) -> str:
     'apply-my-movie.zarr'
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60] or "tdenoise"
-
-
-def _mapping(document: object, what: str) -> Mapping[str, object]:
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise UsageError(f"{what} must hold lines of the form 'setting: value', not {document!r}.")
-    return document
-
-
-def _checked(settings: Mapping[str, object], where: str) -> dict[str, typing.Any]:
-    """The settings with their values checked; None stays None."""
-    names = [field.name for field in fields(SlurmProfile)]
-    for key in settings:
-        if key not in names:
-            close = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"Did you mean '{close[0]}'?" if close else f"The settings are: {', '.join(names)}."
-            raise UsageError(f"{where}: '{key}' is not a setting of a Slurm profile. {hint}")
-    hints = typing.get_type_hints(SlurmProfile)
-    return {key: _value(hints[key], key, value, where) for key, value in settings.items()}
-
-
-def _value(hint: object, key: str, value: object, where: str) -> object:
-    wanted = "text"
-    if value is None:
-        return None
-    if hint is int:
-        wanted = "a whole number above 0"
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    elif hint == tuple[str, ...]:
-        wanted = "a list of lines of text"
-        if isinstance(value, list) and all(isinstance(line, str) and "\n" not in line for line in value):
-            if key != "extra" or all(line.startswith("-") for line in value):
-                return tuple(value)
-            wanted = "a list of sbatch options, each with its dashes"
-    elif key == "time":
-        wanted = 'a time limit in quotes, such as "04:00:00" or "1-12:00:00"'  # YAML reads 12:00:00 as 43200
-        if isinstance(value, str) and re.fullmatch(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}", value):
-            return value
-    elif key == "gpus" and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    elif isinstance(value, str) and (key == "local_directory" or re.fullmatch(r"[^\s\"'#\\]+", value)):
-        return value
-    raise UsageError(f"{where}: {key} is {value!r}, but it must be {wanted}.")

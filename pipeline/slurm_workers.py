@@ -34,7 +34,8 @@ from distributed.deploy.adaptive import Adaptive
 from distributed.security import Security
 
 from .errors import ResourceError, Stopped, UsageError
-from .slurm import SlurmProfile, clean_environment, output_option, site_options
+from .site_profile import SlurmProfile
+from .slurm import clean_environment, output_option, site_options
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +182,8 @@ def worker_jobs(
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     local_directory = f'"{profile.local_directory}"' if profile.local_directory else shlex.quote(str(scratch))
-    name = f"tdenoise-{uuid.uuid4().hex[:8]}"
+    # Of a batch run: its own name first, so that status, cancel and the costs find the workers too.
+    name = f"{os.environ.get('TDENOISE_RUN', 'tdenoise')}-{uuid.uuid4().hex[:8]}"
     options = {
         "cores": 1,
         "processes": 1,

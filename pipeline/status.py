@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import progress, store
+from . import batch, batch_status, progress, store
 from .config import StatusConfig
 from .errors import InputError
 
@@ -17,7 +17,8 @@ def status(config: StatusConfig) -> dict[str, Any]:
     -------
     dict
         ``outputs``: a list with ``output``, ``state`` (``complete``, ``running``, ``interrupted``), ``done`` and
-        ``total`` blocks (None where a step has no blocks), ``holder``.
+        ``total`` blocks (None where a step has no blocks), ``holder``; and ``batch``, the state of the batch run that
+        writes it, or None.
 
     Raises
     ------
@@ -25,14 +26,17 @@ def status(config: StatusConfig) -> dict[str, Any]:
         If nothing is there.
     """
     path = config.output.resolve()  # "." has no name
+    batch_run = None if batch.find(path) is None else batch_status.describe(path)
+    if batch_run is not None and batch.find(path) == path:
+        path = Path(batch_run["output"])
     work = path / ".tdenoise"
     begun = sorted(path / folder.name for folder in work.iterdir()) if work.is_dir() else []
     unfinished = [p for p in (*begun, path) if (progress.work_folder(p) / "plan.json").exists()]
     finished = [p for p in (path, *_children(path)) if _is_complete(p) and p not in unfinished]
     found = [_state(p) for p in unfinished] + [_complete(p) for p in finished]
-    if not found:
+    if not found and batch_run is None:
         raise InputError(config.output, "nothing was begun or finished here")
-    return {"outputs": found}
+    return {"outputs": found, "batch": batch_run}
 
 
 def _children(path: Path) -> list[Path]:

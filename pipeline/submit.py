@@ -1,49 +1,330 @@
-"""Submit: the same command as a batch job."""
+"""Submit: a command as a batch job, or a run as a chain of jobs; and resume: the jobs that are missing."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tdenoise.atomic import write_atomically
 
-from .slurm import load_profile, pipeline_command, render_script, submit_script
+from . import batch, slurm_queue
+from .config import ResumeConfig
+from .errors import LockedError, PipelineError, UsageError
+from .run import OUTPUTS
+from .site_profile import Site, SlurmProfile, load_site
+from .slurm import NoAnswer, pipeline_command, render_script
+from .slurm_checks import limits
+from .version import VERSION
+
+DRIVEN = ("slurm:", "array:")  # workers in jobs of their own: the job of the step itself computes nothing
 
 
-def submit(words: Sequence[str], output: Path, profile: Path | None, *, dry: bool) -> dict[str, str]:
-    """Queue ``tdenoise-pipeline WORDS`` on Slurm.
+@dataclass(frozen=True)
+class Step:
+    """One job of a chain; it starts when the one before it has ended well."""
+
+    kind: str
+    section: str  # of the profile
+    words: tuple[str, ...]  # after the program's name
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Everything about a run of jobs, known before anything is written."""
+
+    id: str
+    command: str
+    words: tuple[str, ...]
+    output: Path
+    work_dir: Path
+    site: Site
+    steps: tuple[Step, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return batch.folder_of(self.command, self.output)
+
+    def profile(self, step: Step) -> SlurmProfile:
+        """What the job of a step asks for."""
+        return self.site.of(step.section)
+
+
+def plan(
+    command: str, words: Sequence[str], config: Any, profile: Path | None, changes: Sequence[str] = ()
+) -> Submission:
+    """Decide what jobs a command becomes.
 
     Parameters
     ----------
+    command : str
+        ``ingest``, ``train``, ``apply``, ``report`` or ``run``.
     words : sequence of str
         The command line after the program's name, already checked.
-    output : Path
-        What the command writes; the script and the log lie beside it in ``.tdenoise/jobs``.
+    config : dataclass
+        The settings that these words give.
     profile : Path or None
-        Describes the job.
-    dry : bool
-        Only render the script.
+        Describes the jobs.
+    changes : sequence of str
+        Changes of the profile, as on the command line.
+
+    Returns
+    -------
+    Submission
+    """
+    driven = str(getattr(config, "workers", "")).startswith(DRIVEN)
+    kinds = [step for step in OUTPUTS if config.step in (None, step)] if command == "run" else [command]
+    steps = []
+    for kind in kinds:
+        section = "driver" if kind == "apply" and driven else kind
+        one_step = command == "run" and config.step is None
+        steps.append(Step(kind, section, (*words, "--step", kind) if one_step else tuple(words)))
+    return Submission(
+        id=f"tdn-{uuid.uuid4().hex[:8]}",
+        command=command,
+        words=tuple(words),
+        output=config.output.absolute(),
+        work_dir=Path.cwd(),
+        site=load_site(profile, changes),
+        steps=tuple(steps),
+    )
+
+
+def scripts(
+    submission: Submission, attempt: int = 1, steps: Sequence[Step] = (), ended: Sequence[str] = ()
+) -> dict[str, tuple[str, str]]:
+    """Name and batch script of the job of every step, by kind.
+
+    Parameters
+    ----------
+    submission : Submission
+    attempt : int
+        Number of the time that the run is handed in.
+    steps : sequence of Step
+        The steps to do; by default all.
+    ended : sequence of str
+        Ids of earlier jobs of the run that have surely ended: what they held is free.
+    """
+    exports = {"TDENOISE_RUN": submission.id}
+    if ended:
+        exports["TDENOISE_ENDED_JOBS"] = " ".join(ended)
+    made = {}
+    for step in steps or submission.steps:
+        name = f"{submission.id}-{step.kind}-{attempt}"
+        script = render_script(
+            pipeline_command(step.words),
+            job_name=name,
+            profile=submission.profile(step),
+            log_dir=submission.folder / "logs",
+            work_dir=submission.work_dir,
+            exports=exports,
+            exit_file=submission.folder / "exit" / name,
+            nodes=submission.profile(step).nodes if step.kind == "train" else 1,
+        )
+        made[step.kind] = (name, script)
+    return made
+
+
+def submit(submission: Submission, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Queue the jobs of a submission.
+
+    Parameters
+    ----------
+    submission : Submission
+        From `plan`.
+    settings : mapping
+        The resolved settings, for the record.
 
     Returns
     -------
     dict
-        ``script``, ``log_dir`` and, unless dry, the ``job`` id.
+        ``run``, ``folder`` and ``jobs``: ``kind``, ``id`` and ``name`` of each.
+
+    Raises
+    ------
+    UsageError
+        If this machine has no Slurm, or the jobs ask for more than their partition allows.
+    LockedError
+        If jobs of an earlier submit of the same output are still there.
+    PipelineError
+        If Slurm refuses a job; then none is left in the queue.
     """
-    log_dir = (output.parent / ".tdenoise" / "jobs").absolute()
-    name = f"tdenoise-{words[0]}"
-    settings = load_profile(profile)
-    script = render_script(
-        pipeline_command(words),
-        job_name=name,
-        profile=settings,
-        log_dir=log_dir,
-        nodes=settings.nodes if words[0] == "train" else 1,
+    made = scripts(submission)
+    if shutil.which("sbatch") is None:
+        raise UsageError(
+            "no sbatch here. Submit from a machine with Slurm, or use --print and copy the script there."
+        )
+    problems = [f"{s.kind}: {problem}" for s in submission.steps for problem in limits(submission.profile(s))]
+    if problems:
+        raise UsageError(f"the jobs would wait for ever: {'; '.join(dict.fromkeys(problems))}")
+    folder = submission.folder
+    with batch.locked(folder):
+        _refuse_live(folder, sorted({job.run for job in batch.records(folder)}), force=False)
+        record = {
+            "id": submission.id,
+            "command": submission.command,
+            "words": submission.words,
+            "settings": {key: str(value) for key, value in settings.items()},
+            "output": str(submission.output),
+            "work_dir": str(submission.work_dir),
+            "steps": [asdict(step) for step in submission.steps],
+            "profile": submission.site.to_json(),
+            "software": VERSION,
+            "host": socket.gethostname(),
+            "submitted": batch.now(),
+        }
+        write_atomically(folder / batch.RUN_FILE, (json.dumps(record, indent=1) + "\n").encode())
+        return _queue(submission, made)
+
+
+def resume(config: ResumeConfig) -> dict[str, Any]:
+    """Queue what is missing of a batch run.
+
+    Returns
+    -------
+    dict
+        As `submit`; no ``jobs`` where nothing is missing.
+
+    Raises
+    ------
+    InputError
+        If no batch run was submitted there.
+    LockedError
+        If jobs of the run are still queued or running.
+    NoAnswer
+        If Slurm does not answer: jobs may be there.
+    """
+    folder, run = batch.open_run(config.output)
+    if config.profile is not None:
+        site = load_site(config.profile)
+    else:
+        site = Site.from_json(run["profile"], str(folder / batch.RUN_FILE))
+    submission = Submission(
+        id=run["id"],
+        command=run["command"],
+        words=tuple(run["words"]),
+        output=Path(run["output"]),
+        work_dir=Path(run["work_dir"]),
+        site=site,
+        steps=tuple(Step(step["kind"], step["section"], tuple(step["words"])) for step in run["steps"]),
     )
-    answer = {"script": script, "log_dir": str(log_dir)}
-    if not dry:
-        log_dir.mkdir(parents=True, exist_ok=True)
-        path = log_dir / f"{name}-{uuid.uuid4().hex[:8]}.sh"
+    if submission.folder != folder:  # it was moved: what the scripts name is elsewhere
+        raise UsageError(f"{folder}: was moved from {submission.folder}. Submit the command again.")
+    with batch.locked(folder):
+        live = _refuse_live(folder, [submission.id], force=config.force)
+        known = [job for job in batch.records(folder) if job.run == submission.id]
+        missing = [
+            step
+            for step in submission.steps
+            if not is_done(submission, step, batch.latest(folder, run["id"]))
+        ]
+        if not missing:
+            return {"run": submission.id, "folder": str(folder), "jobs": []}
+        attempt = 1 + max((int(job.name.rpartition("-")[2]) for job in known), default=0)
+        ended = [job.id for job in known if job.id is not None and job.id not in live]
+        return _queue(submission, scripts(submission, attempt, missing, ended))
+
+
+def is_done(submission: Submission, step: Step, latest: Mapping[str, batch.JobRecord]) -> bool:
+    """Whether the job of a step has ended well and what it made is there."""
+    return step.kind in latest and exit_code(latest[step.kind]) == 0 and output_of(submission, step).exists()
+
+
+def output_of(submission: Submission, step: Step) -> Path:
+    """What a step makes."""
+    return submission.output / OUTPUTS[step.kind] if submission.command == "run" else submission.output
+
+
+def exit_code(job: batch.JobRecord) -> int | None:
+    """The exit code that a job left; None while it runs, or if it ended without a word."""
+    try:
+        return int(job.exit_file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def estimate(submission: Submission, sizes: Mapping[str, Any]) -> list[str]:
+    """What the jobs will cost, a line each.
+
+    Parameters
+    ----------
+    submission : Submission
+    sizes : mapping
+        ``disk_bytes``, ``n_blocks``, ``block_bytes``, ``n_workers`` and ``train_s``, where they are known.
+    """
+    from .budget import in_words
+
+    lines = []
+    for step in submission.steps:
+        asks = submission.profile(step)
+        gpus = f"{asks.gpus} GPU" if asks.gpus else "no GPU"
+        lines.append(
+            f"{step.kind}: {gpus}, {asks.cpus} cores, {asks.memory_gib} GiB, at most {asks.time} at a time"
+        )
+        if step.kind == "train" and sizes.get("train_s") and asks.n_gpus:
+            lines[-1] += f"; about {asks.n_gpus * sizes['train_s'] / 3600:.2g} GPU-hours"
+        elif asks.n_gpus:
+            lines[-1] += f", that is {asks.n_gpus * asks.time_s / 3600:.3g} GPU-hours"
+        if step.kind == "apply" and "n_blocks" in sizes:
+            lines[-1] += f"; {sizes['n_blocks']} blocks of {in_words(sizes['block_bytes'])} of memory"
+    if n := sizes.get("n_workers"):
+        asks = submission.site.of("workers")
+        hours = n * asks.n_gpus * asks.time_s / 3600
+        lines.append(
+            f"workers: {n} jobs with {f'{asks.gpus} GPU' if asks.gpus else 'no GPU'}, {asks.cpus} cores, "
+            f"{asks.memory_gib} GiB each, at most {asks.time} at a time"
+            + (f", that is {hours:.3g} GPU-hours" if hours else "")
+        )
+    if "disk_bytes" in sizes:
+        lines.append(f"disk: about {in_words(sizes['disk_bytes'])} in {submission.output.parent}")
+    return lines
+
+
+def _refuse_live(folder: Path, runs: Sequence[str], *, force: bool) -> set[str]:
+    """Ids of the jobs that are still there; refuses if there are any, unless forced."""
+    try:
+        live = {job.id: job for run in runs for job in slurm_queue.jobs(run) if job.live}
+    except NoAnswer as error:
+        if force:
+            return {job.id for job in batch.records(folder) if job.id is not None}
+        raise NoAnswer(
+            f"Slurm does not answer ({error}), so jobs of this run may be queued or running. Try again later, or "
+            "resume --force if you know that there are none."
+        ) from None
+    if live and not force:
+        shown = ", ".join(f"{job.name} ({job.id}, {job.state.lower()})" for job in live.values())
+        raise LockedError(
+            f"{folder}: jobs of this run are still there: {shown}. Wait for them, or 'tdenoise-pipeline cancel' first."
+        )
+    return set(live)
+
+
+def _queue(submission: Submission, made: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Hand in jobs, each after the one before it; all of them or none."""
+    folder = submission.folder
+    for name in ("logs", "exit", "scripts"):
+        (folder / name).mkdir(exist_ok=True)
+    queued: list[dict[str, Any]] = []
+    for kind, (name, script) in made.items():
+        path = folder / "scripts" / f"{name}.sh"
         write_atomically(path, script.encode())
-        answer["job"] = submit_script(path)
-    return answer
+        batch.append(folder, event="submitting", name=name, kind=kind, run=submission.id)
+        after = [job["id"] for job in queued[-1:]]
+        try:
+            number = slurm_queue.submit_once(path, name, after)
+        except NoAnswer:
+            raise  # it may be queued: only the record of its name is sure
+        except PipelineError as error:
+            batch.append(folder, event="refused", name=name, error=str(error))
+            if queued:  # in reverse, so that none starts when the one before it goes
+                slurm_queue.cancel(submission.id)
+            raise
+        batch.append(folder, event="submitted", name=name, id=number, kind=kind, submitted=batch.now())
+        queued.append({"kind": kind, "id": number, "name": name})
+    return {"run": submission.id, "folder": str(folder), "jobs": queued}

@@ -122,8 +122,13 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(raw: Path, capsys: pytest.
             2,
             "cloud:3",
         ),
-        (["submit", "ingest", "raw.npy", "-o", "m.zarr", "--dry-run"], 2, "--print"),
-        (["submit", "ingest", "raw.npy", "-o", "m.zarr", "-qn", "--print"], 2, "--print"),
+        (["submit", "--profile", "nowhere", "run", "raw.npy", "-o", "out"], 2, "no profile 'nowhere'"),
+        (["submit", "--set", "tme=3", "run", "raw.npy", "-o", "out"], 2, "Did you mean 'time'"),
+        (["submit", "--set", "time", "run", "raw.npy", "-o", "out"], 2, "KEY=VALUE"),
+        (["submit", "--set"], 2, "needs a value"),
+        (["resume", "raw.npy"], 3, "no batch run"),
+        (["cancel", "raw.npy"], 3, "no batch run"),
+        (["logs", "raw.npy"], 3, "no batch run"),
     ],
 )
 def test_errors_are_one_sentence_with_the_right_exit_code(

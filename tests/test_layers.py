@@ -14,20 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "rich"}
 UNHARMFUL = re.compile(r"\.eval\(\)|torch\.load\(.*, weights_only=True\)")
-COMMANDS = [
-    "ingest",
-    "train",
-    "apply",
-    "run",
-    "evaluate",
-    "report",
-    "verify",
-    "status",
-    "simulate",
-    "submit",
-    "doctor",
-]
-COMMANDS += ["models import", "models show"]
+COMMANDS = ["ingest", "train", "apply", "run", "evaluate", "report", "verify", "status", "simulate", "submit"]
+COMMANDS += ["models import", "models show", "doctor", "resume", "cancel", "logs"]
+COMMANDS += ["profiles list", "profiles show", "profiles check"]
 
 
 def imports(path: Path) -> list[tuple[int, str]]:

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from tdenoise_pipeline import cluster
 from tdenoise_pipeline.cluster import parse_workers
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped, UsageError
-from tdenoise_pipeline.slurm import SlurmProfile, load_profile, render_script, submit_script
-from tdenoise_pipeline.submit import submit
+from tdenoise_pipeline.site_profile import SlurmProfile, load_profile
+from tdenoise_pipeline.slurm import render_script, submit_script
 
 HOSTILE = [
     "my movie (1).dm4",
@@ -114,6 +114,7 @@ def test_the_script_asks_for_what_the_profile_says():
         "--open-mode=append",
         "--export=NONE",
         "--requeue",
+        "--kill-on-invalid-dep=yes",
         "--signal=B:USR1@300",
         "--nodes=1",
         "--ntasks=1",
@@ -207,16 +208,6 @@ def test_submit_gives_the_job_id_and_lets_no_variable_steer(tmp_path, tools, mon
     assert steering == ["SLURM_CONF"]
 
 
-def test_print_shows_the_script_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    answer = submit(["apply", "my movie.zarr", "-o", "out.zarr"], Path("out.zarr"), None, dry=True)
-    last_words = "-P -m tdenoise_pipeline.cli apply 'my movie.zarr' -o out.zarr &"
-    assert any(line.endswith(last_words) for line in answer["script"].splitlines())
-    assert f"cd -- {tmp_path}" in answer["script"]
-    assert "job" not in answer
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_refusal_is_told_in_slurms_words(tmp_path, tools):
     tools("sbatch", "sys.exit('sbatch: error: invalid partition specified: gpuu')")
     with pytest.raises(PipelineError, match="invalid partition specified: gpuu"):
@@ -242,7 +233,7 @@ def test_workers_ask_for_what_the_batch_job_asks_for_unless_told_otherwise(tmp_p
         "workers:\n  gpus: a100:1\n  partition:\n  cpus: 2\n",
     )
     assert load_profile(path) == SlurmProfile(partition="public", gpus="1", setup=("module load x",))
-    assert load_profile(path, workers=True) == SlurmProfile(gpus="a100:1", setup=("module load x",), cpus=2)
+    assert load_profile(path, "workers") == SlurmProfile(gpus="a100:1", setup=("module load x",), cpus=2)
 
 
 @pytest.mark.parametrize(
@@ -263,8 +254,8 @@ def test_workers_ask_for_what_the_batch_job_asks_for_unless_told_otherwise(tmp_p
         ('setup: ["a\\nb"]', "a list of lines"),
         ("- 1", "setting: value"),
         ("workers: 3", "setting: value"),
-        ("a: [", "cannot read the Slurm profile"),
-        ("!!python/object/apply:os.system [touch pwned]", "cannot read the Slurm profile"),
+        ("a: [", "cannot read the profile"),
+        ("!!python/object/apply:os.system [touch pwned]", "cannot read the profile"),
     ],
 )
 def test_a_profile_with_a_mistake_is_refused(tmp_path, text, message):
@@ -280,7 +271,8 @@ def test_a_missing_profile_is_named(tmp_path):
 def test_the_profile_that_comes_along_is_valid():
     path = REPOSITORY / "deploy" / "profiles" / "slurm.yaml"
     assert load_profile(path).memory_gib == 32
-    assert load_profile(path, workers=True).time == "02:00:00"
+    assert load_profile(path, "workers").time == "02:00:00"
+    assert load_profile(Path("slurm"), "workers") == load_profile(path, "workers")
 
 
 @pytest.mark.parametrize(

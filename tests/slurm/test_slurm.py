@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tdenoise_pipeline import cluster
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped
-from tdenoise_pipeline.slurm import SlurmProfile, render_script, submit_script
-from tdenoise_pipeline.submit import submit
+from tdenoise_pipeline.site_profile import SlurmProfile
+from tdenoise_pipeline.slurm import render_script, submit_script
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -177,18 +177,6 @@ def test_a_cancelled_job_does_not_come_back(slurm, tmp_path):
     time.sleep(1)
     assert not slurm.jobs()
     assert "Restarts=0" in slurm.show(job_id)
-
-
-def test_submit_runs_the_program_and_keeps_its_log(slurm, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    profile = tmp_path / "small.yaml"
-    profile.write_text("cpus: 1\nmemory_gib: 1\n")
-    (tmp_path / "torch.py").write_text("raise SystemExit('a file of the user was imported')")
-    answer = submit(["ingest", "no such movie.mrc", "-o", "a b.zarr"], Path("a b.zarr"), profile, dry=False)
-    assert slurm.wait_for_job(answer["job"]) == "FAILED"
-    [log] = Path(answer["log_dir"]).glob(f"*-{answer['job']}.log")
-    assert "no such movie.mrc" in log.read_text()
-    assert "Traceback" not in log.read_text()
 
 
 def test_a_refused_batch_job_is_an_error_in_slurms_words(slurm, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -21,10 +22,10 @@ def test_a_training_on_two_nodes_is_requeued_and_gives_what_one_process_gives(sl
     profile.write_text("cpus: 1\nmemory_gib: 2\ntime: '00:10:00'\nnodes: 2\n")
     words = ["submit", "--profile", profile, "train", movie, "-o", tmp_path / "two", "--steps", "40"]
     assert main([str(w) for w in words]) == 0
-    job = capsys.readouterr().out.split()[1].rstrip(",")
-    [log] = [tmp_path / f".tdenoise/jobs/tdenoise-train-{job}.log"]
+    [job] = re.findall(r"train: job (\d+)", capsys.readouterr().out)
     metrics = tmp_path / "two-partial/metrics.jsonl"
     slurm.wait_for_log(metrics, "held_out", timeout=180)  # both are in the loop
+    [log] = tmp_path.rglob(f"*-{job}.log")
     slurm.cancel("--batch", "--signal=USR1", job)  # what --signal=B:USR1@120 sends
     slurm.wait_for_log(log, "is queued again and goes on from here", timeout=120)
     assert "Requeue=1" in slurm.show(job) and "Restarts=1" in slurm.show(job)

@@ -1,0 +1,156 @@
+"""The folder of a batch run: what was asked for, the scripts, every job that was handed in, and the logs.
+
+``run.json`` says what the run is. ``jobs.jsonl`` only ever grows: a line before a job is handed in, with its name,
+and a line after, with its id. What is done is read from the outputs, what is queued from Slurm; the folder holds
+neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tdenoise.atomic import fsync
+
+from . import progress
+from .errors import InputError, LockedError
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job that was handed in, or was about to be."""
+
+    name: str  # no other job has it
+    kind: str  # the step
+    run: str
+    id: str | None  # None: Slurm gave no answer
+    submitted: str  # UTC
+    log: Path
+    exit_file: Path
+
+
+def folder_of(command: str, output: Path) -> Path:
+    """Where the folder of a run lies."""
+    output = output.absolute()
+    return output / "batch" if command == "run" else output.with_name(f"{output.name}-batch")
+
+
+def find(path: Path) -> Path | None:
+    """The run folder that a user means by it, or by what the run writes; None if there is none."""
+    path = path.absolute()
+    candidates = (path, path / "batch", path.parent / f"{path.name}-batch")
+    return next((folder for folder in candidates if (folder / RUN_FILE).is_file()), None)
+
+
+def open_run(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The run folder and what the run is.
+
+    Raises
+    ------
+    InputError
+        If there is none, or its record is damaged.
+    """
+    folder = find(path)
+    if folder is None:
+        raise InputError(path, "no batch run was submitted here. Give the folder that 'submit' named.")
+    run = progress.read_json(folder / RUN_FILE)
+    if not {"id", "command", "output", "steps", "profile", "work_dir"} <= set(run):
+        raise InputError(folder / RUN_FILE, "is damaged. Submit the run again; what is done stays done.")
+    return folder, run
+
+
+def append(folder: Path, **event: Any) -> None:
+    """Add a line to the record of jobs, durably."""
+    line = json.dumps({"time": now(), **event}) + "\n"
+    with (folder / "jobs.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    fsync(folder)
+
+
+def records(folder: Path) -> list[JobRecord]:
+    """All jobs that were handed in, the oldest first. A line that was cut counts as not there."""
+    found: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(OSError):
+        for line in (folder / "jobs.jsonl").read_text(encoding="utf-8").splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if event.get("event") == "submitting":
+                found[event["name"]] = {**event, "id": None, "submitted": event["time"]}
+            elif event.get("event") == "submitted" and event.get("name") in found:
+                found[event["name"]] |= {"id": event["id"], "submitted": event["submitted"]}
+            elif event.get("event") == "refused":
+                found.pop(event.get("name"), None)
+    return [
+        JobRecord(
+            name=job["name"],
+            kind=job["kind"],
+            run=job["run"],
+            id=job["id"],
+            submitted=job["submitted"],
+            log=_log(folder, job["name"], job["id"]),
+            exit_file=folder / "exit" / job["name"],
+        )
+        for job in found.values()
+    ]
+
+
+def latest(folder: Path, run: str) -> dict[str, JobRecord]:
+    """The last job of every step of a run."""
+    return {job.kind: job for job in records(folder) if job.run == run}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second submit of the same run out while this one hands in jobs.
+
+    Raises
+    ------
+    LockedError
+        If another one is at it.
+    """
+    lease = folder / "lease"
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = folder / f"lease-{uuid.uuid4().hex}"
+    fresh.mkdir()
+    (fresh / "owner.json").write_text(json.dumps(progress.owner(fresh.name)))
+    try:
+        with contextlib.suppress(OSError):
+            if lease.exists() and progress.lease_holder(folder) is None:
+                lease.rename(folder / f"dead-{fresh.name}")  # of a submit that was killed
+        try:
+            fresh.rename(lease)  # fails on a folder that is not empty
+        except OSError:
+            holder = progress.lease_holder(folder) or "which has just begun"
+            raise LockedError(f"{folder}: another submit is at work here ({holder}).") from None
+        yield
+    finally:
+        if progress.holds_lease(folder, fresh.name):
+            lease.rename(fresh)
+        for left in (fresh, folder / f"dead-{fresh.name}"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def now() -> str:
+    """The time, UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _log(folder: Path, name: str, number: str | None) -> Path:
+    if number is not None:
+        return folder / "logs" / f"{name}-{number}.log"
+    return next(iter(sorted((folder / "logs").glob(f"{name}-*.log"))), folder / "logs" / f"{name}.log")
