@@ -366,6 +366,28 @@ def _show_simulate(result: dict[str, Any]) -> str:
     return f"{result['raw']} and {result['truth']}"
 
 
+def _doctor(config: Any, control: Control) -> dict[str, Any]:
+    from .doctor import examine
+
+    return examine(config)
+
+
+def _show_doctor(result: dict[str, Any]) -> str:
+    from .doctor import lines
+
+    screen = lines(result)
+    if not sys.stdout.isatty():
+        return "\n".join(screen)
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    with console.capture() as captured:
+        for line in screen:
+            console.print(Text(line, style="green" if line.startswith("ok") else "red"))
+    return captured.get().rstrip("\n")
+
+
 COMMANDS = {
     "ingest": Command(settings.IngestManyConfig, _ingest, _show_ingest, _ingest_plan),
     "train": Command(settings.TrainConfig, _train, _show_train, _train_plan),
@@ -383,6 +405,7 @@ COMMANDS = {
     "archive show": Command(settings.ArchiveShowConfig, _archive("show"), _show_archive_show),
     "archive verify": Command(settings.ArchiveVerifyConfig, _archive("check"), _show_archive_count),
     "archive index": Command(settings.ArchiveIndexConfig, _archive("index"), _show_archive_count),
+    "doctor": Command(settings.DoctorConfig, _doctor, _show_doctor),
     "simulate": Command(settings.SimulateConfig, _simulate, _show_simulate),
     "resume": Command(settings.ResumeConfig, _resume, _show_resume),
     "cancel": Command(settings.CancelConfig, _cancel, _show_cancel),

@@ -438,8 +438,11 @@ class RunConfig(Preparation):
     )
     seed: int = setting(0, "of weights and patches", parse=seed, metavar="N")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    processes: int | None = setting(
-        None, "processes that share the training (default: one for each GPU here)", parse=count, metavar="N"
+    processes: int | str | None = setting(
+        None,
+        "processes that share the training (default: one for each GPU here)",
+        parse=processes,
+        metavar="N",
     )
     workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
@@ -644,3 +647,23 @@ def _yaml_text(path: Path, node: Any) -> str | None:
         raise UsageError(f"{path}: line {line} is neither a word or number nor a list of them")
     # Words in quotes have a style, and stay what they are.
     return None if node.style is None and node.value in ("", "~", "null") else str(node.value)
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Check whether this machine, a shared folder and the nodes of a cluster are fit for work."""
+
+    folder: Path = setting(
+        Path(),
+        "folder that results will go to, shared with the nodes (default: here)",
+        parse=Path,
+        metavar="FOLDER",
+        positional=True,
+    )
+    profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")
+    nodes: int | None = setting(
+        None, "also check so many nodes, in a small Slurm job that is waited for", parse=count, metavar="N"
+    )
+    answer: Path | None = setting(
+        None, "write what was found to this file, too; how nodes answer", parse=new_path, metavar="FILE"
+    )

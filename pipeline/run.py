@@ -15,6 +15,7 @@ from .apply import apply, open_model
 from .config import SCRATCH, ApplyConfig, IngestConfig, ReportConfig, RunConfig, TrainConfig
 from .control import Control
 from .corrections import References
+from .errors import UsageError
 from .ingest import ingest
 from .ingest_plan import open_movie, stored_shape
 from .progress import read_json
@@ -58,8 +59,9 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
         forced.done("ingest")
     if config.step in (None, "train"):
         head = "gamma" if config.variance or config.posterior else None
-        settings = _step(TrainConfig, config, movie=(movie,), output=model, head=head, force=forced("train"))
-        train_model(settings, control)
+        own = _step(TrainConfig, config, movie=(movie,), output=model, head=head, force=forced("train"))
+        if not train_model(own, control):
+            return {}  # the first of the processes that train together says it
         forced.done("train")
     if config.step in (None, "apply"):
         to_apply = _step(
@@ -88,6 +90,8 @@ def check(config: RunConfig) -> None:
     UsageError, InputError
     """
     cluster.parse_workers(config.workers, insecure=config.insecure)
+    if config.processes == "slurm" and config.step != "train":
+        raise UsageError("--processes slurm is for --step train: several nodes share a training only.")
     load_profile(config.profile, "workers")
     if config.from_model not in (None, SCRATCH):
         open_model(config.from_model)

@@ -28,7 +28,8 @@ class SlurmProfile:
     time: str = "04:00:00"  # time limit, [DAYS-]HH:MM:SS
     cpus: int = 4  # cores
     memory_gib: int = 6  # host memory [GiB]; a block with its halo needs up to 4
-    gpus: str | None = None  # as in sbatch --gpus: "1" or "a100:1"
+    gpus: str | None = None  # of a node, as in sbatch --gpus: "1" or "a100:1"
+    nodes: int = 1  # that share a training; every other job is on one
     extra: tuple[str, ...] = ()  # further sbatch options, such as "--constraint=a100_80"
     setup: tuple[str, ...] = ()  # shell lines to run before python, such as "module load mamba"
     stop_early_s: int = 120  # batch job: warned this long before its time limit [s]

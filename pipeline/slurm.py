@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ def render_script(
     work_dir: Path | None = None,
     exports: Mapping[str, str] | None = None,
     exit_file: Path | None = None,
+    nodes: int = 1,
 ) -> str:
     """The batch script that runs a command, and runs it again when it stopped in good order.
 
@@ -54,6 +56,8 @@ def render_script(
     exit_file : Path, optional
         Where the job leaves its exit code when it is over for good; of a job that ends without a word there
         is none.
+    nodes : int
+        Nodes that share the command; see `across_nodes`.
 
     Returns
     -------
@@ -75,12 +79,12 @@ def render_script(
         # What waits for a job that failed is cancelled too, instead of waiting for ever.
         "--kill-on-invalid-dep=yes",
         f"--signal=B:USR1@{profile.stop_early_s}",
-        "--nodes=1",
-        "--ntasks=1",
-        f"--cpus-per-task={profile.cpus}",
+        f"--nodes={nodes}",
+        f"--ntasks-per-node={tasks_per_node(profile)}" if nodes > 1 else "--ntasks=1",
+        f"--cpus-per-task={cpus_per_task(profile) if nodes > 1 else profile.cpus}",
         f"--mem={profile.memory_gib}G",
         f"--time={profile.time}",
-        *site_options(profile),
+        *site_options(profile, nodes),
     ]
     if profile.partition:
         options.append(f"--partition={profile.partition}")
@@ -97,7 +101,10 @@ def render_script(
             ]
         ),
         note_exit="" if exit_file is None else f'echo "$code" >{shlex.quote(str(exit_file.absolute()))}\n',
-        command=shlex.join(command),
+        command=across_nodes(command, profile) if nodes > 1 else shlex.join(command),
+        # srun hands on a USR1, but kills its tasks on a TERM.
+        stop_signal="USR1" if nodes > 1 else "TERM",
+        stop_code=128 + (signal.SIGUSR1 if nodes > 1 else signal.SIGTERM),
         max_requeues=profile.max_requeues,
     )
 
@@ -109,7 +116,7 @@ _SCRIPT = """\
 # The folder of the log must be there when the job starts: {log_dir}
 
 # Slurm warns only this shell ahead of the time limit: hand it on, the command then stops in good order.
-trap 'warned=1; kill -TERM "$child" 2>/dev/null' USR1
+trap 'warned=1; kill -{stop_signal} "$child" 2>/dev/null' USR1
 # The job is being cancelled or preempted. Slurm tells every process of it; do not bring it back from here.
 trap 'cancelled=1' TERM
 warned=0
@@ -121,13 +128,13 @@ cd -- {work_dir} || exit 1
 
 {command} &
 child=$!
-[ "$warned" -eq 0 ] || kill -TERM "$child"
+[ "$warned" -eq 0 ] || kill -{stop_signal} "$child"
 # A signal cuts the first wait short; the last one has the command's own exit code.
 while wait "$child"; kill -0 "$child" 2>/dev/null; do :; done
 wait "$child"
 code=$?
 # Warned while Python was still starting: it could not stop in good order, but had not begun either.
-[ "$warned" -eq 0 ] || [ "$code" -ne 143 ] || code=75
+[ "$warned" -eq 0 ] || [ "$code" -ne {stop_code} ] || code=75
 
 if [ "$code" -eq 75 ] && [ "$cancelled" -eq 0 ]; then
     if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {max_requeues} ]; then
@@ -141,6 +148,43 @@ if [ "$code" -eq 75 ] && [ "$cancelled" -eq 0 ]; then
 fi
 {note_exit}exit "$code"
 """
+
+
+def across_nodes(command: Sequence[str], profile: SlurmProfile) -> str:
+    """Shell line that starts a training on every node of the job, with one process for each GPU.
+
+    The processes open ports to each other on the nodes of the job, on ``profile.interface`` where it is set.
+
+    Examples
+    --------
+    >>> across_nodes(["train"], SlurmProfile(gpus="a100:4", cpus=16)).partition(" --ntasks")[2]
+    '-per-node=4 --cpus-per-task=4 train --processes slurm'
+    """
+    start = [
+        "srun",
+        "--export=ALL",  # the job's own environment, which began clean
+        "--kill-on-bad-exit=0",  # a task that stops in good order must not end the others out of order
+        "--wait=300",
+        f"--ntasks-per-node={tasks_per_node(profile)}",
+        f"--cpus-per-task={cpus_per_task(profile)}",
+        *command,
+        "--processes",
+        "slurm",
+    ]
+    if profile.interface:
+        names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+        start = ["env", *(f"{name}={profile.interface}" for name in names), *start]
+    return shlex.join(start)
+
+
+def tasks_per_node(profile: SlurmProfile) -> int:
+    """Processes of a training on one of several nodes: one for each GPU, or one that uses all cores."""
+    return max(1, profile.n_gpus)
+
+
+def cpus_per_task(profile: SlurmProfile) -> int:
+    """Cores of one process of a training on several nodes."""
+    return max(1, profile.cpus // tasks_per_node(profile))
 
 
 def pipeline_command(arguments: Sequence[str]) -> list[str]:
@@ -249,13 +293,13 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def site_options(profile: SlurmProfile) -> list[str]:
+def site_options(profile: SlurmProfile, nodes: int = 1) -> list[str]:
     """The ``sbatch`` options of a profile that batch jobs and Dask worker jobs write alike."""
     options = []
     if profile.qos:
         options.append(f"--qos={profile.qos}")
     if profile.gpus:
-        options.append(f"--gpus={profile.gpus}")
+        options.append(f"--gpus{'-per-node' if nodes > 1 else ''}={profile.gpus}")
     return [*options, *profile.extra]
 
 

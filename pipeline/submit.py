@@ -125,6 +125,7 @@ def scripts(
             work_dir=submission.work_dir,
             exports=exports,
             exit_file=submission.folder / "exit" / name,
+            nodes=submission.profile(step).nodes if step.kind == "train" else 1,
         )
         made[step.kind] = (name, script)
     return made
