@@ -6,6 +6,7 @@ them durable, reads them back and leaves a marker. The driver only hands out blo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import logging
@@ -28,7 +29,7 @@ from tdenoise.kinds import Architecture, architecture_of, kind_of, scale_for
 from tdenoise.network import Architecture as SplitBlindArchitecture
 from tdenoise.noise import NoiseStatistics, Scale, choose
 
-from . import blocks, budget, cluster, driver, progress, store
+from . import array, blocks, budget, cluster, driver, progress, sharing, store
 from .blocks import Block, Halo, Region
 from .config import ApplyConfig
 from .control import Control
@@ -58,6 +59,7 @@ class Job:
     kept_bits: int | None
     device: str
     stand_ins: Path | None = None  # what is shown in place of bad pixels, an array of the size of a frame
+    member: str | None = None  # who writes, where several processes share the lease
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
         If a signal came, or the workers were lost too often.
     """
     control = control or Control()
-    cluster.parse_workers(config.workers)  # before anything slow
+    kind, count = cluster.parse_workers(config.workers)  # before anything slow
+    share = None if config.share is None else _parse_share(config)
     movie = store.open_store(config.movie, store.MOVIE)
     model = config.model or checkpoint.BASE
     card = open_model(model).card
@@ -103,43 +106,92 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
         _check_as_it_is(movie)
     bad = movie_stand_ins(movie)
     plan = make_plan(config, movie, card, bad)
-    if already_done(config.output, progress.plan_id(plan.identity)) and not config.force:
+    id = progress.plan_id(plan.identity)
+    if already_done(config.output, id) and not (config.force and (share is None or _begun(config.output))):
         return store.read_attributes(config.output)
     _check_budget(config, plan)
-    with progress.OutputRun(config.output, plan.identity, [config.movie, model], force=config.force) as run:
-        if config.resume and not run.begun:
-            raise UsageError(f"{config.output}: there is nothing to resume. Leave --resume away to start.")
-        run.prepare(
-            lambda path: store.create(
-                path,
-                store.DENOISED,
-                movie.shape,
-                np.dtype(np.float32),
-                plan.geometry,
-                movie.coordinates,
-                movie.units,
-            )
-        )
-        job = Job(
-            movie=config.movie.absolute(),
-            output=run.partial.absolute(),
-            folder=run.folder.absolute(),
-            token=run.token,
-            model=model.absolute(),
-            model_id=card["sha256"],
-            scale=scale,
-            ensemble=config.ensemble,
-            kept_bits=None if config.lossless else store.KEPT_BITS,
-            device=config.device,
-            stand_ins=None if bad is None else _save_stand_ins(run.folder.absolute(), bad),
-        )
-        _run_blocks(config, job, plan, run, control)
+    if kind == "array" and isinstance(count, int):
+        array.apply_array(config, count, plan.identity, functools.partial(_create, plan, movie), control)
+        return store.read_attributes(config.output)
+    try:
+        with _open_run(config, plan, share, [config.movie, model]) as run:
+            _build(config, plan, movie, card, scale, bad, run, share, control)
+    except PipelineError:
+        if share is None or not already_done(config.output, id):
+            raise  # else: the others who share the work have finished it
+    return store.read_attributes(config.output)
+
+
+def _parse_share(config: ApplyConfig) -> sharing.Share:
+    if config.workers != "local":
+        raise UsageError(f"--share does its part in this process: leave --workers {config.workers} away.")
+    return sharing.parse_share(config.share or "")
+
+
+def _begun(output: Path) -> bool:
+    """Whether an output is being made; a share that is told --force must not begin again what was just finished."""
+    return (progress.work_folder(output) / "created").exists()
+
+
+def _open_run(
+    config: ApplyConfig, plan: Plan, share: sharing.Share | None, inputs: list[Path]
+) -> progress.OutputRun:
+    if share is None:
+        return progress.OutputRun(config.output, plan.identity, inputs, force=config.force)
+    return sharing.SharedRun(config.output, plan.identity, inputs, group=share.group, force=config.force)
+
+
+def _create(plan: Plan, movie: store.Store, path: Path) -> None:
+    store.create(
+        path,
+        store.DENOISED,
+        movie.shape,
+        np.dtype(np.float32),
+        plan.geometry,
+        movie.coordinates,
+        movie.units,
+    )
+
+
+def _build(
+    config: ApplyConfig,
+    plan: Plan,
+    movie: store.Store,
+    card: dict[str, Any],
+    scale: Scale,
+    bad: NDArray[np.float32] | None,
+    run: progress.OutputRun,
+    share: sharing.Share | None,
+    control: Control,
+) -> None:
+    """Denoise what is not done, and give the output its name."""
+    model = config.model or checkpoint.BASE
+    if config.resume and not run.begun:
+        raise UsageError(f"{config.output}: there is nothing to resume. Leave --resume away to start.")
+    run.prepare(functools.partial(_create, plan, movie))
+    job = Job(
+        movie=config.movie.absolute(),
+        output=run.partial.absolute(),
+        folder=run.folder.absolute(),
+        token=run.token,
+        model=model.absolute(),
+        model_id=card["sha256"],
+        scale=scale,
+        ensemble=config.ensemble,
+        kept_bits=None if config.lossless else store.KEPT_BITS,
+        device=config.device,
+        stand_ins=None if bad is None else _save_stand_ins(run.folder.absolute(), bad),
+        member=run.member if isinstance(run, sharing.SharedRun) else None,
+    )
+    _run_blocks(config, job, plan, run, share, control)
+    with run.alone("commit") if isinstance(run, sharing.SharedRun) else contextlib.nullcontext():
+        if share is not None and already_done(config.output, run.id):
+            return
         attributes = _describe(movie, card, plan, config, run)
         hashes = progress.hashes(run.done().values())
         _check_complete(run.partial, plan.geometry, hashes)
         store.finish(run.partial, store.DENOISED, attributes, hashes)
         run.commit()
-    return store.read_attributes(config.output)
 
 
 def make_plan(
@@ -256,9 +308,9 @@ def _check_budget(config: ApplyConfig, plan: Plan) -> None:
     kind, count = cluster.parse_workers(config.workers)
     budget.check_disk(config.output.parent, plan.disk_bytes, str(config.output))
     limit = config.worker_memory
-    if limit is None and not isinstance(count, str) and kind == "local":
+    if limit is None and not isinstance(count, str) and kind == "local" and config.share is None:
         limit = budget.machine_memory_bytes() // (count or budget.n_cores())
-    if limit is None and kind == "slurm":
+    if limit is None and kind in ("slurm", "array"):
         limit = load_profile(config.profile, workers=True).worker_memory_bytes
     if limit is not None:
         core = " x ".join(map(str, plan.identity["core"]))
@@ -353,7 +405,14 @@ def _save_stand_ins(folder: Path, bad: NDArray[np.float32]) -> Path:
     return path
 
 
-def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputRun, control: Control) -> None:
+def _run_blocks(
+    config: ApplyConfig,
+    job: Job,
+    plan: Plan,
+    run: progress.OutputRun,
+    share: sharing.Share | None,
+    control: Control,
+) -> None:
     """Hand out the blocks that have no valid marker until all have one."""
 
     def remaining() -> list[Block]:
@@ -365,8 +424,17 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
             if b.number not in done or not _whole(job.output, plan.geometry, done[b.number])
         ]
 
-    todo = remaining()
+    def forget_broken() -> None:
+        for block in remaining():
+            (run.folder / "done" / f"{block.number:08d}.json").unlink(missing_ok=True)
+
     n_blocks = len(plan.blocks)
+    if isinstance(run, sharing.SharedRun):
+        run.once("markers", forget_broken)  # from then on, a marker is enough for all who share the work
+        done = run.done_numbers()
+        todo = [b for b in plan.blocks if b.number not in done]
+    else:
+        todo = remaining()
     control.progress("apply", n_blocks - len(todo), n_blocks)
 
     workers = config.workers
@@ -383,14 +451,19 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
             stop=control.stop,
         )
 
-    failures: dict[int, str] = {}
     plugin = ModelPlugin(job.model, job.model_id, job.device)
     task = functools.partial(run_block, job)
     # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
     patience = driver.NO_WORKERS_S
     if config.workers.startswith("slurm:"):
         patience = 60.0 * load_profile(config.profile, workers=True).queue_wait_min
-    for outcome in driver.drive(connect, plugin, task, todo, remaining, control, patience):
+    outcomes: Iterator[driver.Outcome[Block]]
+    if isinstance(run, sharing.SharedRun) and share is not None:
+        outcomes = sharing.work(run, share, plan.blocks, task, control)
+    else:
+        outcomes = driver.drive(connect, plugin, task, todo, remaining, control, patience)
+    failures: dict[int, str] = {}
+    for outcome in outcomes:
         if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
             raise ResourceError(
                 f"{job.output}: the disk is full or your quota is used up ({outcome.error.strerror}). "
@@ -514,7 +587,7 @@ def _write_row(job: Job, target: Any, row: Region, result: NDArray[np.float32]) 
     for region in store.shards_in(row, target.shards):
         rows = slice(region.rows[0] - row.rows[0], region.rows[1] - row.rows[0])
         columns = slice(region.columns[0] - row.columns[0], region.columns[1] - row.columns[0])
-        if not progress.holds_lease(job.folder, job.token):
+        if not progress.holds_lease(job.folder, job.token, job.member):
             raise PipelineError("another run has taken over this output")
         part = np.ascontiguousarray(result[:, rows, columns])
         key, digest = store.write_shard(job.output / store.DENOISED, target, region, part)

@@ -23,7 +23,11 @@ from .slurm import load_profile
 if TYPE_CHECKING:
     from distributed import Client
 
-Workers = tuple[Literal["local"], int | None] | tuple[Literal["slurm"], int] | tuple[Literal["address"], str]
+Workers = (
+    tuple[Literal["local"], int | None]
+    | tuple[Literal["slurm", "array"], int]
+    | tuple[Literal["address"], str]
+)
 
 START_TIMEOUT_S = 120  # for workers that wait in no queue: this machine, a running scheduler
 CONNECT_TIMEOUT_S = 30
@@ -52,13 +56,13 @@ def parse_workers(text: str) -> Workers:
     Parameters
     ----------
     text : str
-        ``local`` (one worker per core), ``local:N``, ``slurm:N``, or the address of a running Dask
-        scheduler, ``tls://HOST:PORT`` (``tcp://`` only on this machine).
+        ``local`` (one worker per core), ``local:N``, ``slurm:N``, ``array:N``, or the address of a running
+        Dask scheduler, ``tls://HOST:PORT`` (``tcp://`` only on this machine).
 
     Returns
     -------
     tuple
-        The kind (``"local"``, ``"slurm"`` or ``"address"``) with the number of workers (None: one per
+        The kind (``"local"``, ``"slurm"``, ``"array"`` or ``"address"``) with the number of workers (None: one per
         core) or the address.
 
     Raises
@@ -75,9 +79,11 @@ def parse_workers(text: str) -> Workers:
     """
     if text == "local":
         return "local", None
-    if match := re.fullmatch(r"(local|slurm):([1-9][0-9]{0,4})", text):
+    if match := re.fullmatch(r"(local|slurm|array):([1-9][0-9]{0,4})", text):
         count = int(match[2])
-        return ("local", count) if match[1] == "local" else ("slurm", count)
+        if match[1] == "local":
+            return "local", count
+        return ("slurm", count) if match[1] == "slurm" else ("array", count)
     if match := re.fullmatch(r"(tcp|tls)://([^\s/?#@]+)", text):
         host = _host(text)
         if match[1] == "tcp" and not _is_loopback(host):
@@ -86,7 +92,7 @@ def parse_workers(text: str) -> Workers:
                 "reaches a Dask scheduler can run code as you. Start the scheduler with TLS and use tls://."
             )
         return "address", text
-    raise UsageError(f"--workers {text!r} is not one of local, local:N, slurm:N, tls://HOST:PORT.")
+    raise UsageError(f"--workers {text!r} is not one of local, local:N, slurm:N, array:N, tls://HOST:PORT.")
 
 
 @contextmanager

@@ -278,9 +278,14 @@ class ApplyConfig:
     output: Path = setting(
         help="denoised store to write", parse=new_path, metavar="DENOISED.zarr", short="-o"
     )
-    workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
+    workers: str = setting(
+        "local", "local:N, slurm:N, array:N, or the address of a Dask scheduler", metavar="WHERE"
+    )
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
     profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")
+    share: str | None = setting(
+        None, "do one of N shares, here, without any network: I/N, or array in a job array", metavar="I/N"
+    )
     ensemble: int = setting(
         16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
     )
@@ -311,7 +316,9 @@ class RunConfig(Preparation):
     )
     seed: int = setting(0, "of weights and patches", parse=seed, metavar="N")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
+    workers: str = setting(
+        "local", "local:N, slurm:N, array:N, or the address of a Dask scheduler", metavar="WHERE"
+    )
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
     profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")
     ensemble: int = setting(

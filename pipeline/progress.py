@@ -145,7 +145,7 @@ class OutputRun:
             *self.folder.glob("dead-*"),
         ):
             shutil.rmtree(left, ignore_errors=True)
-        for name in ("created", "plan.json"):
+        for name in ("created", "array.json", "plan.json"):
             (self.folder / name).unlink(missing_ok=True)
 
     def _check_output(self) -> None:
@@ -185,13 +185,7 @@ class OutputRun:
         write_atomically(file, json.dumps({"id": self.id, "plan": self._plan}, indent=1).encode())
 
     def _take_lease(self) -> None:
-        owner = {
-            "token": self.token,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "process_start": _process_start(os.getpid()),
-            "job": os.environ.get("SLURM_JOB_ID"),
-        }
+        owner = {"token": self.token, **this_process()}
         # The owner's file is in the folder before the folder gets its name: a lease always says whose it is.
         fresh = self.folder / f"lease-{self.token}"
         for _ in range(100):
@@ -244,8 +238,13 @@ class OutputRun:
                     (self.lease / "heartbeat").touch()
 
 
-def holds_lease(folder: Path, token: str) -> bool:
-    """Whether the lease in a work folder still has this token: a driver that was replaced must not write."""
+def holds_lease(folder: Path, token: str, member: str | None = None) -> bool:
+    """Whether the lease in a work folder still has this token: a driver that was replaced must not write.
+
+    Of a lease that several processes share (`sharing.SharedRun`), ``member`` is the one who asks.
+    """
+    if member is not None and not (folder / "lease" / "members" / f"{member}.json").exists():
+        return False
     return bool(read_json(folder / "lease" / "owner.json").get("token") == token)
 
 
@@ -266,13 +265,33 @@ def lease_holder(folder: Path) -> str | None:
 
 def _holder(lease: Path) -> tuple[str | None, str | None]:
     """Token of a lease (None: there is none), and in words who holds it (None: nobody who lives)."""
+    members = lease / "members"
+    if members.is_dir():  # shared: it lives as long as one of them does
+        token = str(read_json(lease / "owner.json").get("token", ""))
+        for member in members.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):
+                if holder := process_holder(read_json(member), time.time() - member.stat().st_mtime):
+                    return token, holder
+        return token, None
     try:
         age = time.time() - max(f.stat().st_mtime for f in lease.iterdir())
     except (FileNotFoundError, ValueError):
         return None, None
-    owner = {"token": "", "host": "an unknown host", "pid": None, "process_start": None, "job": None}
-    owner |= read_json(lease / "owner.json")
-    token, job = str(owner["token"]), owner["job"]
+    owner = read_json(lease / "owner.json")
+    return str(owner.get("token", "")), process_holder(owner, age)
+
+
+def process_holder(record: dict[str, Any], age: float) -> str | None:
+    """In words, the process of which `this_process` made a record; None if it no longer lives.
+
+    Parameters
+    ----------
+    record : dict
+    age : float
+        Time since its last sign of life [s].
+    """
+    owner = {"host": "an unknown host", "pid": None, "process_start": None, "job": None} | record
+    job = owner["job"]
     here = owner["host"] == socket.gethostname()
     if here:
         dead = not isinstance(owner["pid"], int) or _process_start(owner["pid"]) != owner["process_start"]
@@ -280,9 +299,19 @@ def _holder(lease: Path) -> tuple[str | None, str | None]:
         # A job that was queued again runs elsewhere only after it has ended there.
         dead = age > STALE_S or (job is not None and job == os.environ.get("SLURM_JOB_ID"))
     if dead:
-        return token, None
+        return None
     of_job = f", Slurm job {job}" if job else ""
-    return token, f"process {owner['pid']} on {owner['host']}{of_job}, last sign of life {age:.0f} s ago"
+    return f"process {owner['pid']} on {owner['host']}{of_job}, last sign of life {age:.0f} s ago"
+
+
+def this_process() -> dict[str, Any]:
+    """What tells this process from all others."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_start": _process_start(os.getpid()),
+        "job": os.environ.get("SLURM_JOB_ID"),
+    }
 
 
 def read_json(file: Path) -> dict[str, Any]:

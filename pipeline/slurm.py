@@ -91,6 +91,7 @@ def render_script(
     profile: SlurmProfile,
     log_dir: Path,
     work_dir: Path | None = None,
+    array: int | None = None,
 ) -> str:
     """The batch script that runs a command, and runs it again when it stopped in good order.
 
@@ -111,6 +112,8 @@ def render_script(
         missing.
     work_dir : Path, optional
         Where the command runs; by default where this is called.
+    array : int, optional
+        Run the command in so many tasks of a job array.
 
     Returns
     -------
@@ -125,7 +128,8 @@ def render_script(
     name = safe_job_name(job_name)
     options = [
         f"--job-name={name}",
-        output_option(log_dir, f"{name}-%j.log"),
+        output_option(log_dir, f"{name}-%j.log" if array is None else f"{name}-%A_%a.log"),
+        *([] if array is None else [f"--array=0-{array - 1}"]),
         "--open-mode=append",
         "--export=NONE",
         "--requeue",
@@ -239,6 +243,38 @@ def submit_script(script: Path) -> str:
     if done.returncode != 0:
         raise PipelineError(f"Slurm refused {script}: {done.stderr.strip()}")
     return done.stdout.strip().split(";")[0]  # ID, or ID;CLUSTER
+
+
+def queue(name: str) -> dict[str, str]:
+    """State and reason of every job of ours that bears a name, by job id; array tasks one by one.
+
+    Raises
+    ------
+    PipelineError
+        If Slurm does not answer, which says nothing about the jobs.
+    """
+    command = [
+        "squeue",
+        "--noheader",
+        "--array",
+        "--format=%i %T %r",
+        f"--user={os.getuid()}",
+        f"--name={name}",
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            env=clean_environment(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=SBATCH_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PipelineError(f"squeue does not answer: {error}") from None
+    if done.returncode != 0:
+        raise PipelineError(f"squeue does not answer: {done.stderr.strip()}")
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
