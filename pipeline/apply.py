@@ -454,14 +454,17 @@ def _run_blocks(
     plugin = ModelPlugin(job.model, job.model_id, job.device)
     task = functools.partial(run_block, job)
     # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
-    patience = driver.NO_WORKERS_S
+    patience, resources = driver.NO_WORKERS_S, None
     if config.workers.startswith("slurm:"):
+        from .drain import TOKEN
+
+        resources = {TOKEN: 1.0}  # which a worker that is about to leave has no more
         patience = 60.0 * load_profile(config.profile, workers=True).queue_wait_min
     outcomes: Iterator[driver.Outcome[Block]]
     if isinstance(run, sharing.SharedRun) and share is not None:
         outcomes = sharing.work(run, share, plan.blocks, task, control)
     else:
-        outcomes = driver.drive(connect, plugin, task, todo, remaining, control, patience)
+        outcomes = driver.drive(connect, plugin, task, todo, remaining, control, patience, resources)
     failures: dict[int, str] = {}
     for outcome in outcomes:
         if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:

@@ -171,6 +171,12 @@ def n_workers(client: Client) -> int:
     return len(client.nthreads())  # asks the scheduler; client.scheduler_info() may be seconds old
 
 
+def given_up(client: Client) -> str | None:
+    """Why worker jobs that were lost are not replaced any more; None while they are."""
+    reason: str | None = getattr(client.cluster, "given_up", None)  # as `slurm_workers.WorkerCluster` has it
+    return reason
+
+
 @contextmanager
 def _local(
     count: int | None, scratch: Path, memory_bytes: int | None, stop: threading.Event

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 LOST_S = 120.0  # a process elsewhere that shows no sign of life for so long has lost its block [s]
 DEATHS = 4  # a block that ends so many processes is given up
-PAUSE_S = 2.0  # between two looks for work while others do the last blocks
+PAUSE_S = 2.0  # at most, between two looks for work while others do the last blocks
 COUNT_S = 5.0  # between two counts of what is done
 
 
@@ -373,6 +373,7 @@ def work(
 
     for item in share.of(items):
         yield from attempt(item)
+    pause_s = 0.1
     while True:
         done = run.done_numbers()
         missing = [i for i in items if i.number not in done and i.number not in failed]
@@ -389,4 +390,5 @@ def work(
         if tried == 0:
             control.check("apply")
             run.check()
-            time.sleep(PAUSE_S)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_S)

@@ -313,6 +313,25 @@ def output_option(log_dir: Path, pattern: str) -> str:
     return f'--output="{folder}/{pattern}"'
 
 
+def time_limit_s(text: str) -> int:
+    """A time limit as Slurm reads it, in seconds.
+
+    Examples
+    --------
+    >>> time_limit_s("04:00:00"), time_limit_s("1-12"), time_limit_s("90"), time_limit_s("5:30")
+    (14400, 129600, 5400, 330)
+    """
+    days, dash, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:  # hours first
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    elif len(parts) == 1:
+        hours, minutes, seconds = 0, parts[0], 0
+    else:
+        hours, minutes, seconds = [0, *parts][-3:]
+    return 86400 * int(days or 0) + 3600 * hours + 60 * minutes + seconds
+
+
 def safe_job_name(name: str) -> str:
     """A job name that needs no quoting anywhere.
 
