@@ -161,7 +161,7 @@ def _wait(run: SharedRun, record: dict[str, Any], n_blocks: int, control: Contro
         if control.stop.is_set():
             raise Stopped(
                 f"the array job {record['job']} goes on without this command, which only watched it: run the same "
-                f"command again to watch, or 'scancel {record['job']}' to stop it"
+                f"command again to watch, or 'scancel --name {record['name']}' to stop it"
             )
         # Not stop.wait: the signal handler sets stop in this same thread, and could find it locked.
         time.sleep(LOOK_S)
