@@ -6,6 +6,7 @@ them durable, reads them back and leaves a marker. The driver only hands out blo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -32,7 +33,7 @@ from tdenoise.network import Architecture as SplitBlindArchitecture
 from tdenoise.network import SplitBlind
 from tdenoise.noise import NoiseStatistics, Scale, choose
 
-from . import blocks, budget, cluster, driver, progress, store
+from . import array, blocks, budget, cluster, driver, progress, sharing, store
 from .blocks import Block, Halo, Region
 from .config import ApplyConfig
 from .control import Control
@@ -72,6 +73,7 @@ class Job:
     layers: tuple[str, ...] = (store.DENOISED,)  # the arrays that are written, all of one geometry
     posterior: bool = False  # whether the own count of a pixel joins in
     gain: float = 1.0  # [counts per electron]
+    member: str | None = None  # who writes, where several processes share the lease
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ def apply(
         If a signal came, or the workers were lost too often.
     """
     control = control or Control()
-    cluster.parse_workers(config.workers, insecure=config.insecure)  # before anything slow
+    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)  # before anything slow
+    share = None if config.share is None else _parse_share(config)
     movie = store.open_store(config.movie, store.MOVIE)
     model = config.model or checkpoint.BASE
     card = open_model(model).card
@@ -137,50 +140,93 @@ def apply(
         _check_as_it_is(movie)
     bad = movie_stand_ins(movie)
     plan = make_plan(config, movie, card, bad)
-    if already_done(config.output, progress.plan_id(plan.identity)) and not config.force:
+    id = progress.plan_id(plan.identity)
+    if already_done(config.output, id) and not (config.force and (share is None or _begun(config.output))):
         progress.tidy_up(config.output)
         return store.read_attributes(config.output)
     _check_budget(config, plan, movie, card)
-    with progress.OutputRun(
-        config.output, plan.identity, [config.movie, model], force=config.force, command=config
-    ) as run:
-        if config.resume and not run.begun:
-            raise UsageError(f"{config.output}: there is nothing to resume. Leave --resume away to start.")
-        run.prepare(functools.partial(_create, movie=movie, plan=plan))
-        if known is not None:
-            _take_over(known, plan, run)
-        job = Job(
-            movie=config.movie.absolute(),
-            output=run.partial.absolute(),
-            folder=run.folder.absolute(),
-            token=run.token,
-            model=model.absolute(),
-            model_id=card["sha256"],
-            scale=scale,
-            ensemble=config.ensemble,
-            kept_bits=None if config.lossless else store.KEPT_BITS,
-            device=config.device,
-            stand_ins=None if bad is None else _save_stand_ins(run.folder.absolute(), bad),
-            layers=plan.layers,
-            posterior=config.posterior,
-            gain=electron_counts(movie),
-        )
-        _run_blocks(config, job, plan, run, control, reconnect)
-        attributes = _describe(movie, card, plan, config, run)
-        hashes = {layer: progress.hashes(run.done().values(), layer) for layer in plan.layers}
-        for layer in plan.layers:
-            _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
-        if known is not None and attributes["id"] != known.id:
-            raise VerificationError(
-                f"{config.output}: what was computed anew is not what was there, as on another kind of device or "
-                "with another version. The store was left as it is; apply the model again with --force."
+    create = functools.partial(_create, movie=movie, plan=plan)
+    if kind == "array" and isinstance(count, int):
+        array.apply_array(config, count, plan.identity, create, control)
+        return store.read_attributes(config.output)
+    try:
+        with _open_run(config, plan, share, [config.movie, model]) as run:
+            if config.resume and not run.begun:
+                raise UsageError(
+                    f"{config.output}: there is nothing to resume. Leave --resume away to start."
+                )
+            run.prepare(create)
+            if known is not None:
+                _take_over(known, plan, run)
+            job = Job(
+                movie=config.movie.absolute(),
+                output=run.partial.absolute(),
+                folder=run.folder.absolute(),
+                token=run.token,
+                model=model.absolute(),
+                model_id=card["sha256"],
+                scale=scale,
+                ensemble=config.ensemble,
+                kept_bits=None if config.lossless else store.KEPT_BITS,
+                device=config.device,
+                stand_ins=None if bad is None else _save_stand_ins(run.folder.absolute(), bad),
+                layers=plan.layers,
+                posterior=config.posterior,
+                gain=electron_counts(movie),
+                member=run.member if isinstance(run, sharing.SharedRun) else None,
             )
-        run.check()
-        if store.VARIANCE in hashes:
-            store.record_hashes(run.partial, store.VARIANCE, hashes[store.VARIANCE])
-        store.finish(run.partial, store.DENOISED, attributes, hashes[store.DENOISED], record(config))
-        run.commit()
+            _run_blocks(config, job, plan, run, share, control, reconnect)
+            with run.alone("commit") if isinstance(run, sharing.SharedRun) else contextlib.nullcontext():
+                if share is None or not already_done(config.output, run.id):
+                    _finish(config, plan, movie, card, run, known)
+    except PipelineError:
+        if share is None or not already_done(config.output, id):
+            raise  # else: the others who share the work have finished it
     return store.read_attributes(config.output)
+
+
+def _finish(
+    config: ApplyConfig,
+    plan: Plan,
+    movie: store.Store,
+    card: dict[str, Any],
+    run: progress.OutputRun,
+    known: Known | None,
+) -> None:
+    """Give the output, all of whose blocks are done, its attributes, its hashes and its name."""
+    attributes = _describe(movie, card, plan, config, run)
+    hashes = {layer: progress.hashes(run.done().values(), layer) for layer in plan.layers}
+    for layer in plan.layers:
+        _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
+    if known is not None and attributes["id"] != known.id:
+        raise VerificationError(
+            f"{config.output}: what was computed anew is not what was there, as on another kind of device or "
+            "with another version. The store was left as it is; apply the model again with --force."
+        )
+    run.check()
+    if store.VARIANCE in hashes:
+        store.record_hashes(run.partial, store.VARIANCE, hashes[store.VARIANCE])
+    store.finish(run.partial, store.DENOISED, attributes, hashes[store.DENOISED], record(config))
+    run.commit()
+
+
+def _parse_share(config: ApplyConfig) -> sharing.Share:
+    if config.workers != "local":
+        raise UsageError(f"--share does its part in this process: leave --workers {config.workers} away.")
+    return sharing.parse_share(config.share or "")
+
+
+def _begun(output: Path) -> bool:
+    """Whether an output is being made; a share that is told --force must not begin again what was just finished."""
+    return (progress.work_folder(output) / "created").exists()
+
+
+def _open_run(
+    config: ApplyConfig, plan: Plan, share: sharing.Share | None, inputs: list[Path]
+) -> progress.OutputRun:
+    if share is None:
+        return progress.OutputRun(config.output, plan.identity, inputs, force=config.force, command=config)
+    return sharing.SharedRun(config.output, plan.identity, inputs, group=share.group, force=config.force)
 
 
 def _create(path: Path, movie: store.Store, plan: Plan) -> None:
@@ -398,11 +444,12 @@ def _with_margin(plan: Plan) -> int:
 def _worker_limit(config: ApplyConfig) -> int | None:
     """Memory that a worker may use; None where only its scheduler knows."""
     kind, count = cluster.parse_workers(_workers(config), insecure=config.insecure)
-    if kind == "slurm" and config.worker_memory is None:
+    if kind in ("slurm", "array") and config.worker_memory is None:
         return load_profile(config.profile, "workers").worker_memory_bytes
     if kind != "local" or isinstance(count, str):
         return config.worker_memory
-    share = (budget.machine_memory_bytes() - DRIVER_BYTES) // (count or budget.n_cores())
+    count = 1 if config.share is not None else count or budget.n_cores()  # a share is this process alone
+    share = (budget.machine_memory_bytes() - DRIVER_BYTES) // count
     return share if config.worker_memory is None else min(config.worker_memory, share)
 
 
@@ -425,7 +472,7 @@ def _remedy(config: ApplyConfig, plan: Plan, limit: int, movie: store.Store, car
             found.append(f"--tile {tile}")
             break
         tile //= 2
-    if kind == "slurm":
+    if kind in ("slurm", "array"):
         found.append(f"a profile with memory_gib: {-(-_with_margin(plan) // 2**30) + 1}")
     return f"Use {', or '.join(found)}." if found else "Use a machine with more memory."
 
@@ -519,6 +566,7 @@ def _run_blocks(
     job: Job,
     plan: Plan,
     run: progress.OutputRun,
+    share: sharing.Share | None,
     control: Control,
     reconnect: Callable[[Connect], Connect],
 ) -> None:
@@ -531,8 +579,17 @@ def _run_blocks(
             b for b in plan.blocks if b.number not in done or not _whole(job, plan.geometry, done[b.number])
         ]
 
-    todo = remaining()
+    def forget_broken() -> None:
+        for block in remaining():
+            (run.folder / "done" / f"{block.number:08d}.json").unlink(missing_ok=True)
+
     n_blocks = len(plan.blocks)
+    if isinstance(run, sharing.SharedRun):
+        run.once("markers", forget_broken)  # from then on, a marker is enough for all who share the work
+        done = run.done_numbers()
+        todo = [b for b in plan.blocks if b.number not in done]
+    else:
+        todo = remaining()
     control.progress("apply", n_blocks - len(todo), n_blocks)
 
     workers = _workers(config)
@@ -548,15 +605,25 @@ def _run_blocks(
             insecure=config.insecure,
         )
 
-    failures: dict[int, str] = {}
     gpus = _gpus(job.device) if workers.startswith("local") else []
     plugin = ModelPlugin(job.model, job.model_id, job.device, gpus)
     task = functools.partial(run_block, job)
     # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
-    patience = driver.NO_WORKERS_S
+    patience, resources = driver.NO_WORKERS_S, None
     if config.workers.startswith("slurm:"):
+        from .drain import TOKEN
+
+        resources = {TOKEN: 1.0}  # which a worker that is about to leave has no more
         patience = 60.0 * load_profile(config.profile, "workers").queue_wait_min
-    for outcome in driver.drive(reconnect(connect), plugin, task, todo, remaining, control, patience):
+    outcomes: Iterator[driver.Outcome[Block]]
+    if isinstance(run, sharing.SharedRun) and share is not None:
+        outcomes = sharing.work(run, share, plan.blocks, task, control)
+    else:
+        outcomes = driver.drive(
+            reconnect(connect), plugin, task, todo, remaining, control, patience, resources
+        )
+    failures: dict[int, str] = {}
+    for outcome in outcomes:
         if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
             raise ResourceError(
                 f"{job.output}: the disk is full or your quota is used up ({outcome.error.strerror}). "
@@ -699,7 +766,7 @@ def load(model: Path, model_id: str, device: str) -> tuple[checkpoint.Model, str
 
 def run_block(job: Job, block: Block) -> int:
     """Denoise and write one block; pure and idempotent, so that it may run twice. Returns its number."""
-    progress.check_lease(job.folder, job.token)
+    progress.check_lease(job.folder, job.token, job.member)
     model, device = load(job.model, job.model_id, job.device)
     # A GPU keeps more than one core busy with its input and output; of CPU workers there is one per core.
     n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // torch.cuda.device_count())
@@ -731,7 +798,7 @@ def run_block(job: Job, block: Block) -> int:
                 for region in store.shards_in(row, target.shards)
             ]
         collect()
-    progress.mark(job.folder, block.number, _record(hashes, _device_name(device)), job.token)
+    progress.mark(job.folder, block.number, _record(hashes, _device_name(device)), job.token, job.member)
     return block.number
 
 
@@ -748,7 +815,7 @@ def _write_shard(
     rounded = (
         np.ascontiguousarray(part) if job.kept_bits is None else store.round_mantissa(part, job.kept_bits)
     )
-    allowed = functools.partial(progress.check_lease, job.folder, job.token)
+    allowed = functools.partial(progress.check_lease, job.folder, job.token, job.member)
     return store.write_shard(job.output / layer, target, region, rounded, allowed)
 
 

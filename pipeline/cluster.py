@@ -23,7 +23,11 @@ from .site_profile import load_profile
 if TYPE_CHECKING:
     from distributed import Client
 
-Workers = tuple[Literal["local"], int | None] | tuple[Literal["slurm"], int] | tuple[Literal["address"], str]
+Workers = (
+    tuple[Literal["local"], int | None]
+    | tuple[Literal["slurm", "array"], int]
+    | tuple[Literal["address"], str]
+)
 
 START_TIMEOUT_S = 120  # for workers that wait in no queue: this machine, a running scheduler
 CONNECT_TIMEOUT_S = 30
@@ -54,15 +58,15 @@ def parse_workers(text: str, *, insecure: bool = False) -> Workers:
     Parameters
     ----------
     text : str
-        ``local`` (one worker per core), ``local:N``, ``slurm:N``, or the address of a running Dask
-        scheduler, ``tls://HOST:PORT`` (``tcp://`` only on this machine).
+        ``local`` (one worker per core), ``local:N``, ``slurm:N``, ``array:N``, or the address of a running
+        Dask scheduler, ``tls://HOST:PORT`` (``tcp://`` only on this machine).
     insecure : bool
         Take ``tcp://`` to another machine too.
 
     Returns
     -------
     tuple
-        The kind (``"local"``, ``"slurm"`` or ``"address"``) with the number of workers (None: one per
+        The kind (``"local"``, ``"slurm"``, ``"array"`` or ``"address"``) with the number of workers (None: one per
         core) or the address.
 
     Raises
@@ -79,9 +83,11 @@ def parse_workers(text: str, *, insecure: bool = False) -> Workers:
     """
     if text == "local":
         return "local", None
-    if match := re.fullmatch(r"(local|slurm):([1-9][0-9]{0,4})", text):
+    if match := re.fullmatch(r"(local|slurm|array):([1-9][0-9]{0,4})", text):
         count = int(match[2])
-        return ("local", count) if match[1] == "local" else ("slurm", count)
+        if match[1] == "local":
+            return "local", count
+        return ("slurm", count) if match[1] == "slurm" else ("array", count)
     if match := re.fullmatch(r"(tcp|tls)://([^\s/?#@]+)", text):
         host = _host(text)
         if match[1] == "tcp" and not insecure and not _is_loopback(host):
@@ -91,7 +97,7 @@ def parse_workers(text: str, *, insecure: bool = False) -> Workers:
                 "network where you trust everyone: --insecure.)"
             )
         return "address", text
-    raise UsageError(f"--workers {text!r} is not one of local, local:N, slurm:N, tls://HOST:PORT.")
+    raise UsageError(f"--workers {text!r} is not one of local, local:N, slurm:N, array:N, tls://HOST:PORT.")
 
 
 @contextmanager
@@ -171,6 +177,12 @@ def n_workers(client: Client) -> int:
     int
     """
     return len(client.nthreads())  # asks the scheduler; client.scheduler_info() may be seconds old
+
+
+def given_up(client: Client) -> str | None:
+    """Why worker jobs that were lost are not replaced any more; None while they are."""
+    reason: str | None = getattr(client.cluster, "given_up", None)  # as `slurm_workers.WorkerCluster` has it
+    return reason
 
 
 @contextmanager

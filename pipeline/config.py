@@ -308,11 +308,16 @@ class ApplyConfig:
     output: Path = setting(
         help="denoised store to write", parse=new_path, metavar="DENOISED.zarr", short="-o"
     )
-    workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
+    workers: str = setting(
+        "local", "local:N, slurm:N, array:N, or the address of a Dask scheduler", metavar="WHERE"
+    )
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
     insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)
     profile: Path | None = setting(
         None, "name or YAML file of a profile of the cluster", parse=Path, metavar="NAME"
+    )
+    share: str | None = setting(
+        None, "do one of N shares, here, without any network: I/N, or array in a job array", metavar="I/N"
     )
     ensemble: int = setting(
         16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
@@ -354,10 +359,17 @@ class ApplyManyConfig:
         metavar="DENOISED.zarr",
         short="-o",
     )
-    workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
+    workers: str = setting(
+        "local", "local:N, slurm:N, array:N, or the address of a Dask scheduler", metavar="WHERE"
+    )
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
     insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)
-    profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")
+    profile: Path | None = setting(
+        None, "name or YAML file of a profile of the cluster", parse=Path, metavar="NAME"
+    )
+    share: str | None = setting(
+        None, "do one of N shares, here, without any network: I/N, or array in a job array", metavar="I/N"
+    )
     ensemble: int = setting(
         16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
     )
@@ -444,7 +456,9 @@ class RunConfig(Preparation):
         parse=processes,
         metavar="N",
     )
-    workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
+    workers: str = setting(
+        "local", "local:N, slurm:N, array:N, or the address of a Dask scheduler", metavar="WHERE"
+    )
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
     insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)
     profile: Path | None = setting(

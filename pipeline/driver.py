@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from . import cluster
 from .control import Control
-from .errors import Stopped
+from .errors import ResourceError, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ def drive(
     remaining: Callable[[], list[Item]],
     control: Control,
     no_workers_s: float = NO_WORKERS_S,
+    resources: dict[str, float] | None = None,
 ) -> Iterator[Outcome[Item]]:
     """Run ``function`` on every item on a cluster.
 
@@ -71,6 +72,8 @@ def drive(
     control : Control
     no_workers_s : float
         Time without any worker before the cluster is built anew [s]; long where workers wait in a queue.
+    resources : dict, optional
+        What an item takes of a worker's Dask resources.
 
     Yields
     ------
@@ -91,7 +94,7 @@ def drive(
             with connect() as client:
                 if plugin is not None:
                     client.register_plugin(plugin)
-                for outcome in _drive_once(client, function, todo, control, no_workers_s):
+                for outcome in _drive_once(client, function, todo, control, no_workers_s, resources):
                     if outcome.error is not None:
                         failed.add(outcome.item.number)
                     yield outcome
@@ -117,6 +120,7 @@ def _drive_once(
     items: list[Item],
     control: Control,
     no_workers_s: float,
+    resources: dict[str, float] | None,
 ) -> Iterator[Outcome[Item]]:
     waiting = list(reversed(items))
     n_left = len(items)
@@ -133,11 +137,13 @@ def _drive_once(
             if workers > 0:
                 width = IN_FLIGHT_PER_WORKER * workers
                 heard = now
+            elif (why := cluster.given_up(client)) is not None:
+                raise ResourceError(why)
             elif now - heard > no_workers_s:
                 raise _WorkersLost(f"there has been no worker for {no_workers_s:.0f} s")
         while waiting and len(running) < width and not control.stop.is_set():
             item = waiting.pop()
-            future = client.submit(function, item, pure=False)
+            future = client.submit(function, item, pure=False, resources=resources)
             running[future.key] = (future, item)
             future.add_done_callback(finished.put)
         if not running:

@@ -175,7 +175,7 @@ class OutputRun:
             *(fresh for fresh in self.folder.glob("lease-*") if fresh.is_dir()),
         ):
             shutil.rmtree(left, ignore_errors=True)
-        for name in ("created", "command.json", "plan.json"):
+        for name in ("created", "array.json", "command.json", "plan.json"):
             (self.folder / name).unlink(missing_ok=True)
         for orphan in self.folder.glob(".*.partial"):
             orphan.unlink(missing_ok=True)
@@ -274,9 +274,14 @@ class OutputRun:
                     (self.lease / "heartbeat").touch()
 
 
-def holds_lease(folder: Path, token: str) -> bool:
-    """Whether the lease in a work folder still has this token: a driver that was replaced must not write."""
+def holds_lease(folder: Path, token: str, member: str | None = None) -> bool:
+    """Whether the lease in a work folder still has this token: a driver that was replaced must not write.
+
+    Of a lease that several processes share (`sharing.SharedRun`), ``member`` is the one who asks.
+    """
     try:
+        if member is not None:
+            patiently((folder / "lease" / "members" / f"{member}.json").stat)
         owner = json.loads(patiently((folder / "lease" / "owner.json").read_text))
         return bool(owner["token"] == token)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
@@ -285,32 +290,26 @@ def holds_lease(folder: Path, token: str) -> bool:
 
 def owner(token: str) -> dict[str, Any]:
     """What a lease says about who holds it."""
-    return {
-        "token": token,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "process_start": _process_start(os.getpid()),
-        "job": os.environ.get("SLURM_JOB_ID"),
-    }
+    return {"token": token, **this_process()}
 
 
-def check_lease(folder: Path, token: str) -> None:
-    """Raise unless the lease in a work folder still has this token.
+def check_lease(folder: Path, token: str, member: str | None = None) -> None:
+    """Raise unless the lease in a work folder still has this token, and this member.
 
     Raises
     ------
     LockedError
     """
-    if not holds_lease(folder, token):
+    if not holds_lease(folder, token, member):
         raise LockedError(f"{folder}: another run has taken over this output. Leave it to that one.")
 
 
-def mark(folder: Path, number: int, record: dict[str, Any], token: str) -> None:
+def mark(folder: Path, number: int, record: dict[str, Any], token: str, member: str | None = None) -> None:
     """Say, durably, that a block is done, if the lease has this token."""
 
     def before() -> None:
         maybe_crash("marker.synced")
-        check_lease(folder, token)
+        check_lease(folder, token, member)
 
     write_atomically(folder / "done" / f"{number:08d}.json", json.dumps(record).encode(), before)
     maybe_crash("marker.written")
@@ -342,13 +341,33 @@ def lease_holder(folder: Path) -> str | None:
 
 def _holder(lease: Path) -> tuple[str | None, str | None]:
     """Token of a lease (None: there is none), and in words who holds it (None: nobody who lives)."""
+    members = lease / "members"
+    if members.is_dir():  # shared: it lives as long as one of them does
+        token = str(read_json(lease / "owner.json").get("token", ""))
+        for member in members.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):
+                if holder := process_holder(read_json(member), time.time() - member.stat().st_mtime):
+                    return token, holder
+        return token, None
     try:
         age = time.time() - max(f.stat().st_mtime for f in lease.iterdir())
     except (FileNotFoundError, ValueError):
         return None, None
-    owner = {"token": "", "host": "an unknown host", "pid": None, "process_start": None, "job": None}
-    owner |= read_json(lease / "owner.json")
-    token, job = str(owner["token"]), owner["job"]
+    owner = read_json(lease / "owner.json")
+    return str(owner.get("token", "")), process_holder(owner, age)
+
+
+def process_holder(record: dict[str, Any], age: float) -> str | None:
+    """In words, the process of which `this_process` made a record; None if it no longer lives.
+
+    Parameters
+    ----------
+    record : dict
+    age : float
+        Time since its last sign of life [s].
+    """
+    owner = {"host": "an unknown host", "pid": None, "process_start": None, "job": None} | record
+    job = owner["job"]
     here = owner["host"] == socket.gethostname()
     if here:
         dead = not isinstance(owner["pid"], int) or _process_start(owner["pid"]) != owner["process_start"]
@@ -357,9 +376,19 @@ def _holder(lease: Path) -> tuple[str | None, str | None]:
         ended = [os.environ.get("SLURM_JOB_ID", ""), *os.environ.get("TDENOISE_ENDED_JOBS", "").split()]
         dead = age > STALE_S or (job is not None and job in ended)
     if dead:
-        return token, None
+        return None
     of_job = f", Slurm job {job}" if job else ""
-    return token, f"process {owner['pid']} on {owner['host']}{of_job}, last sign of life {age:.0f} s ago"
+    return f"process {owner['pid']} on {owner['host']}{of_job}, last sign of life {age:.0f} s ago"
+
+
+def this_process() -> dict[str, Any]:
+    """What tells this process from all others."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_start": _process_start(os.getpid()),
+        "job": os.environ.get("SLURM_JOB_ID"),
+    }
 
 
 def read_json(file: Path) -> dict[str, Any]:

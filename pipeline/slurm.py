@@ -31,6 +31,7 @@ def render_script(
     exports: Mapping[str, str] | None = None,
     exit_file: Path | None = None,
     nodes: int = 1,
+    array: int | None = None,
 ) -> str:
     """The batch script that runs a command, and runs it again when it stopped in good order.
 
@@ -58,6 +59,8 @@ def render_script(
         is none.
     nodes : int
         Nodes that share the command; see `across_nodes`.
+    array : int, optional
+        Run the command in so many tasks of a job array.
 
     Returns
     -------
@@ -72,7 +75,8 @@ def render_script(
     name = safe_job_name(job_name)
     options = [
         f"--job-name={name}",
-        output_option(log_dir, f"{name}-%j.log"),
+        output_option(log_dir, f"{name}-%j.log" if array is None else f"{name}-%A_%a.log"),
+        *([] if array is None else [f"--array=0-{array - 1}"]),
         "--open-mode=append",
         "--export=NONE",
         "--requeue",
@@ -278,6 +282,25 @@ _OUTAGE = (
 )  # fmt: skip
 
 
+def queue(name: str) -> dict[str, str]:
+    """State and reason of every job of ours that bears a name, by job id; array tasks one by one.
+
+    Raises
+    ------
+    PipelineError
+        If Slurm does not answer, which says nothing about the jobs.
+    """
+    command = [
+        "squeue",
+        "--noheader",
+        "--array",
+        "--format=%i %T %r",
+        f"--user={os.getuid()}",
+        f"--name={name}",
+    ]
+    return dict(line.split(" ", 1) for line in ask(command).splitlines())
+
+
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment in which Slurm's commands do what they are told, and only that.
 
@@ -312,6 +335,25 @@ def output_option(log_dir: Path, pattern: str) -> str:
         )
     folder = folder.replace("%", "%%").replace('"', '\\"')
     return f'--output="{folder}/{pattern}"'
+
+
+def time_limit_s(text: str) -> int:
+    """A time limit as Slurm reads it, in seconds.
+
+    Examples
+    --------
+    >>> time_limit_s("04:00:00"), time_limit_s("1-12"), time_limit_s("90"), time_limit_s("5:30")
+    (14400, 129600, 5400, 330)
+    """
+    days, dash, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:  # hours first
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    elif len(parts) == 1:
+        hours, minutes, seconds = 0, parts[0], 0
+    else:
+        hours, minutes, seconds = [0, *parts][-3:]
+    return 86400 * int(days or 0) + 3600 * hours + 60 * minutes + seconds
 
 
 def safe_job_name(name: str) -> str:

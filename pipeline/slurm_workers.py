@@ -3,10 +3,9 @@
 One job is one worker with one compute thread, and one GPU where the profile asks for it. Closed here: a job
 that is cancelled, or ends before its worker is ready, is replaced (dask-jobqueue #611, #620); a refused
 ``sbatch`` is reported in Slurm's words; ``SBATCH_*`` of the caller steers nothing; keys and certificates
-live in a private folder and go with the run; jobs left behind are found by name.
-
-Not handled yet: a worker does not finish its block before its own time limit (the block is done again
-elsewhere); a job that waits behind a limit it can never meet is reported only when the wait is over.
+live in a private folder and go with the run, or with the next one where the driver was killed; jobs left behind
+are found by name; a worker finishes its block and leaves ahead of its time limit (`drain`); other versions than
+the driver's end a job before it works; a job that waits behind a limit it can never meet is told at once.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import copy
 import logging
 import os
 import shlex
+import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -33,17 +32,21 @@ from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
 from distributed.security import Security
 
+from . import drain, preflight
 from .errors import ResourceError, Stopped, UsageError
+from .reasons import Pending, hopeless, newest_log
 from .site_profile import SlurmProfile
-from .slurm import clean_environment, output_option, site_options
+from .slurm import clean_environment, output_option, site_options, time_limit_s
 
 logger = logging.getLogger(__name__)
 
 # Slurm's operators ask for no more. Longer than distributed.deploy.lost-worker-timeout: see forget_ended.
 CHECK_INTERVAL_S = 30.0
-REPLACEMENTS_PER_WORKER = 5  # stillborn jobs per worker asked for, then the slot stays empty
-
-_PREFLIGHT = "import distributed, tdenoise_pipeline"
+STILLBORN = (
+    4  # worker jobs in a row, and as many as were asked for, that end before a worker is ready: give up
+)
+PASSING = ("timed out", "Unable to contact", "Connection refused")  # refusals of a controller that is away
+KEYS = ".keys-"  # and the name of the jobs: a private folder among the logs
 
 
 class WorkerJob(SLURMJob):  # type: ignore[misc]
@@ -77,8 +80,12 @@ class WorkerCluster(SLURMCluster):  # type: ignore[misc]
         self.tls_dir = tls_dir
         self.log_dir = log_dir
         self.size = size
-        self.replaced = 0
+        self.stillborn = 0  # since a worker joined
+        self._joined = 0
         self._ended_before: set[tuple[str, str | None]] = set()
+        self.given_up: str | None = None  # why no job is replaced any more
+        self._known: set[str] = set()  # workers that have joined
+        self._pending = Pending()
         super().__init__(**options)
 
     def _get_worker_security(self, security: Security) -> Security:
@@ -102,27 +109,39 @@ class WorkerCluster(SLURMCluster):  # type: ignore[misc]
     async def ended(self) -> set[tuple[str, str | None]]:
         """Worker names and job ids of jobs that are over (or were refused) and have no worker."""
         with_worker = {worker.name for worker in self.scheduler.workers.values()}
+        self._known |= with_worker
         silent = {(name, job.job_id) for name, job in self.workers.items() if name not in with_worker}
         if not silent:
             return set()
         alive = await self.queue()  # asked for after the job ids were read: a job just submitted is listed
+        self._pending.tell(alive)
         return {(name, job_id) for name, job_id in silent if job_id not in alive}
 
     async def forget_ended(self) -> None:
         """Give up jobs that ended before their worker was ready, so that adapting replaces them."""
+        joined = len(self._known)
+        if joined > self._joined:
+            self._joined, self.stillborn = joined, 0
         try:
             ended = await self.ended()
         except RuntimeError:
             return
         # Twice in a row: dask itself takes care of a worker that was there, within lost-worker-timeout.
-        for name, job_id in ended & self._ended_before:
+        for name, job_id in ended & self._ended_before if self._joined else ended:
             job = self.workers.get(name)
             if job is None or job.job_id != job_id:
                 continue
-            if self.replaced >= REPLACEMENTS_PER_WORKER * self.size:
-                logger.error("too many worker jobs ended before they were ready; none is replaced any more")
+            if self.given_up is not None:
                 break
-            self.replaced += 1
+            self.stillborn += 1
+            if self.stillborn >= max(STILLBORN, self.size):
+                self.given_up = (
+                    f"Slurm refused the worker jobs: {job.refusal}"
+                    if job.refusal
+                    else f"{self.stillborn} worker jobs in a row ended before a worker was ready; {self.newest_log()}"
+                )
+                logger.error("none is replaced any more: %s", self.given_up)
+                break
             del self.workers[name]
             job.status = Status.closed
             logger.warning(
@@ -130,13 +149,14 @@ class WorkerCluster(SLURMCluster):  # type: ignore[misc]
             )
         self._ended_before = ended
 
+    async def replace_ended(self) -> None:
+        """Ask for jobs in place of those that ended, now."""
+        if self._adaptive is not None:
+            await self._adaptive.adapt()
+
     def newest_log(self) -> str:
         """Name and last lines of the newest worker log."""
-        logs = sorted(self.log_dir.glob(f"{self.job_name}-*.log"), key=lambda path: path.stat().st_mtime)
-        if not logs:
-            return f"no worker has written a log to {self.log_dir}"
-        lines = logs[-1].read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join([f"{logs[-1]} ends with:", *lines[-15:]])
+        return newest_log(self.log_dir, self.job_name)
 
 
 class Replacing(Adaptive):  # type: ignore[misc]
@@ -172,7 +192,8 @@ def worker_jobs(
     scratch : Path
         Folder for temporary files, unless the profile names one on the node.
     log_dir : Path
-        Folder for logs and, in a private folder, keys; on a file system that all machines share.
+        Folder of this run alone for logs and, in a private folder, keys; on a file system that all machines
+        share. Keys and jobs of a driver that was killed are swept from it.
     settings : mapping
         Dask settings of the workers.
 
@@ -202,6 +223,10 @@ def worker_jobs(
             *_site("worker-extra-args"),
             "--no-dashboard",
             "--dashboard-address=127.0.0.1:0",
+            "--resources",
+            f"{drain.TOKEN}=1",
+            "--preload",
+            drain.__name__,
         ],
         "job_script_prologue": [*_site("job-script-prologue"), *_prologue(profile, settings)],
         "job_extra_directives": [
@@ -221,10 +246,10 @@ def worker_jobs(
         "distributed.scheduler.no-workers-timeout": f"{profile.queue_wait_min}m",
         "jobqueue.slurm.log-directory": None,  # where a site sets one: our logs have one place
     }
-    with tempfile.TemporaryDirectory(prefix=".keys-", dir=log_dir) as tls_dir, dask.config.set(dask_settings):
+    with _keys_folder(log_dir, name) as tls_dir, dask.config.set(dask_settings):
         try:
             cluster = WorkerCluster(
-                tls_dir=Path(tls_dir), log_dir=log_dir, size=count, security=Security.temporary(), **options
+                tls_dir=tls_dir, log_dir=log_dir, size=count, security=Security.temporary(), **options
             )
         except (RuntimeError, OSError, ValueError) as error:
             raise UsageError(f"the Dask scheduler does not start on this machine: {error}") from error
@@ -256,13 +281,14 @@ def wait_for_first(cluster: WorkerCluster, *, timeout_s: float, stop: threading.
     Raises
     ------
     ResourceError
-        If Slurm refuses the jobs, if all of them end before a worker is ready, or if time is up; with
-        Slurm's words and the end of the newest log.
+        If Slurm refuses the jobs or never will start them, if one after the other ends before a worker is ready,
+        or if time is up; with Slurm's words and the end of the newest log.
     Stopped
         If ``stop`` was set.
     """
     deadline = time.monotonic() + timeout_s
     pause_s = 1.0
+    never_before: str | None = None
     next_look = time.monotonic() + pause_s
     while not cluster.scheduler.workers:
         # Not stop.wait: the signal handler sets stop in this same thread, and could find it locked.
@@ -273,22 +299,24 @@ def wait_for_first(cluster: WorkerCluster, *, timeout_s: float, stop: threading.
             continue
         pause_s = min(2 * pause_s, CHECK_INTERVAL_S)
         next_look = time.monotonic() + pause_s
+        cluster.sync(cluster.replace_ended)
         jobs = list(cluster.workers.values())
+        if jobs and all(job.refusal and not any(w in job.refusal for w in PASSING) for job in jobs):
+            words = sorted({str(job.refusal) for job in jobs})
+            raise ResourceError(f"Slurm refused the worker jobs: {'; '.join(words)}")
+        if cluster.given_up is not None:
+            raise ResourceError(cluster.given_up)
         with suppress(RuntimeError):  # squeue does not answer: that says nothing about the jobs
-            if jobs and len(cluster.sync(cluster.ended)) == len(jobs):
-                raise ResourceError(_why_ended(cluster, jobs))
+            reason = hopeless(cluster.sync(cluster.queue))
+            if reason is not None and reason == never_before:
+                raise ResourceError(f"the worker jobs would wait for ever ({reason}).")
+            never_before = reason  # twice: Slurm's first reason may be a passing one
         if time.monotonic() > deadline:
             raise ResourceError(
                 f"no worker started within {timeout_s / 60:g} minutes; Slurm says: {_reasons(cluster)}. "
                 "Ask for less, use another partition, or raise queue_wait_min in the profile; "
                 f"{cluster.newest_log()}"
             )
-
-
-def _why_ended(cluster: WorkerCluster, jobs: list[WorkerJob]) -> str:
-    if refusals := {job.refusal for job in jobs if job.refusal}:
-        return f"Slurm refused the worker jobs: {'; '.join(sorted(refusals))}"
-    return f"all {len(jobs)} worker jobs ended before a worker was ready; {cluster.newest_log()}"
 
 
 def _reasons(cluster: WorkerCluster) -> str:
@@ -314,9 +342,23 @@ def _prologue(profile: SlurmProfile, settings: Mapping[str, object]) -> list[str
         f"export DASK_{key.upper().replace('.', '__').replace('-', '_')}={shlex.quote(str(value))}"
         for key, value in settings.items()
     ]
-    check = f"{shlex.quote(sys.executable)} -P -c {shlex.quote(_PREFLIGHT)}"
-    told = f"this node cannot import tdenoise_pipeline with {sys.executable}: see setup: in the Slurm profile"
-    return [*exports, *profile.setup, f"{check} || {{ echo {shlex.quote(told)} >&2; exit 1; }}"]
+    end = [f"export {drain.END}=$(( $(date +%s) + {time_limit_s(profile.time)} ))"]
+    margin = [f"export {drain.MARGIN}={profile.stop_early_s}"]
+    return [*end, *margin, *exports, *profile.setup, f"{shlex.join(preflight.command())} || exit 1"]
+
+
+@contextmanager
+def _keys_folder(log_dir: Path, name: str) -> Iterator[Path]:
+    """A private folder for keys; what a driver that was killed left is removed first, its jobs included."""
+    for stale in log_dir.glob(f"{KEYS}*"):
+        _cancel(stale.name.removeprefix(KEYS))
+        shutil.rmtree(stale, ignore_errors=True)
+    folder = log_dir / f"{KEYS}{name}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _site(key: str) -> list[str]:

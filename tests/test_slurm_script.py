@@ -281,6 +281,7 @@ def test_the_profile_that_comes_along_is_valid():
         ("local", ("local", None)),
         ("local:1", ("local", 1)),
         ("slurm:64", ("slurm", 64)),
+        ("array:8", ("array", 8)),
         ("tcp://127.0.0.1:8786", ("address", "tcp://127.0.0.1:8786")),
         ("tcp://[::1]:8786", ("address", "tcp://[::1]:8786")),
         ("tcp://localhost:8786", ("address", "tcp://localhost:8786")),
@@ -308,7 +309,10 @@ def test_unencrypted_connections_to_other_machines_are_refused(host):
         parse_workers(f"tcp://{host}:8786")
 
 
-@given(st.text(max_size=30) | st.from_regex(r"(local|slurm|tcp|tls):(//)?[\w.:\[\]@-]{0,20}", fullmatch=True))
+@given(
+    st.text(max_size=30)
+    | st.from_regex(r"(local|slurm|array|tcp|tls):(//)?[\w.:\[\]@-]{0,20}", fullmatch=True)
+)
 @example("tls://[:1")
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_understood_or_refused(text):
@@ -316,10 +320,7 @@ def test_any_text_is_understood_or_refused(text):
         kind, value = parse_workers(text)
     except UsageError:
         return
-    assert (
-        text == {"local": f"local:{value}", "slurm": f"slurm:{value}", "address": value}[kind]
-        or text == "local"
-    )
+    assert text == (value if kind == "address" else f"{kind}:{value}") or text == "local"
 
 
 def test_reading_options_imports_no_dask():

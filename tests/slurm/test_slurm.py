@@ -8,9 +8,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tdenoise_pipeline import cluster
+from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.driver import drive
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped
 from tdenoise_pipeline.site_profile import SlurmProfile
 from tdenoise_pipeline.slurm import render_script, submit_script
@@ -93,6 +96,99 @@ def test_worker_jobs_that_cannot_run_are_an_error_with_their_log(slurm, connect)
     ):
         pass
     assert not slurm.jobs()
+
+
+def test_the_only_worker_job_dies_on_arrival_once_and_the_run_recovers(slurm, connect, slow_square, tmp_path):
+    setup = f"setup: ['mkdir {tmp_path}/bad 2>/dev/null && exit 3 || true']"
+    with connect("slurm:1", setup) as client:
+        assert client.submit(slow_square, 3).result(timeout=60) == 9
+
+
+def test_workers_that_are_lost_and_never_come_again_end_the_run_with_their_log(slurm, connect, tmp_path):
+    """The first worker does its part, then every job dies on arrival."""
+    setup = (
+        f"setup: ['mkdir {tmp_path}/once 2>/dev/null || {{ echo the disk of this node is full; exit 3; }}']"
+    )
+
+    def connected():
+        return connect("slurm:1", setup)
+
+    items = [SimpleNamespace(number=n) for n in range(200)]
+    outcomes = drive(connected, None, lambda item: time.sleep(0.5), items, lambda: items, Control(), 600)
+    next(outcomes)
+    slurm.cancel(next(iter(slurm.jobs())))
+    with pytest.raises(ResourceError, match=r"(?s)4 worker jobs in a row ended.*disk of this node is full"):
+        list(outcomes)
+    assert not slurm.jobs()
+
+
+def test_a_time_limit_that_is_never_granted_is_told_soon_and_in_words(slurm, connect):
+    with (
+        pytest.raises(ResourceError, match=r"wait for ever \(PartitionTimeLimit: .*lower time"),
+        connect("slurm:1", "partition: htc\nextra: [--time=05:00:00]"),
+    ):
+        pass
+    assert not slurm.jobs()
+
+
+def test_workers_leave_before_their_time_limit_and_no_block_is_begun_twice(slurm, connect, tmp_path):
+    folder = tmp_path / "seen"
+    folder.mkdir()
+
+    def block(item):
+        (folder / f"begin-{item.number}-{time.time_ns()}").touch()
+        time.sleep(2)
+        (folder / f"end-{item.number}").touch()
+
+    def connected():  # the workers leave 20 s after their jobs began
+        return connect("slurm:2", "extra: [--time=00:01:00]\nstop_early_s: 580")
+
+    items = [SimpleNamespace(number=n) for n in range(20)]
+    outcomes = drive(connected, None, block, items, lambda: items, Control(), 600, {"block": 1.0})
+    assert [outcome.error for outcome in outcomes] == [None] * 20
+    assert len(list(tmp_path.glob("logs*/*.log"))) > 2, "jobs were replaced"
+    assert len(list(folder.glob("begin-*"))) == len(list(folder.glob("end-*"))) == 20
+
+
+def test_strangers_are_refused(slurm, connect):
+    import distributed
+    from distributed.security import Security
+
+    with connect("slurm:1") as client:
+        address = client.scheduler.address
+        plain = {"address": address.replace("tls://", "tcp://")}
+        for other in (plain, {"address": address, "security": Security.temporary()}):
+            with pytest.raises(OSError):
+                distributed.Client(**other, timeout=3, set_as_default=False)
+
+
+def test_two_workers_on_one_node_use_different_gpus(slurm, connect):
+    with connect("slurm:2", "gpus: 'a100:1'\nextra: [--nodelist=node1]") as client:
+        client.wait_for_workers(2, timeout=60)
+        seen = client.run(lambda: (os.environ["SLURMD_NODENAME"], os.environ["CUDA_VISIBLE_DEVICES"]))
+    assert {node for node, _ in seen.values()} == {"node1"}
+    assert sorted(device for _, device in seen.values()) == ["0", "1"]
+
+
+def test_a_worker_of_other_versions_says_so(slurm, connect, tmp_path):
+    other = tmp_path / "other" / "torch-1.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n")
+    with (
+        pytest.raises(ResourceError, match=r"torch is 1\.0 here, but .* where the run was started"),
+        connect("slurm:2", f"setup: ['export PYTHONPATH={other.parent}']"),
+    ):
+        pass
+
+
+def test_keys_and_jobs_of_a_driver_that_was_killed_go_with_the_next_start(slurm, connect, tmp_path):
+    stale = tmp_path / "logs 100% 'new'" / ".keys-tdenoise-killed"
+    stale.mkdir(parents=True)
+    (stale / "key.pem").touch()
+    slurm.run("sbatch", "--job-name", "tdenoise-killed", "--mem=10M", "-o", "/dev/null", "--wrap", "sleep 60")
+    with connect("slurm:1"):
+        assert not stale.exists()
+        assert "tdenoise-killed" not in slurm.jobs().values()
 
 
 def test_a_refused_worker_job_is_an_error_in_slurms_words(slurm, connect):

@@ -1,0 +1,126 @@
+"""Apply as a job array, without any network, on a real Slurm."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from small import counts, model_folder, movie_store
+from tdenoise_pipeline import array, progress
+from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.config import ApplyConfig
+from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.errors import PipelineError, Stopped
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A movie store of 15 blocks and a model."""
+    folder = tmp_path_factory.mktemp("sources")
+    return movie_store(folder, counts((480, 30, 44))), model_folder(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def local(sources, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("local") / "d.zarr"
+    apply(ApplyConfig(movie=sources[0], model=sources[1], output=output, workers="local:2"))
+    return output
+
+
+@pytest.fixture
+def config(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(array, "LOOK_S", 0.2)
+    monkeypatch.setattr(array, "ASK_S", 2.0)
+
+    def make(extra: str = "", workers: str = "array:3", **settings) -> ApplyConfig:
+        profile = tmp_path / "profile.yaml"
+        profile.write_text(f"cpus: 1\nmemory_gib: 2\ntime: '00:10:00'\n{extra}\n")
+        return ApplyConfig(
+            movie=sources[0],
+            model=sources[1],
+            output=tmp_path / "it's an output.zarr",
+            workers=workers,
+            profile=profile,
+            **settings,
+        )
+
+    return make
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def in_background(config: ApplyConfig, control: Control) -> tuple[threading.Thread, list[BaseException]]:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            apply(config, control)
+        except PipelineError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, errors
+
+
+def claimed(output: Path) -> list[str]:
+    return [p.name for p in (progress.work_folder(output) / "lease" / "claims").glob("0*")]
+
+
+def test_tasks_cancelled_and_requeued_in_mid_block_change_nothing_but_the_clock(slurm, config, local):
+    plan = config()
+    thread, errors = in_background(plan, Control())
+    deadline = time.monotonic() + 120
+    while len(claimed(plan.output)) < 2 and thread.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    [name] = set(slurm.jobs().values())
+    tasks = [
+        line.split()[0]
+        for line in slurm.run("squeue", "-h", "-r", "-t", "R", "-o", "%i", "-n", name).splitlines()
+    ]
+    slurm.cancel("--signal=KILL", "--full", tasks[0])
+    slurm.run("scontrol", "requeue", tasks[1])
+    thread.join(timeout=240)
+    assert not thread.is_alive() and not errors
+    assert tree(plan.output) == tree(local)
+    apply(plan)  # nothing is left to do
+
+
+def test_the_command_may_stop_watching_and_watch_again_while_strangers_are_refused(slurm, config, local):
+    control = Control()
+    thread, errors = in_background(config(workers="array:2"), control)
+    while not slurm.jobs():
+        time.sleep(0.1)
+    [name] = set(slurm.jobs().values())
+    with pytest.raises(PipelineError, match="another run holds it") as refused:
+        apply(config(workers="local:1"))
+    assert refused.value.exit_code == 6
+    control.stop.set()
+    thread.join(timeout=60)
+    assert isinstance(errors[0], Stopped) and "goes on without this command" in str(errors[0])
+    apply(config(workers="array:2"))
+    assert tree(config().output) == tree(local)
+    submitted = slurm.run("squeue", "-h", "-t", "all", "-o", "%F", "-n", name).split()
+    assert len(set(submitted)) == 1
+
+
+def test_tasks_that_cannot_run_are_an_error_with_their_log(slurm, config):
+    with pytest.raises(PipelineError, match=r"(?s)15 of 15 blocks are not done.*no such environment"):
+        apply(config("setup: ['echo no such environment; exit 1']"))
+    with pytest.raises(PipelineError, match="invalid partition specified: nowhere"):
+        apply(config("partition: nowhere"))
+
+
+def test_an_array_of_other_versions_says_so_and_does_nothing(slurm, config, tmp_path):
+    other = tmp_path / "other" / "torch-1.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n")
+    with pytest.raises(PipelineError, match=r"torch is 1\.0 here, but .* where the run was started"):
+        apply(config(f"setup: ['export PYTHONPATH={other.parent}']", "array:1"))

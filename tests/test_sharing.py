@@ -1,0 +1,331 @@
+"""One output made by several processes that share nothing but the file system."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from small import counts, model_folder, movie_store
+from tdenoise_pipeline import progress, sharing
+from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.array import render, task_words
+from tdenoise_pipeline.config import ApplyConfig
+from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.errors import LockedError, Stopped, UsageError
+from tdenoise_pipeline.preflight import command, difference, versions
+from tdenoise_pipeline.progress import OutputRun
+from tdenoise_pipeline.reasons import Pending, hopeless
+from tdenoise_pipeline.sharing import Share, SharedRun, parse_share, work
+from tdenoise_pipeline.slurm import SlurmProfile
+
+PLAN = {"step": "test", "n": 1}
+
+
+@dataclass(frozen=True)
+class Piece:
+    number: int
+
+
+PIECES = [Piece(n) for n in range(7)]
+
+
+def shared(folder: Path, group: str = "g", **options: object) -> SharedRun:
+    return SharedRun(folder / "out", PLAN, group=group, **options)  # type: ignore[arg-type]
+
+
+def begin(run: SharedRun) -> None:
+    run.prepare(lambda path: path.mkdir())
+
+
+def numbers(run: SharedRun, share: Share, pieces: list[Piece] = PIECES, stop: int = 99) -> list[int]:
+    """Do the work of a share, at most so many pieces; what was done."""
+    found = []
+
+    def function(piece: Piece) -> None:
+        progress.mark(run.folder, piece.number, {"shards": {}})
+        found.append(piece.number)
+
+    for _ in work(run, share, pieces, function, Control()):
+        if len(found) >= stop:
+            break
+    return found
+
+
+@pytest.mark.parametrize(
+    "text, share",
+    [
+        ("0/1", Share(0, 1, "1-shares")),
+        ("7/8", Share(7, 8, "8-shares")),
+        ("3/4@run.1", Share(3, 4, "run.1")),
+        ("array", Share(1, 4, "job-70")),
+        ("array@mine", Share(1, 4, "mine")),
+    ],
+)
+def test_a_share_is_understood(text: str, share: Share) -> None:
+    task = {
+        "SLURM_ARRAY_JOB_ID": "70",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "SLURM_ARRAY_TASK_MIN": "2",
+        "SLURM_ARRAY_TASK_COUNT": "4",
+    }
+    assert parse_share(text, task) == share
+
+
+@pytest.mark.parametrize(
+    "text", ["", "4/4", "-1/4", "1", "1/0", "array", "0/4@", "0/4@a b", "0/4@../x", "a/b"]
+)
+def test_other_shares_are_refused(text: str) -> None:
+    if text == "0/4@":
+        assert parse_share(text, {}) == Share(0, 4, "4-shares")
+        return
+    with pytest.raises(UsageError, match="--share"):
+        parse_share(text, {})
+
+
+def test_shares_cover_everything_once() -> None:
+    for count in (1, 2, 3, 7, 9):
+        parts = [Share(i, count, "g").of(PIECES) for i in range(count)]
+        assert [p for part in parts for p in part] == PIECES
+
+
+def test_who_shares_works_together_and_strangers_are_refused(tmp_path: Path) -> None:
+    with shared(tmp_path) as one, shared(tmp_path) as two:
+        begin(one)
+        (one.partial / "a file").touch()
+        begin(two)
+        assert (two.partial / "a file").exists(), "begun once"
+        with pytest.raises(LockedError, match="another run holds it"):
+            OutputRun(tmp_path / "out", PLAN).__enter__()
+        with pytest.raises(LockedError, match="another run holds it"):
+            shared(tmp_path, "another").__enter__()
+        with pytest.raises(UsageError, match="other settings"):
+            SharedRun(tmp_path / "out", {"n": 2}, group="g").__enter__()
+        with pytest.raises(UsageError, match="other settings"):
+            SharedRun(tmp_path / "out", {"n": 2}, group="g", force=True).__enter__()
+        assert one.take("1") and not two.take("1") and one.holds() and two.holds()
+    with OutputRun(tmp_path / "out", PLAN) as alone:
+        assert alone.begun
+        with pytest.raises(LockedError, match="another run holds it"):
+            shared(tmp_path).__enter__()
+
+
+def test_every_piece_is_done_once_and_the_rest_is_made_up_by_whoever_comes(tmp_path: Path) -> None:
+    with shared(tmp_path) as one, shared(tmp_path) as two:
+        begin(one)
+        assert numbers(one, Share(0, 2, "g"), stop=2) == [0, 1]
+        assert numbers(two, Share(1, 2, "g")) == [3, 4, 5, 6, 2]
+        assert numbers(one, Share(0, 2, "g")) == []
+
+
+def test_a_piece_that_fails_is_tried_once_by_each_and_stops_no_other(tmp_path: Path) -> None:
+    def function(piece: Piece) -> None:
+        if piece.number == 3:
+            raise ValueError("three")
+        progress.mark(run.folder, piece.number, {"shards": {}})
+
+    with shared(tmp_path) as run:
+        begin(run)
+        outcomes = list(work(run, Share(0, 1, "g"), PIECES, function, Control()))
+    assert [o.item.number for o in outcomes] == [0, 1, 2, 3, 4, 5, 6]
+    assert [str(o.error) for o in outcomes if o.error] == ["three"]
+
+
+def test_a_stop_ends_after_the_piece_in_hand(tmp_path: Path) -> None:
+    control = Control()
+
+    def function(piece: Piece) -> None:
+        progress.mark(run.folder, piece.number, {"shards": {}})
+        control.stop.set()
+
+    with shared(tmp_path) as run:
+        begin(run)
+        with pytest.raises(Stopped):
+            list(work(run, Share(0, 1, "g"), PIECES, function, control))
+        assert run.done_numbers() == {0}
+
+
+def dead_member(run: SharedRun, number: int) -> str:
+    """A process that died on this machine with a piece in hand."""
+    name = f"dead{number}"
+    record = progress.this_process() | {"pid": 2**22 + 1}
+    (run._members / f"{name}.json").write_text(json.dumps(record))
+    (run._claims / f"{number:08d}").mkdir()
+    (run._claims / f"{number:08d}" / name).touch()
+    return name
+
+
+def test_what_a_dead_process_had_in_hand_is_taken_over_and_it_can_write_no_more(tmp_path: Path) -> None:
+    with shared(tmp_path) as run:
+        begin(run)
+        name = dead_member(run, 3)
+        assert progress.holds_lease(run.folder, run.token, name)
+        assert sorted(numbers(run, Share(0, 1, "g"))) == list(range(7))
+        assert not progress.holds_lease(run.folder, run.token, name)
+        assert run.deaths("00000003") == 1
+
+
+def test_a_piece_that_ends_every_process_is_given_up(tmp_path: Path) -> None:
+    with shared(tmp_path) as run:
+        begin(run)
+        for trial in range(sharing.DEATHS):
+            (run._claims / f"dead-00000003-{trial}").mkdir()
+        outcomes = list(work(run, Share(0, 1, "g"), PIECES[3:4], lambda piece: None, Control()))
+        assert "ended every process" in str(outcomes[0].error)
+
+
+def test_a_process_elsewhere_is_lost_when_its_sign_of_life_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shared(tmp_path) as run:
+        begin(run)
+        name = dead_member(run, 3)
+        record = progress.this_process() | {"host": "elsewhere"}
+        (run._members / f"{name}.json").write_text(json.dumps(record))
+        for hours in (-5, 5):  # its clock may be wrong
+            os.utime(run._members / f"{name}.json", (time.time() + 3600 * hours,) * 2)
+            assert not run.take("00000003") and not run.deaths("00000003")
+        monkeypatch.setattr(sharing, "LOST_S", 0.0)
+        run.take("00000003")
+        assert run.deaths("00000003") == 1
+
+
+def test_a_process_that_others_took_for_dead_stops_and_may_come_again(tmp_path: Path) -> None:
+    with shared(tmp_path) as run:
+        begin(run)
+        (run._members / f"{run.member}.json").unlink()
+        with pytest.raises(Stopped, match="run the same command again"):
+            numbers(run, Share(0, 1, "g"))
+
+
+def test_what_must_be_done_once_is_done_once(tmp_path: Path) -> None:
+    done: list[int] = []
+    with shared(tmp_path) as one, shared(tmp_path) as two:
+
+        def act(run: SharedRun) -> None:
+            run.once("it", lambda: (time.sleep(0.3), done.append(1)))
+
+        threads = [threading.Thread(target=act, args=(run,)) for run in (one, two)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert done == [1]
+
+
+def test_the_end_leaves_nothing_behind_and_latecomers_are_told(tmp_path: Path) -> None:
+    with shared(tmp_path) as one, shared(tmp_path) as two:
+        begin(one)
+        with one.alone("commit"):
+            one.commit()
+        with pytest.raises(LockedError, match="finished"):
+            numbers(two, Share(1, 2, "g"))
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+# ---- apply ---------------------------------------------------------------------------------------------------
+
+
+def start(sources: tuple[Path, Path], output: Path, share: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tdenoise_pipeline.cli", "apply", sources[0], "--model", sources[1]]
+    return subprocess.Popen(
+        [*map(str, command), "-o", str(output), "--share", share, "-q"], stderr=subprocess.PIPE, text=True
+    )
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.slow
+def test_shares_without_any_socket_give_the_bytes_of_local_workers_although_one_is_killed(
+    tmp_path: Path,
+) -> None:
+    sources = movie_store(tmp_path, counts((400, 30, 44))), model_folder(tmp_path / "model")  # 13 blocks
+    output = tmp_path / "shared.zarr"
+    tasks = [start(sources, output, f"{i}/3") for i in range(3)]
+    done = progress.work_folder(output) / "done"
+    listening = set()
+    killed = False
+    deadline = time.monotonic() + 300
+    while any(t.poll() is None for t in tasks):
+        assert time.monotonic() < deadline
+        for task in tasks:
+            try:
+                family = [psutil.Process(task.pid), *psutil.Process(task.pid).children(recursive=True)]
+                listening |= {c for p in family for c in p.net_connections("inet")}
+            except psutil.Error:
+                continue
+        if not killed and len(list(done.glob("*.json"))) > 1:
+            tasks[2].send_signal(signal.SIGKILL)
+            killed = True
+        time.sleep(0.05)
+    assert killed and not listening
+    errors = [t.communicate()[1] for t in tasks]
+    assert [t.returncode for t in tasks[:2]] == [0, 0], errors
+    apply(ApplyConfig(movie=sources[0], model=sources[1], output=tmp_path / "local.zarr", workers="local:2"))
+    assert tree(output) == tree(tmp_path / "local.zarr")
+    apply(ApplyConfig(movie=sources[0], model=sources[1], output=output, share="1/3", force=True))
+    assert not (tmp_path / ".tdenoise").exists(), "a late task finds all done, --force or not"
+
+
+def test_a_share_takes_no_workers(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="leave --workers local:2 away"):
+        apply(ApplyConfig(movie=tmp_path, output=tmp_path / "d", share="0/2", workers="local:2"))
+
+
+# ---- the script of a job array, what is checked before work, what Slurm says ---------------------------------
+
+
+def test_the_words_of_a_task_make_the_same_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tdenoise_pipeline import cli
+
+    config = ApplyConfig(
+        movie=tmp_path / "it's $(a) movie.zarr",
+        output=tmp_path / "o",
+        workers="array:4",
+        profile=Path("p"),
+        ensemble=4,
+        lossless=True,
+        worker_memory=2**30,
+    )
+    name, options = cli._parse(cli._build_parser(), [*task_words(config), "--share", "0/2"])
+    assert cli._configure(cli.COMMANDS[name], options, name) == ApplyConfig(
+        movie=config.movie, output=config.output, share="0/2", ensemble=4, lossless=True, worker_memory=2**30
+    )
+
+
+def test_the_script_of_an_array_names_its_tasks_and_checks_versions_first(tmp_path: Path) -> None:
+    script = render(
+        ["apply", "a b.zarr"], 4, group="g", profile=SlurmProfile(), log_dir=tmp_path, work_dir=tmp_path
+    )
+    assert "#SBATCH --array=0-3\n" in script and "-%A_%a.log" in script
+    assert script.index("preflight") < script.index("apply 'a b.zarr' --share array@g")
+
+
+def test_other_versions_are_told_and_end_the_job_before_it_works() -> None:
+    assert difference(versions(), versions()) is None
+    assert subprocess.run(command(), check=False).returncode == 0
+    words = command()[:-1]
+    done = subprocess.run([*words, '{"torch": "1.0"}'], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "but 1.0 where the run was started" in done.stderr
+
+
+def test_reasons_that_waiting_never_helps_against_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    states = {"1": "PENDING QOSMaxWallDurationPerJobLimit", "2": "PENDING Resources"}
+    pending = Pending()
+    pending.tell(states)
+    pending.tell(states)
+    assert len(caplog.records) == 1 and "lower time" in caplog.text
+    assert hopeless(states) is None
+    assert "lower time" in str(hopeless({"1": "PENDING QOSMaxWallDurationPerJobLimit"}))
+    assert hopeless({"1": "RUNNING None"}) is None and hopeless({}) is None
