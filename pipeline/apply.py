@@ -839,7 +839,9 @@ def denoise_block(
     bad: NDArray[np.float32] | None = None
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
-    for start, stop, first, held in _rows_of_frames(job.movie, source, block, halo, shard_frames):
+    for start, stop, first, held in _rows_of_frames(
+        functools.partial(_read, job.movie, source), block, halo, shard_frames
+    ):
         tile = Tile(n_frames, first, core_rows, core_columns)
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
         result = np.empty((len(job.layers), stop - start, *core), np.float32)
@@ -870,7 +872,7 @@ def _denoised(
 
 
 def _rows_of_frames(
-    movie: Path, source: Any, block: Block, halo: int, shard_frames: int
+    read_region: Callable[[Region], NDArray[Any]], block: Block, halo: int, shard_frames: int
 ) -> Iterator[tuple[int, int, int, NDArray[Any]]]:
     """Raw frames of a block, one row of shards with its halo after the other; the next is read meanwhile.
 
@@ -890,7 +892,7 @@ def _rows_of_frames(
         """What the rows before have not brought along."""
         known = first_read if row[0] == begin else min(last_read, row[0] + halo)
         last = min(last_read, row[1] + halo)
-        return _read(movie, source, Region((known, last), block.padded.rows, block.padded.columns))
+        return read_region(Region((known, last), block.padded.rows, block.padded.columns))
 
     spans = [(begin + a, begin + b) for a, b in blocks.spans(end - begin, shard_frames)]
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:

@@ -24,7 +24,7 @@ from small import counts, model_folder, movie_store, network
 from tdenoise_pipeline import apply as module
 from tdenoise_pipeline import cluster, store
 from tdenoise_pipeline.apply import apply, describe_plan, movie_scale
-from tdenoise_pipeline.blocks import Halo, plan_blocks
+from tdenoise_pipeline.blocks import Halo, Region, plan_blocks
 from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, PipelineError, ResourceError, Stopped, UsageError
@@ -108,7 +108,7 @@ def test_rows_that_are_read_ahead_hold_their_frames_and_halo(
     movie = np.arange(n_frames * 6).reshape(n_frames, 2, 3)
     seen = []
     for block in plan_blocks(movie.shape, (core * shard, 2, 3), Halo(halo, 0)):  # type: ignore[arg-type]
-        for start, stop, first, held in module._rows_of_frames(movie, block, halo, shard):
+        for start, stop, first, held in module._rows_of_frames(lambda r: movie[r.slices], block, halo, shard):
             np.testing.assert_array_equal(held, movie[first : min(n_frames, stop + halo)])
             assert first == max(0, start - halo)
             seen += range(start, stop)
@@ -119,17 +119,15 @@ def test_the_next_row_is_read_while_one_is_denoised() -> None:
     movie = np.zeros((64, 2, 3), np.uint8)
     read, computed = threading.Event(), threading.Event()
 
-    class Slow:
-        """A movie whose second row comes only once the first is in use."""
-
-        def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
-            if key[0].start > 0:
-                assert computed.wait(60)
-                read.set()
-            return movie[key]
+    def slowly(region: Region) -> np.ndarray:
+        """The second row comes only once the first is in use."""
+        if region.frames[0] > 0:
+            assert computed.wait(60)
+            read.set()
+        return movie[region.slices]
 
     (block,) = plan_blocks(movie.shape, (64, 2, 3), Halo(0, 0))  # type: ignore[arg-type]
-    rows = module._rows_of_frames(Slow(), block, 0, 32)
+    rows = module._rows_of_frames(slowly, block, 0, 32)
     next(rows)
     computed.set()
     assert read.wait(60), "nobody has asked for the second row"
@@ -226,7 +224,7 @@ def test_nan_from_the_model_fails_the_block_and_commits_nothing(
     sources: tuple[Path, Path], workers: str, tmp_path: Path
 ) -> None:
     broken = network()
-    broken.head.weight.data[:] = float("nan")
+    broken.head.weight.data[:] = 1e38  # finite, as a model must be; the sums are not
     model = model_folder(tmp_path / "model", broken)
     with pytest.raises(PipelineError, match="8 of 8 blocks failed.*NaN or Inf in frame"):
         apply(config((sources[0], model), tmp_path / "d.zarr", workers=workers))
