@@ -67,6 +67,11 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
     if _already_trained(config.output, progress.plan_id(plan.identity)) and not config.force:
         return checkpoint.read_card(config.output)
     log.info("%s", plan.reason)
+    if has_gamma_head(plan.architecture):
+        log.warning(
+            "a few noisy movies hardly show how uncertain a good prediction is: take the variance that this model "
+            "states for a rough one, and compare it with the errors by 'evaluate' (docs/models.md)."
+        )
     training = [_training_movie(movie, plan.architecture) for movie in plan.movies]
     inputs = [*config.movie, *([] if plan.start is None else [plan.start])]
     with progress.OutputRun(config.output, plan.identity, inputs, force=config.force) as run:
