@@ -91,6 +91,11 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         team.broadcast(b"{}")
         return checkpoint.read_card(config.output)
     log.info("%s", plan.reason)
+    if has_gamma_head(plan.architecture):
+        log.warning(
+            "a few noisy movies hardly show how uncertain a good prediction is: take the variance that this model "
+            "states for a rough one, and compare it with the errors by 'evaluate' (docs/models.md)."
+        )
     training = [_looked_at(movie, plan.architecture) for movie in plan.movies]
     inputs = [*config.movie, *([] if plan.start is None else [plan.start])]
     with progress.OutputRun(config.output, plan.identity, inputs, force=config.force, command=config) as run:

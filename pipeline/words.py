@@ -177,7 +177,12 @@ def uncertainty_in_words(found: dict[str, Any]) -> str:
         f"the mean squared error is {ratio['estimate']:.2f} times the stated variance "
         f"(95 %: {ratio['low']:.2f} to {ratio['high']:.2f}; 1 if that is right)"
     )
-    if len(groups) > 1:
+    if ratio["low"] <= 0:
+        words = (
+            "whether the stated variance is right, the counts of this movie are too few to tell: the mean squared "
+            f"error is at most {ratio['high']:.3g} times it (95 %)"
+        )
+    elif len(groups) > 1:
         first, last = groups[0], groups[-1]
         words += (
             f"; of the pixels said to be most certain it is {number(first['measured'])} counts^2, "

@@ -25,7 +25,10 @@ from .noise import NoiseStatistics, choose, noise_law
 
 Array = NDArray[Any]
 
-LOG_SPREADS = (-6.0, 3.0)  # between which the network's second output is taken at its word
+LOG_SPREADS = (
+    -3.0,
+    3.0,
+)  # of the second output; below, it would know more than 41 frames of some 100 pixels tell
 FLOOR = 0.01  # of the movie's mean: where predictions are bent to stay positive
 NARROWEST = 1e-8  # v / m^2 that is added to every v: a Poisson distribution to eight digits
 WHOLE = 1e-3  # electrons by which a count may miss a whole number
