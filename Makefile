@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test test-fast lint bench bench-quality clean
+.PHONY: demo test test-fast lint audit lock bench bench-quality clean
 
 # The environment is made when it is missing, and renewed when what it is made from changes.
 .venv/.ready: pyproject.toml constraints.txt
@@ -30,8 +30,18 @@ lint: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Licences, versions and hashes of what is installed; what needs a service that is not reachable is skipped.
+audit: .venv/.ready
+	$(BIN)/python .ci/audit.py requirements.lock
+
+# Needs pip-tools in the environment; torch is that of the index, or of the extra index that is set up for pip.
+lock: .venv/.ready
+	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header --no-annotate \
+		--strip-extras --all-extras --allow-unsafe -c constraints.txt -o requirements.lock pyproject.toml
+	sed -i -e '/^tdenoise @/d' -e '/^# WARNING/d' -e '/^# Consider/d' requirements.lock
+
 bench: .venv/.ready
-	for script in ingest apply block_cost memory; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
+	for script in ingest apply throughput block_cost memory; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
 
 # Hours: every model on every movie and dose. MOVIES are files of `tdenoise-pipeline simulate`.
 MOVIES ?= ../shared/data/benchmark/ptceo2_dev.npz ../shared/data/benchmark/ptceo2_long.npz

@@ -198,6 +198,7 @@ class Finished:
 
     time: Spent
     peak_bytes: int  # resident memory of the process and all its children together
+    child_bytes: int  # of the largest of its children
 
 
 def command_line(*words: object) -> Finished:
@@ -209,16 +210,17 @@ def command_line(*words: object) -> Finished:
         With its messages, if it fails.
     """
     command = [sys.executable, "-m", "tdenoise_pipeline.cli", *map(str, words)]
-    peak = 0
+    peak = child = 0
     ended = threading.Event()
     with tempfile.TemporaryFile() as messages:
         began, cpu = time.perf_counter(), _children_cpu_seconds()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=messages)
 
         def watch() -> None:
-            nonlocal peak
+            nonlocal peak, child
             while not ended.wait(SAMPLE_S):
-                peak = max(peak, tree_bytes(process.pid))
+                total, largest = tree_bytes(process.pid)
+                peak, child = max(peak, total), max(child, largest)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -229,12 +231,12 @@ def command_line(*words: object) -> Finished:
         if code != 0:
             messages.seek(0)
             raise RuntimeError(f"{' '.join(command)} failed:\n{messages.read().decode()}")
-    return Finished(Spent(took, _children_cpu_seconds() - cpu), peak)
+    return Finished(Spent(took, _children_cpu_seconds() - cpu), peak, child)
 
 
-def tree_bytes(pid: int) -> int:
-    """Resident memory of a process and all its children; never less than what one of them once had."""
-    now, highest = 0, 0
+def tree_bytes(pid: int) -> tuple[int, int]:
+    """Resident memory of a process and all its children; and the most that one of its children ever had."""
+    now, highest, child = 0, 0, 0
     for number in _tree(pid):
         try:
             lines = Path(f"/proc/{number}/status").read_text().splitlines()
@@ -243,7 +245,9 @@ def tree_bytes(pid: int) -> int:
         fields = dict(line.split(":", 1) for line in lines)
         now += _kib(fields.get("VmRSS"))
         highest = max(highest, _kib(fields.get("VmHWM")))
-    return 1024 * max(now, highest)
+        if number != pid:
+            child = max(child, _kib(fields.get("VmHWM")))
+    return 1024 * max(now, highest), 1024 * child
 
 
 def resident_bytes() -> int:
@@ -297,6 +301,10 @@ def random_model(folder: Path, movie: Path) -> Path:
     """The standard network with random weights: as fast as a trained one, and here at once."""
     scale = apply.movie_scale(store.open_store(movie, store.MOVIE))
     snr = scale.contrast / scale.noise
-    details = {"movies": [{"id": "none", "snr": snr, "held_out": []}], "plan": "none"}
+    details = {
+        "movies": [{"id": "none", "source": "none", "snr": snr, "held_out": []}],
+        "ancestors": [],
+        "plan": "none",
+    }
     save_model(folder, SplitBlind(Architecture()), details)
     return folder

@@ -1,6 +1,7 @@
 """Train the base model that comes with tdenoise, on simulated scenes only.
 
-python benchmarks/pretrain.py --time-limit 60m -o tdenoise/base
+python benchmarks/pretrain.py --time-limit 60m -o base                                  from random weights
+python benchmarks/pretrain.py --from tdenoise/base --seed 1 --time-limit 60m -o base     goes on, on other scenes
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from tdenoise_pipeline import budget, config
 from tdenoise_pipeline.version import VERSION
 
 from tdenoise import checkpoint, runtime
 from tdenoise.network import Architecture
 from tdenoise.patches import PatchLoader
-from tdenoise.pretraining import noisy, scene
+from tdenoise.pretraining import Scene, noisy, scene
 from tdenoise.train import TrainingSettings, TrainingState, train
 
 FIELDS, CUTS = 80, 260  # scenes of a whole field, and scenes cut around changing columns
@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="model folder to write")
     parser.add_argument("--time-limit", type=config.seconds, default=3600.0)
     parser.add_argument("--scenes", type=float, default=1.0, help="share of the usual number of scenes")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of scenes and noise")
+    parser.add_argument("--from", type=Path, dest="start", help="model whose weights are trained further")
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
@@ -43,7 +45,7 @@ def main() -> None:
     settings = TrainingSettings(
         steps=10**9,
         time_limit_s=options.time_limit,
-        learning_rate=3e-3,
+        learning_rate=options.learning_rate,
         average=0.999,
         validate_every=500,
         patience=10**9,
@@ -51,10 +53,16 @@ def main() -> None:
         mixed_precision=True,
     )
     architecture = Architecture()
-    state = TrainingState.start(architecture, settings, device)
+    parent = None if options.start is None else checkpoint.load_model(options.start)
+    state = TrainingState.start(
+        architecture, settings, device, None if parent is None else parent.network.state_dict()
+    )
     while state.elapsed_s < options.time_limit:
         round_ = state.step // STEPS_PER_NOISE
-        movies = [noisy(clean, seed=round_ * 10**5 + number) for number, clean in enumerate(scenes)]
+        movies = [
+            noisy(made, seed=(options.seed * 100 + round_) * 10**5 + number)
+            for number, made in enumerate(scenes)
+        ]
         loader = PatchLoader(movies, architecture, seed=options.seed + round_, pool_bytes=POOL_BYTES)
         end = (round_ + 1) * STEPS_PER_NOISE
         before = state.step
@@ -69,13 +77,13 @@ def main() -> None:
         ):
             log.info("step %d, loss %.5f, %.0f s", record["step"], record["loss"], record["elapsed_s"])
         state.best, state.best_step = state.averaged, state.step
-        save(options.output, state, len(scenes))
+        save(options.output, state, len(scenes), parent)
         if state.step == before:  # time is up
             break
 
 
-def make_scenes(share: float, seed: int) -> list[np.ndarray]:
-    """Clean movies, on all cores."""
+def make_scenes(share: float, seed: int) -> list[Scene]:
+    """Scenes without noise, on all cores."""
     fields, cuts = (max(1, round(share * number)) for number in (FIELDS, CUTS))
     cut = partial(scene, n_frames=80, size=96, at_events=True)
     with ProcessPoolExecutor() as pool:
@@ -85,7 +93,7 @@ def make_scenes(share: float, seed: int) -> list[np.ndarray]:
     return made
 
 
-def save(folder: Path, state: TrainingState, n_scenes: int) -> None:
+def save(folder: Path, state: TrainingState, n_scenes: int, parent: checkpoint.Model | None) -> None:
     """Write the model with what a card tells."""
     checkpoint.save_model(
         folder,
@@ -99,7 +107,7 @@ def save(folder: Path, state: TrainingState, n_scenes: int) -> None:
                 "made_by": "benchmarks/pretrain.py",
             },
             "steps": state.step,
-            "parent": None,
+            "parent": None if parent is None else parent.card["sha256"],
             "metrics": {"elapsed_s": state.elapsed_s},
             "software": VERSION,
         },

@@ -23,14 +23,16 @@ def open(path: str | Path) -> xarray.Dataset:
     Returns
     -------
     xarray.Dataset
-        ``counts(t, y, x)`` or ``denoised(t, y, x)``, lazily loaded, and the small arrays beside it.
+        ``counts(t, y, x)``, or ``denoised(t, y, x)`` and, if written, ``variance(t, y, x)``, lazily loaded; and
+        the small arrays beside it.
     """
     import xarray
 
-    from .store import DENOISED, MOVIE, open_store, read_attributes
+    from .store import DENOISED, MOVIE, VARIANCE, open_store, read_attributes
 
     path = Path(path)
     name = MOVIE if read_attributes(path)["kind"] == "movie" else DENOISED
-    shard = open_store(path, name).geometry.shard
+    chunks = dict(zip("tyx", open_store(path, name).geometry.shard, strict=True))
     dataset: xarray.Dataset = xarray.open_zarr(path, chunks=None)
-    return dataset.assign({name: dataset[name].chunk(dict(zip("tyx", shard, strict=True)))})
+    sharded = [key for key in (name, VARIANCE) if key in dataset]
+    return dataset.assign({key: dataset[key].chunk(chunks) for key in sharded})

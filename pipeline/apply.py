@@ -6,11 +6,14 @@ them durable, reads them back and leaves a marker. The driver only hands out blo
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,25 +25,33 @@ from distributed import Worker, WorkerPlugin
 from numpy.typing import NDArray
 
 from tdenoise import checkpoint, runtime, thinning
-from tdenoise.atomic import write_atomically
-from tdenoise.infer import Tile, denoise, memory_bytes
+from tdenoise.atomic import patiently, write_atomically
+from tdenoise.infer import Tile, denoise, denoise_with_variance, memory_bytes
 from tdenoise.kinds import Architecture, architecture_of, kind_of, scale_for
 from tdenoise.network import Architecture as SplitBlindArchitecture
+from tdenoise.network import SplitBlind
 from tdenoise.noise import NoiseStatistics, Scale, choose
 
 from . import blocks, budget, cluster, driver, progress, store
 from .blocks import Block, Halo, Region
 from .config import ApplyConfig
 from .control import Control
-from .errors import InputError, PipelineError, ResourceError, UsageError
+from .errors import InputError, PipelineError, ResourceError, UsageError, VerificationError
+from .faults import maybe_crash
+from .heads import check_uncertainty, electron_counts
 from .ingest import already_done
 from .pixels import movie_stand_ins
+from .recorded import record
 from .site_profile import load_profile
 from .version import VERSION
 
 log = logging.getLogger(__name__)
 
-TILE_BYTES = 3 * 2**30  # memory that the automatic tile size allows one block
+Connect = Callable[..., AbstractContextManager[Any]]  # starts workers; may be given the folder of their files
+
+TILE_BYTES = int(2.7 * 2**30)  # memory that the automatic tile size allows one block
+MARGIN = 1.15  # over the predicted memory of a worker, that it must have: one that exceeds its limit is ended
+DRIVER_BYTES = 300 * 2**20  # the driver, the scheduler in it, and what watches the workers
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,9 @@ class Job:
     kept_bits: int | None
     device: str
     stand_ins: Path | None = None  # what is shown in place of bad pixels, an array of the size of a frame
+    layers: tuple[str, ...] = (store.DENOISED,)  # the arrays that are written, all of one geometry
+    posterior: bool = False  # whether the own count of a pixel joins in
+    gain: float = 1.0  # [counts per electron]
 
 
 @dataclass(frozen=True)
@@ -69,15 +83,35 @@ class Plan:
     geometry: store.Geometry
     worker_bytes: int  # memory that the largest block needs
     disk_bytes: int
+    layers: tuple[str, ...]  # names of the arrays to write
 
 
-def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Known:
+    """What is sound of a damaged denoised store, for its repair."""
+
+    path: Path
+    id: str  # that the repaired store must have
+    hashes: dict[str, dict[str, str]]  # of its sound shards, by array and grid position
+    device: str  # that computed them
+
+
+def apply(
+    config: ApplyConfig,
+    control: Control | None = None,
+    reconnect: Callable[[Connect], Connect] = lambda start: start,
+    known: Known | None = None,
+) -> dict[str, Any]:
     """Denoise a whole movie, block by block; safe to stop and start again.
 
     Parameters
     ----------
     config : ApplyConfig
     control : Control, optional
+    reconnect : callable, optional
+        Given what starts workers, returns what is used instead, such as workers that are there already.
+    known : Known, optional
+        Results that need not be computed again.
 
     Returns
     -------
@@ -94,7 +128,7 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
         If a signal came, or the workers were lost too often.
     """
     control = control or Control()
-    cluster.parse_workers(config.workers)  # before anything slow
+    cluster.parse_workers(config.workers, insecure=config.insecure)  # before anything slow
     movie = store.open_store(config.movie, store.MOVIE)
     model = config.model or checkpoint.BASE
     card = open_model(model).card
@@ -104,22 +138,17 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
     bad = movie_stand_ins(movie)
     plan = make_plan(config, movie, card, bad)
     if already_done(config.output, progress.plan_id(plan.identity)) and not config.force:
+        progress.tidy_up(config.output)
         return store.read_attributes(config.output)
-    _check_budget(config, plan)
-    with progress.OutputRun(config.output, plan.identity, [config.movie, model], force=config.force) as run:
+    _check_budget(config, plan, movie, card)
+    with progress.OutputRun(
+        config.output, plan.identity, [config.movie, model], force=config.force, command=config
+    ) as run:
         if config.resume and not run.begun:
             raise UsageError(f"{config.output}: there is nothing to resume. Leave --resume away to start.")
-        run.prepare(
-            lambda path: store.create(
-                path,
-                store.DENOISED,
-                movie.shape,
-                np.dtype(np.float32),
-                plan.geometry,
-                movie.coordinates,
-                movie.units,
-            )
-        )
+        run.prepare(functools.partial(_create, movie=movie, plan=plan))
+        if known is not None:
+            _take_over(known, plan, run)
         job = Job(
             movie=config.movie.absolute(),
             output=run.partial.absolute(),
@@ -132,14 +161,53 @@ def apply(config: ApplyConfig, control: Control | None = None) -> dict[str, Any]
             kept_bits=None if config.lossless else store.KEPT_BITS,
             device=config.device,
             stand_ins=None if bad is None else _save_stand_ins(run.folder.absolute(), bad),
+            layers=plan.layers,
+            posterior=config.posterior,
+            gain=electron_counts(movie),
         )
-        _run_blocks(config, job, plan, run, control)
+        _run_blocks(config, job, plan, run, control, reconnect)
         attributes = _describe(movie, card, plan, config, run)
-        hashes = progress.hashes(run.done().values())
-        _check_complete(run.partial, plan.geometry, hashes)
-        store.finish(run.partial, store.DENOISED, attributes, hashes)
+        hashes = {layer: progress.hashes(run.done().values(), layer) for layer in plan.layers}
+        for layer in plan.layers:
+            _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
+        if known is not None and attributes["id"] != known.id:
+            raise VerificationError(
+                f"{config.output}: what was computed anew is not what was there, as on another kind of device or "
+                "with another version. The store was left as it is; apply the model again with --force."
+            )
+        run.check()
+        if store.VARIANCE in hashes:
+            store.record_hashes(run.partial, store.VARIANCE, hashes[store.VARIANCE])
+        store.finish(run.partial, store.DENOISED, attributes, hashes[store.DENOISED], record(config))
         run.commit()
     return store.read_attributes(config.output)
+
+
+def _create(path: Path, movie: store.Store, plan: Plan) -> None:
+    """An empty store with all arrays that will be written."""
+    dtype = np.dtype(np.float32)
+    store.create(path, store.DENOISED, movie.shape, dtype, plan.geometry, movie.coordinates, movie.units)
+    if store.VARIANCE in plan.layers:
+        described = {"units": f"{movie.units}^2", "long_name": "variance of the expected counts"}
+        store.add_sharded(path, store.VARIANCE, movie.shape, dtype, plan.geometry, described)
+
+
+def _take_over(known: Known, plan: Plan, run: progress.OutputRun) -> None:
+    """Put the sound shards of a store, and markers for the blocks that need no more, into the partial store."""
+    done = run.done()
+    for block in plan.blocks:
+        keys = [
+            store.shard_key(region, plan.geometry.shard)
+            for region in store.shards_in(block.core, plan.geometry.shard)
+        ]
+        sound = all(known.hashes[layer].keys() >= set(keys) for layer in plan.layers)
+        if block.number in done or not sound:
+            continue
+        hashes = {layer: {key: known.hashes[layer][key] for key in keys} for layer in plan.layers}
+        for layer in plan.layers:
+            for key in keys:
+                store.adopt_shard(_shard_file(known.path / layer, key), _shard_file(run.partial / layer, key))
+        progress.mark(run.folder, block.number, _record(hashes, known.device), run.token)
 
 
 def make_plan(
@@ -147,46 +215,85 @@ def make_plan(
 ) -> Plan:
     """Blocks, memory and disk; the same for any number of workers."""
     architecture = architecture_of(card)
-    halo = Halo(architecture.window, architecture.spatial_halo)  # not the card's: no one checks that
-    geometry = store.Geometry.of(movie.shape, movie.geometry.shard[0])
-    if config.tile is not None:
-        geometry = _tiled_geometry(movie.shape, config.tile, architecture.stride, geometry)
-    shard_frames = geometry.shard[0]
-    core = [blocks.core_frames(shard_frames, halo.frames), geometry.shard[1], geometry.shard[2]]
-    itemsize = movie.array.dtype.itemsize
-    if config.tile is None:
-        core[1:] = _largest_tile(movie.shape, geometry, halo, architecture, itemsize)
-    planned = blocks.plan_blocks(movie.shape, (core[0], core[1], core[2]), halo, architecture.stride)
-    largest = max(planned, key=lambda b: b.padded.shape[1] * b.padded.shape[2]).padded.shape
+    laid = lay_out(
+        config.tile,
+        config.ensemble,
+        config.lossless,
+        movie.shape,
+        movie.geometry.shard[0],
+        movie.array.dtype.itemsize,
+        architecture,
+        2 if config.variance or config.posterior else 1,
+    )
+    planned = blocks.plan_blocks(movie.shape, laid.core, laid.halo, architecture.stride)
     identity = {
         "step": "apply",
         "movie": movie.id,
         "model": card["sha256"],
         "ensemble": config.ensemble,
         "kept_bits": None if config.lossless else store.KEPT_BITS,
-        "core": core,
-        "halo": [halo.frames, halo.pixels],
-        "shard": list(geometry.shard),
-        "chunk": list(geometry.chunk),
+        "core": list(laid.core),
+        "halo": [laid.halo.frames, laid.halo.pixels],
+        "shard": list(laid.geometry.shard),
+        "chunk": list(laid.geometry.chunk),
         "n_blocks": len(planned),
         "profile": store.PROFILE,
         **({} if bad is None else {"stand_ins": store.content_hash(bad)}),
     }
-    n_pixels = int(np.prod(movie.shape))
-    return Plan(
-        identity,
-        planned,
+    layers: tuple[str, ...] = (store.DENOISED,)
+    if config.variance or config.posterior:
+        check_uncertainty(card, movie, config.posterior)
+        layers = (store.DENOISED, store.VARIANCE)
+        identity |= {"variance": True, "posterior": config.posterior}
+    return Plan(identity, planned, laid.geometry, laid.worker_bytes, laid.disk_bytes, layers)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a movie is cut and what that takes; pure arithmetic, for a movie that nobody opened."""
+
+    geometry: store.Geometry
+    core: tuple[int, int, int]
+    halo: Halo
+    worker_bytes: int
+    disk_bytes: int
+
+
+def lay_out(
+    tile: int | None,
+    ensemble: int,
+    lossless: bool,
+    shape: tuple[int, int, int],
+    shard_frames: int,
+    itemsize: int,
+    architecture: Architecture,
+    n_layers: int = 1,
+) -> Layout:
+    """Cut a movie of a shape into blocks for a model."""
+    halo = Halo(architecture.window, architecture.spatial_halo)  # not the card's: no one checks that
+    geometry = store.Geometry.of(shape, shard_frames)
+    if tile is not None:
+        geometry = _tiled_geometry(shape, tile, architecture.stride, geometry)
+    frames, rows, columns = geometry.shard
+    if tile is None:
+        rows, columns = _largest_tile(shape, geometry, halo, architecture, itemsize)
+    # The largest block lies in the middle.
+    height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
+    width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
+    read = min(shape[0], frames + 2 * halo.frames)
+    n_pixels = shape[0] * shape[1] * shape[2]
+    return Layout(
         geometry,
-        _block_bytes(
-            architecture, shard_frames + 2 * halo.frames, largest[1], largest[2], itemsize, shard_frames
-        ),
-        int(n_pixels * (3.0 if config.lossless else 1.1)),
+        (blocks.core_frames(frames, halo.frames), rows, columns),
+        halo,
+        _block_bytes(architecture, read, height, width, itemsize, frames, ensemble, n_layers),
+        int(n_layers * n_pixels * (3.0 if lossless else 1.1)),
     )
 
 
 def describe_plan(config: ApplyConfig) -> dict[str, Any]:
     """What ``--dry-run`` prints."""
-    cluster.parse_workers(config.workers)
+    cluster.parse_workers(config.workers, insecure=config.insecure)
     movie = store.open_store(config.movie, store.MOVIE)
     card = open_model(config.model or checkpoint.BASE).card
     movie_scale(movie, card)
@@ -197,9 +304,21 @@ def describe_plan(config: ApplyConfig) -> dict[str, Any]:
         "shape": list(movie.shape),
         "reads_per_pixel": round(read / int(np.prod(movie.shape)), 3),
         "worker_memory_bytes": plan.worker_bytes,
+        **_machine_bytes(config, plan),
         "disk_estimate_bytes": plan.disk_bytes,
-        "n_files": int(np.prod([-(-n // s) for n, s in zip(movie.shape, plan.geometry.shard, strict=True)])),
+        "n_files": len(plan.layers)
+        * int(np.prod([-(-n // s) for n, s in zip(movie.shape, plan.geometry.shard, strict=True)])),
     }
+
+
+def _machine_bytes(config: ApplyConfig, plan: Plan) -> dict[str, int]:
+    """Peak memory of the driver and its workers, where all are on this machine."""
+    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)
+    if kind != "local" or isinstance(count, str):
+        return {}
+    busy = min(count or budget.n_cores(), len(plan.blocks))
+    idle = (count or budget.n_cores()) - busy
+    return {"memory_bytes": DRIVER_BYTES + busy * plan.worker_bytes + idle * budget.WORKER_BASE_BYTES}
 
 
 def _tiled_geometry(
@@ -228,7 +347,9 @@ def _largest_tile(
     def fits(rows: int, columns: int) -> bool:
         height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
         width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
-        return _block_bytes(architecture, n_frames, height, width, itemsize, geometry.shard[0]) <= TILE_BYTES
+        # As for the largest ensemble: the blocks are the same for all.
+        needed = _block_bytes(architecture, n_frames, height, width, itemsize, geometry.shard[0], 16)
+        return needed <= TILE_BYTES
 
     rows, columns = geometry.shard[1:]
     if fits(shape[1], shape[2]):
@@ -241,33 +362,72 @@ def _largest_tile(
 
 
 def _block_bytes(
-    architecture: Architecture, n_frames: int, height: int, width: int, itemsize: int, shard_frames: int
+    architecture: Architecture,
+    n_frames: int,
+    height: int,
+    width: int,
+    itemsize: int,
+    shard_frames: int,
+    ensemble: int,
+    n_layers: int = 1,
 ) -> int:
-    """Peak memory of a worker: raw frames, the network on one frame, one row of shards twice."""
+    """Peak memory of a worker: raw frames while more are read, the network on one frame, rows of shards."""
+    # Raw frames twice where those of one row are joined to their halo; those of the next row are read meanwhile.
     return (
         budget.WORKER_BASE_BYTES
-        + n_frames * height * width * itemsize
-        + memory_bytes(architecture, n_frames, height, width)
-        + 3 * shard_frames * height * width * 4
+        + (2 * n_frames + 2 * shard_frames) * height * width * itemsize
+        + memory_bytes(architecture, n_frames, height, width, ensemble)
+        + 3 * n_layers * shard_frames * height * width * 4
     )
 
 
-def _check_budget(config: ApplyConfig, plan: Plan) -> None:
-    kind, count = cluster.parse_workers(config.workers)
+def _check_budget(config: ApplyConfig, plan: Plan, movie: store.Store, card: dict[str, Any]) -> None:
     budget.check_disk(config.output.parent, plan.disk_bytes, str(config.output))
-    limit = config.worker_memory
-    if limit is None and not isinstance(count, str) and kind == "local":
-        limit = budget.machine_memory_bytes() // (count or budget.n_cores())
-    if limit is None and kind == "slurm":
-        limit = load_profile(config.profile, "workers").worker_memory_bytes
-    if limit is not None:
-        core = " x ".join(map(str, plan.identity["core"]))
-        budget.check_memory(
-            plan.worker_bytes,
-            limit,
-            f"a block of {core} and its halo",
-            "Use fewer workers, a smaller --tile, or a larger --worker-memory.",
-        )
+    limit = _worker_limit(config)
+    if limit is None or _with_margin(plan) <= limit:
+        return
+    core = " x ".join(map(str, plan.identity["core"]))
+    remedy = _remedy(config, plan, limit, movie, card)
+    budget.check_memory(_with_margin(plan), limit, f"a block of {core} and its halo", remedy)
+
+
+def _with_margin(plan: Plan) -> int:
+    return int(MARGIN * plan.worker_bytes)
+
+
+def _worker_limit(config: ApplyConfig) -> int | None:
+    """Memory that a worker may use; None where only its scheduler knows."""
+    kind, count = cluster.parse_workers(_workers(config), insecure=config.insecure)
+    if kind == "slurm" and config.worker_memory is None:
+        return load_profile(config.profile, "workers").worker_memory_bytes
+    if kind != "local" or isinstance(count, str):
+        return config.worker_memory
+    share = (budget.machine_memory_bytes() - DRIVER_BYTES) // (count or budget.n_cores())
+    return share if config.worker_memory is None else min(config.worker_memory, share)
+
+
+def _remedy(config: ApplyConfig, plan: Plan, limit: int, movie: store.Store, card: dict[str, Any]) -> str:
+    """What to change so that the plan fits, looked for and not guessed."""
+    found = []
+    kind, count = cluster.parse_workers(_workers(config), insecure=config.insecure)
+    if kind == "local" and not isinstance(count, str):
+        room = budget.machine_memory_bytes() - DRIVER_BYTES
+        n_workers = min(room // _with_margin(plan), count or budget.n_cores())
+        if n_workers >= 1:
+            larger = f" --worker-memory {-(-_with_margin(plan) // 2**20)}MiB" if config.worker_memory else ""
+            found.append(f"--workers local:{n_workers}{larger}")
+    stride = architecture_of(card).stride
+    tile = max(movie.shape[1:]) // 2
+    while tile >= max(64, stride):
+        tile = tile // stride * stride
+        smaller = make_plan(dataclasses.replace(config, tile=tile), movie, card)
+        if _with_margin(smaller) <= limit:
+            found.append(f"--tile {tile}")
+            break
+        tile //= 2
+    if kind == "slurm":
+        found.append(f"a profile with memory_gib: {-(-_with_margin(plan) // 2**30) + 1}")
+    return f"Use {', or '.join(found)}." if found else "Use a machine with more memory."
 
 
 def open_model(folder: Path) -> checkpoint.Model:
@@ -328,7 +488,8 @@ def movie_scale(movie: store.Store, card: dict[str, Any] | None = None) -> Scale
         return scale_for(SplitBlindArchitecture(), noise)
     trained = [m["snr"] for m in card["movies"]]
     snr = signal_to_noise(noise)
-    if trained and not min(trained) / 4 < snr < max(trained) * 4:
+    least_dose = card.get("settings", {}).get("least_dose", 1.0)  # which it has seen thinned counts of
+    if trained and not min(trained) * least_dose**0.5 / 4 < snr < max(trained) * 4:
         log.warning(
             "the signal to noise ratio of %s is %.3g per pixel, the model was trained at %.3g. "
             "Train on this movie, or adapt the model with 'train --from'.",
@@ -353,44 +514,49 @@ def _save_stand_ins(folder: Path, bad: NDArray[np.float32]) -> Path:
     return path
 
 
-def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputRun, control: Control) -> None:
+def _run_blocks(
+    config: ApplyConfig,
+    job: Job,
+    plan: Plan,
+    run: progress.OutputRun,
+    control: Control,
+    reconnect: Callable[[Connect], Connect],
+) -> None:
     """Hand out the blocks that have no valid marker until all have one."""
 
     def remaining() -> list[Block]:
         done = run.done()
         # A marker counts only while the shards it names are whole.
         return [
-            b
-            for b in plan.blocks
-            if b.number not in done or not _whole(job.output, plan.geometry, done[b.number])
+            b for b in plan.blocks if b.number not in done or not _whole(job, plan.geometry, done[b.number])
         ]
 
     todo = remaining()
     n_blocks = len(plan.blocks)
     control.progress("apply", n_blocks - len(todo), n_blocks)
 
-    workers = config.workers
-    if workers == "local" and job.device != "cpu" and checkpoint.default_device() == "cuda":
-        workers = "local:1"  # one GPU has room for one worker; on a CPU it is one per core
+    workers = _workers(config)
 
-    def connect() -> Any:
+    def connect(folder: Path = run.folder) -> Any:
         return cluster.connect(
             workers,
-            scratch=run.folder / "scratch",
+            scratch=folder / "scratch",
             worker_memory_bytes=config.worker_memory,
             profile=config.profile,
-            log_dir=run.folder / "logs",
+            log_dir=folder / "logs",
             stop=control.stop,
+            insecure=config.insecure,
         )
 
     failures: dict[int, str] = {}
-    plugin = ModelPlugin(job.model, job.model_id, job.device)
+    gpus = _gpus(job.device) if workers.startswith("local") else []
+    plugin = ModelPlugin(job.model, job.model_id, job.device, gpus)
     task = functools.partial(run_block, job)
     # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
     patience = driver.NO_WORKERS_S
     if config.workers.startswith("slurm:"):
         patience = 60.0 * load_profile(config.profile, "workers").queue_wait_min
-    for outcome in driver.drive(connect, plugin, task, todo, remaining, control, patience):
+    for outcome in driver.drive(reconnect(connect), plugin, task, todo, remaining, control, patience):
         if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
             raise ResourceError(
                 f"{job.output}: the disk is full or your quota is used up ({outcome.error.strerror}). "
@@ -415,31 +581,57 @@ def _run_blocks(config: ApplyConfig, job: Job, plan: Plan, run: progress.OutputR
         )
 
 
-def _shard_file(output: Path, key: str) -> Path:
-    return output.joinpath(store.DENOISED, "c", *key.split("."))
+def _gpus(device: str) -> list[str]:
+    """GPUs of this machine that may be used, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    if device == "cpu" or checkpoint.default_device() != "cuda":
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else map(str, range(torch.cuda.device_count()))
+    return list(names)[: torch.cuda.device_count()]
 
 
-def _whole(output: Path, geometry: store.Geometry, record: dict[str, Any]) -> bool:
+def _workers(config: ApplyConfig) -> str:
+    """``--workers``, with ``local`` meaning one for each GPU where there are some; else it is one per core."""
+    n_gpus = len(_gpus(config.device)) if config.workers == "local" else 0
+    return f"local:{n_gpus}" if n_gpus else config.workers
+
+
+def _shard_file(array: Path, key: str) -> Path:
+    return array.joinpath("c", *key.split("."))
+
+
+def _whole(job: Job, geometry: store.Geometry, record: dict[str, Any]) -> bool:
     return all(
-        store.shard_damage(_shard_file(output, key), geometry.shard, geometry.chunk, 1) is None
-        for key in record["shards"]
+        store.shard_damage(_shard_file(job.output / layer, key), geometry.shard, geometry.chunk, 1) is None
+        for layer in job.layers
+        for key in progress.hashes([record], layer)
     )
 
 
-def _check_complete(output: Path, geometry: store.Geometry, hashes: dict[str, str]) -> None:
+def _check_complete(
+    array: Path, geometry: store.Geometry, hashes: dict[str, str], shape: tuple[int, int, int]
+) -> None:
+    n_shards = int(np.prod([-(-n // s) for n, s in zip(shape, geometry.shard, strict=True)]))
+    if len(hashes) != n_shards:
+        raise PipelineError(
+            f"{array}: {n_shards - len(hashes)} of {n_shards} shards have no marker. Run the same command again."
+        )
     for key in hashes:
-        damage = store.shard_damage(_shard_file(output, key), geometry.shard, geometry.chunk, 1)
+        file = _shard_file(array, key)
+        damage = store.shard_damage(file, geometry.shard, geometry.chunk, 1)
         if damage is not None:
-            raise PipelineError(
-                f"{_shard_file(output, key)} {damage}. Run the same command again to redo it."
-            )
+            raise PipelineError(f"{file} {damage}. Run the same command again to redo it.")
 
 
 def _describe(
     movie: store.Store, card: dict[str, Any], plan: Plan, config: ApplyConfig, run: progress.OutputRun
 ) -> dict[str, Any]:
     records = run.done().values()
-    array = zarr.open_array(run.partial / store.DENOISED, mode="r")
+
+    def content(layer: str) -> str:
+        array = zarr.open_array(run.partial / layer, mode="r")
+        return store.content_id(layer, array, progress.hashes(records, layer))
+
     held_out = [m["held_out"] for m in card["movies"] if m["id"] == movie.id]
     seen = [*card["movies"], *card["ancestors"]]
     same = [m for m in seen if movie.id == m["id"] or movie.attributes["source"]["sha256"] == m["source"]]
@@ -450,7 +642,10 @@ def _describe(
     return {
         "kind": "denoised",
         "plan": run.id,
-        "id": store.content_id(store.DENOISED, array, progress.hashes(records)),
+        "id": content(store.DENOISED),
+        # Only where there is one, and whether the own count of a pixel has joined in: then it is not blind.
+        **({store.VARIANCE: {"id": content(store.VARIANCE)}} if store.VARIANCE in plan.layers else {}),
+        "posterior": config.posterior,
         "movie": {"id": movie.id, "name": movie.path.name, "source": movie.attributes["source"]["name"]},
         "model": {"id": card["sha256"], "kind": card["kind"], "blind_radius": card["blind_radius"]},
         "held_out_frames": held_out[0] if held_out else [],
@@ -470,11 +665,26 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
 
     name = "tdenoise-model"
 
-    def __init__(self, model: Path, model_id: str, device: str) -> None:
+    def __init__(self, model: Path, model_id: str, device: str, gpus: list[str]) -> None:
         self.arguments = (model, model_id, device)
+        self.gpus = gpus
 
     def setup(self, worker: Worker) -> None:
+        if self.gpus:
+            # Before this process touches CUDA, which looks at it once. "cuda" is then this worker's own GPU.
+            os.environ["CUDA_VISIBLE_DEVICES"] = own_gpu(worker.name, self.gpus)
         load(*self.arguments)
+
+
+def own_gpu(worker: object, gpus: list[str]) -> str:
+    """The GPU of a worker on this machine, which are numbered from 0; one that is started anew keeps its number.
+
+    Examples
+    --------
+    >>> [own_gpu(worker, ["0", "1"]) for worker in range(4)]
+    ['0', '1', '0', '1']
+    """
+    return gpus[int(str(worker)) % len(gpus)]
 
 
 @functools.lru_cache(maxsize=1)
@@ -489,37 +699,57 @@ def load(model: Path, model_id: str, device: str) -> tuple[checkpoint.Model, str
 
 def run_block(job: Job, block: Block) -> int:
     """Denoise and write one block; pure and idempotent, so that it may run twice. Returns its number."""
+    progress.check_lease(job.folder, job.token)
     model, device = load(job.model, job.model_id, job.device)
-    zarr.config.set({"threading.max_workers": 1})
+    # A GPU keeps more than one core busy with its input and output; of CPU workers there is one per core.
+    n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // torch.cuda.device_count())
+    zarr.config.set({"threading.max_workers": n_threads})
     source = zarr.open_array(job.movie / store.MOVIE, mode="r")
-    target = zarr.open_array(job.output / store.DENOISED, mode="r+")
-    hashes: dict[str, str] = {}
+    targets = {layer: zarr.open_array(job.output / layer, mode="r+") for layer in job.layers}
+    hashes: dict[str, dict[str, str]] = {layer: {} for layer in job.layers}
     # One row of shards is written, and waits for the disk, while the next is computed.
-    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-        writing: Future[dict[str, str]] | None = None
-        for frames, result in denoise_block(model, source, job, block, device, target.shards[0]):
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="write") as writers:
+        writing: list[tuple[str, Future[tuple[str, str]]]] = []
+
+        def collect() -> None:
+            for layer, shard in writing:
+                key, digest = shard.result()
+                hashes[layer][key] = digest
+
+        shard_frames = targets[store.DENOISED].shards[0]
+        for frames, results in denoise_block(model, source, job, block, device, shard_frames):
             row = Region(frames, block.core.rows, block.core.columns)
-            if writing is not None:
-                hashes |= writing.result()
-            writing = writer.submit(_write_row, job, target, row, result)
-        if writing is not None:
-            hashes |= writing.result()
-    progress.mark(job.folder, block.number, {"shards": hashes, "device": _device_name(device)})
+            collect()
+            writing = [
+                (
+                    layer,
+                    writers.submit(
+                        _write_shard, job, target, layer, region, result[region.within(row).slices]
+                    ),
+                )
+                for (layer, target), result in zip(targets.items(), results, strict=True)
+                for region in store.shards_in(row, target.shards)
+            ]
+        collect()
+    progress.mark(job.folder, block.number, _record(hashes, _device_name(device)), job.token)
     return block.number
 
 
-def _write_row(job: Job, target: Any, row: Region, result: NDArray[np.float32]) -> dict[str, str]:
-    """Write the shards of one row; their hashes by grid position."""
-    hashes = {}
-    for region in store.shards_in(row, target.shards):
-        rows = slice(region.rows[0] - row.rows[0], region.rows[1] - row.rows[0])
-        columns = slice(region.columns[0] - row.columns[0], region.columns[1] - row.columns[0])
-        if not progress.holds_lease(job.folder, job.token):
-            raise PipelineError("another run has taken over this output")
-        part = np.ascontiguousarray(result[:, rows, columns])
-        key, digest = store.write_shard(job.output / store.DENOISED, target, region, part)
-        hashes[key] = digest
-    return hashes
+def _record(hashes: dict[str, dict[str, str]], device: str) -> dict[str, Any]:
+    """What a marker says: hashes of the denoised shards under ``shards``, of others under the name of the array."""
+    others = {layer: found for layer, found in hashes.items() if layer != store.DENOISED}
+    return {"shards": hashes[store.DENOISED], **others, "device": device}
+
+
+def _write_shard(
+    job: Job, target: Any, layer: str, region: Region, part: NDArray[np.float32]
+) -> tuple[str, str]:
+    """Write one shard of one array; its grid position and hash."""
+    rounded = (
+        np.ascontiguousarray(part) if job.kept_bits is None else store.round_mantissa(part, job.kept_bits)
+    )
+    allowed = functools.partial(progress.check_lease, job.folder, job.token)
+    return store.write_shard(job.output / layer, target, region, rounded, allowed)
 
 
 def denoise_block(
@@ -531,7 +761,8 @@ def denoise_block(
     ------
     frames : tuple of int
         First and last (excluded) frame.
-    result : ndarray, shape (n_frames, core rows, core columns), float32
+    result : ndarray, shape (n_layers, n_frames, core rows, core columns), float32
+        Of every one of ``job.layers``.
     """
     halo = model.network.architecture.window
     rows, columns = block.padded.rows, block.padded.columns
@@ -541,33 +772,90 @@ def denoise_block(
     bad: NDArray[np.float32] | None = None
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
-    held: NDArray[Any] | None = None
-    first_held = 0
-    for start, stop in blocks.spans(block.core.shape[0], shard_frames):
-        start, stop = start + block.core.frames[0], stop + block.core.frames[0]
-        first, last = max(0, start - halo), min(n_frames, stop + halo)
-        # The halo of the previous shards is still here; only what follows it is read.
-        known = 0 if held is None else max(0, first_held + len(held) - first)
-        fresh = source[first + known : last, slice(*rows), slice(*columns)]
-        held = fresh if not known or held is None else np.concatenate([held[-known:], fresh])
-        first_held = first
+    for start, stop, first, held in _rows_of_frames(job.movie, source, block, halo, shard_frames):
         tile = Tile(n_frames, first, core_rows, core_columns)
-        result = np.empty(
-            (stop - start, core_rows[1] - core_rows[0], core_columns[1] - core_columns[0]), np.float32
-        )
-        wanted = denoise(
-            model.network,
-            held,
-            tile,
-            job.scale,
-            range(start, stop),
-            ensemble=job.ensemble,
-            device=device,
-            stand_ins=bad,
-        )
-        for number, frame in enumerate(wanted):
-            result[number] = frame if job.kept_bits is None else store.round_mantissa(frame, job.kept_bits)
+        core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
+        result = np.empty((len(job.layers), stop - start, *core), np.float32)
+        for number, layers in enumerate(_denoised(model, held, tile, job, range(start, stop), device, bad)):
+            for layer, frame in enumerate(layers):
+                result[layer, number] = frame
         yield (start, stop), result
+
+
+def _denoised(
+    model: checkpoint.Model,
+    held: NDArray[Any],
+    tile: Tile,
+    job: Job,
+    frames: range,
+    device: str,
+    bad: NDArray[np.float32] | None,
+) -> Iterator[tuple[NDArray[np.float32], ...]]:
+    """Every layer of a job, frame by frame."""
+    given: dict[str, Any] = {"ensemble": job.ensemble, "device": device, "stand_ins": bad}
+    if store.VARIANCE not in job.layers:
+        for frame in denoise(model.network, held, tile, job.scale, frames, **given):
+            yield (frame,)
+    else:
+        assert isinstance(model.network, SplitBlind)
+        given |= {"gain": job.gain, "own_counts": job.posterior}
+        yield from denoise_with_variance(model.network, held, tile, job.scale, frames, **given)
+
+
+def _rows_of_frames(
+    movie: Path, source: Any, block: Block, halo: int, shard_frames: int
+) -> Iterator[tuple[int, int, int, NDArray[Any]]]:
+    """Raw frames of a block, one row of shards with its halo after the other; the next is read meanwhile.
+
+    Yields
+    ------
+    start, stop : int
+        First and last (excluded) frame of the row.
+    first : int
+        First frame of its halo.
+    frames : ndarray, shape (n_frames, rows, columns)
+        The row with its halo.
+    """
+    begin, end = block.core.frames
+    first_read, last_read = block.padded.frames
+
+    def read(row: tuple[int, int]) -> NDArray[Any]:
+        """What the rows before have not brought along."""
+        known = first_read if row[0] == begin else min(last_read, row[0] + halo)
+        last = min(last_read, row[1] + halo)
+        return _read(movie, source, Region((known, last), block.padded.rows, block.padded.columns))
+
+    spans = [(begin + a, begin + b) for a, b in blocks.spans(end - begin, shard_frames)]
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+        reading = reader.submit(read, spans[0])
+        held: NDArray[Any] | None = None
+        first = first_read
+        for number, (start, stop) in enumerate(spans):
+            fresh = reading.result()
+            if number + 1 < len(spans):
+                reading = reader.submit(read, spans[number + 1])
+            wanted = max(first_read, start - halo)
+            # The halo of the previous row is still here; only what follows it is read.
+            held = fresh if held is None else np.concatenate([held[wanted - first :], fresh])
+            first = wanted
+            yield start, stop, first, held
+
+
+def _read(movie: Path, source: Any, region: Region) -> NDArray[Any]:
+    """Counts of a movie; a missing shard, which reads as the type's maximum, is refused."""
+    for shard in store.shards_touching(region, source.shape, source.shards):
+        key = store.shard_key(shard, source.shards)
+        file = (movie / store.MOVIE).joinpath("c", *key.split("."))
+        used = store.n_chunks(shard, source.chunks)
+        damage = patiently(functools.partial(store.shard_damage, file, source.shards, source.chunks, used))
+        if damage is not None:
+            raise InputError(file, f"{damage}. Verify the movie store, and repair it from the raw movie.")
+
+    def read() -> NDArray[Any]:
+        maybe_crash("movie.read")
+        return np.asarray(source[region.slices])
+
+    return patiently(read)
 
 
 def _device_name(device: str) -> str:

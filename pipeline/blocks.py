@@ -31,6 +31,21 @@ class Region:
         """For indexing an array of the whole movie."""
         return slice(*self.frames), slice(*self.rows), slice(*self.columns)
 
+    def within(self, other: Region) -> Region:
+        """The same box, counted from the beginning of another.
+
+        Examples
+        --------
+        >>> Region((4, 6), (8, 9), (0, 3)).within(Region((4, 8), (5, 9), (0, 9)))
+        Region(frames=(0, 2), rows=(3, 4), columns=(0, 3))
+        """
+        (frame, _), (row, _), (column, _) = other.frames, other.rows, other.columns
+        return Region(
+            (self.frames[0] - frame, self.frames[1] - frame),
+            (self.rows[0] - row, self.rows[1] - row),
+            (self.columns[0] - column, self.columns[1] - column),
+        )
+
 
 @dataclass(frozen=True)
 class Block:
@@ -106,6 +121,11 @@ def plan_blocks(
                 )
                 blocks.append(Block(len(blocks), Region(frames, rows, columns), padded))
     return blocks
+
+
+def n_blocks(shape: tuple[int, int, int], core_shape: tuple[int, int, int]) -> int:
+    """Number of blocks that `plan_blocks` makes."""
+    return math.prod(-(-size // core) for size, core in zip(shape, core_shape, strict=True))
 
 
 def spans(length: int, step: int) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import ResourceError
 
-WORKER_BASE_BYTES = 600 * 2**20  # Python, torch, Zarr and Dask in one worker
+WORKER_BASE_BYTES = 325_000_000  # Python, torch, Zarr and Dask in one worker
 
 
 def machine_memory_bytes() -> int:
@@ -39,14 +39,19 @@ def check_memory(needed: int, limit: int, what: str, remedy: str) -> None:
         )
 
 
-def check_disk(folder: Path, needed: int, what: str) -> None:
-    """Refuse a plan that the disk could not hold. ``folder`` may not exist yet."""
+def free_bytes(folder: Path) -> int:
+    """Free space on the disk of a folder, which may not exist yet."""
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    return shutil.disk_usage(folder).free
+
+
+def check_disk(folder: Path, needed: int, what: str) -> None:
+    """Refuse a plan that the disk could not hold. ``folder`` may not exist yet."""
+    free = free_bytes(folder)
     if needed > free:
         raise ResourceError(
-            f"{what} will take about {in_words(needed)}, but {folder} has {in_words(free)} free. "
+            f"{what} will take about {in_words(needed)}, but the disk there has {in_words(free)} free. "
             "Free some space or write somewhere else."
         )
 

@@ -78,17 +78,18 @@ def _table(movies: list[dict[str, Any]]) -> str:
     lines = [head]
     for movie in movies:
         if movie["error"] is not None:
-            lines.append((movie["name"], *6 * ("",), f"failed ({movie['exit_code']})"))
+            lines.append((_one_line(movie["name"]), *6 * ("",), f"failed ({movie['exit_code']})"))
             continue
         n_frames, height, width = movie["shape"]
         figures = ("" if v is None else f"{v:.4g}" for v in (movie["mean"], movie["fano"]))
         size = (str(n_frames), f"{height} x {width}", movie["dtype"])
-        lines.append((movie["name"], *size, *figures, str(len(movie["warnings"])), Path(movie["store"]).name))
+        name, made = _one_line(movie["name"]), _one_line(Path(movie["store"]).name)
+        lines.append((name, *size, *figures, str(len(movie["warnings"])), made))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = [
         "  ".join(f"{word:<{w}}" for word, w in zip(line, widths, strict=True)).rstrip() for line in lines
     ]
-    return "\n".join([*table, *(movie["error"] for movie in movies if movie["error"] is not None)])
+    return "\n".join([*table, *(_one_line(movie["error"]) for movie in movies if movie["error"] is not None)])
 
 
 def _train(config: Any, control: Control) -> dict[str, Any]:
@@ -113,19 +114,58 @@ def _show_train(result: dict[str, Any]) -> str:
 
 
 def _apply(config: Any, control: Control) -> dict[str, Any]:
-    from .apply import apply
+    from .apply_many import apply_many
 
-    return {"store": str(config.output), **apply(config, control)}
+    return apply_many(config, control)
 
 
 def _apply_plan(config: Any) -> dict[str, Any]:
-    from .apply import describe_plan
+    from .apply_many import describe_plans
 
-    return describe_plan(config)
+    return describe_plans(config)
 
 
 def _show_apply(result: dict[str, Any]) -> str:
-    return f"{result['store']}: denoised with model {result['model']['id'][:12]}"
+    if "movies" not in result:
+        return f"{result['store']}: denoised with model {result['model']['id'][:12]}"
+    failed = [m for m in result["movies"] if m["error"] is not None]
+    done = f"{len(result['movies']) - len(failed)} of {len(result['movies'])} movies denoised"
+    return "\n".join([done, *(f"failed ({m['exit_code']}): {m['error']}" for m in failed)])
+
+
+def _archive(name: str) -> Callable[[Any, Control], dict[str, Any]]:
+    def run(config: Any, control: Control) -> dict[str, Any]:
+        from . import archive
+
+        if name in ("add", "check"):
+            return dict(getattr(archive, name)(config, control))
+        return dict(getattr(archive, name)(config))
+
+    return run
+
+
+def _show_archive_add(result: dict[str, Any]) -> str:
+    lines = [f"added {_card(card)}" for card in result["added"]]
+    return "\n".join([*lines, *(f"known already: {id[:12]}" for id in result["known"])])
+
+
+def _show_archive_list(result: dict[str, Any]) -> str:
+    return "\n".join(map(_card, result["cards"])) or "nothing"
+
+
+def _show_archive_show(result: dict[str, Any]) -> str:
+    lines = [_card(result), *(f"  made from {_card(c)}" for c in result["made_from"])]
+    lines += [f"  made from {id[:12]}, which is not in the archive" for id in result["missing"]]
+    return "\n".join([*lines, *(f"  of it was made {_card(c)}" for c in result["made_of_it"])])
+
+
+def _card(card: dict[str, Any]) -> str:
+    size = " x ".join(map(str, card.get("shape", [])))
+    return "  ".join(filter(None, [card["id"][:12], f"{card['kind']:<8}", card["name"], size, card["path"]]))
+
+
+def _show_archive_count(result: dict[str, Any]) -> str:
+    return f"{result['archive']}: {result['n_cards']} cards"
 
 
 def _run(config: Any, control: Control) -> dict[str, Any]:
@@ -351,7 +391,7 @@ def _show_doctor(result: dict[str, Any]) -> str:
 COMMANDS = {
     "ingest": Command(settings.IngestManyConfig, _ingest, _show_ingest, _ingest_plan),
     "train": Command(settings.TrainConfig, _train, _show_train, _train_plan),
-    "apply": Command(settings.ApplyConfig, _apply, _show_apply, _apply_plan),
+    "apply": Command(settings.ApplyManyConfig, _apply, _show_apply, _apply_plan),
     "run": Command(settings.RunConfig, _run, _show_run),
     "evaluate": Command(settings.EvaluateConfig, _evaluate, _show_evaluate),
     "report": Command(settings.ReportConfig, _report, _show_report),
@@ -359,6 +399,12 @@ COMMANDS = {
     "status": Command(settings.StatusConfig, _status, _show_status),
     "models import": Command(settings.ModelsImportConfig, _models_import, _show_models_import),
     "models show": Command(settings.ModelsShowConfig, _models_show, _show_models_show),
+    "archive add": Command(settings.ArchiveAddConfig, _archive("add"), _show_archive_add),
+    "archive list": Command(settings.ArchiveConfig, _archive("list_all"), _show_archive_list),
+    "archive find": Command(settings.ArchiveFindConfig, _archive("find"), _show_archive_list),
+    "archive show": Command(settings.ArchiveShowConfig, _archive("show"), _show_archive_show),
+    "archive verify": Command(settings.ArchiveVerifyConfig, _archive("check"), _show_archive_count),
+    "archive index": Command(settings.ArchiveIndexConfig, _archive("index"), _show_archive_count),
     "doctor": Command(settings.DoctorConfig, _doctor, _show_doctor),
     "simulate": Command(settings.SimulateConfig, _simulate, _show_simulate),
     "resume": Command(settings.ResumeConfig, _resume, _show_resume),
@@ -388,8 +434,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug and not isinstance(error, KeyboardInterrupt):
             raise
         code, message = _explain(error)
-        print(f"{PROGRAM}: {message}", file=sys.stderr)
+        print(f"{PROGRAM}: {_one_line(message)}", file=sys.stderr)
         return code
+
+
+def _one_line(text: str) -> str:
+    """A text with what would break a line or a terminal spelled out: file names may hold anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _main(words: list[str]) -> int:
@@ -409,7 +460,7 @@ def _main(words: list[str]) -> int:
         control = Control(progress=progress)
         with _Signals(control):
             result = command.run(config, control)
-    if result:  # logs prints as it goes, and of several processes on one training the first has it
+    if result:  # of several processes the first has it; logs prints as it goes
         _print(result, command.show, options)
     return int(result.get("exit_code", 0))
 
@@ -468,7 +519,7 @@ def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]
 
 
 def _takes_several(field: dataclasses.Field[Any]) -> bool:
-    return str(field.type).startswith("tuple[Path")
+    return str(field.type).startswith(("tuple[Path", "tuple[str"))
 
 
 def _parse(parser: _Parser, words: list[str]) -> tuple[str, dict[str, Any]]:
@@ -599,10 +650,10 @@ def _submit(words: list[str]) -> int:
         from .run import check
 
         check(config)
-    elif isinstance(config, settings.ApplyConfig):
+    elif isinstance(config, settings.ApplyManyConfig):
         from .cluster import parse_workers
 
-        parse_workers(config.workers)
+        parse_workers(config.workers, insecure=config.insecure)
     from . import submit
     from .costs import sizes
 
@@ -680,7 +731,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 
 def _print(result: dict[str, Any], show: Callable[[dict[str, Any]], str], options: dict[str, Any]) -> None:
-    print(json.dumps(result, sort_keys=True) if options.get("json") else show(result))
+    text = json.dumps(result, sort_keys=True) if options.get("json") else show(result)
+    print("\n".join(map(_one_line, text.split("\n"))))
 
 
 def _show_plan(plan: dict[str, Any]) -> str:

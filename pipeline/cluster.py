@@ -37,16 +37,18 @@ WORKER_SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.profile.enabled": False,
+    "distributed.worker.http.routes": [],  # its little web server cannot be left out, but has nothing to say
 }
 SETTINGS = WORKER_SETTINGS | {
     "distributed.worker.multiprocessing-method": "spawn",  # CUDA and threads do not survive a fork
+    "distributed.scheduler.http.routes": [],
     "distributed.scheduler.allowed-failures": 3,  # a block that ends four workers is given up
     # How long a lost worker job may take to come back. A worker that its nanny starts anew needs seconds.
     "distributed.deploy.lost-worker-timeout": "10s",
 }
 
 
-def parse_workers(text: str) -> Workers:
+def parse_workers(text: str, *, insecure: bool = False) -> Workers:
     """Read the ``--workers`` option.
 
     Parameters
@@ -54,6 +56,8 @@ def parse_workers(text: str) -> Workers:
     text : str
         ``local`` (one worker per core), ``local:N``, ``slurm:N``, or the address of a running Dask
         scheduler, ``tls://HOST:PORT`` (``tcp://`` only on this machine).
+    insecure : bool
+        Take ``tcp://`` to another machine too.
 
     Returns
     -------
@@ -80,10 +84,11 @@ def parse_workers(text: str) -> Workers:
         return ("local", count) if match[1] == "local" else ("slurm", count)
     if match := re.fullmatch(r"(tcp|tls)://([^\s/?#@]+)", text):
         host = _host(text)
-        if match[1] == "tcp" and not _is_loopback(host):
+        if match[1] == "tcp" and not insecure and not _is_loopback(host):
             raise UsageError(
                 f"--workers {text}: tcp between machines is neither encrypted nor authenticated, and whoever "
-                "reaches a Dask scheduler can run code as you. Start the scheduler with TLS and use tls://."
+                "reaches a Dask scheduler can run code as you. Start the scheduler with TLS and use tls://. (On a "
+                "network where you trust everyone: --insecure.)"
             )
         return "address", text
     raise UsageError(f"--workers {text!r} is not one of local, local:N, slurm:N, tls://HOST:PORT.")
@@ -98,6 +103,7 @@ def connect(
     profile: Path | None,
     log_dir: Path,
     stop: threading.Event | None = None,
+    insecure: bool = False,
 ) -> Iterator[Client]:
     """Start workers (or find running ones) and give a Dask client to them; stop them afterwards.
 
@@ -119,6 +125,8 @@ def connect(
         Folder for the logs of Slurm workers; on a file system that all machines share.
     stop : threading.Event, optional
         Ends the wait for a worker, which may take hours in a queue.
+    insecure : bool
+        See `parse_workers`.
 
     Yields
     ------
@@ -135,7 +143,7 @@ def connect(
     """
     stop = stop or threading.Event()
     scratch, log_dir = scratch.absolute(), log_dir.absolute()
-    kind, value = parse_workers(workers)
+    kind, value = parse_workers(workers, insecure=insecure)
     import dask
     import distributed  # noqa: F401  (loaded inside config.set, its defaults would go when that ends)
 

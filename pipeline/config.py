@@ -101,6 +101,14 @@ def radius(text: str) -> int | str:
     return value
 
 
+def share(text: str) -> float:
+    """A share of a dose."""
+    value = float(text)
+    if not 0.01 <= value <= 1:
+        raise ValueError("it lies between 0.01 and 1")
+    return value
+
+
 def udvd_radius(text: str) -> int:
     """A blind radius that UDVD can have."""
     if text not in ("0", "1"):
@@ -250,6 +258,17 @@ class TrainConfig:
         "kind of network (default: split-blind, or that of --from)",
         choices=("split-blind", "thinned", "udvd"),
     )
+    head: str | None = setting(
+        None,
+        "what the network tells: the mean, or gamma: also how uncertain it is (default: mean, or that of --from)",
+        choices=("mean", "gamma"),
+    )
+    least_dose: float = setting(
+        1.0,
+        "also learn from thinned counts, down to this share of the movie's dose, to denoise movies of lower dose",
+        parse=share,
+        metavar="SHARE",
+    )
     steps: int | None = setting(
         None, "optimiser steps (default: 12000, or what fits the time limit)", parse=count, metavar="N"
     )
@@ -291,6 +310,7 @@ class ApplyConfig:
     )
     workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
+    insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)
     profile: Path | None = setting(
         None, "name or YAML file of a profile of the cluster", parse=Path, metavar="NAME"
     )
@@ -299,9 +319,103 @@ class ApplyConfig:
     )
     tile: int | None = setting(None, "rows and columns of a block [pixels]", parse=count, metavar="N")
     lossless: bool = setting(False, "keep all 23 bits of the mantissa", parse=flag)
+    variance: bool = setting(
+        False, "also write how uncertain every pixel is (of a model with a gamma head)", parse=flag
+    )
+    posterior: bool = setting(
+        False,
+        "let every pixel's own count join in, and write the variance (gamma head, single electrons)",
+        parse=flag,
+    )
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     resume: bool = setting(False, "refuse to start afresh: only continue", parse=flag)
     force: bool = setting(False, "replace the output, or start it over", parse=flag)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyManyConfig:
+    """Denoise movies with a model."""
+
+    movie: tuple[Path, ...] = setting(
+        help="movie stores, or an archive: all its movies",
+        parse=Path,
+        metavar="MOVIE.zarr",
+        positional=True,
+    )
+    model: Path | None = setting(
+        None,
+        "model folder (default: the one that comes with tdenoise, as it is)",
+        parse=Path,
+        metavar="MODEL",
+    )
+    output: Path = setting(
+        help="denoised store to write, or the folder for several",
+        parse=new_path,
+        metavar="DENOISED.zarr",
+        short="-o",
+    )
+    workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
+    worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
+    insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)
+    profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")
+    ensemble: int = setting(
+        16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
+    )
+    tile: int | None = setting(None, "rows and columns of a block [pixels]", parse=count, metavar="N")
+    lossless: bool = setting(False, "keep all 23 bits of the mantissa", parse=flag)
+    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    resume: bool = setting(False, "refuse to start afresh: only continue", parse=flag)
+    force: bool = setting(False, "replace the output, or start it over", parse=flag)
+
+
+@dataclass(frozen=True)
+class ArchiveAddConfig:
+    """Add finished stores and models to an archive."""
+
+    store: tuple[Path, ...] = setting(
+        help="movie stores, denoised stores, models", parse=Path, metavar="STORE", positional=True
+    )
+    archive: Path = setting(
+        help="archive; made where there is none", parse=new_path, metavar="ARCHIVE", short="-A"
+    )
+
+
+@dataclass(frozen=True)
+class ArchiveConfig:
+    """Say what an archive holds."""
+
+    archive: Path = setting(help="archive", parse=Path, metavar="ARCHIVE", short="-A")
+
+
+@dataclass(frozen=True)
+class ArchiveIndexConfig(ArchiveConfig):
+    """Make the index of an archive anew from its cards."""
+
+
+@dataclass(frozen=True)
+class ArchiveFindConfig:
+    """Find what an archive knows."""
+
+    query: tuple[str, ...] = setting(
+        help="words that must occur, or KEY=VALUE, such as kind=movie", metavar="QUERY", positional=True
+    )
+    archive: Path = setting(help="archive", parse=Path, metavar="ARCHIVE", short="-A")
+
+
+@dataclass(frozen=True)
+class ArchiveShowConfig:
+    """Show a card, what it was made from and what was made from it."""
+
+    id: str = setting(help="id, its beginning, or a name", metavar="ID", positional=True)
+    archive: Path = setting(help="archive", parse=Path, metavar="ARCHIVE", short="-A")
+
+
+@dataclass(frozen=True)
+class ArchiveVerifyConfig:
+    """Check all cards of an archive and all that they name."""
+
+    archive: Path = setting(help="archive", parse=Path, metavar="ARCHIVE", short="-A")
+    deep: bool = setting(False, "decode everything and compare it with the recorded hashes", parse=flag)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,11 +446,16 @@ class RunConfig(Preparation):
     )
     workers: str = setting("local", "local:N, slurm:N, or the address of a Dask scheduler", metavar="WHERE")
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
+    insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)
     profile: Path | None = setting(
         None, "name or YAML file of a profile of the cluster", parse=Path, metavar="NAME"
     )
     ensemble: int = setting(
         16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
+    )
+    variance: bool = setting(False, "also learn and write how uncertain every pixel is", parse=flag)
+    posterior: bool = setting(
+        False, "let every pixel's own count join in, and write the variance", parse=flag
     )
     truth: Path | None = setting(None, "clean movie, for simulated data", parse=Path, metavar="FILE.npz")
     step: str | None = setting(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from tdenoise import checkpoint
+from tdenoise.kinds import architecture_of
 
-from . import apply, store
+from .apply import lay_out
+from .apply_many import describe_plans
+from .blocks import n_blocks
 from .cluster import parse_workers
-from .config import ApplyConfig, IngestManyConfig, RunConfig
+from .config import ApplyManyConfig, IngestManyConfig, RunConfig
 from .errors import PipelineError
 from .ingest_many import plan_jobs
 from .ingest_plan import open_movie, plan_geometry, stored_shape
@@ -32,7 +34,7 @@ def sizes(config: Any) -> dict[str, Any]:
     if limit := getattr(config, "time_limit", None):
         found["train_s"] = limit
     if workers := getattr(config, "workers", None):
-        kind, count = parse_workers(workers)
+        kind, count = parse_workers(workers, insecure=config.insecure)
         if kind not in ("local", "address"):
             found["n_workers"] = count
     with suppress(PipelineError, OSError):
@@ -41,29 +43,25 @@ def sizes(config: Any) -> dict[str, Any]:
         elif isinstance(config, RunConfig):
             with open_movie(config) as reader:
                 shape, dtype = stored_shape(reader.info, config), reader.info.dtype
-            movie = SimpleNamespace(
-                shape=shape, id="", array=SimpleNamespace(dtype=dtype), geometry=plan_geometry(shape, dtype)
+            laid = lay_out(
+                None,
+                config.ensemble,
+                False,
+                shape,
+                plan_geometry(shape, dtype).shard[0],
+                dtype.itemsize,
+                architecture_of(checkpoint.read_card(checkpoint.BASE)),
+                2 if config.variance or config.posterior else 1,
             )
-            found |= _apply(config, movie, checkpoint.BASE)
-            found["disk_bytes"] += math.prod(shape) * dtype.itemsize
-        elif isinstance(config, ApplyConfig):
-            found |= _apply(
-                config, store.open_store(config.movie, store.MOVIE), config.model or checkpoint.BASE
-            )
+            found["n_blocks"] = n_blocks(shape, laid.core)
+            found["block_bytes"] = laid.worker_bytes
+            found["disk_bytes"] = laid.disk_bytes + math.prod(shape) * dtype.itemsize
+        elif isinstance(config, ApplyManyConfig):
+            planned = describe_plans(config)
+            found["n_blocks"] = planned["n_blocks"]
+            found["block_bytes"] = planned["worker_memory_bytes"]
+            found["disk_bytes"] = planned["disk_estimate_bytes"]
     return found
-
-
-def _apply(config: Any, movie: Any, model: Any) -> dict[str, Any]:
-    settings = ApplyConfig(
-        movie=config.output, output=config.output, ensemble=config.ensemble, tile=getattr(config, "tile", None),
-        lossless=getattr(config, "lossless", False),
-    )  # fmt: skip
-    planned = apply.make_plan(settings, movie, apply.open_model(model).card)
-    return {
-        "n_blocks": len(planned.blocks),
-        "block_bytes": planned.worker_bytes,
-        "disk_bytes": planned.disk_bytes,
-    }
 
 
 def _raw_size(job: Any) -> int:

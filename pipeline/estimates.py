@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tdenoise import metrics, noise, residuals
+from tdenoise import gamma_poisson, metrics, noise, residuals
 from tdenoise.noise import NoiseStatistics
 
 from . import store
@@ -60,6 +60,17 @@ def noise_law(movie: store.Store) -> NoiseLaw:
     return NoiseLaw("temporal", gain, measured.noise_variance)
 
 
+def error_terms(slab: Slab, noise: NoiseLaw, posterior: bool) -> Array:
+    """Terms whose mean is the mean squared error of a slab's own frames, for a known noise law.
+
+    Of a blind prediction; or of a posterior mean, which has seen its own count in a way that is known.
+    """
+    counts, denoised = slab.counts[slab.own], slab.denoised[slab.own]
+    if posterior and slab.variance is not None:
+        return gamma_poisson.unbiased_error_terms(counts, denoised, slab.variance, noise.gain)
+    return metrics.unbiased_mse_terms(counts, denoised, noise.gain, noise.read_variance)
+
+
 class Blocks:
     """Block sums of one kind of term, collected over slabs."""
 
@@ -97,6 +108,7 @@ class Estimates:
         shape: tuple[int, int, int],
         regions: Mapping[str, Array] | None = None,
         blind: bool = True,
+        posterior: bool = False,
     ) -> None:
         # About 1000 blocks per slab at most: of a large frame they are larger.
         extent = 32 * max(1, round(max(shape[1:]) / 1024))
@@ -109,24 +121,26 @@ class Estimates:
         self.error, self.held_error, self.umse, self.excess = (Blocks(extent) for _ in range(4))
         self._regions = dict(regions or {})
         self._of_regions = {name: Blocks(extent) for name in self._regions}
-        self._blind = blind
+        self._blind = blind and not posterior
+        self._posterior = posterior and noise.estimator == "poisson"
 
     def add(self, slab: Slab) -> None:
         """Take in the next slab."""
         for rows in spans(slab.counts.shape[1], self._band):
             counts, denoised = (a[:, slice(*rows)] for a in (slab.counts, slab.denoised))
-            self._add_band(replace(slab, counts=counts, denoised=denoised), slice(*rows))
+            variance = None if slab.variance is None else slab.variance[:, slice(*rows)]
+            band = replace(slab, counts=counts, denoised=denoised, variance=variance)
+            self._add_band(band, slice(*rows))
 
     def _add_band(self, band: Slab, rows: slice) -> None:
         n_frames = len(band.counts)
         between = np.empty((0, 0, 0))
         if n_frames > 2:
             between = metrics.temporal_mse_terms(band.counts, band.denoised)
-            self._add_if_blind(self.umse, between)
+            if self._blind:
+                self.umse.add(between)
         if self._noise.estimator == "poisson":
-            own = band.counts[band.own], band.denoised[band.own]
-            terms = metrics.unbiased_mse_terms(*own, self._noise.gain, self._noise.read_variance)
-            self._add_terms(terms, band.frames[0], rows)
+            self._add_terms(error_terms(band, self._noise, self._posterior), band.frames[0], rows)
             # The noise between neighbouring frames, less what the law says: the prediction plays no part.
             y = band.counts.astype(np.float64)
             self.excess.add(
@@ -136,15 +150,12 @@ class Estimates:
             self._add_terms(between, band.frames[0] + 1 - band.before, rows)
 
     def _add_terms(self, terms: Array, first: int, rows: slice) -> None:
-        self._add_if_blind(self.error, terms)
-        self._add_if_blind(self.held_error, terms[[first + k in self._held_out for k in range(len(terms))]])
+        if not (self._blind or self._posterior):
+            return  # of a prediction that has seen its own pixel, they are too small by an unknown amount
+        self.error.add(terms)
+        self.held_error.add(terms[[first + k in self._held_out for k in range(len(terms))]])
         for name, mask in self._regions.items():
-            self._add_if_blind(self._of_regions[name], terms, mask[rows])
-
-    def _add_if_blind(self, blocks: Blocks, terms: Array, mask: Array | None = None) -> None:
-        """Of a prediction that has seen its own pixel, such terms are too small by an unknown amount."""
-        if self._blind:
-            blocks.add(terms, mask)
+            self._of_regions[name].add(terms, mask[rows])
 
     def result(self, mean_frame: Array) -> dict[str, Any]:
         """The estimates as plain values."""
@@ -168,6 +179,7 @@ class Estimates:
             "held_out": held_out,
             "regions": {name: self._in_words(blocks) for name, blocks in self._of_regions.items()},
             "blind": self._blind,
+            "posterior": self._posterior,
             # A model that sees the frames around cannot be tested on them: its own frame is the reference.
             "umse": umse,
             "umse_references": [0, 1, -1],

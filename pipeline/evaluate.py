@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import frame_checks, model_checks
+from . import frame_checks, memory, model_checks
 from .config import EvaluateConfig
 from .control import Control
 from .errors import UsageError
-from .estimates import Estimates, Residual, headline, noise_law
+from .estimates import Estimates, Residual, error_terms, headline, noise_law
 from .pairs import open_pair, slabs
 from .truth import REGIONS, AgainstTruth, baseline, load_truth
+from .uncertainty import Uncertainty
 from .words import notes
 
 Array = NDArray[Any]
@@ -40,7 +41,8 @@ def evaluate(config: EvaluateConfig, control: Control | None = None) -> dict[str
     dict
         JSON-able; numbers that could not be measured are None. Errors are in counts squared. The estimated
         ``mse``, ``nmse`` and ``dose_gain`` are those of ``frames``, "all" or "held_out"; both are given in full
-        under ``all_frames`` and ``held_out`` (None where no frame was held out). With a truth, every ``mse`` has
+        under ``all_frames`` and ``held_out`` (None where no frame was held out). ``uncertainty`` compares the stated
+        variance, where there is one, with the errors. With a truth, every ``mse`` has
         the true error of its own frames and ``regions`` beside it, and ``events`` tells what became of them.
         ``evidence`` and ``knowable`` look at single frames; ``model_checks`` are made with ``model`` only.
 
@@ -58,13 +60,16 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
     if config.baseline and config.truth is None:
         raise UsageError("--baseline tunes a filter on the truth. Give it with --truth FILE.npz.")
     movie, denoised = open_pair(config.movie, config.denoised)
+    memory.check_evaluate(movie, truth=config.truth is not None, report=False)
     checked = None if config.model is None else model_checks.open_checked(config.model, movie, denoised)
     noise = noise_law(movie)
     truth = None if config.truth is None else load_truth(config.truth, movie)
     held_out = frozenset(denoised.attributes["held_out_frames"])
-    blind = denoised.attributes["model"]["blind_radius"] != "seen"
+    posterior = denoised.attributes.get("posterior", False)
+    blind = denoised.attributes["model"]["blind_radius"] != "seen" and not posterior
     masks = {} if truth is None else {name: truth.masks[name] for name in REGIONS}
-    estimates = Estimates(noise, held_out, movie.shape, masks, blind)
+    estimates = Estimates(noise, held_out, movie.shape, masks, blind, posterior)
+    uncertainty = Uncertainty(noise.variance)
     residual = Residual(noise, movie.shape)
     against = None if truth is None else AgainstTruth(truth)
     total = np.zeros(movie.shape[1:])
@@ -74,6 +79,12 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
         residual.add(slab)
         if against is not None:
             against.add(slab)
+        if slab.variance is not None and noise.estimator == "poisson":
+            true = (
+                None if truth is None or not truth.exact else truth.level * truth.clean[slice(*slab.frames)]
+            )
+            error = None if true is None else slab.denoised[slab.own] - true
+            uncertainty.add(slab.variance, error_terms(slab, noise, posterior), error)
     mean_frame = total / movie.shape[0]
     result = {
         "kind": "evaluation",
@@ -85,9 +96,12 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
         "mean": float(mean_frame.mean()),
         **estimates.result(mean_frame),
         **residual.result(),
+        "uncertainty": uncertainty.result(),
     }
     spots = np.reshape(result["lattice"]["spots"], (-1, 2))
     result |= frame_checks.check(movie, denoised, noise, spots)
+    if posterior:
+        result["evidence"] = None  # the frames hold the very counts that would have to support them
     result["model_checks"] = None if checked is None else model_checks.check(checked, noise, spots, control)
     result["notes"] = notes(movie, denoised, noise, result)
     if truth is not None and against is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -14,12 +15,15 @@ import xxhash
 import zarr
 from numpy.typing import NDArray
 
-from . import budget, progress, store
+from tdenoise.atomic import patiently
+
+from . import budget, progress, recorded, store
 from .blocks import Region, spans
 from .config import IngestConfig
 from .control import Control
 from .corrections import Corrections, bin_pixels, plan_corrections
 from .errors import InputError
+from .faults import maybe_crash
 from .ingest_plan import (
     PIECE_BYTES,
     IngestPlan,
@@ -40,13 +44,17 @@ __all__ = ["already_done", "describe_plan", "ingest", "select"]
 log = logging.getLogger(__name__)
 
 
-def ingest(config: IngestConfig, control: Control | None = None) -> dict[str, Any]:
+def ingest(
+    config: IngestConfig, control: Control | None = None, expected: str | None = None
+) -> dict[str, Any]:
     """Write a movie store from a raw file; safe to stop and start again.
 
     Parameters
     ----------
     config : IngestConfig
     control : Control, optional
+    expected : str, optional
+        The id that the store must have; another one is not committed.
 
     Returns
     -------
@@ -64,12 +72,17 @@ def ingest(config: IngestConfig, control: Control | None = None) -> dict[str, An
         source = Source.of(config.raw, reader.info)
         settings = settings_plan(config, reader.info, plan, source)
         if already_done(config.output, progress.plan_id(settings)) and not config.force:
+            progress.tidy_up(config.output)
             return store.read_attributes(config.output)
         budget.check_disk(config.output.parent, disk_estimate(plan), str(config.output))
         inputs = [config.raw, *(p for p in (config.dark, config.gain, config.defects) if p is not None)]
-        with progress.OutputRun(config.output, settings, inputs, force=config.force) as run:
+        with progress.OutputRun(config.output, settings, inputs, force=config.force, command=config) as run:
             run.prepare(lambda path: _create(path, config, plan))
             attributes = _build(config, reader, plan, source, run, control)
+            if expected is not None and attributes["id"] != expected:
+                raise InputError(
+                    config.raw, "gives another movie than the one stored: the file or the settings differ."
+                )
             run.commit()
     for warning in attributes["warnings"]:
         log.warning("%s: %s", config.raw.name, warning)
@@ -113,7 +126,8 @@ def _build(
     hashes = progress.hashes(records)
     attributes = describe(config, reader.info, plan, source, sha256, found)
     attributes |= {"plan": run.id, "id": store.content_id(store.MOVIE, array, hashes)}
-    store.finish(run.partial, store.MOVIE, attributes, hashes)
+    run.check()
+    store.finish(run.partial, store.MOVIE, attributes, hashes, recorded.record(config))
     return attributes
 
 
@@ -215,19 +229,20 @@ def _copy(
 ) -> list[dict[str, Any]]:
     """Copy slabs (all shards of one stretch of time), some at once; return the markers of all of them."""
     slabs = list(spans(plan.shape[0], plan.geometry.shard[0]))
-    records = run.done()
+    # A marker counts only while the shards it names are whole.
+    records = {number: found for number, found in run.done().items() if _is_whole(run.partial, plan, found)}
     todo = [(number, slab) for number, slab in enumerate(slabs) if number not in records]
     control.progress("ingest", len(records), len(slabs))
     with (
         ThreadPoolExecutor(budget.n_cores(), thread_name_prefix="write") as writers,
         ThreadPoolExecutor(plan.n_threads, thread_name_prefix="read") as readers,
     ):
-        copier = _Copier(reader, plan, corrections, run.partial / store.MOVIE, writers)
+        copier = _Copier(reader, plan, corrections, run.partial / store.MOVIE, writers, run.check)
 
         def work(number: int, slab: tuple[int, int]) -> tuple[int, dict[str, Any]]:
-            record = copier.copy(slab)
-            progress.mark(run.folder, number, record)
-            return number, record
+            seen = copier.copy(slab)
+            progress.mark(run.folder, number, seen, run.token)
+            return number, seen
 
         # At most one slab per thread is in memory; a failure or a stop lets those in hand finish.
         running: set[Future[tuple[int, dict[str, Any]]]] = set()
@@ -238,11 +253,17 @@ def _copy(
                 control.check("ingest")
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
-                number, record = future.result()
-                records[number] = record
+                number, seen = future.result()
+                records[number] = seen
             digest.advance(len(records) / len(slabs))
             control.progress("ingest", len(records), len(slabs))
     return [records[number] for number in range(len(slabs))]
+
+
+def _is_whole(path: Path, plan: IngestPlan, found: dict[str, Any]) -> bool:
+    shard, chunk = plan.geometry.shard, plan.geometry.chunk
+    files = [(path / store.MOVIE).joinpath("c", *key.split(".")) for key in found["shards"]]
+    return all(store.shard_damage(file, shard, chunk, 1) is None for file in files)
 
 
 @dataclass
@@ -254,6 +275,7 @@ class _Copier:
     corrections: Corrections
     path: Path
     writers: ThreadPoolExecutor
+    allowed: Callable[[], None]  # to write
     _own: threading.local = field(default_factory=threading.local)
 
     def __post_init__(self) -> None:
@@ -270,11 +292,11 @@ class _Copier:
 
         def write(region: Region) -> tuple[str, str]:
             part = frames[:, region.slices[1], region.slices[2]]
-            return store.write_shard(self.path, self._array, region, part)
+            return store.write_shard(self.path, self._array, region, part, self.allowed)
 
         shards = self.writers.map(write, store.shards_in(whole, self._array.shards))
-        record = seen.record() | _statistics(frames)
-        return {"shards": dict(shards), **record}
+        known = seen.record() | _statistics(frames)
+        return {"shards": dict(shards), **known}
 
     def _fill(self, frames: NDArray[Any], slab: tuple[int, int], seen: _Seen) -> None:
         """Read the raw frames of a slab piece by piece, correct them, and sum them into ``frames``."""
@@ -287,7 +309,7 @@ class _Copier:
             end = min(begin + step, stop)
             if self.corrections.changes_nothing and whole_field:
                 raw = frames[begin - start : end - start]
-                self.reader.read(begin, end, raw)
+                self._read_raw(begin, end, raw)
                 seen.look(raw, begin)
                 seen.strike(self.corrections.apply(raw, begin)[1], self.plan)
                 continue
@@ -297,13 +319,22 @@ class _Copier:
             seen.strike(hits, self.plan)
             _sum_groups(bin_pixels(counts, self.corrections.bin), begin - start, group, frames)
 
+    def _read_raw(self, begin: int, end: int, frames: NDArray[Any]) -> None:
+        """Read raw frames, again if the file server stumbles."""
+
+        def read() -> None:
+            maybe_crash("raw.read")
+            self.reader.read(begin, end, frames)
+
+        patiently(read)
+
     def _read(self, begin: int, end: int) -> NDArray[Any]:
         """The field of some raw frames, in memory that the next call overwrites."""
         info = self.reader.info
         if getattr(self._own, "piece", np.empty(0)).shape[0] < end - begin:
             self._own.piece = np.empty((end - begin, *info.shape[1:]), dtype=info.dtype)
         piece = self._own.piece[: end - begin]
-        self.reader.read(begin, end, piece)
+        self._read_raw(begin, end, piece)
         chosen = self.plan.selection
         return np.ascontiguousarray(piece[:, slice(*chosen.rows), slice(*chosen.columns)])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
 from .ingest import describe_plan, ingest
 from .readers import FORMATS, open_raw
+from .readers.rawfile import is_pattern
+from .readers.sequence import natural
 
 log = logging.getLogger(__name__)
 
@@ -98,16 +99,14 @@ def movies_in(path: Path) -> list[Path]:
     InputError
         If a pattern fits nothing.
     """
-    is_pattern = any(sign in str(path) for sign in "*?[") and not path.exists()
-    if is_pattern:
-        files = _in_order(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    if any(sign in str(path) for sign in "*?[") and not path.exists():
+        files = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=natural)
         if not files:
             raise InputError(path, "fits no file. Check the pattern and the folder.")
     elif path.is_dir():
         known = {suffix for form in FORMATS for suffix in form.suffixes}
-        files = _in_order(
-            p for p in path.iterdir() if p.suffix.lower() in known and not p.name.startswith(".")
-        )
+        found = (p for p in path.iterdir() if p.suffix.lower() in known and not p.name.startswith("."))
+        files = sorted(found, key=natural)
     else:
         return [path]
     return files if files and not _is_single_image(files[0]) else [path]
@@ -124,14 +123,9 @@ def _is_single_image(path: Path) -> bool:
     return False
 
 
-def _in_order(paths: Any) -> list[Path]:
-    """Natural order: frame 9 comes before frame 10."""
-    return sorted(paths, key=lambda p: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", str(p))])
-
-
 def _stem(path: Path) -> str:
     """Name of a movie without the suffixes of its format."""
-    name = path.name if not any(sign in path.name for sign in "*?[") else path.absolute().parent.name
+    name = path.absolute().parent.name if is_pattern(path) else path.name
     known = sorted({suffix for form in FORMATS for suffix in form.suffixes} | {".ome"}, key=len)
     while name.lower().endswith(tuple(known)):
         name = name[: name.rindex(".")]
@@ -153,8 +147,9 @@ def _attempt(job: IngestConfig, control: Control) -> dict[str, Any]:
     except Stopped:
         raise
     except (PipelineError, OSError) as error:
-        code = error.exit_code if isinstance(error, PipelineError) else 1
-        return record | {"error": str(error), "exit_code": code}
+        if isinstance(error, PipelineError):
+            return record | {"error": str(error), "exit_code": error.exit_code}
+        return record | {"error": f"{error.filename or job.raw}: {error.strerror}", "exit_code": 1}
     opened = store.open_store(job.output, store.MOVIE)
     return record | {
         "shape": list(opened.shape),

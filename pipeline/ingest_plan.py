@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,8 +20,11 @@ from .source import Source
 SLAB_BYTES = 2**29  # all shards of one stretch of time, held at once by one thread
 PIECE_BYTES = 2**24  # of raw frames, read and corrected at once
 BASE_BYTES = 3 * 2**26  # Python and its libraries
+PROCESS_BYTES = 80_000_000  # that ingest takes for the smallest movie
+FIELD_BYTES, FIELD_PIXEL_BYTES = 130_000_000, 700  # to look at samples of the movie, at most and per pixel
 PIXEL_BYTES = 64  # per pixel of a frame, for what is known of every pixel
 MIN_FRAMES = 3
+LONGEST_NAME = 240  # bytes of a store: file systems hold 255, and runs add a suffix
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class IngestPlan:
     coordinates: store.Coordinates
     references: References
     n_threads: int  # slabs in memory at once
+    memory_bytes: int  # peak, predicted
 
 
 def open_movie(config: IngestConfig | RunConfig) -> Reader:
@@ -101,6 +106,10 @@ def plan_ingest(info: MovieInfo, config: IngestConfig, chosen: Selection) -> Ing
     ResourceError
         If the memory of the machine does not suffice.
     """
+    if len(os.fsencode(config.output.name)) > LONGEST_NAME:
+        raise UsageError(
+            f"{config.output}: a name of more than {LONGEST_NAME} bytes. Give a shorter one, with -o NAME.zarr."
+        )
     references = References.of(config, (info.shape[1], info.shape[2]))
     shape = _stored_shape(chosen, config)
     steps = (config.group, config.bin, config.bin)
@@ -111,6 +120,7 @@ def plan_ingest(info: MovieInfo, config: IngestConfig, chosen: Selection) -> Ing
     corrected = references.linear(*field).result_type(info.dtype)
     dtype = summed_type(corrected, config.bin**2 * config.group)
     geometry = plan_geometry(shape, dtype)
+    n_threads, memory_bytes = _threads(info, shape, dtype, corrected, geometry)
     return IngestPlan(
         selection=selection,
         left_out=_left_out(chosen, selection, config),
@@ -119,7 +129,8 @@ def plan_ingest(info: MovieInfo, config: IngestConfig, chosen: Selection) -> Ing
         geometry=geometry,
         coordinates=calibration(config, info, selection),
         references=references,
-        n_threads=_n_threads(info, shape, dtype, corrected, geometry),
+        n_threads=n_threads,
+        memory_bytes=memory_bytes,
     )
 
 
@@ -144,14 +155,14 @@ def _left_out(chosen: Selection, kept: Selection, config: Preparation) -> tuple[
     return tuple(found)
 
 
-def _n_threads(
+def _threads(
     info: MovieInfo,
     shape: tuple[int, int, int],
     dtype: np.dtype[Any],
     corrected: np.dtype[Any],
     geometry: store.Geometry,
-) -> int:
-    """Slabs that fit into memory at once: one more than there are cores, so that reading never waits."""
+) -> tuple[int, int]:
+    """Slabs that fit into memory at once (one more than there are cores, so that reading never waits); peak memory."""
     frame_pixels = info.shape[1] * info.shape[2]
     slab = geometry.shard[0] * shape[1] * shape[2] * dtype.itemsize
     piece = max(PIECE_BYTES, frame_pixels * info.dtype.itemsize) // info.dtype.itemsize
@@ -166,7 +177,12 @@ def _n_threads(
         f"ingest of frames of {info.shape[1]} x {info.shape[2]} {info.dtype}",
         "Keep a part of the field with --roi, sum pixels with --bin, or use a machine with more memory.",
     )
-    return max(1, min(budget.n_cores() + 1, 8, (limit - fixed) // (2 * reading)))
+    n_threads = max(1, min(budget.n_cores() + 1, 8, (limit - fixed) // (2 * reading)))
+    n_slabs = -(-shape[0] // geometry.shard[0])
+    # The limit above is for the worst case. This is what benchmarks/memory.py finds where nothing is corrected.
+    pieces = 0 if corrected == info.dtype == dtype else reading - slab
+    looking = min(FIELD_BYTES, FIELD_PIXEL_BYTES * frame_pixels)
+    return n_threads, PROCESS_BYTES + looking + min(n_threads, n_slabs) * (slab + pieces)
 
 
 def settings_plan(config: IngestConfig, info: MovieInfo, plan: IngestPlan, source: Source) -> dict[str, Any]:
@@ -235,6 +251,7 @@ def describe_plan(config: IngestConfig) -> dict[str, Any]:
             "shard": list(shard),
             "chunk": list(plan.geometry.chunk),
             "n_files": int(np.prod([-(-n // s) for n, s in zip(plan.shape, shard, strict=True)])),
+            "memory_bytes": plan.memory_bytes,
             "disk_estimate_bytes": disk_estimate(plan),
             "metadata": json.loads(json.dumps(info.metadata)),
         }

@@ -60,13 +60,11 @@ class Checked:
 
     def denoise(self, counts: Array, share: float = 1.0) -> Array:
         """Frames that hold a share of the movie's dose [counts], as a movie of their own."""
-        smaller = share**0.5  # noise, and the output's unit with it
-        scale = Scale(self.scale.mean * share, self.scale.noise * smaller, self.scale.contrast * smaller)
         frames = denoise(
             self.network,
             counts,
             Tile.whole(counts.shape),
-            scale,
+            self.scale.at_share(share),
             range(len(counts)),
             ensemble=1,
             stand_ins=None if self.stand_ins is None else self.stand_ins * np.float32(share),

@@ -47,6 +47,7 @@ class Slab:
     before: int  # frames ahead of the slab in both arrays: 1, or 0 at the beginning of the movie
     counts: Array  # and one frame behind the slab, if there is one
     denoised: Array
+    variance: Array | None = None  # of the slab's own frames, where the store states it
 
     @property
     def own(self) -> slice:
@@ -63,6 +64,9 @@ def slabs(movie: store.Store, denoised: store.Store, control: Control) -> Iterat
     """Both movies from beginning to end; every chunk is decoded once."""
     n_frames = movie.shape[0]
     counts, smooth = read(movie, 0, 0), read(denoised, 0, 0)
+    stated = None
+    if denoised.attributes.get(store.VARIANCE) is not None:
+        stated = store.open_store(denoised.path, store.VARIANCE)
     done = 0  # frames of the movie so far
     for start, stop in spans(n_frames, slab_frames(movie.shape)):
         control.check("evaluate")
@@ -74,11 +78,12 @@ def slabs(movie: store.Store, denoised: store.Store, control: Control) -> Iterat
         counts = np.concatenate([counts[start - before - first :], read(movie, done, upto)])
         done = upto
         smooth = np.concatenate([smooth[len(smooth) - before :], read(denoised, start, stop)])
-        if not np.isfinite(smooth).all():
+        variance = None if stated is None else read(stated, start, stop)
+        if not all(np.isfinite(a).all() for a in (smooth, variance) if a is not None):
             raise InputError(
                 denoised.path, f"holds NaN or Inf in frames {start} to {stop - 1}. Check it with 'verify'."
             )
-        yield Slab((start, stop), before, counts[: before + stop - start + 1], smooth)
+        yield Slab((start, stop), before, counts[: before + stop - start + 1], smooth, variance)
     control.progress("evaluate", n_frames, n_frames)
 
 

@@ -21,9 +21,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tdenoise.atomic import fsync, write_atomically
+from tdenoise.atomic import fsync, fsync_tree, patiently, write_atomically
 
 from .errors import LockedError, UsageError
+from .faults import maybe_crash
+from .recorded import record
 
 HEARTBEAT_S = 5.0
 STALE_S = 600.0  # a lease without a heartbeat for this long is dead, wherever its owner ran
@@ -57,6 +59,8 @@ class OutputRun:
         What the output is made from; it must not be among them, nor hold one of them.
     force : bool
         Replace an output that exists, or an unfinished one that was begun with other settings.
+    command : IngestConfig, TrainConfig or ApplyConfig, optional
+        Kept while the output is unfinished, for `resume`.
 
     Raises
     ------
@@ -67,7 +71,13 @@ class OutputRun:
     """
 
     def __init__(
-        self, output: Path, plan: dict[str, Any], inputs: Sequence[Path] = (), *, force: bool = False
+        self,
+        output: Path,
+        plan: dict[str, Any],
+        inputs: Sequence[Path] = (),
+        *,
+        force: bool = False,
+        command: Any = None,
     ) -> None:
         self.output = output
         self.partial = partial_path(output)
@@ -77,15 +87,18 @@ class OutputRun:
         self._plan = plan
         self._inputs = inputs
         self._force = force
+        self._command = command
         self._stop_heartbeat = threading.Event()
 
     def __enter__(self) -> OutputRun:
         self._check_output()
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self._take_lease()
+        maybe_crash("lease.taken")
         try:
             self._check_plan()
             (self.folder / "done").mkdir(exist_ok=True)
+            maybe_crash("plan.written")
         except BaseException:
             self._release_lease()
             raise
@@ -97,6 +110,7 @@ class OutputRun:
     ) -> None:
         self._stop_heartbeat.set()
         self._release_lease()
+        maybe_crash("lease.released")
 
     @property
     def lease(self) -> Path:
@@ -111,14 +125,19 @@ class OutputRun:
     def prepare(self, create: Callable[[Path], None]) -> None:
         """Create the partial output unless an interrupted run of the same plan left it."""
         if self.begun:
-            for orphan in self.partial.rglob("*.partial"):  # of writers that were killed
-                orphan.unlink()
+            # Of writers that were killed. Nor can one that only sleeps give them a name any more.
+            for folder in (self.partial, self.folder / "done"):
+                for orphan in folder.rglob("*.partial"):
+                    orphan.unlink(missing_ok=True)
             return
         shutil.rmtree(self.partial, ignore_errors=True)
         shutil.rmtree(self.folder / "done", ignore_errors=True)
         (self.folder / "done").mkdir(exist_ok=True)
         create(self.partial)
+        maybe_crash("output.created")
+        fsync_tree(self.partial)
         write_atomically(self.folder / "created", b"")
+        maybe_crash("output.begun")
 
     def done(self) -> dict[int, dict[str, Any]]:
         """What the markers say, by block number. One that cannot be read counts as not there."""
@@ -129,24 +148,38 @@ class OutputRun:
                 records[int(marker.stem)] = record
         return records
 
+    def check(self) -> None:
+        """Refuse to go on where another run has taken over; asked before anything gets its name."""
+        check_lease(self.folder, self.token)
+
     def commit(self) -> None:
         """Give the output its name, in one rename; a reader sees nothing or everything."""
-        if not holds_lease(self.folder, self.token):
-            raise LockedError(f"{self.output}: another run has taken it over. Leave it to that one.")
         fsync(self.partial)
+        self.check()
+        maybe_crash("commit.checked")
         trash = self.folder / f"replaced-{self.token}"
         if self.output.exists():
             self.output.rename(trash)
+            maybe_crash("commit.replaced")
         self.partial.rename(self.output)
         fsync(self.output.parent)
-        shutil.rmtree(trash, ignore_errors=True)
+        maybe_crash("commit.renamed")
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Take away all that served to make the output; the plan last, which says that there is something left."""
         for left in (
             *(self.folder / name for name in ("done", "scratch", "logs")),
             *self.folder.glob("dead-*"),
+            *self.folder.glob("replaced-*"),
+            *(fresh for fresh in self.folder.glob("lease-*") if fresh.is_dir()),
         ):
             shutil.rmtree(left, ignore_errors=True)
-        for name in ("created", "plan.json"):
+        for name in ("created", "command.json", "plan.json"):
             (self.folder / name).unlink(missing_ok=True)
+        for orphan in self.folder.glob(".*.partial"):
+            orphan.unlink(missing_ok=True)
+        maybe_crash("commit.tidied")
 
     def _check_output(self) -> None:
         place = self.output.resolve()
@@ -182,6 +215,9 @@ class OutputRun:
                 )
             shutil.rmtree(self.partial, ignore_errors=True)
             (self.folder / "created").unlink(missing_ok=True)
+        if self._command is not None:
+            document = json.dumps(record(self._command), indent=1)
+            write_atomically(self.folder / "command.json", document.encode())
         write_atomically(file, json.dumps({"id": self.id, "plan": self._plan}, indent=1).encode())
 
     def _take_lease(self) -> None:
@@ -189,7 +225,8 @@ class OutputRun:
         fresh = self.folder / f"lease-{self.token}"
         for _ in range(100):
             try:
-                fresh.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # keys and logs lie here
+                fresh.mkdir(exist_ok=True)
                 (fresh / "owner.json").write_text(json.dumps(owner(self.token)))
                 fresh.rename(self.lease)  # fails on a folder that is not empty, on local disks and on NFS
                 return
@@ -239,7 +276,11 @@ class OutputRun:
 
 def holds_lease(folder: Path, token: str) -> bool:
     """Whether the lease in a work folder still has this token: a driver that was replaced must not write."""
-    return bool(read_json(folder / "lease" / "owner.json").get("token") == token)
+    try:
+        owner = json.loads(patiently((folder / "lease" / "owner.json").read_text))
+        return bool(owner["token"] == token)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return False
 
 
 def owner(token: str) -> dict[str, Any]:
@@ -253,14 +294,45 @@ def owner(token: str) -> dict[str, Any]:
     }
 
 
-def mark(folder: Path, number: int, record: dict[str, Any]) -> None:
-    """Say, durably, that a block is done."""
-    write_atomically(folder / "done" / f"{number:08d}.json", json.dumps(record).encode())
+def check_lease(folder: Path, token: str) -> None:
+    """Raise unless the lease in a work folder still has this token.
+
+    Raises
+    ------
+    LockedError
+    """
+    if not holds_lease(folder, token):
+        raise LockedError(f"{folder}: another run has taken over this output. Leave it to that one.")
 
 
-def hashes(records: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Shard hashes of all markers together."""
-    return {key: digest for record in records for key, digest in record["shards"].items()}
+def mark(folder: Path, number: int, record: dict[str, Any], token: str) -> None:
+    """Say, durably, that a block is done, if the lease has this token."""
+
+    def before() -> None:
+        maybe_crash("marker.synced")
+        check_lease(folder, token)
+
+    write_atomically(folder / "done" / f"{number:08d}.json", json.dumps(record).encode(), before)
+    maybe_crash("marker.written")
+
+
+def tidy_up(output: Path) -> None:
+    """Take away what a run left that was killed after it had given its output its name."""
+    if not (work_folder(output) / "plan.json").exists() or partial_path(output).exists():
+        return
+    run = OutputRun(output, {})
+    with contextlib.suppress(LockedError):
+        run._take_lease()
+        try:
+            run.tidy()
+        finally:
+            run._release_lease()
+
+
+def hashes(records: Iterable[dict[str, Any]], layer: str = "denoised") -> dict[str, str]:
+    """Shard hashes of one array of all markers together; those of others than the denoised one have its name."""
+    name = "shards" if layer == "denoised" else layer
+    return {key: digest for record in records for key, digest in record[name].items()}
 
 
 def lease_holder(folder: Path) -> str | None:

@@ -20,7 +20,7 @@ from tdenoise.atomic import write_atomically
 from tdenoise.checkpoint import ModelError, read_card
 from tdenoise.noise import NoiseStatistics
 
-from . import evaluate, figures, frame_checks, store, words
+from . import evaluate, figures, frame_checks, memory, store, words
 from .config import EvaluateConfig, ReportConfig
 from .control import Control
 from .errors import InputError, UsageError
@@ -63,6 +63,7 @@ def write_report(config: ReportConfig, control: Control | None = None) -> dict[s
         if file.exists() and not config.force:
             raise UsageError(f"{file}: exists already. Choose another name, or --force to replace it.")
     movie, denoised = open_pair(config.movie, config.denoised)
+    memory.check_evaluate(movie, truth=config.truth is not None, report=True)
     training = None if config.model is None else read_training(config.model, denoised)
     settings = EvaluateConfig(config.denoised, config.movie, config.truth, config.baseline, config.model)
     result, mean = evaluate.measure(settings, control)
@@ -124,6 +125,7 @@ def render(
         lattice=words.lattice_in_words(result["lattice"]),
         knowable=words.knowable_in_words(result["knowable"]) if result["knowable"] else "",
         evidence=words.evidence_in_words(result["evidence"]) if result["evidence"] else "",
+        uncertainty=words.uncertainty_in_words(result["uncertainty"]) if result["uncertainty"] else "",
         events=words.events_of(result) if "events" in result else {},
         checks=words.checks_in_words(result["model_checks"]) if result["model_checks"] else [],
         noise=NoiseStatistics.from_json(movie.attributes["noise"]),

@@ -58,15 +58,16 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
         ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)
         forced.done("ingest")
     if config.step in (None, "train"):
-        own = _step(TrainConfig, config, movie=(movie,), output=model, force=forced("train"))
+        head = "gamma" if config.variance or config.posterior else None
+        own = _step(TrainConfig, config, movie=(movie,), output=model, head=head, force=forced("train"))
         if not train_model(own, control):
             return {}  # the first of the processes that train together says it
         forced.done("train")
     if config.step in (None, "apply"):
-        settings = _step(
+        to_apply = _step(
             ApplyConfig, config, movie=movie, model=model, output=denoised, force=forced("apply")
         )
-        apply(settings, control)
+        apply(to_apply, control)
         forced.done("apply")
     if config.step in ("ingest", "train", "apply"):
         return {config.step: str(folder / OUTPUTS[config.step])}
@@ -88,7 +89,7 @@ def check(config: RunConfig) -> None:
     ------
     UsageError, InputError
     """
-    cluster.parse_workers(config.workers)
+    cluster.parse_workers(config.workers, insecure=config.insecure)
     if config.processes == "slurm" and config.step != "train":
         raise UsageError("--processes slurm is for --step train: several nodes share a training only.")
     load_profile(config.profile, "workers")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ import xxhash
 from numcodecs.blosc import BITSHUFFLE, Blosc
 from numpy.typing import NDArray
 
-from tdenoise.atomic import fsync
+from tdenoise.atomic import fsync, patiently, unique_partial
 
 from .blocks import Region
 from .errors import VerificationError
+from .faults import maybe_crash
 
 EMPTY = 2**64 - 1  # offset of a chunk that the index lists as absent
 LEVEL = 3  # of zstd: levels above cost time and gain little on counts
@@ -52,33 +53,69 @@ class Layout:
         return t // ct, y // cy, x // cx
 
 
-def write(file: Path, values: NDArray[Any], layout: Layout) -> None:
+def write(
+    array: Path,
+    index: tuple[int, ...],
+    values: NDArray[Any],
+    layout: Layout,
+    allowed: Callable[[], None] | None = None,
+) -> None:
     """Write one whole shard, make it durable, and compare what the file then holds with ``values``.
 
     Parameters
     ----------
-    file : Path
-        Replaced if it is there; a reader sees the old one or the new one, whole.
+    array : Path
+        Folder of the array; never made here: a writer that comes late finds it gone.
+    index : tuple of int
+        Position in the grid of shards. A reader sees the old shard or the new one, whole.
     values : ndarray
         What the shard holds; smaller than the shard at the edge of the movie.
     layout : Layout
+    allowed : callable, optional
+        Asked before the shard gets its name; raises if it must not.
 
     Raises
     ------
     VerificationError
         If what was read back is not what was written.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
     parts, digests = _encode(values, layout)
-    with partial.open("wb") as handle:
-        handle.writelines(parts)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(file)
-    fsync(file.parent)
-    if not _holds(file.read_bytes(), digests, layout):
+    file = array.joinpath("c", *map(str, index))
+    patiently(lambda: _make_folders(array, file))
+    patiently(lambda: _write(file, parts, allowed))
+    if not _holds(patiently(file.read_bytes), digests, layout):
         raise VerificationError(f"{file}: what was read back differs from what was written. Check the disk.")
+    maybe_crash("shard.checked")
+
+
+def _make_folders(array: Path, file: Path) -> None:
+    """The folders of a shard in the array's, which must be there."""
+    missing = [folder for folder in file.parents if folder.is_relative_to(array) and folder != array]
+    for folder in reversed(missing):
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        fsync(folder.parent)
+
+
+def _write(file: Path, parts: list[bytes], allowed: Callable[[], None] | None) -> None:
+    partial = unique_partial(file)
+    try:
+        with partial.open("wb") as handle:
+            maybe_crash("shard.opened")
+            handle.writelines(parts)
+            handle.flush()
+            os.fsync(handle.fileno())
+        maybe_crash("shard.synced")
+        if allowed is not None:
+            allowed()
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    maybe_crash("shard.renamed")
+    fsync(file.parent)
 
 
 def shard_damage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def status(config: StatusConfig) -> dict[str, Any]:
         path = Path(batch_run["output"])
     work = path / ".tdenoise"
     begun = sorted(path / folder.name for folder in work.iterdir()) if work.is_dir() else []
-    unfinished = [p for p in (*begun, path) if (progress.work_folder(p) / "plan.json").exists()]
+    # os.path.exists: the work folder of another user is closed, which pathlib takes for an error.
+    unfinished = [p for p in (*begun, path) if os.path.exists(progress.work_folder(p) / "plan.json")]  # noqa: PTH110
     finished = [p for p in (path, *_children(path)) if _is_complete(p) and p not in unfinished]
     found = [_state(p) for p in unfinished] + [_complete(p) for p in finished]
     if not found and batch_run is None:

@@ -7,9 +7,13 @@ shard's decoded content lies in ``integrity``.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
+import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +25,12 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from tdenoise.atomic import SEAL, fsync, seal, unique_partial, write_atomically
+
 from . import shards
 from .blocks import Region, spans
 from .errors import InputError
+from .faults import maybe_crash
 from .shards import shard_damage as shard_damage  # also used through this module
 
 PROFILE = 1  # version of the store layout
@@ -32,6 +39,8 @@ VARIANCE = "variance"  # of the expected counts, beside `DENOISED` where it was 
 SHARD_FRAMES, SHARD_PIXELS = 32, 1024
 CHUNK_FRAMES, CHUNK_PIXELS = 4, 512
 KEPT_BITS = 7  # of 23 in the mantissa of float32: +0.02 % error, 4 times smaller
+
+WHERE = ("workers", "worker_memory", "profile", "device")  # settings that change no byte
 
 # The bytes of blosc(zstd) depend on its number of threads.
 blosc.set_nthreads(1)
@@ -168,16 +177,86 @@ def ome_metadata(name: str, coordinates: Coordinates) -> dict[str, Any]:
     }
 
 
-def finish(path: Path, name: str, attributes: dict[str, Any], hashes: dict[str, str]) -> None:
-    """Complete a store whose shards are all written: integrity, attributes, and the metadata last."""
+def finish(
+    path: Path,
+    name: str,
+    attributes: dict[str, Any],
+    hashes: dict[str, str],
+    command: dict[str, Any] | None = None,
+) -> None:
+    """Complete a store whose shards are all written: integrity, attributes, and the metadata last.
+
+    Every other file is named with its sha256 in the metadata of the root, which carry a seal, their own sha256.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        Of the array.
+    attributes : dict
+    hashes : dict
+        Of all shards, by grid position.
+    command : dict, optional
+        What made the store, from `recorded.record`; kept without its paths, for a repair.
+    """
+    for orphan in path.rglob("*.partial"):
+        orphan.unlink(missing_ok=True)
     record_hashes(path, name, hashes)
+    maybe_crash("finish.hashes")
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     arrays = {key: content_hash(small[:]) for key, small in small_arrays(group)}
-    group.attrs["tdenoise"] = {"profile": PROFILE, **attributes, "arrays": arrays, "status": "complete"}
+    complete = {"profile": PROFILE, **attributes, "arrays": arrays, "status": "complete"}
+    if command is not None:
+        complete["command"] = _without_paths(command)
+    # Twice, in two files: whichever is damaged, the other still says how the store can be repaired.
+    group["integrity"].attrs["tdenoise"] = complete
+    files = {file: _sha256(path / file) for file in _small_files(path) if file != "zarr.json"}
+    group.attrs["tdenoise"] = {**complete, "files": files, "seal": SEAL}
+    maybe_crash("finish.attributes")
     with warnings.catch_warnings():
         # Consolidated metadata is what xarray looks for first; Zarr warns that version 3 does not name it yet.
         warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
         zarr.consolidate_metadata(path)
+    maybe_crash("finish.consolidated")
+    root = path / "zarr.json"
+    write_atomically(root, seal(root.read_bytes()))
+    for file in files:
+        fsync(path / file)
+        fsync((path / file).parent)
+    maybe_crash("finish.sealed")
+
+
+def _without_paths(command: dict[str, Any]) -> dict[str, Any]:
+    """Settings that mean the same in any folder; files are told by their names."""
+    settings = {
+        key: Path(value).name if isinstance(value, str) and value.startswith("/") else value
+        for key, value in command["settings"].items()
+        if key not in ("raw", "movie", "model", "output", "force", "resume", *WHERE)
+    }
+    return {"step": command["step"], "settings": settings}
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _small_files(path: Path) -> Iterator[str]:
+    """All files of a store but those in the folders of its sharded arrays."""
+    sharded = [array.parent / "c" for array in sharded_metadata(path)]
+    for folder, folders, names in os.walk(path):
+        here = Path(folder)
+        folders[:] = sorted(f for f in folders if here / f not in sharded)
+        yield from sorted((here / name).relative_to(path).as_posix() for name in names)
+
+
+def sharded_metadata(path: Path) -> Iterator[Path]:
+    """The ``zarr.json`` of every sharded array of a store, none of them opened by Zarr."""
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(f for f in folders if f != "c")
+        if "zarr.json" in names:
+            file = Path(folder) / "zarr.json"
+            if b"sharding_indexed" in file.read_bytes() and Path(folder) != path:
+                yield file
 
 
 def record_hashes(path: Path, name: str, hashes: dict[str, str]) -> None:
@@ -271,9 +350,9 @@ def open_store(path: Path, name: str) -> Store:
     """
     attributes = read_attributes(path)
     try:
-        # Strictly what this project writes: a foreign codec could run code on opening.
-        metadata = json.loads((path / name / "zarr.json").read_text())
-        _check_codecs(metadata["codecs"])
+        if not (path / name).is_dir():
+            raise FileNotFoundError(path / name)
+        check_nodes(path)
         group = zarr.open_group(path, mode="r", zarr_format=3)
         array = group[name]
         units = str(array.attrs["units"])
@@ -285,6 +364,63 @@ def open_store(path: Path, name: str) -> Store:
         raise InputError(path, f"its metadata are damaged ({error})") from None
     pixel = None if height is None or width is None else (height, width)
     return Store(path, name, array, attributes, units, Coordinates(frame_time, pixel, (t0, y0, x0)))
+
+
+def check_nodes(path: Path) -> None:
+    """Refuse a store that holds anything but what this project writes: a foreign codec could run code on opening.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        With what is wrong.
+    """
+    root = _read_node(path)
+    if not all(re.fullmatch(r"\w+", name) for name in root["attributes"]["tdenoise"].get("arrays", {})):
+        raise ValueError("it names arrays that lie outside of it")
+    consolidated = root.get("consolidated_metadata") or {}
+    for node in consolidated.get("metadata", {}).values():
+        _check_node(node)
+    groups = [path]
+    while groups:
+        for child in groups.pop().iterdir():
+            if child.is_symlink():
+                raise ValueError(f"{child.name} is a symbolic link")
+            if child.is_dir():
+                node = _read_node(child)
+                _check_node(node)
+                if node["node_type"] == "group":
+                    groups.append(child)
+
+
+def links_in(path: Path) -> list[Path]:
+    """Symbolic links inside a folder: what they lead to is not part of it."""
+    return [
+        Path(folder) / name
+        for folder, folders, files in os.walk(path)
+        for name in (*folders, *files)
+        if (Path(folder) / name).is_symlink()
+    ]
+
+
+def _read_node(folder: Path) -> dict[str, Any]:
+    file = folder / "zarr.json"
+    if file.is_symlink():
+        raise ValueError(f"{folder.name}/zarr.json is a symbolic link")
+    node = json.loads(file.read_text())
+    if not isinstance(node, dict):
+        raise ValueError(f"{folder.name}/zarr.json is no object")
+    return node
+
+
+def _check_node(node: dict[str, Any]) -> None:
+    if node["zarr_format"] != 3 or node["node_type"] not in ("group", "array"):
+        raise ValueError("it is not Zarr v3")
+    if node["node_type"] == "array":
+        if not re.fullmatch(r"bool|u?int(8|16|32|64)|float(16|32|64)", str(node["data_type"])):
+            raise ValueError(f"an array holds {str(node['data_type'])[:40]!r} and no numbers")
+        if node.get("storage_transformers"):
+            raise ValueError("storage transformers are not what tdenoise writes")
+        _check_codecs(node["codecs"])
 
 
 def _check_codecs(codecs: list[dict[str, Any]]) -> None:
@@ -327,13 +463,13 @@ def content_hash(values: NDArray[Any]) -> str:
 
 def content_id(name: str, array: Any, hashes: dict[str, str]) -> str:
     """Identity of a store's content, from its shape, type and shard hashes."""
-    import hashlib
-
     parts = [name, str(array.dtype), *map(str, array.shape), *(f"{k}={hashes[k]}" for k in sorted(hashes))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def write_shard(path: Path, array: Any, region: Region, values: NDArray[Any]) -> tuple[str, str]:
+def write_shard(
+    path: Path, array: Any, region: Region, values: NDArray[Any], allowed: Callable[[], None] | None = None
+) -> tuple[str, str]:
     """Write one whole shard, make it durable and read it back.
 
     Parameters
@@ -346,6 +482,8 @@ def write_shard(path: Path, array: Any, region: Region, values: NDArray[Any]) ->
         A shard, clipped at the movie's edge.
     values : ndarray
         What it holds.
+    allowed : callable, optional
+        Asked before the shard gets its name; raises if it must not.
 
     Returns
     -------
@@ -357,12 +495,34 @@ def write_shard(path: Path, array: Any, region: Region, values: NDArray[Any]) ->
     VerificationError
         If what was read back is not what was written.
     """
-    index = [
-        s // n for (s, _), n in zip((region.frames, region.rows, region.columns), array.shards, strict=True)
-    ]
-    file = path.joinpath("c", *map(str, index))
-    shards.write(file, values, shards.Layout.of(array))
-    return ".".join(map(str, index)), content_hash(values)
+    key = shard_key(region, array.shards)
+    shards.write(path, tuple(map(int, key.split("."))), values, shards.Layout.of(array), allowed)
+    return key, content_hash(values)
+
+
+def shard_key(region: Region, shard: tuple[int, int, int]) -> str:
+    """Grid position of a shard, such as ``"0.1.2"``, from its extent."""
+    starts = (region.frames[0], region.rows[0], region.columns[0])
+    return ".".join(str(start // n) for start, n in zip(starts, shard, strict=True))
+
+
+def n_chunks(region: Region, chunk: tuple[int, int, int]) -> int:
+    """Number of chunks of a shard that lie in the movie."""
+    return int(np.prod([-(-n // c) for n, c in zip(region.shape, chunk, strict=True)]))
+
+
+def adopt_shard(sound: Path, file: Path) -> None:
+    """Give a shard of another store, known to be sound, a place in this one; its bytes are copied only if need be."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = unique_partial(file)
+    try:
+        os.link(sound, partial)
+    except OSError:  # not on this file system
+        shutil.copyfile(sound, partial)
+        fsync(partial)
+    partial.replace(file)
+    partial.unlink(missing_ok=True)  # a rename onto the same inode does nothing
+    fsync(file.parent)
 
 
 def shards_in(region: Region, shard: tuple[int, int, int]) -> Iterator[Region]:
@@ -375,6 +535,17 @@ def shards_in(region: Region, shard: tuple[int, int, int]) -> Iterator[Region]:
                     (region.rows[0] + rows[0], region.rows[0] + rows[1]),
                     (region.columns[0] + columns[0], region.columns[0] + columns[1]),
                 )
+
+
+def shards_touching(
+    region: Region, shape: tuple[int, int, int], shard: tuple[int, int, int]
+) -> Iterator[Region]:
+    """The shards, clipped at the movie's edge, that hold a part of a region."""
+    grown = [
+        (s // n * n, min(-(-e // n) * n, size))
+        for (s, e), n, size in zip((region.frames, region.rows, region.columns), shard, shape, strict=True)
+    ]
+    return shards_in(Region(*grown), shard)
 
 
 def recorded_hashes(store: Store) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -27,11 +29,13 @@ from tdenoise.team import Team
 from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
 from tdenoise.udvd import UdvdArchitecture
 
-from . import budget, processes, progress, store
+from . import budget, memory, processes, progress, store
 from .apply import movie_noise, open_model, signal_to_noise
 from .config import SCRATCH, TrainConfig
 from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
+from .faults import maybe_crash
+from .heads import check_gamma, electron_counts, has_gamma_head
 from .pixels import measure, movie_stand_ins
 from .version import VERSION
 
@@ -67,7 +71,9 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
     plan = make_plan(config)
     known = progress.plan_id(plan.identity)
     if config.processes != "slurm" and _already_trained(config, known):
+        progress.tidy_up(config.output)
         return checkpoint.read_card(config.output)
+    memory.check_train(plan.movies)
     n_local = config.processes or min(plan.n_devices, plan.settings.batch)
     with processes.team(n_local, plan.settings.batch, partial(train_in_team, config)) as team:
         return train_in_team(config, control, team)
@@ -81,18 +87,19 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         return {}
     known = progress.plan_id(plan.identity)
     if _already_trained(config, known):
+        progress.tidy_up(config.output)
         team.broadcast(b"{}")
         return checkpoint.read_card(config.output)
     log.info("%s", plan.reason)
-    training = [_training_movie(movie, plan.architecture) for movie in plan.movies]
+    training = [_looked_at(movie, plan.architecture) for movie in plan.movies]
     inputs = [*config.movie, *([] if plan.start is None else [plan.start])]
-    with progress.OutputRun(config.output, plan.identity, inputs, force=config.force) as run:
+    with progress.OutputRun(config.output, plan.identity, inputs, force=config.force, command=config) as run:
         run.prepare(lambda path: path.mkdir(parents=True))
         state = _start(plan, run.partial, _device(plan, team))
         orders = {"plan": run.id, "mixed_precision": plan.settings.mixed_precision, "software": VERSION}
         team.broadcast(json.dumps(orders).encode())
         team.broadcast(state_bytes(state) if team.size > 1 else b"")
-        _train(state, training, plan, run.partial, control, team)
+        _train(state, training, plan, run, control, team)
         card = _save(run, plan, training, state)
         run.commit()
     log.info("model %s: %d steps, best at %d", card["sha256"][:12], state.step, state.best_step)
@@ -113,15 +120,10 @@ def _follow(plan: Plan, control: Control, team: Team) -> None:
             )
     plan = replace(plan, settings=replace(plan.settings, mixed_precision=orders["mixed_precision"]))
     training = [
-        TrainingMovie(
-            movie.array,
-            scale_for(plan.architecture, movie_noise(movie)),
-            hold_out(movie.shape[0]),
-            stand_ins=movie_stand_ins(movie),
-        )
+        _training_movie(movie, plan.architecture, movie_noise(movie), movie_stand_ins(movie))
         for movie in plan.movies
     ]
-    state = TrainingState.start(plan.architecture, plan.settings, _device(plan, team))
+    state = _fresh(plan, _device(plan, team))
     _fill(state, team.broadcast(b""))
     _train(state, training, plan, None, control, team)
 
@@ -132,7 +134,7 @@ def _device(plan: Plan, team: Team) -> str:
     return f"cuda:{team.local_rank % torch.cuda.device_count()}"
 
 
-def _training_movie(movie: store.Store, architecture: Architecture) -> TrainingMovie:
+def _looked_at(movie: store.Store, architecture: Architecture) -> TrainingMovie:
     """A movie to learn from; says what of it cannot be learned from."""
     noise = movie_noise(movie)
     pixels = measure(movie)
@@ -149,7 +151,19 @@ def _training_movie(movie: store.Store, architecture: Architecture) -> TrainingM
         )
     if (warning := persistence_warning(noise)) is not None:
         log.warning("%s: %s", movie.path, warning)
-    return TrainingMovie(movie.array, scale_for(architecture, noise), hold_out(movie.shape[0]), stand_ins=bad)
+    return _training_movie(movie, architecture, noise, bad)
+
+
+def _training_movie(
+    movie: store.Store, architecture: Architecture, noise: NoiseStatistics, bad: NDArray[np.float32] | None
+) -> TrainingMovie:
+    return TrainingMovie(
+        movie.array,
+        scale_for(architecture, noise),
+        hold_out(movie.shape[0]),
+        stand_ins=bad,
+        gain=electron_counts(movie),
+    )
 
 
 @dataclass(frozen=True)
@@ -188,7 +202,12 @@ def make_plan(config: TrainConfig) -> Plan:
         start = checkpoint.BASE
     parent = None if start is None else open_model(start).card
     if kind_of(architecture) == "thinned":
-        _check_thinning(movies)
+        _check_thinning(movies, "--model thinned", "Use --model split-blind.")
+    if config.least_dose < 1:
+        _check_thinning(movies, "--least-dose", "Leave it away.")
+    if has_gamma_head(architecture):
+        for movie in movies:
+            check_gamma(movie, "--head gamma", "Use --head mean.")
     learning_rate = LEARNING_RATES.get(kind_of(architecture), TrainingSettings.learning_rate)
     settings = TrainingSettings(
         steps=config.steps or (TrainingSettings.steps if config.time_limit is None else UNLIMITED),
@@ -197,13 +216,17 @@ def make_plan(config: TrainConfig) -> Plan:
         learning_rate=learning_rate / (4 if parent else 1),
         gain_share=GAIN_SHARE if parent else None,
         mixed_precision=device == "cuda" or _fast_bfloat16(),
+        least_dose=config.least_dose,
     )
+    decisive = {k: v for k, v in asdict(settings).items() if k != "mixed_precision"}
+    if settings.least_dose == 1:
+        del decisive["least_dose"]  # as in plans of versions that did not know it
     identity = {
         "step": "train",
         "movies": [movie.id for movie in movies],
         "architecture": architecture.to_json(),
         # Not the precision and the device: a job that is queued again may land on another kind of node.
-        "settings": {k: v for k, v in asdict(settings).items() if k != "mixed_precision"},
+        "settings": decisive,
         "parent": None if parent is None else parent["sha256"],
     }
     return Plan(movies, architecture, reason, settings, device, start, parent, identity)
@@ -220,6 +243,7 @@ def describe_plan(config: TrainConfig) -> dict[str, Any]:
         "device": plan.device,
         "n_parameters": sum(p.numel() for p in build(plan.architecture).parameters()),
         "held_out": [list(hold_out(m.shape[0])) for m in plan.movies],
+        "memory_bytes": memory.train_bytes(plan.movies),
     }
 
 
@@ -228,8 +252,22 @@ def choose_architecture(
 ) -> tuple[Architecture, str]:
     """The parent's architecture, or the standard one with a blind spot that fits the noise; and why.
 
-    UDVD has the blind spot of the script that is used for it, 3 x 3 pixels, whatever the noise.
+    UDVD has the blind spot of the script that is used for it, 3 x 3 pixels, whatever the noise. The head may be
+    another one than the parent's.
     """
+    architecture, reason = _choose_blindness(config, movies, parent)
+    if config.head is None:
+        return architecture, reason
+    if isinstance(architecture, SplitBlindArchitecture) and architecture.centre == "blind":
+        return replace(architecture, head=config.head), reason
+    if config.head == "gamma":
+        raise UsageError(f"--head gamma: only a split-blind model can have it, not {kind_of(architecture)}.")
+    return architecture, reason
+
+
+def _choose_blindness(
+    config: TrainConfig, movies: list[store.Store], parent: dict[str, Any] | None
+) -> tuple[Architecture, str]:
     if parent is not None:
         inherited = architecture_of(parent)
         if config.model not in (None, kind_of(inherited)):
@@ -266,14 +304,12 @@ def choose_architecture(
     return SplitBlindArchitecture(blind_radius=fitting), deciding[0] if deciding else "the noise is not known"
 
 
-def _check_thinning(movies: list[store.Store]) -> None:
+def _check_thinning(movies: list[store.Store], what: str, instead: str) -> None:
     """Refuse movies whose counts cannot be split into independent frames."""
     for movie in movies:
         refused = thinning.refusal(movie_noise(movie), movie.attributes["detector"]["counts_per_electron"])
         if refused is not None:
-            raise InputError(
-                movie.path, f"--model thinned is not valid here: {refused}. Use --model split-blind."
-            )
+            raise InputError(movie.path, f"{what} is not valid here: {refused}. {instead}")
 
 
 def _fast_bfloat16() -> bool:
@@ -292,10 +328,17 @@ def _already_trained(config: TrainConfig, plan: str) -> bool:
         return False
 
 
+def _fresh(plan: Plan, device: str) -> TrainingState:
+    weights = None if plan.start is None else open_model(plan.start).network.state_dict()
+    if weights is not None and plan.start == checkpoint.BASE and has_gamma_head(plan.architecture):
+        # One noisy movie is too small to tell how large the error of a good prediction is.
+        weights = checkpoint.base_spread() | weights
+    return TrainingState.start(plan.architecture, plan.settings, device, weights)
+
+
 def _start(plan: Plan, folder: Path, device: str) -> TrainingState:
     """A fresh state, or the one of the last checkpoint."""
-    weights = None if plan.start is None else open_model(plan.start).network.state_dict()
-    state = TrainingState.start(plan.architecture, plan.settings, device, weights)
+    state = _fresh(plan, device)
     if (folder / "checkpoint.safetensors").exists():
         restore(state, folder / "checkpoint.safetensors")
         log.info("going on from step %d", state.step)
@@ -306,7 +349,7 @@ def _train(
     state: TrainingState,
     movies: list[TrainingMovie],
     plan: Plan,
-    folder: Path | None,
+    run: progress.OutputRun | None,
     control: Control,
     team: Team,
 ) -> None:
@@ -321,13 +364,24 @@ def _train(
         batch=settings.batch,
         seed=settings.seed,
         split=thinning.split if thinned else None,
+        least_dose=settings.least_dose,
         share=(team.rank, team.size),
     )
     split = thinning.split_for_validation if thinned else None
     validation = HeldOut(
-        movies if team.rank == 0 else [], architecture, device, settings.mixed_precision, split
+        movies if team.rank == 0 else [],
+        architecture,
+        device,
+        settings.mixed_precision,
+        split,
+        settings.least_dose,
     )
+    if state.spread_is_new:
+        state.start_spread(team.of_first(lambda: validation.constant_spread(state.network)))
     stopping = False
+
+    def likelihood(network: Network) -> float:
+        return team.of_first(lambda: validation.likelihood(network))
 
     def stopped() -> bool:
         nonlocal stopping
@@ -343,12 +397,18 @@ def _train(
         stopped,
         max(1, budget.n_cores() // team.local_size),
         team.of_first(lambda: validation.resolution),
+        likelihood if has_gamma_head(architecture) else None,
         team=team,
     )
-    if folder is None:
+    if run is None:
         for _ in records:
             pass
     else:
+        folder, checkpoint_file, allowed = run.partial, run.partial / "checkpoint.safetensors", run.check
+
+        def keep() -> None:
+            snapshot(state, checkpoint_file, allowed)
+
         saved = time.monotonic()
         _write_metrics(folder, state)
         _show(control, state, settings)
@@ -356,10 +416,10 @@ def _train(
             _write_metrics(folder, state)
             _show(control, state, settings)
             if time.monotonic() - saved > CHECKPOINT_S:
-                snapshot(state, folder / "checkpoint.safetensors")
+                keep()
                 saved = time.monotonic()
         if stopping:
-            snapshot(state, folder / "checkpoint.safetensors")
+            keep()
     if stopping:
         raise Stopped(f"stopped at step {state.step}; run the same command again to continue")
 
@@ -403,22 +463,35 @@ def _save(
         "seed": plan.settings.seed,
         "device": plan.device,
         "parent": None if plan.parent is None else plan.parent["sha256"],
-        "metrics": {"held_out_error": _kept_error(state), "elapsed_s": state.elapsed_s},
+        "metrics": {
+            "held_out_error": _kept(state)["held_out"],
+            **({"held_out_nll": _kept(state)["held_out_nll"]} if "held_out_nll" in _kept(state) else {}),
+            "elapsed_s": state.elapsed_s,
+        },
         "software": VERSION,
     }
+    run.check()
     card = checkpoint.save_model(run.partial, state.best, details)
+    maybe_crash("model.saved")
     (run.partial / "checkpoint.safetensors").unlink(missing_ok=True)
+    maybe_crash("model.tidied")
     return card
 
 
-def _kept_error(state: TrainingState) -> float:
-    """Held-out error of the weights that are kept."""
-    return next(r["held_out"] for r in state.history if r["step"] == state.best_step)
+def _kept(state: TrainingState) -> dict[str, float]:
+    """What was measured of the weights that are kept."""
+    return next(r for r in state.history if r["step"] == state.best_step)
 
 
-def snapshot(state: TrainingState, path: Path) -> None:
-    """Write a checkpoint; a crash while writing leaves the previous one."""
-    write_atomically(path, state_bytes(state))
+def snapshot(state: TrainingState, path: Path, allowed: Callable[[], None] = lambda: None) -> None:
+    """Write a checkpoint, unless ``allowed`` raises; a crash while writing leaves the previous one."""
+
+    def before() -> None:
+        maybe_crash("checkpoint.synced")
+        allowed()
+
+    write_atomically(path, state_bytes(state), before)
+    maybe_crash("checkpoint.written")
 
 
 def state_bytes(state: TrainingState) -> bytes:

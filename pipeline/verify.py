@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from . import budget, store
+from . import budget, memory, store
 from .blocks import Region
 from .config import VerifyConfig
 from .control import Control
@@ -39,6 +39,10 @@ def verify(config: VerifyConfig, control: Control | None = None) -> dict[str, An
     control = control or Control()
     kind = store.read_attributes(config.store)["kind"]
     opened = store.open_store(config.store, store.MOVIE if kind == "movie" else store.DENOISED)
+    if links := store.links_in(config.store):
+        raise VerificationError(
+            f"{links[0]}: is a symbolic link, so what it leads to is not part of the store. Copy the file itself."
+        )
     _check_small_arrays(opened)
     n_shards = _verify_array(opened, config.deep, control)
     if opened.attributes.get(store.VARIANCE) is not None:
@@ -61,7 +65,8 @@ def _verify_array(opened: store.Store, deep: bool, control: Control) -> int:
     def check(region: Region) -> tuple[Region, str | None]:
         return region, _damage(opened, region, hashes, deep)
 
-    with ThreadPoolExecutor(budget.n_cores()) as pool:
+    n_threads = memory.verify_threads(opened) if deep else budget.n_cores()
+    with ThreadPoolExecutor(n_threads) as pool:
         for number, (region, problem) in enumerate(pool.map(check, regions), start=1):
             control.progress("verify", number, len(regions))
             if problem is not None:

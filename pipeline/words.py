@@ -26,6 +26,12 @@ def notes(movie: store.Store, denoised: store.Store, noise: NoiseLaw, result: di
             f"Noise persists from frame to frame (correlation {measured.correlation_t:+.3f}): "
             "the estimated error is too small."
         )
+    if result["posterior"]:
+        found.append(
+            "The own count of every pixel has joined in (posterior mean). The error is estimated by a formula that "
+            "allows for that; uMSE and the evidence of the counts, which are for blind predictions, are left out, and "
+            "what was removed varies less than the noise does."
+        )
     radius = denoised.attributes["model"]["blind_radius"]
     fitting = choose(measured)
     if radius != "seen" and widest([radius, fitting.blind_radius]) != radius:
@@ -112,6 +118,8 @@ def summary(result: dict[str, Any]) -> list[str]:
         vacuum, clean = _fixed(result["vacuum_std"]), _fixed(result["vacuum_std_clean"])
         lines.append(f"vacuum: standard deviation {vacuum} (truth {clean})")
         lines += events_in_words(result)
+    if result["uncertainty"] is not None:
+        lines.append(f"uncertainty: {uncertainty_in_words(result['uncertainty'])}")
     if result["evidence"] is not None:
         lines.append(f"evidence: {evidence_in_words(result['evidence'])}")
     if result["knowable"] is not None:
@@ -160,6 +168,25 @@ def events_in_words(result: dict[str, Any]) -> list[str]:
         f"states of columns told apart (AUC), changes dated: {told}",
         f"steady part-occupied columns, contrast over the truth's: {part}",
     ]
+
+
+def uncertainty_in_words(found: dict[str, Any]) -> str:
+    """Whether the stated variance is that of the errors."""
+    ratio, groups = found["ratio"], found["groups"]
+    words = (
+        f"the mean squared error is {ratio['estimate']:.2f} times the stated variance "
+        f"(95 %: {ratio['low']:.2f} to {ratio['high']:.2f}; 1 if that is right)"
+    )
+    if len(groups) > 1:
+        first, last = groups[0], groups[-1]
+        words += (
+            f"; of the pixels said to be most certain it is {number(first['measured'])} counts^2, "
+            f"{number(first['stated'])} are stated, of the least certain {number(last['measured'])}, "
+            f"{number(last['stated'])} are stated"
+        )
+    if found["covered_95"] is not None:
+        words += f"; 1.96 standard deviations hold the truth in {percent(found['covered_95'])} of the pixels (95 %)"
+    return words
 
 
 def evidence_in_words(evidence: dict[str, Any]) -> str:

@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import re
+import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+TRIES = 4  # of an operation that a storage server may answer better a moment later
+WAIT_S = 0.2  # before the second try; five times as long before each further one
+TRANSIENT = (errno.EIO, errno.ESTALE)
+
+SEAL = "0" * 64  # stands in a file for its own sha256, until it is sealed
+
+_SEALED = re.compile(rb'"seal": ?"([0-9a-f]{64})"')
+
+T = TypeVar("T")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash or a power cut it is the old one or the new one, whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None = None) -> None:
+    """Write a file so that after a crash or a power cut it is the old one or the new one, whole.
+
+    Parameters
+    ----------
+    path : Path
+    data : bytes
+    before : callable, optional
+        Called when all is on the disk but the name; what it raises leaves the old file.
+    """
+    patiently(lambda: _write(path, data, before))
+
+
+def _write(path: Path, data: bytes, before: Callable[[], None] | None) -> None:
+    partial = unique_partial(path)
     try:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if before is not None:
+            before()
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)
         raise
     fsync(path.parent)
+
+
+def unique_partial(path: Path) -> Path:
+    """A name beside a file for what shall replace it; no two writers share it.
+
+    Whoever takes an output over removes all ``*.partial`` in it. A writer from before, that was paused and wakes
+    up, then has nothing left that it could give the name of the file.
+    """
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
 
 
 def fsync(path: Path) -> None:
@@ -29,3 +70,50 @@ def fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def fsync_tree(path: Path) -> None:
+    """Wait until everything in a folder is on the disk."""
+    for inner in path.rglob("*"):
+        fsync(inner)
+    fsync(path)
+
+
+def patiently(function: Callable[[], T]) -> T:
+    """Call a function that touches the disk, again where the error may pass: a file server that is starting anew."""
+    for attempt in range(1, TRIES):
+        try:
+            return function()
+        except OSError as error:
+            if error.errno not in TRANSIENT:
+                raise
+        time.sleep(WAIT_S * 5 ** (attempt - 1))
+    return function()
+
+
+def seal(data: bytes) -> bytes:
+    """Put the sha256 of a JSON file in the place of ``"seal": "000..."`` in it.
+
+    Raises
+    ------
+    ValueError
+        If there is not exactly one such place.
+    """
+    if _SEALED.findall(data) != [SEAL.encode()]:
+        raise ValueError("there must be one place for the seal")
+    return data.replace(SEAL.encode(), hashlib.sha256(data).hexdigest().encode())
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether a file that was sealed is the same to the last bit.
+
+    Examples
+    --------
+    >>> is_sealed(seal(b'{"seal": "' + SEAL.encode() + b'", "n": 1}'))
+    True
+    """
+    found = _SEALED.findall(data)
+    return (
+        len(found) == 1
+        and hashlib.sha256(data.replace(found[0], SEAL.encode())).hexdigest().encode() == (found[0])
+    )

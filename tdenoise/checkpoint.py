@@ -13,12 +13,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from .atomic import write_atomically
+from .atomic import SEAL, is_sealed, seal, write_atomically
 from .kinds import KINDS, Network, architecture_of, blind_radius, build, kind_of
 
-PROFILE = 1  # version of the card's layout
+PROFILE = 2  # version of the card's layout
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 BASE = Path(__file__).parent / "base"  # the model that comes with the package; see `tdenoise.pretraining`
+
+SPREAD = BASE / "spread.safetensors"  # the second output of a gamma head on it; see benchmarks/spread.py
 
 
 class ModelError(ValueError):
@@ -65,10 +67,12 @@ def save_model(folder: Path, network: Network, details: dict[str, Any]) -> dict[
         "halo": {"frames": architecture.window, "pixels": architecture.spatial_halo},
         **details,
         "sha256": hashlib.sha256(weights).hexdigest(),
+        "seal": SEAL,
     }
     write_atomically(folder / WEIGHTS, weights)
-    write_atomically(folder / CARD, (json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
-    return card
+    document = seal((json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
+    write_atomically(folder / CARD, document)
+    return dict(json.loads(document))
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -80,7 +84,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         If the folder holds no card of this version.
     """
     try:
-        card = json.loads((folder / CARD).read_text())
+        document = (folder / CARD).read_bytes()
+        card = json.loads(document)
     except FileNotFoundError:
         raise ModelError(f"{folder}: holds no {CARD}, so it is not a (finished) model") from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
@@ -91,6 +96,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         _check_card(card)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / CARD}: is damaged ({type(error).__name__}: {error})") from None
+    if not is_sealed(document):
+        raise ModelError(f"{folder / CARD}: was changed or damaged, its seal is not the sha256 of its text")
     return card
 
 
@@ -141,12 +148,19 @@ def load_model(folder: Path, sha256: str | None = None) -> Model:
             expected = {k: v.shape for k, v in build(architecture).state_dict().items()}
         if expected != {k: v.shape for k, v in tensors.items()}:
             raise ValueError("names or shapes of the tensors differ")
+        if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+            raise ValueError("the weights hold NaN or Inf")
         network = build(architecture)
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{folder}: weights and card do not fit together ({reason})") from None
     return Model(network.eval().requires_grad_(False), card)
+
+
+def base_spread() -> dict[str, torch.Tensor]:
+    """Weights of the layer that tells how uncertain the base model is, where it is given a gamma head."""
+    return load(SPREAD.read_bytes())
 
 
 def default_device() -> str:

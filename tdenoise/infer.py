@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +15,15 @@ from torch import Tensor
 from . import udvd
 from .gamma_poisson import pool, positive, posterior, prior_variance
 from .kinds import Architecture, Network
+from .network import LEAK, SplitBlind, window_indices
 from .network import Architecture as SplitBlindArchitecture
-from .network import SplitBlind, stack_window, window_indices
 from .noise import Scale
 from .patches import put_stand_ins, transform, transform_back
 
 # Symmetries of a frame go through the network together while they hold at most this many pixels; on a GPU frames
 # too. More fill no GPU better.
 CPU_PIXELS, GPU_PIXELS = 2**18, 2**24
+RUN = 16  # frames that share what the first layer makes of the frames in their windows
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 Symmetry = tuple[int, int, int]  # quarter turns, mirror image, time reversal
@@ -70,7 +71,7 @@ def denoise(
     """Denoised frames of a block, one at a time.
 
     On one device with one version of torch, the same call gives the same bits. Other tiles, more or fewer frames,
-    another device, or a GPU whose memory is short give other orders of summation: equal to the rounding of float32.
+    another device, or a GPU whose memory was short give other orders of summation: equal to the rounding of float32.
 
     Parameters
     ----------
@@ -275,37 +276,122 @@ def _batches(
     precision: str,
     moments: Callable[[Tensor], Tensor] = lambda outputs: outputs[:, :1],
 ) -> Iterator[Tensor]:
-    """Sums over the members, shape (some frames, moments, height, width), one batch after the other.
+    """Sums over the members, shape (some frames, moments, height, width), one run of frames after the other.
 
     What is summed, ``moments`` makes of the outputs of the network: by default, the prediction.
     """
     architecture = network.architecture
-    bins = architecture.bins
     largest = max(1, _pixels_together(architecture, frames.device) // frames[0].numel())
     groups = _groups(members, largest)
     # On a CPU frames together are no faster than one.
-    n_frames = 1 if frames.device.type == "cpu" else max(1, largest // len(groups[0]))
-    for first in range(0, len(centres), n_frames):
-        chosen = slice(first, first + n_frames)
-        neighbours = [stack_window(frames, indices, bins) for indices in windows[chosen]]
-        targets = [frames[centre][None] for centre in centres[chosen]]
+    together = 1 if frames.device.type == "cpu" else max(1, largest // len(groups[0]))
+    length = max(RUN, together)
+    for first in range(0, len(centres), length):
+        chosen = slice(first, first + length)
+        numbers, own = torch.tensor(np.stack(windows[chosen])), torch.tensor(centres[chosen])
+        needed = slice(min(int(numbers.min()), int(own.min())), max(int(numbers.max()), int(own.max())) + 1)
+        numbers, own = numbers - needed.start, own - needed.start
         totals: Tensor | None = None
         for group in groups:
-            seen = [transform(x, *member) for member in group for x in neighbours]
-            centre = [transform(x, turn, mirror, 0) for turn, mirror, _ in group for x in targets]
+
+            def predict(seen: Tensor, group: list[Symmetry] = group) -> Tensor:
+                run = _Run(network, seen, numbers, own, group, moments)  # noqa: B023 - called before the next run
+                # Time reversals share their looks also where they do not go through the network together.
+                reversals = [run.reversals] if len(group) <= largest else [[r] for r in run.reversals]
+                parts = torch.split(torch.arange(len(own)), together)  # noqa: B023
+                return torch.cat([_sum(run.predict(part, some) for some in reversals) for part in parts])
+
             with _precision(frames.device, precision):
-                outputs = in_parts(
-                    network,
-                    torch.stack(seen).contiguous(memory_format=torch.channels_last),
-                    torch.stack(centre).contiguous(memory_format=torch.channels_last),
+                part = in_parts(
+                    predict,
+                    frames[needed],
                     stride=architecture.stride,
                     halo=architecture.spatial_halo,
                 )
-            for output, (turn, mirror, _) in zip(moments(outputs).chunk(len(group)), group, strict=True):
-                part = transform_back(output, turn, mirror)
-                totals = part.clone() if totals is None else totals.add_(part)
+            totals = part if totals is None else totals.add_(part)
         assert totals is not None
         yield totals
+
+
+class _Run:
+    """Successive frames, under symmetries that give one shape; holds what they need of every frame once."""
+
+    def __init__(
+        self,
+        network: SplitBlind,
+        frames: Tensor,
+        windows: Tensor,
+        centres: Tensor,
+        members: list[Symmetry],
+        moments: Callable[[Tensor], Tensor],
+    ) -> None:
+        self._network, self._moments = network, moments
+        self._frames, self._windows, self._centres = frames, windows, centres
+        self._turns = list(dict.fromkeys(member[:2] for member in members))
+        self.reversals = sorted({member[2] for member in members})
+        assert network.look.bias is not None
+        n_looked = 1 if frames.device.type == "cpu" else max(1, GPU_PIXELS // frames[0].numel())
+        self._looks = torch.cat([self._look(some) for some in torch.split(frames, n_looked)], dim=1)
+        self._bias = network.look.bias.to(self._looks.dtype)
+
+    def _look(self, frames: Tensor) -> Tensor:
+        """Shape (turns, frames, rows of cells, columns, channels)."""
+        turned = torch.stack([transform(frames, turn, mirror, 0) for turn, mirror in self._turns])
+        looks = self._network.look_at(turned.flatten(0, 1)).permute(0, 2, 3, 1)
+        return looks.reshape(*turned.shape[:2], *looks.shape[1:])
+
+    def predict(self, part: Tensor, reversals: list[int]) -> Tensor:
+        """Sum over turns and these directions of time for some frames, shape (frames, moments, height, width)."""
+        a = self._network.architecture
+        looks = self._looks
+        sizes = (*a.bins[::-1], *a.bins)
+        n_inputs = len(sizes) + (a.centre == "seen")
+        shape = (len(part), len(reversals), len(self._turns), *looks.shape[2:4], n_inputs, looks.shape[4])
+        inputs = looks.new_empty(shape)
+
+        def put(total: Tensor, places: list[int]) -> None:
+            for i, place in enumerate(places):
+                torch.add(total.transpose(0, 1), self._bias, out=inputs[:, i, ..., place, :])
+
+        position = 0
+        for number, size in enumerate(sizes):
+            columns = self._windows[part, position : position + size].T
+            position += size
+            total = _choose(looks, columns[0])
+            for column in columns[1:]:
+                total = total + _choose(looks, column)
+            total = total / size**0.5 if size > 1 else total
+            put(total, [len(sizes) - 1 - number if reverse else number for reverse in reversals])
+        if a.centre == "seen":
+            put(_choose(looks, self._centres[part]), [len(sizes)] * len(reversals))
+        torch.nn.functional.leaky_relu_(inputs, LEAK)
+        own = _choose(self._frames[None], self._centres[part])[0]
+        centre = torch.stack([transform(own, turn, mirror, 0) for turn, mirror in self._turns], dim=1)
+        centre = centre[:, None, :, None].expand(-1, len(reversals), -1, -1, -1, -1)
+        outputs = _in_halves(
+            lambda x, y: self._moments(self._network.from_looks(x, y)),
+            inputs.flatten(0, 2).flatten(-2).permute(0, 3, 1, 2),
+            centre.flatten(0, 2).contiguous(memory_format=torch.channels_last),
+        )
+        sums = outputs.reshape(*shape[:3], *outputs.shape[1:]).sum(dim=1).unbind(dim=1)
+        return _sum(transform_back(x, *turn) for x, turn in zip(sums, self._turns, strict=True))
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    """Their sum, taken in the order they come, in memory of its own."""
+    first, *others = terms
+    total = first.clone(memory_format=torch.contiguous_format)
+    for term in others:
+        total.add_(term)
+    return total
+
+
+def _choose(stack: Tensor, numbers: Tensor) -> Tensor:
+    """Entries along the second dimension; no copy of successive ones, which all are but at the movie's ends."""
+    first, n = int(numbers[0]), len(numbers)
+    if torch.equal(numbers, torch.arange(first, first + n)):
+        return stack[:, first : first + n]
+    return stack[:, numbers.to(stack.device)]
 
 
 def _gamma_moments(outputs: Tensor) -> Tensor:
@@ -343,31 +429,39 @@ def _streamed(
                 frames.flip(-1) if mirror else frames,
                 stride=network.architecture.stride,
                 halo=network.architecture.spatial_halo,
-                batched=False,
             )
         totals += outputs.flip(-1) if mirror else outputs
     yield totals
 
 
-def in_parts(
-    function: Callable[..., Tensor], *inputs: Tensor, stride: int, halo: int, batched: bool = True
-) -> Tensor:
-    """``function(*inputs)``; where the memory of the GPU is short, in parts that give the same.
+def _in_halves(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """``function(*inputs)`` of independent samples; where the memory of the GPU is short, of half of them at a time."""
+    try:
+        return function(*inputs)
+    except torch.OutOfMemoryError:
+        if len(inputs[0]) == 1:
+            raise
+    # Out of the handler: the error held on to the memory of the attempt.
+    middle = len(inputs[0]) // 2
+    halves = [x[:middle] for x in inputs], [x[middle:] for x in inputs]
+    return torch.cat([_in_halves(function, *half) for half in halves])
 
-    First the batch is halved, then the frames: overlapping tiles, of which only what the cut does not reach is kept.
+
+def in_parts(function: Callable[[Tensor], Tensor], frames: Tensor, *, stride: int, halo: int) -> Tensor:
+    """``function(frames)``; where the memory of the GPU is short, in overlapping tiles that give the same.
+
+    Of a tile, only what the cut does not reach is kept.
 
     Parameters
     ----------
     function : callable
-        From tensors to one of the same height and width, the last two dimensions.
-    *inputs : Tensor
-        All of one height and width, multiples of ``stride``.
+        To a tensor of the same height and width, the last two dimensions.
+    frames : Tensor
+        Height and width are multiples of ``stride``.
     stride : int
         Where frames may be cut [pixels].
     halo : int
         Reach of the function, a multiple of the stride [pixels].
-    batched : bool
-        Whether the first dimension is one of independent samples.
 
     Returns
     -------
@@ -379,27 +473,21 @@ def in_parts(
         If even tiles that are mostly halo do not fit.
     """
     try:
-        return function(*inputs)
+        return function(frames)
     except torch.OutOfMemoryError as error:
         reason = str(error)
-    # Out of the handler: the error held on to the memory of the attempt.
-    if batched and len(inputs[0]) > 1:
-        middle = len(inputs[0]) // 2
-        halves = [x[:middle] for x in inputs], [x[middle:] for x in inputs]
-        return torch.cat([in_parts(function, *half, stride=stride, halo=halo) for half in halves])
-    axis = -2 if inputs[0].shape[-2] >= inputs[0].shape[-1] else -1
-    size = inputs[0].shape[axis]
+    axis = -2 if frames.shape[-2] >= frames.shape[-1] else -1
+    size = frames.shape[axis]
     middle = size // 2 // stride * stride
     if size - middle + halo > 0.75 * size:
-        shape = " x ".join(map(str, inputs[0].shape[-2:]))
+        shape = " x ".join(map(str, frames.shape[-2:]))
         raise torch.OutOfMemoryError(
             f"a part of {shape} pixels does not fit the free memory of the GPU. Free some, or use --device cpu. "
             f"({reason})"
         )
     parts = []
     for begin, end, kept in ((0, middle + halo, 0), (middle - halo, size, halo)):
-        cut = [x.narrow(axis, begin, end - begin) for x in inputs]
-        part = in_parts(function, *cut, stride=stride, halo=halo, batched=batched)
+        part = in_parts(function, frames.narrow(axis, begin, end - begin), stride=stride, halo=halo)
         parts.append(part.narrow(axis, kept, middle if kept == 0 else size - middle))
     return torch.cat(parts, dim=axis)
 
@@ -418,36 +506,44 @@ def _precision(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
-def memory_bytes(architecture: Architecture, n_frames: int, height: int, width: int) -> int:
+def memory_bytes(
+    architecture: Architecture, n_frames: int, height: int, width: int, ensemble: int = 16
+) -> int:
     """Memory that `denoise` takes for a block beyond the block itself, on the high side [bytes]."""
     if isinstance(architecture, udvd.UdvdArchitecture):
         return udvd.memory_bytes(n_frames, height, width)
-    group = next((n for n in (8, 4, 2) if n * height * width <= CPU_PIXELS), 1)
-    return int(4 * height * width * (n_frames + group * _maps(architecture)))
+    group = next((n for n in (8, 4, 2) if n <= ensemble and n * height * width <= CPU_PIXELS), 1)
+    looks = max(1, group // 2) * _look_maps(architecture)
+    return int(4 * height * width * (n_frames + looks + 3 * RUN + group * _maps(architecture)))
+
+
+def _look_maps(a: SplitBlindArchitecture) -> float:
+    """Numbers per pixel that are kept of the frames of a run and their windows; twice while they are joined."""
+    return 2 * (RUN + 2 * a.window) * a.frame_width / a.unshuffle**2
 
 
 def _maps(a: SplitBlindArchitecture) -> float:
-    """Numbers per pixel that a prediction holds at once, beyond the block itself."""
-    # Window and its folded copy, what the branches hand to the fusion, the fusion; twice for scratch space,
-    # and a margin: measured peaks are 0.91 to 1.05 of this without it.
-    return 2.3 * (4 * len(a.bins) + 2 * a.features + 3 * a.centre_width + 2 * a.fusion_width)
+    """Numbers per pixel that a prediction holds at once, beyond the block itself and what is kept of its frames."""
+    # Window, what the branches hand to the fusion, the fusion, and a margin: measured peaks of whole blocks are 0.7 to
+    # 0.8 of `memory_bytes`.
+    return 1.3 * (2 * len(a.bins) + 2 * a.features + 3 * a.centre_width + 2 * a.fusion_width)
 
 
 def _pixels_together(architecture: SplitBlindArchitecture, device: torch.device) -> int:
-    """Pixels that go through the network together: on a GPU as many as fill it, fewer where memory is short.
+    """Pixels that go through the network together: on a GPU as many as fill it, fewer where it has little memory.
 
-    Not as many as fit: results differ in their last bit with the batch, and would with what else the GPU does.
+    Results differ in their last bit with the batch. So it follows from the kind of GPU, not from what is free at the
+    moment; if that is not enough, `_in_halves` and `in_parts` go on with less.
     """
     if device.type == "cpu":
         return CPU_PIXELS
-    free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(GPU_PIXELS, int(free / (2 * 4 * _maps(architecture))))
+    total = torch.cuda.get_device_properties(device).total_memory
+    return min(GPU_PIXELS, int(total / (2 * 4 * _maps(architecture))))
 
 
 def _groups(members: list[Symmetry], largest: int) -> list[list[Symmetry]]:
-    """Symmetries that go through the network together: those that keep, or turn, height and width."""
-    size = next((n for n in (8, 4, 2) if n <= largest), 1)
+    """Symmetries that are taken together: those that keep, or turn, height and width, with both directions of time."""
+    size = next((n for n in (8, 4) if n <= largest), 2)
     groups = []
     for odd in (0, 1):
         chosen = [m for m in members if m[0] % 2 == odd]

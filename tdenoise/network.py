@@ -203,6 +203,14 @@ def stack_window(frames: Tensor, indices: NDArray[np.intp], bins: tuple[int, ...
     return torch.stack(channels)
 
 
+def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
+    """A 1x1 convolution. On one core, torch's own copies channels-last tensors to another layout and back."""
+    assert isinstance(layer, nn.Conv2d)
+    if x.device.type != "cpu":
+        return layer(x)  # type: ignore[no-any-return]
+    return F.linear(x.permute(0, 2, 3, 1), layer.weight[:, :, 0, 0], layer.bias).permute(0, 3, 1, 2)
+
+
 class _Pair(nn.Module):
     """Two 3x3 convolutions."""
 
@@ -269,12 +277,12 @@ class _CellBranch(nn.Module):
         self.register_buffer("hole", _hole(ring, hidden), persistent=False)
 
     def forward(self, features: Tensor, cells: Tensor) -> Tensor:
-        x = F.leaky_relu(self.compare(torch.cat([features, cells], dim=1)), LEAK)
-        x = F.leaky_relu(self.weigh(x), LEAK)
+        x = F.leaky_relu(pointwise(self.compare, torch.cat([features, cells], dim=1)), LEAK)
+        x = F.leaky_relu(pointwise(self.weigh, x), LEAK)
         x = F.leaky_relu(_with_hole(self.ring, self.hole, x), LEAK)
         x = x + F.leaky_relu(self.far(x), LEAK)
-        x = features + F.leaky_relu(self.join(torch.cat([features, x], dim=1)), LEAK)
-        return x + F.leaky_relu(self.settle(x), LEAK)
+        x = features + F.leaky_relu(pointwise(self.join, torch.cat([features, x], dim=1)), LEAK)
+        return x + F.leaky_relu(pointwise(self.settle, x), LEAK)
 
 
 class SplitBlind(nn.Module):
@@ -342,7 +350,35 @@ class SplitBlind(nn.Module):
         a = self.architecture
         if a.centre == "seen":
             neighbours = torch.cat([neighbours, centre], dim=1)
-        x = F.leaky_relu(self.squeeze(self._look(neighbours)), LEAK)
+        return self.from_looks(self._look(neighbours), centre)
+
+    def look_at(self, frames: Tensor) -> Tensor:
+        """The part of the first layer that a frame needs once, however many windows it stands in.
+
+        It is linear: of frames that are summed, the sum is taken afterwards, and then comes the bias.
+
+        Parameters
+        ----------
+        frames : Tensor, shape (n, height, width)
+
+        Returns
+        -------
+        Tensor, shape (n, frame_width, height / unshuffle, width / unshuffle)
+        """
+        cells = F.pixel_unshuffle(frames[:, None], self.architecture.unshuffle)
+        return F.conv2d(cells.contiguous(memory_format=torch.channels_last), self.look.weight, padding=1)
+
+    def from_looks(self, looks: Tensor, centre: Tensor) -> Tensor:
+        """All layers after the first; see `forward`.
+
+        Parameters
+        ----------
+        looks : Tensor, shape (batch, n_inputs * frame_width, height / unshuffle, width / unshuffle)
+            What the first layer makes of the neighbours.
+        centre : Tensor, shape (batch, 1, height, width)
+        """
+        a = self.architecture
+        x = F.leaky_relu(pointwise(self.squeeze, looks), LEAK)
         kept = []
         for level, pair in enumerate(self.down):
             x = pair(x)
@@ -350,18 +386,19 @@ class SplitBlind(nn.Module):
                 kept.append(x)
                 x = F.leaky_relu(self.halve[level](x), LEAK)
         for level in reversed(range(len(self.up))):
-            x = F.interpolate(self.lift[level](x), scale_factor=2.0, mode="nearest") + kept[level]
+            x = F.interpolate(pointwise(self.lift[level], x), scale_factor=2.0, mode="nearest") + kept[level]
             x = self.up[level](x)
         if self.cells is not None:
             x = self.cells(x, F.pixel_unshuffle(centre, a.unshuffle))
-        x = F.pixel_shuffle(self.unfold(x), a.unshuffle)
+        x = F.pixel_shuffle(pointwise(self.unfold, x), a.unshuffle)
         if self.centre is not None:
             x = torch.cat([x, self.centre(centre)], dim=1)
-        x = F.leaky_relu(self.fuse(x), LEAK)
+        x = F.leaky_relu(pointwise(self.fuse, x), LEAK)
         mean = _in_float32(self.head, x)
         return mean if self.spread is None else torch.cat([mean, _in_float32(self.spread, x)], dim=1)
 
 
 def _in_float32(layer: nn.Conv2d, x: Tensor) -> Tensor:
     assert layer.bias is not None
-    return F.conv2d(x.float(), layer.weight.float(), layer.bias.float())
+    with torch.autocast(x.device.type, enabled=False):
+        return F.conv2d(x.float(), layer.weight.float(), layer.bias.float())

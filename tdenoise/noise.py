@@ -154,6 +154,10 @@ class Scale:
         contrast = 2.0 * float(np.sqrt(max(statistics.signal_variance, 0.0)))
         return cls(mean=float(statistics.mean), noise=noise, contrast=max(contrast, MIN_SNR * noise))
 
+    def at_share(self, share: float) -> Scale:
+        """Of counts that hold a share of the dose: their noise, and with it the unit of the output, is smaller."""
+        return Scale(self.mean * share, self.noise * share**0.5, self.contrast * share**0.5)
+
 
 class NoiseAccumulator:
     """Collect `NoiseStatistics` from groups of successive frames, a few at a time.

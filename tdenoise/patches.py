@@ -24,9 +24,11 @@ from torch import Tensor
 from .kinds import Architecture
 from .network import window_indices
 from .noise import Scale
+from .thinning import thin
 
 REGION_FRAMES = 32  # centre frames of a region
 REGION_PIXELS = 512  # its extent in y and x
+FULL_DOSE = 0.5  # of the patches, where the others are thinned
 POOL_BYTES = 96 * 2**20  # regions kept in memory
 
 
@@ -56,22 +58,23 @@ class TrainingMovie:
     clean: FrameSource | None = None  # expected counts, same shape, where they are known: a better target
     stand_ins: NDArray[np.float32] | None = None  # shown at bad pixels; see `tdenoise.pixels.stand_ins`
     gain: float = 1.0  # counts per electron; used by a gamma head only
+    importance: NDArray[Any] | None = None  # weight of the error at every pixel, (height, width); None: equal
 
-    @property
-    def electrons(self) -> Tensor:
-        """Mean and noise of the scale in electrons, shape (2, 1, 1)."""
-        return torch.tensor([self.scale.mean, self.scale.noise]).reshape(2, 1, 1) / self.gain
+    def electrons(self, share: float = 1.0) -> Tensor:
+        """Mean and noise of the scale in electrons at a share of the dose, shape (2, 1, 1)."""
+        scale = self.scale.at_share(share)
+        return torch.tensor([scale.mean, scale.noise]).reshape(2, 1, 1) / self.gain
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches of one optimiser step; ``weight`` is 0 at bad pixels and outside of a small frame."""
+    """Patches of one optimiser step."""
 
     neighbours: Tensor  # (batch, channels, height, width)
     centre: Tensor  # (batch, 1, height, width)
     target: Tensor  # (batch, 1, height, width), the centre itself or, where it is known, what it should be
     contrast: Tensor  # (batch, 1, 1, 1), Scale.contrast / Scale.noise
-    weight: Tensor  # (batch, 1, height, width)
+    weight: Tensor  # (batch, 1, height, width), 0 at bad pixels and outside of a small frame
     electrons: Tensor  # (batch, 2, 1, 1), Scale.mean and Scale.noise in electrons
 
 
@@ -87,7 +90,7 @@ class Place:
     turn: int
     mirror: int
     reverse: int
-    rng: np.random.Generator | None  # for the split
+    rng: np.random.Generator  # for the electrons that it holds
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,9 @@ class PatchLoader:
     split : callable, optional
         What is shown of a centre frame, and what is its target; see `tdenoise.thinning.split`. Without it both
         are the whole frame, for a network that is blind.
+    least_dose : float
+        Half of the patches hold a random share of the movie's electrons, down to this one; see
+        `tdenoise.thinning.thin`. 1: all hold them all.
     share : (int, int)
         Number of this process, and how many there are that share every batch.
     """
@@ -173,6 +179,7 @@ class PatchLoader:
         seed: int = 0,
         pool_bytes: int = POOL_BYTES,
         split: Split | None = None,
+        least_dose: float = 1.0,
         share: tuple[int, int] = (0, 1),
     ) -> None:
         stride = architecture.stride
@@ -183,6 +190,7 @@ class PatchLoader:
         self._batch = batch
         self._seed = seed
         self._split = split
+        self._least_dose = least_dose
         self._own = np.array_split(np.arange(batch), share[1])[share[0]]  # patches of a batch
         regions = regions_of(movies, self.patch)
         if not regions:
@@ -250,7 +258,7 @@ class PatchLoader:
         where = (np.arange(n) + rng.random(n)) / n
         corners = rng.random((n, 2))
         turns = rng.integers((4, 2, 2), size=(n, 3))
-        own_chance = [None] * n if self._split is None else rng.spawn(n)
+        own_chance = rng.spawn(n)
         begin, end = self._own[0] / n, (self._own[-1] + 1) / n
         places = []
         for i in self._own:
@@ -319,34 +327,54 @@ class PatchLoader:
         centre, row, column, size = place.centre, place.row, place.column, self.patch
         indices = window_indices(centre, movie.frames.shape[0], self._architecture.window) - offset
         cut = block[:, row : row + size, column : column + size]
-        neighbours = _window(cut, indices, self._architecture.bins, movie.scale, size)
+        share = self._share(place.rng)
+        scale = movie.scale.at_share(share)
+        if share < 1:
+            # Of the frames that are seen only, the same electrons wherever one is seen twice.
+            first, last = (int(reach) for reach in (indices.min(), indices.max()))
+            first, last = min(first, centre - offset), max(last, centre - offset)
+            cut, indices, offset = (
+                thin(cut[first : last + 1], share, place.rng),
+                indices - first,
+                offset + first,
+            )
+        neighbours = _window(cut, indices, self._architecture.bins, scale, size)
         top, left = region.rows[0] + row, region.columns[0] + column
-        noisy = target = normalise(cut[centre - offset][None], movie.scale, size, size)
+        noisy = target = normalise(cut[centre - offset][None], scale, size, size)
         if movie.clean is not None:
             known = np.asarray(movie.clean[centre : centre + 1, top : top + size, left : left + size])
-            target = normalise(known, movie.scale, size, size)
+            target = normalise(share * known, scale, size, size)
         weight = torch.zeros_like(target)
         weight[:, : cut.shape[1], : cut.shape[2]] = 1
-        if self._split is not None and place.rng is not None and movie.clean is None:
-            # Of its own random numbers, so that the patches are those of a blind network.
+        if movie.importance is not None:
+            weight[0, : cut.shape[1], : cut.shape[2]] = torch.from_numpy(
+                movie.importance[top : top + cut.shape[1], left : left + cut.shape[2]].astype(np.float32)
+            )
+        if self._split is not None and movie.clean is None:
             shown, held, worth = self._split(cut[centre - offset][None], place.rng)
-            noisy, target = (normalise(part, movie.scale, size, size) for part in (shown, held))
+            noisy, target = (normalise(part, scale, size, size) for part in (shown, held))
             weight *= worth
         if movie.stand_ins is not None:
-            levels = movie.stand_ins[top : top + size, left : left + size]
-            put_stand_ins(neighbours, levels, movie.scale, self._architecture.bins)
-            bad = put_stand_ins(noisy, levels, movie.scale)
+            levels = np.float32(share) * movie.stand_ins[top : top + size, left : left + size]
+            put_stand_ins(neighbours, levels, scale, self._architecture.bins)
+            bad = put_stand_ins(noisy, levels, scale)
             if movie.clean is None:
                 weight[:, *bad] = 0
-        contrast = torch.full((1, 1, 1), movie.scale.contrast / movie.scale.noise)
+        contrast = torch.full((1, 1, 1), scale.contrast / scale.noise)
         return (
             transform(neighbours, place.turn, place.mirror, place.reverse).contiguous(),
             transform(noisy, place.turn, place.mirror, 0).contiguous(),
             transform(target, place.turn, place.mirror, 0).contiguous(),
             contrast,
             transform(weight, place.turn, place.mirror, 0).contiguous(),
-            movie.electrons,
+            movie.electrons(share),
         )
+
+    def _share(self, rng: np.random.Generator) -> float:
+        """Share of the dose that a patch holds: evenly in the logarithm, as doses differ."""
+        if self._least_dose == 1 or rng.random() < FULL_DOSE:
+            return 1.0
+        return float(self._least_dose ** rng.random())
 
 
 def _window(

@@ -56,28 +56,48 @@ class PixelAccumulator:
         self._changes = np.zeros(shape)
         self._brightest = np.full(shape, -np.inf)  # pair of every pixel
         self._n_pairs = 0
+        self._n_still = 0  # pairs of frames that are the same bit by bit
 
     def add(self, frames: Array) -> None:
-        """Add successive frames, shape (n, height, width) [counts]; they are taken in pairs."""
-        n_pairs = len(frames) // 2
-        for half in (0, 1):
-            self._totals[half] += frames[half : 2 * n_pairs : 2].sum(axis=0, dtype=np.float64)
-        for first in range(0, 2 * n_pairs, 2):
-            one, other = frames[first], frames[first + 1]
-            self._changes += np.square(np.subtract(other, one, dtype=np.float64))
-            np.maximum(self._brightest, np.add(one, other, dtype=np.float64), out=self._brightest)
-        self._n_pairs += n_pairs
+        """Add successive frames, shape (n, height, width) [counts]; they are taken in pairs.
+
+        Pairs with a frame that is blank or not finite tell nothing of the pixels and are passed over; one that
+        repeats its first frame tells of the mean, and nothing of the noise.
+        """
+        # Exact for the sum of two 16-bit counts, and twice as fast.
+        wide = np.float32 if frames.dtype.itemsize <= 2 else np.float64
+        for one, other in zip(frames[0:-1:2], frames[1::2], strict=True):
+            sums = np.add(one, other, dtype=wide)
+            blank = one.min() == one.max() or other.min() == other.max()
+            if blank or not np.isfinite(sums).all():
+                continue
+            changes = np.subtract(other, one, dtype=wide)
+            self._n_pairs += 1
+            self._n_still += not changes.any()
+            self._totals[0] += one
+            self._totals[1] += other
+            self._changes += np.square(changes, out=changes)
+            np.maximum(self._brightest, sums, out=self._brightest)
 
     def mean(self) -> Array:
         """Mean of every pixel [counts]."""
         total: Array = self._totals.sum(axis=0)
         return total / max(1, 2 * self._n_pairs)
 
+    def statistics(self) -> PixelStatistics | None:
+        """What tells sound pixels from others; None where no two frames differ."""
+        moving = self._n_pairs - self._n_still
+        if moving == 0:
+            return None
+        mean, n_pairs = self.mean(), self._n_pairs
+        steady = (2 * n_pairs * mean - self._brightest) / (2 * (n_pairs - 1)) if n_pairs > 1 else mean
+        return PixelStatistics(mean, steady, self._changes / (2 * moving), moving)
+
     def bad_pixels(self) -> NDArray[np.bool_]:
         """Hot and dead pixels, a bool array of shape (height, width)."""
-        mean, n_pairs = self.mean(), max(1, self._n_pairs)
-        steady = (2 * n_pairs * mean - self._brightest) / (2 * (n_pairs - 1)) if n_pairs > 1 else mean
-        found = PixelStatistics(mean, steady, self._changes / (2 * n_pairs), self._n_pairs)
+        found = self.statistics()
+        if found is None:
+            return np.zeros(self._changes.shape, dtype=bool)
         return hot_pixels(found) | dead_pixels(found)
 
     def fixed_pattern(self) -> FixedPattern:

@@ -9,7 +9,7 @@ bright and dark columns, blur, backgrounds, drift, dwell times and doses are dra
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,17 @@ from .simulate import SimulationSettings, simulate
 Array = NDArray[Any]
 
 FAINTEST = 0.02  # of the vacuum level: no pixel is darker
+EVENT_IMPORTANCE = 4.0  # weight of the error near columns that come and go; elsewhere it is 1
 
 
-def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = False) -> NDArray[np.float16]:
+class Scene(NamedTuple):
+    """What a random scene looks like without noise."""
+
+    clean: NDArray[np.float16]  # (n_frames, size, size); vacuum is about 1
+    changing: NDArray[np.bool_]  # (size, size), near columns that come and go
+
+
+def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = False) -> Scene:
     """Clean movie of a random scene.
 
     Parameters
@@ -40,8 +48,7 @@ def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = F
 
     Returns
     -------
-    ndarray, shape (n_frames, size, size), float16
-        Vacuum is about 1.
+    Scene
     """
     rng = np.random.default_rng([seed, 77, at_events])
     margin = math.ceil(size * (math.sqrt(2) - 1) / 2) + 1  # so that a turned cut has no empty corner
@@ -65,9 +72,13 @@ def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = F
     middle = places[rng.integers(len(places))] if len(places) else np.array([field // 2, field // 2])
     top, left = np.clip(middle - extent // 2, 0, field - extent)
     cut = movie.clean[:, top : top + extent, left : left + extent]
+    changing = movie.changing_mask[top : top + extent, left : left + extent].astype(np.float32)
     if rng.uniform() < 0.6:
-        cut = ndimage.rotate(cut, rng.uniform(0, 360), axes=(1, 2), reshape=False, order=3, mode="nearest")
+        angle = rng.uniform(0, 360)
+        cut = ndimage.rotate(cut, angle, axes=(1, 2), reshape=False, order=3, mode="nearest")
+        changing = ndimage.rotate(changing, angle, reshape=False, order=1)
     clean = cut[:, margin : margin + size, margin : margin + size]
+    near = changing[margin : margin + size, margin : margin + size] > 0.5
 
     contrast = rng.uniform(0.4, 1.6) * rng.choice([1, 1, 1, -1])  # at some focus, columns are dark
     clean = 1 + contrast * (clean - 1)
@@ -77,19 +88,19 @@ def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = F
     clean = clean * (1 + rng.uniform(0, 0.08) * _texture(rng, size, rng.uniform(10, 50)))  # thickness
     if rng.uniform() < 0.4:
         clean = clean + rng.uniform(0.005, 0.04) * _texture(rng, size, rng.uniform(2, 6))  # amorphous layers
-    return np.asarray(np.maximum(clean, FAINTEST), np.float16)
+    return Scene(np.asarray(np.maximum(clean, FAINTEST), np.float16), near)
 
 
-def noisy(clean: NDArray[np.float16], seed: int) -> TrainingMovie:
+def noisy(made: Scene, seed: int) -> TrainingMovie:
     """Counts of a clean movie at a random dose, with the clean movie as target.
 
     Half of the doses lie below one electron per pixel and frame, half above: where changes are plain to see, a
-    network learns to look for them.
+    network learns to look for them. Errors near columns that come and go weigh more: they are few pixels, and
+    what users look for.
 
     Parameters
     ----------
-    clean : ndarray, shape (n_frames, height, width)
-        From `scene`.
+    made : Scene
     seed : int
 
     Returns
@@ -98,11 +109,12 @@ def noisy(clean: NDArray[np.float16], seed: int) -> TrainingMovie:
     """
     rng = np.random.default_rng([seed, 78])
     dose = _log_uniform(rng, 0.2, 1) if rng.uniform() < 0.5 else _log_uniform(rng, 1, 10)
-    expected = clean.astype(np.float32) * dose
+    expected = made.clean.astype(np.float32) * dose
     counts = rng.poisson(expected).astype(np.uint8)  # at most some 30
     mean = float(expected.mean())
     scale = Scale(mean, math.sqrt(mean), OUTPUT_UNIT * math.sqrt(mean))
-    return TrainingMovie(counts, scale, (), _Expected(clean, dose))
+    importance = np.where(made.changing, EVENT_IMPORTANCE, 1.0)
+    return TrainingMovie(counts, scale, (), _Expected(made.clean, dose), importance=importance)
 
 
 class _Expected:

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .gamma_poisson import negative_log_likelihood, positive, prior_variance
+from .gamma_poisson import LOG_SPREADS, negative_log_likelihood, positive, prior_variance
 from .kinds import Architecture, Network, build
 from .network import stack_window, window_indices
 from .patches import Batch, PatchLoader, Split, TrainingMovie, normalise, put_stand_ins
 from .team import ALONE, Team
+from .thinning import thin
 
 BETAS = (0.9, 0.999)  # 0.99 for the second let the loss collapse now and then
 WARM_UP_STEPS = 100
@@ -44,6 +45,7 @@ class TrainingSettings:
     # Of the training of given weights, the first share: only one factor per channel is adapted (Mohan et al. 2021,
     # GainTuning), which cannot learn a movie by heart. None: the weights are new.
     gain_share: float | None = None
+    least_dose: float = 1.0  # share of the movie's electrons that the most thinned patches hold
 
 
 @dataclass
@@ -59,6 +61,7 @@ class TrainingState:
     best_step: int = 0
     best_error: float = math.inf
     history: list[dict[str, float]] = field(default_factory=list)
+    new: frozenset[str] = frozenset()  # names of the weights that were not given
 
     @classmethod
     def start(
@@ -71,16 +74,27 @@ class TrainingState:
         """A fresh state: random weights from the seed, or given ones to adapt."""
         torch.manual_seed(settings.seed)
         network = build(architecture)
-        if weights is not None:
-            own = network.state_dict()
-            # With another blind spot, the layers around it have other shapes, and begin anew.
-            fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
-            network.load_state_dict(own | fitting)
+        own = network.state_dict()
+        # With another blind spot, the layers around it have other shapes, and begin anew; with another head too.
+        fitting = {k: v for k, v in (weights or {}).items() if k in own and own[k].shape == v.shape}
+        network.load_state_dict(own | fitting)
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay
         )
-        return cls(network, copy.deepcopy(network), copy.deepcopy(network), optimizer)
+        state = cls(network, copy.deepcopy(network), copy.deepcopy(network), optimizer)
+        state.new = frozenset(own) - frozenset(fitting)
+        return state
+
+    @property
+    def spread_is_new(self) -> bool:
+        """Whether this is a gamma head before its first step."""
+        return "spread.bias" in self.new and not self.step and not self.history
+
+    def start_spread(self, level: float) -> None:
+        """Let a gamma head begin with one uncertainty everywhere; see `HeldOut.constant_spread`."""
+        for network in (self.network, self.averaged, self.best):
+            nn.init.constant_(network.spread.bias, level)  # type: ignore[union-attr, arg-type]
 
 
 def train(
@@ -240,16 +254,19 @@ def _step(
     """One optimiser step; the loss in units of the noise variance."""
     state.network.train()
     loss = gradients(batch)
+    given: list[nn.Parameter] = []
     fixed: list[Tensor] = []
     if gains_only:
-        fixed = [parameter.detach().clone() for parameter in state.network.parameters()]
-        for parameter, before in zip(state.network.parameters(), fixed, strict=True):
+        # Layers that are new have no gains to adapt yet: they learn in full from the start.
+        given = [p for name, p in state.network.named_parameters() if name not in state.new]
+        fixed = [parameter.detach().clone() for parameter in given]
+        for parameter, before in zip(given, fixed, strict=True):
             parameter.grad = _along(before, parameter.grad)
     nn.utils.clip_grad_norm_(state.network.parameters(), MAX_GRADIENT, error_if_nonfinite=True)
     _tame(state.optimizer)
     state.optimizer.step()
     with torch.no_grad():
-        for parameter, before in zip(state.network.parameters(), fixed, strict=False):
+        for parameter, before in zip(given, fixed, strict=True):
             parameter.copy_(before + _along(before, parameter - before))
         keep = min(settings.average, (state.step + 1) / (state.step + 10))
         for mean, value in zip(state.averaged.parameters(), state.network.parameters(), strict=True):
@@ -329,7 +346,8 @@ class HeldOut:
     For a prediction ``f`` that never saw the counts ``y``, ``mean((y - f)^2)`` exceeds the true error by the
     noise variance, the same for every network; so it is called with networks that are compared, and the lowest
     wins (design, section 6). A network that is not blind is shown a part of the counts of a frame and compared
-    with the rest, by ``split``.
+    with the rest, by ``split``. With ``least_dose``, two of three frames are thinned, to that share of the dose
+    and half of the way there.
     """
 
     def __init__(
@@ -339,16 +357,18 @@ class HeldOut:
         device: str,
         mixed_precision: bool,
         split: Split | None = None,
+        least_dose: float = 1.0,
     ) -> None:
         self._samples: list[tuple[Tensor, Tensor, float, Tensor]] = []
         self._device = device
         self._mixed = mixed_precision
+        n_each = max(1, VALIDATION_FRAMES // max(1, len(movies)))
         for movie in movies:
-            share = max(1, VALIDATION_FRAMES // len(movies))
             held = movie.held_out
-            chosen = [held[i] for i in np.unique(np.linspace(0, len(held) - 1, share).round().astype(int))]
+            chosen = [held[i] for i in np.unique(np.linspace(0, len(held) - 1, n_each).round().astype(int))]
             for number, frame in enumerate(chosen):
-                self._samples.append(_validation_sample(movie, architecture, frame, number, split))
+                share = least_dose ** (number % 3 / 2)
+                self._samples.append(_validation_sample(movie, architecture, frame, number, split, share))
 
     @property
     def resolution(self) -> float:
@@ -366,12 +386,38 @@ class HeldOut:
         """Mean negative logarithm of the likelihood of the counts of a pixel, for a gamma head."""
         return self._mean(network, _likelihood_terms)
 
+    def constant_spread(self, network: Network) -> float:
+        """The second output of a gamma head that is likeliest if it is the same everywhere.
+
+        Not below what these frames can tell: the error of a good prediction is a thousandth of the noise variance,
+        and its estimate may be less than nothing. A head that began there would learn no more: the likelihood of an
+        uncertainty so small does not depend on it.
+        """
+        n_pixels = sum(float(weighted[2].sum()) for _, weighted, *_ in self._samples)
+        contrast = self._samples[0][2]
+        least = math.log((2 / n_pixels) ** 0.25 / contrast)
+        levels = torch.linspace(max(least, LOG_SPREADS[0]), LOG_SPREADS[1], 37)
+
+        def terms(output: Tensor, target: Tensor, contrast: float | Tensor, electrons: Tensor) -> Tensor:
+            heads = (torch.cat([output[:1], level.expand_as(output[:1])]) for level in levels)
+            return torch.cat([_likelihood_terms(head, target, contrast, electrons) for head in heads])
+
+        return float(levels[self._means(network, terms).argmin()])
+
     def _mean(
         self, network: Network, terms: Callable[[Tensor, Tensor, float | Tensor, Tensor], Tensor]
     ) -> float:
-        """Mean over all sound pixels of some function of output, target, contrast and `Batch.electrons`."""
+        return float(self._means(network, terms))
+
+    def _means(
+        self, network: Network, terms: Callable[[Tensor, Tensor, float | Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Means over all sound pixels of functions of output, target, contrast and `Batch.electrons`.
+
+        One for each channel of what ``terms`` returns.
+        """
         network.eval()
-        total, n_pixels = 0.0, 0.0
+        total, n_pixels = torch.zeros(1, dtype=torch.float64), 0.0
         kind = torch.device(self._device).type
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self._mixed):
             for neighbours, weighted, contrast, electrons in self._samples:
@@ -380,13 +426,18 @@ class HeldOut:
                     network(neighbours[None].to(self._device), centre[None].to(self._device)).float().cpu()
                 )
                 found = terms(output[0], target, contrast, electrons)
-                total += float((weight * found).sum(dtype=torch.float64))
+                total = total + (weight * found).sum(dim=(1, 2), dtype=torch.float64)
                 n_pixels += float(weight.sum(dtype=torch.float64))
         return total / n_pixels
 
 
 def _validation_sample(
-    movie: TrainingMovie, architecture: Architecture, frame: int, number: int, split: Split | None
+    movie: TrainingMovie,
+    architecture: Architecture,
+    frame: int,
+    number: int,
+    split: Split | None,
+    share: float = 1.0,
 ) -> tuple[Tensor, Tensor, float, Tensor]:
     """Window of a held-out frame; what is shown of it, its target and the weight of that; `Batch.electrons`.
 
@@ -401,19 +452,22 @@ def _validation_sample(
     indices = window_indices(frame, n_frames, architecture.window)
     first, last = min(indices.min(), frame), max(indices.max(), frame)
     cut = np.asarray(movie.frames[first : last + 1, row : row + size_y, column : column + size_x])
-    frames = normalise(cut, movie.scale, size_y, size_x)
+    if share < 1:
+        cut = thin(cut, share, rng)
+    scale = movie.scale.at_share(share)
+    frames = normalise(cut, scale, size_y, size_x)
     weight = torch.zeros((1, size_y, size_x))
     weight[:, : cut.shape[1], : cut.shape[2]] = 1
     if movie.stand_ins is not None:
-        levels = movie.stand_ins[row : row + size_y, column : column + size_x]
-        weight[:, *put_stand_ins(frames, levels, movie.scale)] = 0
+        levels = np.float32(share) * movie.stand_ins[row : row + size_y, column : column + size_x]
+        weight[:, *put_stand_ins(frames, levels, scale)] = 0
     neighbours = stack_window(frames, indices - first, architecture.bins)
     centre = target = frames[frame - first][None]
     if split is not None:
         shown, held, worth = split(cut[frame - first][None], rng)
-        centre, target = (normalise(part, movie.scale, size_y, size_x) for part in (shown, held))
+        centre, target = (normalise(part, scale, size_y, size_x) for part in (shown, held))
         if movie.stand_ins is not None:
-            put_stand_ins(centre, levels, movie.scale)
+            put_stand_ins(centre, levels, scale)
         weight *= worth
-    contrast = movie.scale.contrast / movie.scale.noise
-    return neighbours, torch.cat([centre, target, weight]), contrast, movie.electrons
+    contrast = scale.contrast / scale.noise
+    return neighbours, torch.cat([centre, target, weight]), contrast, movie.electrons(share)

@@ -81,6 +81,21 @@ def write_ncem(path: Path, data: NDArray[Any], axes: list[tuple[str, str, NDArra
             group[f"dim{k + 1}"].attrs.update({"name": name, "units": unit})
 
 
+def write_scales(path: Path, data: NDArray[Any], *, nexus: bool) -> None:
+    """HDF5 with axes as h5py and netCDF attach them, or as NeXus names them."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("entry")
+        array = group.create_dataset("frames", data=data)
+        for k, (name, unit, step) in enumerate((("time", "ms", 20.0), ("y", "nm", 0.5), ("x", "nm", 0.25))):
+            group[name] = np.arange(data.shape[k]) * step
+            group[name].attrs["units"] = unit
+            if not nexus:
+                group[name].make_scale(name)
+                array.dims[k].attach_scale(group[name])
+        if nexus:
+            group.attrs.update({"NX_class": "NXdata", "signal": "frames", "axes": ["time", "y", "x"]})
+
+
 def write_hyperspy(
     path: Path, data: NDArray[Any], navigated: tuple[bool, ...], units: tuple[str, ...]
 ) -> None:
@@ -193,6 +208,7 @@ def _contents(number: int) -> Callable[[Path, NDArray[Any]], None]:
 SEEDS: dict[str, list[tuple[str, Callable[[Path, NDArray[Any]], None]]]] = {
     "hdf5": [
         *((f"a{k}.h5", _contents(k)) for k in range(len(HDF5))),
+        ("scales.h5", lambda path, data: write_scales(path, data, nexus=False)),
         ("a.emd", write_velox),
         ("b.emd", lambda path, data: write_ncem(path, data.T, [("", "", 1)] * 3)),
         ("a.hspy", lambda path, data: write_hyperspy(path, data, (True, False, False), ("s", "nm", "nm"))),

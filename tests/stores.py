@@ -34,22 +34,36 @@ def denoised_store(
     held_out: Sequence[int] = (),
     blind_radius: int | str | None = 0,
     model_id: str = MODEL_ID,
+    variance: np.ndarray | None = None,
+    posterior: bool = False,
 ) -> store.Store:
-    """Write a prediction as the denoised store of a movie."""
+    """Write a prediction, and what it states of its variance, as the denoised store of a movie."""
     geometry = store.Geometry.of(movie.shape)
     store.create(
         path, store.DENOISED, movie.shape, np.dtype("float32"), geometry, movie.coordinates, movie.units
     )
-    array = zarr.open_array(path / store.DENOISED, mode="r+")
+    layers = {store.DENOISED: denoised}
+    if variance is not None:
+        layers[store.VARIANCE] = variance
+        described = {"units": f"{movie.units}^2"}
+        store.add_sharded(path, store.VARIANCE, movie.shape, np.dtype("float32"), geometry, described)
     whole = Region(*((0, n) for n in movie.shape))
-    hashes = dict(
-        store.write_shard(path / store.DENOISED, array, region, denoised[region.slices].astype(np.float32))
-        for region in store.shards_in(whole, geometry.shard)
-    )
+    ids, hashes = {}, {}
+    for name, values in layers.items():
+        array = zarr.open_array(path / name, mode="r+")
+        hashes[name] = dict(
+            store.write_shard(path / name, array, region, values[region.slices].astype(np.float32))
+            for region in store.shards_in(whole, geometry.shard)
+        )
+        ids[name] = store.content_id(name, array, hashes[name])
+    if variance is not None:
+        store.record_hashes(path, store.VARIANCE, hashes[store.VARIANCE])
     attributes = {
         "kind": "denoised",
         "plan": "none",
-        "id": store.content_id(store.DENOISED, array, hashes),
+        "id": ids[store.DENOISED],
+        **({store.VARIANCE: {"id": ids[store.VARIANCE]}} if variance is not None else {}),
+        "posterior": posterior,
         "movie": {
             "id": movie.id,
             "name": movie.path.name,
@@ -61,7 +75,7 @@ def denoised_store(
         "devices": ["cpu"],
         "software": {"tdenoise": "0"},
     }
-    store.finish(path, store.DENOISED, attributes, hashes)
+    store.finish(path, store.DENOISED, attributes, hashes[store.DENOISED])
     return store.open_store(path, store.DENOISED)
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 from small import counts, model_folder, movie_store, network
 from tdenoise_pipeline import apply as module
-from tdenoise_pipeline import store
+from tdenoise_pipeline import cluster, store
 from tdenoise_pipeline.apply import apply, describe_plan, movie_scale
+from tdenoise_pipeline.blocks import Halo, plan_blocks
 from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, PipelineError, ResourceError, Stopped, UsageError
@@ -92,6 +99,70 @@ def test_tiles_with_halos_give_the_same_movie(
     np.testing.assert_allclose(result, expected, rtol=2.0**-8)
     with pytest.raises(UsageError, match="--tile 20"):
         describe_plan(config(sources, tmp_path / "e.zarr", tile=18))
+
+
+@given(n_frames=st.integers(3, 90), core=st.integers(1, 5), shard=st.integers(1, 12), halo=st.integers(0, 25))
+def test_rows_that_are_read_ahead_hold_their_frames_and_halo(
+    n_frames: int, core: int, shard: int, halo: int
+) -> None:
+    movie = np.arange(n_frames * 6).reshape(n_frames, 2, 3)
+    seen = []
+    for block in plan_blocks(movie.shape, (core * shard, 2, 3), Halo(halo, 0)):  # type: ignore[arg-type]
+        for start, stop, first, held in module._rows_of_frames(movie, block, halo, shard):
+            np.testing.assert_array_equal(held, movie[first : min(n_frames, stop + halo)])
+            assert first == max(0, start - halo)
+            seen += range(start, stop)
+    assert seen == list(range(n_frames))
+
+
+def test_the_next_row_is_read_while_one_is_denoised() -> None:
+    movie = np.zeros((64, 2, 3), np.uint8)
+    read, computed = threading.Event(), threading.Event()
+
+    class Slow:
+        """A movie whose second row comes only once the first is in use."""
+
+        def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+            if key[0].start > 0:
+                assert computed.wait(60)
+                read.set()
+            return movie[key]
+
+    (block,) = plan_blocks(movie.shape, (64, 2, 3), Halo(0, 0))  # type: ignore[arg-type]
+    rows = module._rows_of_frames(Slow(), block, 0, 32)
+    next(rows)
+    computed.set()
+    assert read.wait(60), "nobody has asked for the second row"
+    assert next(rows)[:2] == (32, 64)
+
+
+def test_every_worker_has_its_own_gpu_and_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.checkpoint, "default_device", lambda: "cuda")
+    monkeypatch.setattr(module.torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,GPU-7")
+    assert module._gpus("auto") == module._gpus("cuda") == ["2", "5", "GPU-7"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    gpus = module._gpus("auto")
+    assert [module.own_gpu(worker, gpus) for worker in (0, 1, 2, 3)] == ["0", "1", "2", "0"]
+    chosen = ApplyConfig(movie=Path("m"), output=Path("d"))
+    assert module._workers(chosen) == "local:3"
+    assert module._workers(replace(chosen, workers="local:5")) == "local:5"
+    assert module._workers(replace(chosen, device="cpu")) == "local"
+    assert module._gpus("cpu") == []
+
+
+def test_a_worker_hides_the_other_gpus_before_it_loads_the_model(
+    sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    model_id = module.open_model(sources[1]).card["sha256"]
+    started = cluster.connect(
+        "local:2", scratch=tmp_path, worker_memory_bytes=None, profile=None, log_dir=tmp_path
+    )
+    with started as client:
+        client.register_plugin(module.ModelPlugin(sources[1], model_id, "cpu", ["4", "7"]))
+        found = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
+    assert sorted(found.values()) == ["4", "7"]
 
 
 def test_running_it_again_does_nothing_and_other_settings_are_refused(
@@ -190,6 +261,33 @@ def test_a_block_too_large_for_a_worker_is_refused_before_anything_starts(
     with pytest.raises(ResourceError, match="--worker-memory"):
         apply(config(sources, tmp_path / "d.zarr", worker_memory=100 * 2**20))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", ["local:4", "local:1"])
+@pytest.mark.parametrize("share", [1.2, 0.98])
+def test_every_remedy_for_lack_of_memory_works_when_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str, share: float
+) -> None:
+    """``share``: of what one worker needs, that the machine has beside the driver."""
+    module = sys.modules["tdenoise_pipeline.apply"]
+    movie, model = movie_store(tmp_path, counts((8, 64, 2048))), model_folder(tmp_path / "model")
+    asked = ApplyConfig(movie=movie, model=model, output=tmp_path / "d.zarr", workers=workers)
+    opened, card = store.open_store(movie, store.MOVIE), module.open_model(model).card
+    needed = module._with_margin(module.make_plan(asked, opened, card))
+    memory = module.DRIVER_BYTES + int(needed * share)
+    monkeypatch.setattr(module.budget, "machine_memory_bytes", lambda: memory)
+    plan = module.make_plan(asked, opened, card)
+    if workers == "local:1" and share > 1:
+        module._check_budget(asked, plan, opened, card)
+        return
+    with pytest.raises(ResourceError) as told:
+        module._check_budget(asked, plan, opened, card)
+    remedies = re.findall(r"--(workers|tile) (local:\d|\d+)", str(told.value))
+    assert ("workers", "local:1") in remedies or share < 1
+    assert any(name == "tile" for name, _ in remedies) or workers == "local:4"
+    for name, value in remedies:
+        changed = dataclasses.replace(asked, **{name: int(value) if name == "tile" else value})
+        module._check_budget(changed, module.make_plan(changed, opened, card), opened, card)
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_space(

@@ -32,6 +32,7 @@ from array_files import (
     write_hdf5,
     write_hyperspy,
     write_ncem,
+    write_scales,
     write_velox,
     write_video,
     write_zarr,
@@ -141,6 +142,15 @@ def test_ncem_axes_say_which_is_time_row_and_column(
     np.testing.assert_allclose(info.timestamps_s, np.arange(7) * 0.5)
 
 
+def test_the_fourier_transform_beside_a_velox_movie_is_not_taken_for_one(tmp_path: Path) -> None:
+    data = movie("<u2", SHAPE)
+    write_velox(tmp_path / "a.emd", data)
+    with h5py.File(tmp_path / "a.emd", "a") as file:
+        kind = np.dtype([("realFloatHalfEven", "<f4"), ("imagFloatHalfEven", "<f4")])
+        file["Data/Image/aa/Data"] = np.zeros((*data.shape[1:], len(data)), kind)
+    np.testing.assert_array_equal(read_all(tmp_path / "a.emd"), data)
+
+
 def test_ncem_axes_without_names_are_column_row_time(tmp_path: Path) -> None:
     data = movie(shape=SHAPE)
     write_ncem(tmp_path / "a.de5", data.T, [("", "[]", 1)] * 3)
@@ -155,6 +165,16 @@ def test_uneven_times_are_kept_and_told(tmp_path: Path) -> None:
     info = info_of(tmp_path / "a.emd")
     np.testing.assert_allclose(info.timestamps_s, times)
     assert info.frame_time_s == pytest.approx(0.1) and "after frame 5" in info.warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["dimension scales", "NeXus"])
+def test_axes_of_plain_hdf5_are_those_that_the_file_attaches(tmp_path: Path, kind: str) -> None:
+    data = movie("<u2", SHAPE)
+    write_scales(tmp_path / "a.h5", data, nexus=kind == "NeXus")
+    with open_raw(tmp_path / "a.h5") as reader:
+        info = reader.info
+    assert (info.frame_time_s, info.pixel_size_nm) == (0.02, (0.5, 0.25))
+    np.testing.assert_array_equal(read_all(tmp_path / "a.h5"), data)
 
 
 def test_a_stack_over_something_else_than_time_is_refused_unless_it_is_named(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from tdenoise_pipeline.blocks import Halo, plan_blocks
 
 from tdenoise import infer
 from tdenoise.infer import Tile, denoise, symmetries
-from tdenoise.network import Architecture, SplitBlind
+from tdenoise.network import Architecture, SplitBlind, stack_window, window_indices
 from tdenoise.noise import Scale
+from tdenoise.patches import normalise, transform, transform_back
 
 SCALE = Scale(2.0, 1.4, 0.3)
 
@@ -106,16 +107,16 @@ def test_a_gpu_short_of_memory_gives_the_same_movie(largest: int, monkeypatch: p
     movie = counts((6, 320, 330))
     expected = whole(made, movie, 4)
     refused, passed = [], []
-    forward = made.forward
+    from_looks = made.from_looks
 
-    def short(neighbours: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+    def short(looks: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
         if centre.numel() > largest:
             refused.append(centre.shape)
             raise torch.OutOfMemoryError("short of memory")
         passed.append(centre.shape)
-        return forward(neighbours, centre)
+        return from_looks(looks, centre)
 
-    monkeypatch.setattr(made, "forward", short)
+    monkeypatch.setattr(made, "from_looks", short)
     monkeypatch.setattr(infer, "_pixels_together", lambda *_: 4 * 320 * 332)
     result = whole(made, movie, 4)
     assert refused and passed
@@ -123,3 +124,34 @@ def test_a_gpu_short_of_memory_gives_the_same_movie(largest: int, monkeypatch: p
     largest = 0
     with pytest.raises(torch.OutOfMemoryError, match="does not fit the free memory of the GPU"):
         whole(made, movie, 1)
+
+
+@pytest.mark.parametrize("centre", ["blind", "seen"])
+@pytest.mark.parametrize("ensemble", [1, 16])
+def test_what_is_kept_between_frames_changes_nothing(centre: str, ensemble: int) -> None:
+    made = network(Architecture(**{**TINY.to_json(), "centre": centre}))
+    movie = counts((40, 20, 28))  # longer than a run of frames that share their first layer
+    frames = normalise(movie, SCALE, 20, 28)
+    expected = np.zeros(movie.shape, np.float32)
+    for number in range(len(movie)):
+        window = stack_window(frames, window_indices(number, len(movie), TINY.window), TINY.bins)
+        for turn, mirror, reverse in symmetries(ensemble):
+            output = made(
+                transform(window, turn, mirror, reverse)[None],
+                transform(frames[number][None], turn, mirror, 0)[None],
+            )
+            expected[number] += transform_back(output[0], turn, mirror)[0].numpy() / ensemble
+    expected = SCALE.mean + SCALE.contrast * expected
+    np.testing.assert_allclose(whole(made, movie, ensemble), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_coarser_arithmetic_gives_nearly_the_same_movie_in_float32(precision: str) -> None:
+    made = network()
+    movie = counts((6, 16, 24))
+    result = np.stack(
+        list(denoise(made, movie, Tile.whole(movie.shape), SCALE, range(6), ensemble=2, precision=precision))
+    )
+    expected = whole(made, movie, 2)
+    assert result.dtype == np.float32
+    assert np.abs(result - expected).max() <= 0.03 * np.abs(expected).max()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,31 @@ def test_the_plans_of_several_are_shown(
     plans = json.loads(capsys.readouterr().out)
     assert [plan["shape"] for plan in plans.values()] == [[6, 8, 8]] * 3
     assert not (tmp_path / "out").exists()
+
+
+def test_movies_may_have_any_name_that_a_file_system_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [
+        b"with space",
+        b"new\nline",
+        "µ²".encode(),
+        b"-dash",
+        b"b[1]",
+        b"q*",
+        b"$(x)'\"",
+        b"not \xff text",
+    ]
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for name in names:
+        np.save(folder / f"{os.fsdecode(name)}.npy", counts((3, 16, 16)))
+    too_long = "a" * 251
+    np.save(folder / f"{too_long}.npy", counts((3, 16, 16)))
+    assert run("ingest", folder, "-o", tmp_path / "out") == 2, "the worst: a store cannot have so long a name"
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(names) + 2 and "Give a shorter one" in lines[-1]
+    made = {os.fsencode(p.stem) for p in (tmp_path / "out").glob("*.zarr")}
+    assert made == set(names)
+    assert run("ingest", folder / f"{too_long}.npy", "-o", tmp_path / "short.zarr") == 0
+    xr.open_zarr(tmp_path / "short.zarr").close()

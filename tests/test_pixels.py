@@ -235,3 +235,19 @@ def test_a_store_may_name_bad_pixels_that_the_frames_do_not_show(tmp_path: Path)
     zarr.save_array(path / "bad_pixels", bad)
     levels = movie_stand_ins(store.open_store(path, store.MOVIE))
     assert levels is not None and np.argwhere(np.isfinite(levels)).tolist() == [[3, 4]]
+
+
+def test_blank_and_broken_frames_tell_nothing_of_the_pixels_and_repeated_ones_nothing_of_the_noise() -> None:
+    frames = np.random.default_rng(0).poisson(50.0, (8, 16, 16)).astype(np.float32)
+    sound = PixelAccumulator((16, 16))
+    sound.add(frames[:6])
+    mixed = PixelAccumulator((16, 16))
+    mixed.add(frames[:6])
+    mixed.add(np.stack([np.zeros((16, 16), np.float32), frames[6]]))
+    mixed.add(np.stack([frames[6], np.full((16, 16), np.nan, np.float32)]))
+    np.testing.assert_array_equal(mixed.mean(), sound.mean())
+    mixed.add(np.stack([frames[7], frames[7]]))
+    found, expected = mixed.statistics(), sound.statistics()
+    assert found is not None and expected is not None
+    np.testing.assert_array_equal(found.variance, expected.variance)
+    assert abs(found.mean - expected.mean).max() > 0

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from safetensors import safe_open
 from small import movie_store
 from tdenoise_pipeline.apply import apply
 from tdenoise_pipeline.config import ApplyConfig
 from tdenoise_pipeline.errors import InputError
 
 from tdenoise import checkpoint
-from tdenoise.pretraining import noisy, scene
+from tdenoise.network import Architecture, SplitBlind
+from tdenoise.patches import PatchLoader
+from tdenoise.pretraining import EVENT_IMPORTANCE, noisy, scene
 from tdenoise.simulate import SimulationSettings, simulate
 
 
 @pytest.mark.parametrize("at_events", [False, True])
 def test_a_scene_is_fixed_by_its_seed_and_lights_every_pixel(at_events: bool) -> None:
     first, again = (scene(3, n_frames=6, size=40, at_events=at_events) for _ in range(2))
-    assert first.shape == (6, 40, 40) and first.dtype == np.float16
-    assert np.array_equal(first, again)
-    assert first.min() > 0 and first.max() < 4
-    assert not np.array_equal(first, scene(4, n_frames=6, size=40, at_events=at_events))
+    assert first.clean.shape == (6, 40, 40) and first.clean.dtype == np.float16
+    assert np.array_equal(first.clean, again.clean) and np.array_equal(first.changing, again.changing)
+    assert first.clean.min() > 0 and first.clean.max() < 4
+    assert not np.array_equal(first.clean, scene(4, n_frames=6, size=40, at_events=at_events).clean)
+
+
+def test_errors_weigh_more_where_columns_come_and_go() -> None:
+    made = scene(5, n_frames=40, size=64, at_events=True)
+    assert 0 < made.changing.mean() < 1
+    swing = np.ptp(made.clean.astype(float), axis=0)
+    assert (
+        swing[made.changing].mean() > 1.5 * swing[~made.changing].mean()
+    )  # the mask was turned with the scene
+    batch = PatchLoader([noisy(made, seed=1)], Architecture(), patch=64, batch=4).draw(0)
+    assert set(batch.weight.unique().tolist()) == {1.0, EVENT_IMPORTANCE}
+    moved = (batch.target - batch.target.mean(dim=(-2, -1), keepdim=True)).square()
+    assert moved[batch.weight > 1].mean() > moved[batch.weight == 1].mean()
 
 
 def test_the_target_of_a_noisy_movie_is_what_its_counts_are_on_average() -> None:
-    clean = scene(0, n_frames=20, size=40)
-    movie = noisy(clean, seed=1)
+    movie = noisy(scene(0, n_frames=20, size=40), seed=1)
     assert movie.clean is not None
     expected = np.asarray(movie.clean[:])
     difference = (movie.frames[:] - expected) / np.sqrt(expected)
@@ -64,3 +80,14 @@ def test_the_base_model_is_refused_where_neighbours_share_noise(tmp_path: Path) 
 def test_the_base_model_is_small_enough_to_come_with_the_package() -> None:
     assert (checkpoint.BASE / checkpoint.WEIGHTS).stat().st_size < 10 * 2**20
     assert checkpoint.load_model(checkpoint.BASE).card["simulated"]["scenes"] > 0
+
+
+def test_the_spread_layer_belongs_to_the_base_model() -> None:
+    with safe_open(checkpoint.SPREAD, "pt") as file:
+        assert file.metadata()["base"] == checkpoint.read_card(checkpoint.BASE)["sha256"]
+    base = checkpoint.load_model(checkpoint.BASE).network
+    assert isinstance(base, SplitBlind)
+    head = SplitBlind(replace(base.architecture, head="gamma"))
+    layer = checkpoint.base_spread()
+    head.load_state_dict(base.state_dict() | layer)  # names and shapes fit
+    assert layer["spread.weight"].abs().max() > 1, "it tells pixels apart"

@@ -103,7 +103,7 @@ def test_an_old_lease_of_another_host_is_dead_and_a_fresh_one_is_not(tmp_path: P
 def test_other_settings_do_not_continue_an_unfinished_output(tmp_path: Path) -> None:
     with OutputRun(tmp_path / "out", PLAN) as run:
         run.prepare(lambda path: path.mkdir())
-        progress.mark(run.folder, 3, {"shards": {}})
+        progress.mark(run.folder, 3, {"shards": {}}, run.token)
     with pytest.raises(UsageError, match="n was 1, is 2"):
         OutputRun(tmp_path / "out", {"step": "test", "n": 2}).__enter__()
     with OutputRun(tmp_path / "out", PLAN) as run:
@@ -166,7 +166,7 @@ def test_damaged_progress_files_lose_nothing_but_the_block(tmp_path: Path) -> No
     with OutputRun(tmp_path / "out", PLAN) as run:
         run.prepare(lambda path: path.mkdir())
         for number in range(3):
-            progress.mark(run.folder, number, {"shards": {}})
+            progress.mark(run.folder, number, {"shards": {}}, run.token)
         folder = run.folder
     (folder / "done/00000000.json").write_text("{")
     (folder / "done/00000001.json").write_text("[]")

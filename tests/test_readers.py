@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import resource
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +25,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from raw_files import COUNT_WRITERS, WRITERS, movie, write_dm, write_mrc
 from tdenoise_pipeline.errors import InputError
-from tdenoise_pipeline.readers import open_raw
+from tdenoise_pipeline.readers import open_raw, tiff
 from tdenoise_pipeline.readers.units import bounded_json, to_nanometres, to_seconds
 
 REAL = Path(__file__).parents[1].parent / "shared/data/formats"
@@ -517,3 +520,81 @@ def test_metadata_fit_into_a_json_record() -> None:
     assert len(json.dumps(record, allow_nan=False)) < 1_000_000
     assert record["few"] == [0, 1, 2]
     assert record["long"].startswith("left out")
+
+
+def test_the_planes_of_an_ome_file_give_times_and_exposure(tmp_path: Path) -> None:
+    data = movie("<u2", (4, 6, 7))
+    times = [0.0, 100.0, 200.0, 700.0]
+    planes = {
+        "DeltaT": times,
+        "DeltaTUnit": ["ms"] * 4,
+        "ExposureTime": [0.09] * 4,
+        "ExposureTimeUnit": ["s"] * 4,
+    }
+    described = {"axes": "TYX", "Plane": planes}
+    tifffile.imwrite(tmp_path / "a.ome.tif", data, ome=True, metadata=described, photometric="minisblack")
+    with open_raw(tmp_path / "a.ome.tif") as reader:
+        info = reader.info
+    assert (info.frame_time_s, info.exposure_s) == (0.1, 0.09)
+    np.testing.assert_allclose(info.timestamps_s, [0, 0.1, 0.2, 0.7])
+    assert "differ from 0.1 s" in info.warnings[0]
+
+
+def test_pages_beyond_those_that_a_tiff_file_names_are_read_and_told(tmp_path: Path) -> None:
+    data = movie("<u2", (7, 6, 7))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for part in (data[:3], data[3:]):
+            file.write(part, photometric="minisblack")
+    with open_raw(tmp_path / "a.tif") as reader:
+        assert "names 3 frames, and 7 pages" in reader.info.warnings[0]
+    np.testing.assert_array_equal(read_all(tmp_path / "a.tif"), data)
+
+
+def test_the_escape_sequence_of_a_damaged_npy_header_is_no_warning(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", movie())
+    raw = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(raw.replace(b"'shape'", rb"'\Rape'"))
+    with pytest.raises(InputError, match="damaged"):
+        open_raw(tmp_path / "a.npy")
+
+
+@needs_real_files
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((REAL / "bad").glob("*")), ids=lambda path: path.name)
+def test_what_must_be_refused_is_refused_at_the_command_line(path: Path, tmp_path: Path) -> None:
+    words = ["ingest", str(path), "-o", str(tmp_path / "made/out.zarr"), "--quiet"]
+    said, told = tmp_path / "stdout", tmp_path / "stderr"
+    with said.open("wb") as out, told.open("wb") as err:
+        command = [sys.executable, "-m", "tdenoise_pipeline.cli", *words]
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        _, status, used = os.wait4(process.pid, 0)  # its own figures, not those of all processes so far
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert (process.returncode, said.read_text()) == (3, "")
+    assert len(told.read_text().splitlines()) == 1 and path.name in told.read_text()
+    assert used.ru_utime + used.ru_stime < 8
+    assert used.ru_maxrss < 500 * 1024
+    assert not list(tmp_path.glob("made/**/*.zarr*"))
+
+
+def test_strips_are_read_in_one_go_and_gaps_between_them_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = movie("<u2", (3, 40, 30))
+    tifffile.imwrite(tmp_path / "a.tif", data, rowsperstrip=1, compression="lzw", photometric="minisblack")
+    asked: list[int] = []
+    whole = tiff.RawFile.read_at
+
+    def read_at(self: Any, offset: int, n_bytes: int) -> bytes:
+        asked.append(n_bytes)
+        return whole(self, offset, n_bytes)
+
+    with open_raw(tmp_path / "a.tif") as reader:
+        out = np.empty(data.shape, data.dtype)
+        monkeypatch.setattr(tiff.RawFile, "read_at", read_at)
+        reader.read(0, 3, out)
+        monkeypatch.setattr(tiff, "_RUN", 200)
+        parts = np.empty(data.shape, data.dtype)
+        reader.read(0, 3, parts)
+    np.testing.assert_array_equal(out, data)
+    np.testing.assert_array_equal(parts, data)
+    assert len(asked) < 3 * 40

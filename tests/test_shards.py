@@ -38,8 +38,8 @@ def test_zarr_reads_what_is_written(tmp_path: Path, shape: tuple[int, int, int],
 
 
 def test_every_flipped_bit_is_noticed_when_a_shard_is_read_back(tmp_path: Path) -> None:
-    shards.write(tmp_path / "shard", VALUES, LAYOUT)
-    sound = (tmp_path / "shard").read_bytes()
+    shards.write(tmp_path, (0,), VALUES, LAYOUT)
+    sound = (tmp_path / "c/0").read_bytes()
     _, digests = shards._encode(VALUES, LAYOUT)
     assert shards._holds(sound, digests, LAYOUT)
     rng = np.random.default_rng(1)
@@ -59,7 +59,7 @@ def test_a_compressor_that_errs_is_found_out(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(shards, "_BLOSC", Wrong)
     with pytest.raises(VerificationError, match="differs from what was written"):
-        shards.write(tmp_path / "shard", VALUES, LAYOUT)
+        shards.write(tmp_path, (0,), VALUES, LAYOUT)
 
 
 def test_the_same_values_give_the_same_bytes_in_any_memory_order(tmp_path: Path) -> None:
@@ -69,6 +69,6 @@ def test_the_same_values_give_the_same_bytes_in_any_memory_order(tmp_path: Path)
         np.repeat(VALUES, 2, axis=2)[:, :, ::2],
     ]
     for number, values in enumerate(arrays):
-        shards.write(tmp_path / str(number), values, LAYOUT)
-    assert len({(tmp_path / str(number)).read_bytes() for number in range(3)}) == 1
-    assert not list(tmp_path.glob("*.partial"))
+        shards.write(tmp_path, (number,), values, LAYOUT)
+    assert len({(tmp_path / "c" / str(number)).read_bytes() for number in range(3)}) == 1
+    assert not list(tmp_path.rglob("*.partial"))

@@ -164,7 +164,8 @@ def test_training_lowers_the_held_out_error() -> None:
 
 
 def test_gain_tuning_changes_one_factor_per_channel_and_nothing_else() -> None:
-    state, loader, validation, chosen = fresh(8)
+    _, loader, validation, chosen = fresh(8)
+    state = TrainingState.start(TINY, chosen, "cpu", network().state_dict())
     before = {name: value.clone() for name, value in state.network.state_dict().items()}
     list(train(state, loader, validation, replace(chosen, gain_share=1.0)))
     changed = 0

@@ -1,7 +1,7 @@
 """What is in an HDF5 file, listed by h5py in a process of its own; it never decodes a pixel.
 
 Nothing foreign is followed or run: no external or soft link, no external storage, no virtual data set, no
-filter but HDF5's own three, no reference.
+filter but HDF5's own three, and of references only those to dimension scales, for their names.
 """
 
 from __future__ import annotations
@@ -148,7 +148,16 @@ def _array(array: h5py.Dataset) -> dict[str, Any]:
             for code, _, values, name in filters
         ],
         "offset": array.id.get_offset() if layout == "contiguous" else None,
+        "scales": _scales(array) if simple and len(array.shape or ()) > 2 else [],
     }
+
+
+def _scales(array: h5py.Dataset) -> list[str]:
+    """Name of the first dimension scale of every axis, empty where it has none."""
+    if "DIMENSION_LIST" not in array.attrs:
+        return []
+    names = [axis[0].name if len(axis) else None for axis in array.dims]
+    return [(name or "").strip("/") for name in names]
 
 
 def _is_plain(dtype: np.dtype[Any]) -> bool:

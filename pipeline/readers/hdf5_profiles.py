@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError, UsageError
 from .axes import Axis, clean_unit
 from .units import to_nanometres, to_seconds
@@ -37,6 +39,10 @@ class Contents:
 
     def is_array(self, name: str) -> bool:
         return self.objects.get(name, {}).get("shape") is not None
+
+    def holds_counts(self, name: str) -> bool:
+        dtype = self.objects[name]["dtype"]
+        return dtype is not None and np.dtype(dtype).kind in "iuf"
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.objects[name]["shape"])
@@ -88,6 +94,8 @@ def find_movie(contents: Contents, dataset: str | None) -> Movie:
     if dataset is not None:
         return _named(contents, found, dataset.strip("/"))
     stacks = [movie for movie in found if _is_stack(contents.shape(movie.name))]
+    # The Fourier transform that Velox keeps beside a movie is complex.
+    stacks = [movie for movie in stacks if contents.holds_counts(movie.name)] or stacks
     if len(stacks) == 1:
         return stacks[0]
     if stacks:
@@ -244,9 +252,7 @@ def _times(contents: Contents, name: str, axis: Axis) -> list[float] | None:
 def _ncem_axis(contents: Contents, name: str) -> Axis:
     told = contents.attributes(name)
     values = contents.value(name)
-    step = None
-    if isinstance(values, list) and len(values) > 1 and all(isinstance(v, int | float) for v in values[:2]):
-        step = abs(float(f"{(values[-1] - values[0]) / (len(values) - 1):.7g}"))
+    step = _step(values) if isinstance(values, list) else None
     return Axis(str(told.get("name", "")), str(told.get("units", "")), step)
 
 
@@ -297,6 +303,35 @@ def _hyperspy_signal(contents: Contents, group: str) -> Movie:
 # Anything else
 
 
+def _named_axes(contents: Contents, name: str) -> list[Axis]:
+    """The axes of an array, from its dimension scales (netCDF, h5py) or the axes that its group names (NeXus)."""
+    n_axes, group = len(contents.shape(name)), name.rpartition("/")[0]
+    scales = contents.objects[name].get("scales") or []
+    named = contents.attributes(group).get("axes")
+    if (
+        not any(scales)
+        and isinstance(named, list)
+        and contents.attributes(group).get("signal") == (name.rpartition("/")[2])
+    ):
+        scales = [f"{group}/{axis}".lstrip("/") for axis in named]
+    if len(scales) != n_axes:
+        return [Axis()] * n_axes
+    return [_scale(contents, scale) for scale in scales]
+
+
+def _scale(contents: Contents, name: str) -> Axis:
+    told, values = contents.attributes(name), contents.value(name)
+    step = _step(values) if isinstance(values, list) else None
+    return Axis(name.rpartition("/")[2], str(told.get("units", "")), step)
+
+
+def _step(values: list[Any]) -> float | None:
+    """Mean distance of the values of an axis."""
+    if len(values) < 2 or not all(isinstance(v, int | float) for v in values[:2]):
+        return None
+    return abs(float(f"{(values[-1] - values[0]) / (len(values) - 1):.7g}"))
+
+
 def _generic(contents: Contents) -> list[Movie]:
     """Arrays of three and more dimensions, described by attributes whose names say their unit."""
     found = []
@@ -309,8 +344,8 @@ def _generic(contents: Contents) -> list[Movie]:
         micrometres = told.get("element_size_um")  # (z, y, x), as ImageJ and ilastik write it
         if pixel is None and isinstance(micrometres, list) and len(micrometres) > 1:
             rows, columns = (to_nanometres(v, "um") for v in micrometres[-2:])
-        plain = [Axis() for _ in contents.shape(name)]
-        if len(plain) == 3 and rows is not None:
+        plain = _named_axes(contents, name)
+        if len(plain) == 3 and rows is not None and not any(axis.name for axis in plain):
             plain[1:] = [Axis("y", "nm", _number(rows)), Axis("x", "nm", _number(columns))]
         found.append(
             Movie(

@@ -27,6 +27,7 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
     read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*additional header parsing")  # written by Python 2
+        warnings.filterwarnings("ignore", message=".*invalid escape sequence")  # in a damaged header
         full_shape, fortran, stored = read_header(header, max_header_size=_MAX_HEADER)
     if stored.hasobject:
         raise InputError(file.path, "holds pickled Python objects, which are never unpickled here.")

@@ -192,16 +192,16 @@ def find_frames(path: Path) -> tuple[list[Path], tuple[str, ...]]:
         If there are fewer than two frames, or if a folder holds files that are not numbered alike.
     """
     if is_pattern(path):
-        files = sorted((p for p in path.parent.glob(path.name) if p.is_file()), key=_natural)
+        files = sorted((p for p in path.parent.glob(path.name) if p.is_file()), key=natural)
         return _at_least_two(path, files), _gaps(files)
     entries = [p for p in path.iterdir() if not p.name.startswith(".")]
     parts = [p for p in entries if _CAPTURE.fullmatch(p.name) and p.is_dir()]
     if parts:
         found = (p for part in parts for p in part.rglob("*") if p.suffix.lower() in {".dm3", ".dm4"})
-        files = sorted((p for p in found if not p.name.startswith(".")), key=_natural)
+        files = sorted((p for p in found if not p.name.startswith(".")), key=natural)
         _check_names(path, files)
         return _at_least_two(path, files), _capture_gaps(files)
-    files = sorted((p for p in entries if p.suffix.lower() in _SUFFIXES and p.is_file()), key=_natural)
+    files = sorted((p for p in entries if p.suffix.lower() in _SUFFIXES and p.is_file()), key=natural)
     _check_names(path, files)
     return _at_least_two(path, files), _gaps(files)
 
@@ -219,7 +219,7 @@ def _at_least_two(path: Path, files: list[Path]) -> list[Path]:
     return files
 
 
-def _natural(path: Path) -> tuple[list[Any], str]:
+def natural(path: Path) -> tuple[list[Any], str]:
     """Key that sorts frame_9 before frame_10."""
     parts = re.split("([0-9]+)", path.as_posix().lower())
     return [int(part) if k % 2 else part for k, part in enumerate(parts)], path.as_posix()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ _COMPRESSIONS = {
     34926: "zstd", 50000: "zstd",
 }  # fmt: skip
 _MAX_RATIO = 10_000  # of decoded to stored bytes; LZW and deflate stay below 1,500
+_GAP, _RUN = 2**12, 2**24  # between strips that are read in one go, and of all of them [bytes]
 _COLOUR = {2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
 
 
@@ -68,6 +69,9 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
         reader=library("tifffile"),
         frame_time_s=note.frame_time_s,
         pixel_size_nm=note.pixel_size_nm,
+        exposure_s=note.exposure_s,
+        timestamps_s=None if note.timestamps_s is None else note.timestamps_s[:n_frames],
+        warnings=note.warnings + _more_pages(note, announced),
         missing_frames=announced - n_frames,
         metadata=bounded_json({**note.metadata, "tags": tags}),
     )
@@ -117,10 +121,27 @@ class SegmentReader(FrameReader):
         segments = None if page is None else page.segments(self._layout.n_segments)
         if segments is None:
             raise InputError(self._file.path, "the file has changed since it was opened.")
-        for index, (offset, n_bytes) in enumerate(segments.tolist()):
-            piece, (_, _, y, x, _), _ = self._decode(self._file.read_at(offset, n_bytes), index)
+        for index, packed in enumerate(self._packed(segments)):
+            piece, (_, _, y, x, _), _ = self._decode(packed, index)
             height, width = min(piece.shape[1], frame.shape[0] - y), min(piece.shape[2], frame.shape[1] - x)
             frame[y : y + height, x : x + width] = piece[0, :height, :width, 0]
+
+    def _packed(self, segments: NDArray[np.int64]) -> Iterator[bytes]:
+        """The bytes of each strip or tile; those that follow one another are read in one go."""
+        first, start = 0, int(segments[0, 0])
+        ends = segments.sum(axis=1)
+        for number in range(1, len(segments) + 1):
+            if (
+                number < len(segments)
+                and ends[number - 1] <= segments[number, 0] <= ends[number - 1] + _GAP
+                and ends[number] - start <= _RUN
+            ):
+                continue
+            run = self._file.read_at(start, int(ends[number - 1]) - start)
+            for offset, n_bytes in segments[first:number].tolist():
+                yield run[offset - start : offset - start + n_bytes]
+            if number < len(segments):
+                first, start = number, int(segments[number, 0])
 
 
 def _check_layout(file: RawFile, layout: Layout) -> None:
@@ -181,6 +202,16 @@ def _follow(file: RawFile, first: Page, offset: int, frame_bytes: int, announced
         return [offset]  # a directory lies between the frames
     room = (file.size - offset) // frame_bytes
     return range(offset, offset + min(room, announced) * frame_bytes, frame_bytes)
+
+
+def _more_pages(note: Description, announced: int) -> tuple[str, ...]:
+    """A warning if the pages are more than the description of the first one says."""
+    if (note.n_frames or 1) == 1 or note.n_frames == announced:
+        return ()
+    return (
+        f"its description names {note.n_frames} frames, and {announced} pages alike are there: all are read, "
+        "as one movie.",
+    )
 
 
 def _format(pages: Pages, layout: Layout, note: Description) -> str:

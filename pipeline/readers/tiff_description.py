@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import InputError
 from .tiff_pages import DESCRIPTION, X_RESOLUTION, Y_RESOLUTION, Page
+from .timestamps import frame_time, told_apart
 from .units import pixel_size, to_nanometres, to_seconds
 
+_PLANE = ("TheC", "TheZ", "TheT")
 _DM_UNITS = (65003, 65004, 65005)  # of x, y and z
 _DM_SCALES = (65009, 65010, 65011)
 
@@ -30,6 +35,9 @@ class Description:
     one_page: bool = False  # the frames may follow the first one without directories of their own
     frame_time_s: float | None = None
     pixel_size_nm: tuple[float, float] | None = None
+    exposure_s: float | None = None
+    timestamps_s: NDArray[np.float64] | None = None
+    warnings: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -103,16 +111,44 @@ def _ome(path: Path, root: ElementTree.Element) -> Description:
         position = max(int(plane.get(name, 0)) for name in ("FirstC", "FirstZ", "FirstT"))
         if plane.get("IFD") is not None and int(plane.get("IFD", 0)) != position:
             raise InputError(path, f"its OME entry {number} puts frames out of order, which is not read.")
+    n_frames = math.prod(lengths.values())
+    stamps, exposure = _ome_planes(images[0], n_frames)
+    measured, uneven = (None, ()) if stamps is None else frame_time(stamps, 1e-6)
+    told = to_seconds(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
     return Description(
         writer="OME",
-        n_frames=math.prod(lengths.values()),
-        frame_time_s=to_seconds(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s")),
+        n_frames=n_frames,
+        frame_time_s=told or measured,
+        exposure_s=exposure,
+        timestamps_s=stamps,
+        warnings=uneven,
         pixel_size_nm=pixel_size(
             to_nanometres(pixels.get("PhysicalSizeY"), pixels.get("PhysicalSizeYUnit", "um")),
             to_nanometres(pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit", "um")),
         ),
         metadata={"OME": {_name(node): dict(node.attrib) for node in root.iter() if node.attrib}},
     )
+
+
+def _ome_planes(
+    pixels: ElementTree.Element, n_frames: int
+) -> tuple[NDArray[np.float64] | None, float | None]:
+    """When each frame was taken [s], if the entries of all planes say so, and how long the first was exposed [s]."""
+    planes = [node.attrib for node in pixels if _name(node) == "Plane"]
+    if not planes:
+        return None, None
+    exposure = to_seconds(planes[0].get("ExposureTime"), planes[0].get("ExposureTimeUnit", "s"))
+    stamps: dict[int, float] = {}
+    for plane in planes:
+        number = max((_positive(plane.get(name)) if plane.get(name) != "0" else 0) for name in _PLANE)
+        unit_s = to_seconds(1, plane.get("DeltaTUnit", "s"))
+        delta = _finite(plane.get("DeltaT"))
+        if unit_s is None or delta is None:
+            return None, exposure
+        stamps[number] = delta * unit_s
+    if sorted(stamps) != list(range(n_frames)):
+        return None, exposure
+    return told_apart(np.array([stamps[k] for k in range(n_frames)])), exposure
 
 
 def _digitalmicrograph(page: Page) -> Description:
@@ -147,6 +183,14 @@ def _per_pixel(page: Page, code: int) -> float | None:
 def _positive(value: Any) -> int:
     """An integer of at least 1; 1 where there is none."""
     return max(int(value), 1) if str(value or "").strip().isdigit() else 1
+
+
+def _finite(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _name(node: ElementTree.Element) -> str:

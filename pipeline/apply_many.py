@@ -1,0 +1,192 @@
+"""One model for several movies, or for an archive: each in its turn, on the same workers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tdenoise import checkpoint
+from tdenoise.kinds import architecture_of
+
+from . import archive, blocks, budget, store
+from .apply import Connect, apply, describe_plan, lay_out, open_model
+from .config import ApplyConfig, ApplyManyConfig
+from .control import Control
+from .errors import InputError, PipelineError, Stopped, UsageError
+
+log = logging.getLogger(__name__)
+
+
+def apply_many(config: ApplyManyConfig, control: Control | None = None) -> dict[str, Any]:
+    """Denoise one movie or several; one that fails does not keep the others from being done.
+
+    Returns
+    -------
+    dict
+        Of one movie: ``store`` and its attributes. Of several: ``movies``, a record of each, and ``exit_code``,
+        the highest of theirs.
+
+    Raises
+    ------
+    PipelineError
+        Where it is one movie; of several only if they cannot be told apart, or if a stop was asked for.
+    """
+    control = control or Control()
+    if is_single(config):
+        job = single(config)
+        return {"store": str(job.output), **apply(job, control)}
+    for _ in jobs(config):  # whether all can be told apart, before the first is begun
+        pass
+    records = []
+    with _Shared(config, control) as shared:
+        for number, (job, identity) in enumerate(jobs(config), start=1):
+            log.info("movie %d: %s", number, job.movie)
+            records.append(_attempt(job, identity, control, shared.connect))
+    return {"movies": records, "exit_code": max((r["exit_code"] for r in records), default=0)}
+
+
+def describe_plans(config: ApplyManyConfig) -> dict[str, Any]:
+    """What ``--dry-run`` prints; of an archive from its cards alone, so that no movie is opened."""
+    if is_single(config):
+        return describe_plan(single(config))
+    architecture = architecture_of(open_model(config.model or checkpoint.BASE).card)
+    total = {"n_movies": 0, "n_blocks": 0, "n_files": 0, "disk_estimate_bytes": 0, "worker_memory_bytes": 0}
+    for shape, shard_frames, itemsize, _, _ in _movies(config):
+        laid = lay_out(
+            config.tile, config.ensemble, config.lossless, shape, shard_frames, itemsize, architecture
+        )
+        total["n_movies"] += 1
+        total["n_blocks"] += blocks.n_blocks(shape, laid.core)
+        total["n_files"] += blocks.n_blocks(shape, laid.geometry.shard)
+        total["disk_estimate_bytes"] += laid.disk_bytes
+        total["worker_memory_bytes"] = max(total["worker_memory_bytes"], laid.worker_bytes)
+    return total | {"free_bytes": budget.free_bytes(config.output)}
+
+
+def is_single(config: ApplyManyConfig) -> bool:
+    """Whether it is one movie, named as such."""
+    return len(config.movie) == 1 and not archive.is_archive(config.movie[0])
+
+
+def single(config: ApplyManyConfig) -> ApplyConfig:
+    """The settings for the one movie that there is."""
+    return _job(config, config.movie[0], config.output)
+
+
+def jobs(config: ApplyManyConfig) -> Iterator[tuple[ApplyConfig, str | None]]:
+    """The settings for every movie, and (from an archive) its id; made one by one; no movie is opened.
+
+    Raises
+    ------
+    UsageError
+        If two movies would have the same name, or ``-o`` is no name for a folder.
+    """
+    if config.output.suffix == ".zarr":
+        raise UsageError(
+            f"{config.output}: the name of one store, for several movies. Give the name of a folder."
+        )
+    taken: dict[Path, Path] = {}
+    for *_, path, identity in _movies(config):
+        # In an archive, names need not differ.
+        name = path.name if identity is None else f"{path.stem}-{identity[:12]}.zarr"
+        output = config.output / name
+        if output in taken:
+            raise UsageError(
+                f"{taken[output]} and {path} would both become {output}. Apply to them in different folders."
+            )
+        taken[output] = path
+        yield _job(config, path, output), identity
+
+
+Found = tuple[tuple[int, int, int], int, int, Path, str | None]
+
+
+def _movies(config: ApplyManyConfig) -> Iterator[Found]:
+    """Shape, frames of a shard, bytes of a number, path and (from an archive) id of every movie."""
+    for path in config.movie:
+        if archive.is_archive(path):
+            for card in archive.cards(path):
+                if card["kind"] == "movie":
+                    yield _of_card(card, path)
+        else:
+            opened = store.open_store(path, store.MOVIE) if path.exists() else None
+            if opened is None:  # told in its turn, with the others done
+                yield (1, 1, 1), 1, 1, path, None
+                continue
+            yield opened.shape, opened.geometry.shard[0], opened.array.dtype.itemsize, path, None
+
+
+def _of_card(card: archive.Card, folder: Path) -> Found:
+    import numpy as np
+
+    n_frames, height, width = card["shape"]
+    place = folder / card["path"]
+    if ".." in Path(card["path"]).parts:
+        raise InputError(place, "is no place that an archive names")
+    return (n_frames, height, width), card["shard"][0], np.dtype(card["dtype"]).itemsize, place, card["id"]
+
+
+def _job(config: ApplyManyConfig, movie: Path, output: Path) -> ApplyConfig:
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(ApplyConfig)}
+    return ApplyConfig(**{**values, "movie": movie, "output": output})
+
+
+def _attempt(
+    job: ApplyConfig, identity: str | None, control: Control, connect: Callable[[Connect], Connect]
+) -> dict[str, Any]:
+    """Denoise one of several movies, and say how it went."""
+    record: dict[str, Any] = {
+        "movie": str(job.movie),
+        "store": str(job.output),
+        "error": None,
+        "exit_code": 0,
+    }
+    try:
+        if identity is not None and store.read_attributes(job.movie)["id"] != identity:
+            raise InputError(job.movie, f"is not the movie {identity[:12]} of the archive")
+        apply(job, control, connect)
+    except Stopped:
+        raise
+    except (PipelineError, OSError) as error:
+        code = error.exit_code if isinstance(error, PipelineError) else 1
+        return record | {"error": str(error), "exit_code": code}
+    return record
+
+
+class _Shared:
+    """Workers that stay from movie to movie, until they are lost."""
+
+    def __init__(self, config: ApplyManyConfig, control: Control) -> None:
+        self._folder = config.output.absolute() / ".tdenoise" / "workers"
+        self._stack = contextlib.ExitStack()
+        self._client: Any = None
+
+    def __enter__(self) -> _Shared:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._folder.parent.rmdir()  # if nothing else is there
+
+    def connect(self, start: Connect) -> Connect:
+        """Instead of starting workers for every movie: those that are there, or new ones."""
+
+        @contextlib.contextmanager
+        def shared() -> Iterator[Any]:
+            if self._client is None:
+                self._client = self._stack.enter_context(start(self._folder))
+            try:
+                yield self._client
+            except BaseException:
+                self._client = None
+                self._stack.close()  # lost, or stopped: the next attempt needs new ones
+                raise
+
+        return shared

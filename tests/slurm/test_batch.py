@@ -1,0 +1,232 @@
+"""Batch runs on a real Slurm: chains of jobs, and everything that may happen to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from small import counts, model_folder, movie_store
+from tdenoise_pipeline import slurm_queue
+from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.cli import main
+from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
+from tdenoise_pipeline.verify import verify
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+PATIENCE_S = 600.0  # nothing timed is asserted: a busy machine may take long
+SMALL = "cpus: 1\nmemory_gib: 2\ntime: '00:10:00'\n"
+HOSTILE = 'it\'s a "movie"\n#SBATCH --mem=2T $(touch pwned) `touch pwned`;.npy'
+
+
+@pytest.fixture
+def tool(slurm, tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
+    """tool("status", "out") gives exit code and output; it runs where the test's files are."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SMALL)
+
+    def run(*words: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        shown = capsys.readouterr()
+        return code, shown.out + shown.err
+
+    yield run
+    with pytest.MonkeyPatch.context():
+        live = list(slurm.jobs())
+        if live:
+            slurm.cancel(*live)
+
+
+def status(tool, path: object) -> dict[str, Any]:
+    code, shown = tool("status", path, "--json")
+    assert code == 0, shown
+    return json.loads(shown)["batch"]
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def wait_for_end(tool, path: object, expected: str = "done") -> dict[str, Any]:
+    """Wait until a run is over; how it stands then."""
+    ended: list[dict[str, Any]] = []
+
+    def over() -> bool:
+        ended[:] = [status(tool, path)]
+        return not {job["state"] for job in ended[0]["jobs"]} & {"running", "pending", "unknown"}
+
+    wait_until(over)
+    logs = "".join(f"\n{log}\n{log.read_text()}" for log in Path.cwd().rglob("*.log"))
+    assert ended[0]["state"] == expected, f"{ended[0]}{logs}"
+    return ended[0]
+
+
+def ids(run: dict[str, Any]) -> dict[str, str]:
+    return {job["kind"]: job["id"] for job in run["jobs"]}
+
+
+def restarts(slurm, job: str) -> int:
+    return int(slurm.show(job).partition("Restarts=")[2].split()[0])
+
+
+def markers(output: Path) -> list[Path]:
+    return list((output.parent / ".tdenoise" / output.name / "done").glob("*.json"))
+
+
+def test_a_run_outlives_its_time_limit_a_requeue_and_a_hostile_name(slurm, tool, tmp_path, monkeypatch):
+    np.save(tmp_path / "plain.npy", counts((480, 32, 32)))
+    (tmp_path / "plain.npy").rename(tmp_path / HOSTILE.replace("/", ""))
+    monkeypatch.setenv("SBATCH_PARTITION", "htc")  # would beat the scripts
+    (tmp_path / "short.yaml").write_text(SMALL + "train:\n  time: '00:01:00'\n  stop_early_s: 5\n")
+    # The training takes a minute of computing: that cannot fit into a job that is warned after 55 s at the latest.
+    words = ("run", HOSTILE, "-o", "out", "--time-limit", "60s", "--ensemble", 1)
+    code, shown = tool("submit", "--profile", "short.yaml", *words, "--json")
+    assert code == 0, shown
+    jobs = {job["kind"]: job["id"] for job in json.loads(shown)["jobs"]}
+    assert list(jobs) == ["ingest", "train", "apply", "report"]
+    code, shown = tool("submit", "--profile", "short.yaml", *words)
+    assert code == 6 and "still there" in shown  # two submits of one run
+
+    denoised = tmp_path / "out/denoised.zarr"
+    wait_until(lambda: markers(denoised) or status(tool, "out")["state"] == "failed")
+    slurm.run("scontrol", "requeue", jobs["apply"])  # in the middle of a block
+    run = wait_for_end(tool, "out")
+    assert ids(run) == jobs
+    assert restarts(slurm, jobs["train"]) >= 1
+    assert restarts(slurm, jobs["apply"]) >= 1
+    assert all("Partition=public" in slurm.show(job) for job in jobs.values())
+    verify(VerifyConfig(store=denoised, deep=True))
+    assert xr.open_zarr(denoised)["denoised"].shape == (480, 32, 32)
+    assert (tmp_path / "out/report.html").exists()
+    assert not (tmp_path / "pwned").exists()
+    assert tool("resume", "out")[1].rstrip().endswith("nothing is missing")
+
+
+def test_a_killed_driver_and_a_preempted_job_lose_no_block(slurm, tool, tmp_path):
+    movie = movie_store(tmp_path, counts((960, 30, 44)))  # 30 blocks
+    model = model_folder(tmp_path / "model")
+    apply(ApplyConfig(movie=movie, model=model, output=tmp_path / "local.zarr", workers="local:1"))
+    words = ("apply", movie, "--model", model, "-o", "d.zarr", "--workers", "local:1")
+    code, shown = tool("submit", "--profile", "small.yaml", "--set", "partition=general", *words)
+    assert code == 0, shown
+    output = tmp_path / "d.zarr"
+    wait_until(lambda: markers(output))
+    # Jobs of a higher tier take both nodes; ours is put back and goes on when they are gone.
+    job = ids(status(tool, output))["apply"]
+    slurm.run(
+        "sbatch", "--partition=public", "--nodes=2", "--exclusive", "--output=none", "--wrap", "sleep 1"
+    )
+    wait_until(lambda: restarts(slurm, job) >= 1)
+    wait_until(lambda: status(tool, output)["state"] == "running" and slurm.state(job) == "RUNNING")
+    lease = tmp_path / ".tdenoise/d.zarr/lease/owner.json"
+    wait_until(lambda: lease.exists() and Path(f"/proc/{json.loads(lease.read_text())['pid']}").exists())
+    os.kill(json.loads(lease.read_text())["pid"], signal.SIGKILL)
+    run = wait_for_end(tool, output, "failed")
+    assert "kill" in run["jobs"][0]["why"].lower() or run["jobs"][0]["log"]
+    kept = {marker: marker.stat().st_mtime_ns for marker in markers(output)}
+    code, shown = tool("resume", output)
+    assert code == 0, shown
+    code, shown = tool("resume", output)
+    assert code in (0, 6)
+    assert code == 6 or "nothing is missing" in shown
+    wait_until(lambda: all(m.stat().st_mtime_ns == t for m, t in kept.items() if m.exists()))
+    wait_for_end(tool, output)
+    np.testing.assert_array_equal(
+        xr.open_zarr(output)["denoised"], xr.open_zarr(tmp_path / "local.zarr")["denoised"]
+    )
+
+
+def test_a_frozen_controller_loses_and_doubles_no_job(slurm, tool, tmp_path):
+    np.save(tmp_path / "raw.npy", counts((12, 32, 32)))
+    assert tool("submit", "--profile", "small.yaml", "run", "raw.npy", "-o", "out", "--steps", 2)[0] == 0
+    controller = int((slurm.folder / "run/slurmctld.ci-pid").read_text())
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        submitting = subprocess.Popen(
+            [sys.executable, "-m", "tdenoise_pipeline.cli", "submit", "--profile", "small.yaml", "ingest"]
+            + ["raw.npy", "-o", "m.zarr"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        frozen = time.monotonic()
+        assert status(tool, "out")["state"] == "unknown"
+        code, shown = tool("resume", "out")
+        assert code == 1 and "does not answer" in shown
+        time.sleep(max(0.0, 30 - (time.monotonic() - frozen)))
+    finally:
+        os.kill(controller, signal.SIGCONT)
+    shown, _ = submitting.communicate(timeout=PATIENCE_S)
+    assert submitting.returncode == 0, shown
+    wait_for_end(tool, "out")
+    run = wait_for_end(tool, "m.zarr")
+    assert [(job.id, job.name) for job in slurm_queue.jobs(run["run"])] == [
+        (run["jobs"][0]["id"], f"{run['run']}-ingest-1")
+    ]
+
+
+def test_a_step_that_fails_ends_the_chain_and_says_why(slurm, tool, tmp_path):
+    np.save(tmp_path / "raw.npy", counts((12, 32, 32)))
+    held = ("--profile", "small.yaml", "--set", "ingest.extra=--hold")
+    code, shown = tool("submit", *held, "run", "raw.npy", "-o", "out", "--steps", 2)
+    assert code == 0, shown
+    run = status(tool, "out")
+    assert [job["why"] for job in run["jobs"]] == ["held by you: scontrol release"] + [
+        "waits for the step before it"
+    ] * 3
+    (tmp_path / "raw.npy").rename(tmp_path / "elsewhere.npy")
+    slurm.run("scontrol", "release", ids(run)["ingest"])
+    run = wait_for_end(tool, "out", "failed")
+    assert "raw.npy" in run["jobs"][0]["why"]
+    assert [job["state"] for job in run["jobs"]] == ["failed", "cancelled", "cancelled", "cancelled"]
+    assert not slurm.jobs()
+    code, shown = tool("logs", "out", "--failed")
+    assert shown.count("==>") == 1 and "raw.npy" in shown
+
+    (tmp_path / "elsewhere.npy").rename(tmp_path / "raw.npy")
+    code, shown = tool("resume", "out", "--json")  # held again, as it was submitted
+    assert [job["kind"] for job in json.loads(shown)["jobs"]] == ["ingest", "train", "apply", "report"]
+    code, shown = tool("cancel", "out")
+    assert code == 0 and shown.startswith("cancelled: ")
+    assert tool("cancel", "out") == (0, "no job was there to cancel\n")
+    assert {job["state"] for job in status(tool, "out")["jobs"]} == {"cancelled"}
+    assert not slurm.jobs()
+
+
+def test_a_profile_over_its_limits_is_explained_and_not_queued(slurm, tool, tmp_path):
+    np.save(tmp_path / "raw.npy", counts((12, 32, 32)))
+    (tmp_path / "site.yaml").write_text(
+        SMALL
+        + "partition: htc\ntrain:\n  time: '08:00:00'\napply:\n  gpus: a100:9\nreport:\n  partition: gone\n"
+        "driver:\n  stop_early_s: 600\n"
+    )
+    code, shown = tool("profiles", "check", "site.yaml")
+    lines = {line.split()[0]: line for line in shown.splitlines()}
+    assert code == 2
+    assert "accepted" in lines["ingest"]
+    assert "partition htc allows 04:00:00, so it would never start" in lines["train"]
+    assert "a100:9 GPU; the nodes have at most" in lines["apply"]
+    assert "there is no partition gone here" in lines["report"]
+    assert "raise time" in lines["driver"]
+    code, shown = tool("submit", "--profile", "site.yaml", "run", "raw.npy", "-o", "out")
+    assert code == 2 and "train: it asks for 08:00:00, but partition htc" in shown
+    # What only Slurm itself can know is refused by Slurm, and then nothing is left of the chain.
+    (tmp_path / "big.yaml").write_text(SMALL + "train:\n  memory_gib: 900\n")
+    code, shown = tool("submit", "--profile", "big.yaml", "run", "raw.npy", "-o", "out")
+    assert code == 1 and "Slurm refused" in shown
+    assert not slurm.jobs()
+    assert tool("profiles", "check", "small.yaml")[0] == 0

@@ -1,0 +1,135 @@
+"""The archive: cards are written once, tell the truth, and say what was made from what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small import counts, model_folder, movie_store
+from stores import denoised_store
+from tdenoise_pipeline import archive, store
+from tdenoise_pipeline.cli import main
+
+from tdenoise.checkpoint import read_card
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """An archive of two movies, a model and a denoised movie."""
+    movies = [movie_store(tmp_path / f"m{k}", counts((8, 16, 16), seed=k)) for k in range(2)]
+    model = model_folder(tmp_path / "model")
+    opened = store.open_store(movies[0], store.MOVIE)
+    model_id = read_card(model)["sha256"]
+    denoised_store(tmp_path / "denoised.zarr", opened, opened.array[:], model_id=model_id)
+    words = [*map(str, movies), str(model), str(tmp_path / "denoised.zarr")]
+    assert main(["archive", "add", *words, "-A", str(tmp_path / "A")]) == 0
+    return tmp_path / "A"
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
+    capsys.readouterr()
+    assert main([*map(str, words), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_cards_tell_what_was_made_from_what(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cards = said(capsys, "archive", "list", "-A", made)["cards"]
+    assert sorted(c["kind"] for c in cards) == ["denoised", "model", "movie", "movie"]
+    shown = said(capsys, "archive", "show", "denoised.zarr", "-A", made)
+    assert {c["kind"] for c in shown["made_from"]} == {"movie", "model"} and not shown["missing"]
+    movie = next(c for c in shown["made_from"] if c["kind"] == "movie")
+    children = said(capsys, "archive", "show", movie["id"][:12], "-A", made)["made_of_it"]
+    assert [c["name"] for c in children] == ["denoised.zarr"]
+    found = said(capsys, "archive", "find", "kind=movie", movie["id"], "-A", made)["cards"]
+    assert [c["id"] for c in found] == [movie["id"]]
+    assert said(capsys, "archive", "verify", "--deep", "-A", made)["n_cards"] == 4
+
+
+def test_nothing_is_added_twice_and_a_move_is_a_new_card(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {f.name: f.read_bytes() for f in (made / "cards").iterdir()}
+    place = made.parent / "m0/movie.zarr"
+    assert said(capsys, "archive", "add", place, "-A", made)["added"] == []
+    place.rename(made / "inside.zarr")
+    (card,) = said(capsys, "archive", "add", made / "inside.zarr", "-A", made)["added"]
+    assert (card["path"], card["number"]) == ("inside.zarr", 1)
+    after = {f.name: f.read_bytes() for f in (made / "cards").iterdir()}
+    assert after.items() > before.items() and len(after) == len(before) + 1
+    assert len(said(capsys, "archive", "list", "-A", made)["cards"]) == 4
+
+
+def test_the_index_is_only_an_echo_of_the_cards(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cards = said(capsys, "archive", "list", "-A", made)
+    for content in ("", "nonsense\n", '{"id": "x", "number": 0, "sha256": "y"}\n'):
+        (made / "index.jsonl").write_text(content)
+        assert said(capsys, "archive", "list", "-A", made) == cards
+    assert said(capsys, "archive", "index", "-A", made)["n_cards"] == 4
+    assert len((made / "index.jsonl").read_text().splitlines()) == 4
+
+
+def test_links_and_foreign_folders_are_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = made.parent / "link.zarr"
+    link.symlink_to(made.parent / "m0/movie.zarr")
+    assert main(["archive", "add", str(link), "-A", str(made)]) == 3
+    chunk = made.parent / "m0/movie.zarr/counts/c/0/0/0"
+    chunk.rename(made.parent / "chunk")
+    chunk.symlink_to(made.parent / "chunk")
+    assert main(["archive", "add", str(made.parent / "m0/movie.zarr"), "-A", str(made)]) == 3
+    assert main(["archive", "verify", "-A", str(made)]) == 4
+    assert main(["archive", "add", str(made.parent / "model"), "-A", str(made.parent / "m1")]) == 2
+    assert main(["archive", "list", "-A", str(made.parent)]) == 3
+    assert "symbolic link" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["bit", "path", "gone", "swapped"])
+def test_a_card_that_no_longer_tells_the_truth_is_found(made: Path, change: str) -> None:
+    card = next(c for c in archive.cards(made) if c["kind"] == "movie")
+    file = made / "cards" / f"{card['id']}.0.json"
+    if change == "bit":
+        data = bytearray(file.read_bytes())
+        data[data.index(b"mean") + 8] ^= 1
+        file.write_bytes(data)
+    elif change == "path":
+        file.write_bytes(archive._sealed({**card, "path": "../m0/../../etc"}))
+    elif change == "gone":
+        Path(card["path"]).rename(made.parent / "away")
+    else:
+        first, second = (made.parent / f"m{k}/movie.zarr" for k in range(2))
+        first.rename(made.parent / "aside")
+        second.rename(first)
+        (made.parent / "aside").rename(second)
+    assert main(["archive", "verify", "-A", str(made)]) == 4
+
+
+def test_a_model_is_applied_to_a_whole_archive_and_one_failure_keeps_no_other(
+    made: Path, tmp_path: Path, workers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["apply", made, "--model", tmp_path / "model", "-o", tmp_path / "out", "--workers", workers]
+    plan = said(capsys, *words, "--dry-run")
+    assert (plan["n_movies"], plan["n_blocks"], plan["n_files"]) == (2, 2, 2)
+    card = next(c for c in archive.cards(made) if c["kind"] == "movie")
+    away = Path(card["path"]).rename(tmp_path / "away")
+    capsys.readouterr()
+    assert main([*map(str, words), "--json"]) == 3
+    records = json.loads(capsys.readouterr().out)["movies"]
+    assert sorted(r["exit_code"] for r in records) == [0, 3]
+    away.rename(card["path"])
+    assert [r["exit_code"] for r in said(capsys, *words)["movies"]] == [0, 0]
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert len(names) == 2 and all(name.startswith("movie-") for name in names)
+    for name in names:
+        assert store.open_store(tmp_path / "out" / name, store.DENOISED).shape == (8, 16, 16)
+
+
+def test_several_movies_go_into_one_folder_and_equal_names_are_refused(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    movies = [tmp_path / f"m{k}/movie.zarr" for k in range(2)]
+    words = ["apply", *movies, "--model", tmp_path / "model", "-o"]
+    assert main([*map(str, words), str(tmp_path / "x.zarr")]) == 2
+    assert said(capsys, *words, tmp_path / "out", "--dry-run")["n_movies"] == 2
+    assert main([*map(str, words), str(tmp_path / "out")]) == 2
+    assert "would both become" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.zarr"))

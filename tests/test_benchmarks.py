@@ -1,0 +1,42 @@
+"""Benchmarks that need a machine we do not have at hand run here on a small scale, so that they run there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(*words: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=BENCHMARKS, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_benchmark_of_a_gpu_runs_through_and_finds_the_networks_blind() -> None:
+    printed = run("gpu.py", "--device", "cpu", "--quick")
+    text = printed.split("correct: ", 1)[1]
+    correct, _ = json.JSONDecoder().raw_decode(text)
+    for name in ("split-blind", "udvd"):
+        assert (
+            correct[name]["blind"]
+            and correct[name]["block_equals_whole"]
+            and correct[name]["same_bits_again"]
+        )
+
+
+def test_a_section_that_fails_does_not_take_the_others_along(tmp_path: Path) -> None:
+    words = ["gpu.py", "--device", "cpu", "--quick", "--apart", "--movie", str(tmp_path / "none")]
+    words += ["--section", "training", "variants"]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=BENCHMARKS, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1 and "these sections failed: training" in done.stderr
+    assert "No such file" in done.stdout and "channels_last, float32" in done.stdout
