@@ -447,3 +447,20 @@ def test_slurm_workers_without_slurm_are_refused(local, monkeypatch, tmp_path):
 def test_a_worker_larger_than_its_job_is_refused(local):
     with pytest.raises(UsageError, match="asks for 6 GiB"), local("slurm:2", memory=17 * 2**30):
         pass
+
+
+def test_a_training_on_several_nodes_is_started_by_srun_and_stopped_by_what_srun_hands_on(tmp_path):
+    profile = SlurmProfile(nodes=2, gpus="a100:4", cpus=16, interface="ib0")
+    script = render_script(
+        ["train", *HOSTILE], job_name="test", profile=profile, log_dir=tmp_path, work_dir=tmp_path, nodes=2
+    )
+    assert (
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True, capture_output=True).stderr == ""
+    )
+    for option in ("nodes=2", "ntasks-per-node=4", "cpus-per-task=4", "gpus-per-node=a100:4"):
+        assert f"#SBATCH --{option}\n" in script
+    assert "kill -USR1 " in script and "kill -TERM " not in script
+    assert "\nenv GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0 srun " in script
+    assert script.count("--processes slurm &\n") == 1
+    one = render_script(["train"], job_name="test", profile=profile, log_dir=tmp_path, work_dir=tmp_path)
+    assert "#SBATCH --nodes=1\n" in one and "srun" not in one and "#SBATCH --gpus=a100:4\n" in one
