@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ HOSTILE = 'it\'s a "movie"\n#SBATCH --mem=2T $(touch pwned) `touch pwned`;.npy'
 
 
 @pytest.fixture
-def tool(slurm, tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
+def tool(slurm, tmp_path, monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, str]]]:
     """tool("status", "out") gives exit code and output; it runs where the test's files are."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(SMALL)
@@ -42,10 +42,8 @@ def tool(slurm, tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str]]
         return code, shown.out + shown.err
 
     yield run
-    with pytest.MonkeyPatch.context():
-        live = list(slurm.jobs())
-        if live:
-            slurm.cancel(*live)
+    if live := list(slurm.jobs()):
+        slurm.cancel(*live)
 
 
 def status(tool, path: object) -> dict[str, Any]:
@@ -87,9 +85,9 @@ def markers(output: Path) -> list[Path]:
     return list((output.parent / ".tdenoise" / output.name / "done").glob("*.json"))
 
 
-def test_a_run_outlives_its_time_limit_a_requeue_and_a_hostile_name(slurm, tool, tmp_path, monkeypatch):
+def test_a_run_outlives_a_frozen_controller_its_time_limit_and_a_requeue(slurm, tool, tmp_path, monkeypatch):
     np.save(tmp_path / "plain.npy", counts((480, 32, 32)))
-    (tmp_path / "plain.npy").rename(tmp_path / HOSTILE.replace("/", ""))
+    (tmp_path / "plain.npy").rename(tmp_path / HOSTILE)
     monkeypatch.setenv("SBATCH_PARTITION", "htc")  # would beat the scripts
     (tmp_path / "short.yaml").write_text(SMALL + "train:\n  time: '00:01:00'\n  stop_early_s: 5\n")
     # The training takes a minute of computing: that cannot fit into a job that is warned after 55 s at the latest.
@@ -101,6 +99,7 @@ def test_a_run_outlives_its_time_limit_a_requeue_and_a_hostile_name(slurm, tool,
     code, shown = tool("submit", "--profile", "short.yaml", *words)
     assert code == 6 and "still there" in shown  # two submits of one run
 
+    submitting = while_frozen(slurm, tool)
     denoised = tmp_path / "out/denoised.zarr"
     wait_until(lambda: markers(denoised) or status(tool, "out")["state"] == "failed")
     slurm.run("scontrol", "requeue", jobs["apply"])  # in the middle of a block
@@ -114,6 +113,34 @@ def test_a_run_outlives_its_time_limit_a_requeue_and_a_hostile_name(slurm, tool,
     assert (tmp_path / "out/report.html").exists()
     assert not (tmp_path / "pwned").exists()
     assert tool("resume", "out")[1].rstrip().endswith("nothing is missing")
+
+    shown, _ = submitting.communicate(timeout=PATIENCE_S)
+    assert submitting.returncode == 0, shown
+    run = wait_for_end(tool, "other.zarr")  # neither lost nor queued twice
+    queued = [(job.id, job.name) for job in slurm_queue.jobs(run["run"])]
+    assert queued == [(run["jobs"][0]["id"], f"{run['run']}-ingest-1")]
+
+
+def while_frozen(slurm, tool) -> subprocess.Popen[str]:
+    """Half a minute without an answer from Slurm, while one run is queued and another one is being submitted."""
+    controller = int((slurm.folder / "run/slurmctld.ci-pid").read_text())
+    command = [sys.executable, "-m", "tdenoise_pipeline.cli", "submit", "--profile", "small.yaml", "ingest"]
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        frozen = time.monotonic()
+        submitting = subprocess.Popen(
+            [*command, HOSTILE, "-o", "other.zarr"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert status(tool, "out")["state"] == "unknown"
+        code, shown = tool("resume", "out")
+        assert code == 1 and "does not answer" in shown
+        time.sleep(max(0.0, 30 - (time.monotonic() - frozen)))
+    finally:
+        os.kill(controller, signal.SIGCONT)
+    return submitting
 
 
 def test_a_killed_driver_and_a_preempted_job_lose_no_block(slurm, tool, tmp_path):
@@ -148,35 +175,6 @@ def test_a_killed_driver_and_a_preempted_job_lose_no_block(slurm, tool, tmp_path
     np.testing.assert_array_equal(
         xr.open_zarr(output)["denoised"], xr.open_zarr(tmp_path / "local.zarr")["denoised"]
     )
-
-
-def test_a_frozen_controller_loses_and_doubles_no_job(slurm, tool, tmp_path):
-    np.save(tmp_path / "raw.npy", counts((12, 32, 32)))
-    assert tool("submit", "--profile", "small.yaml", "run", "raw.npy", "-o", "out", "--steps", 2)[0] == 0
-    controller = int((slurm.folder / "run/slurmctld.ci-pid").read_text())
-    os.kill(controller, signal.SIGSTOP)
-    try:
-        submitting = subprocess.Popen(
-            [sys.executable, "-m", "tdenoise_pipeline.cli", "submit", "--profile", "small.yaml", "ingest"]
-            + ["raw.npy", "-o", "m.zarr"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        frozen = time.monotonic()
-        assert status(tool, "out")["state"] == "unknown"
-        code, shown = tool("resume", "out")
-        assert code == 1 and "does not answer" in shown
-        time.sleep(max(0.0, 30 - (time.monotonic() - frozen)))
-    finally:
-        os.kill(controller, signal.SIGCONT)
-    shown, _ = submitting.communicate(timeout=PATIENCE_S)
-    assert submitting.returncode == 0, shown
-    wait_for_end(tool, "out")
-    run = wait_for_end(tool, "m.zarr")
-    assert [(job.id, job.name) for job in slurm_queue.jobs(run["run"])] == [
-        (run["jobs"][0]["id"], f"{run['run']}-ingest-1")
-    ]
 
 
 def test_a_step_that_fails_ends_the_chain_and_says_why(slurm, tool, tmp_path):
