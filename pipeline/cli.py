@@ -174,13 +174,24 @@ def _verify(config: Any, control: Control) -> dict[str, Any]:
 
 def _show_verify(result: dict[str, Any]) -> str:
     how = "decoded and compared" if result["deep"] else "found whole by their index"
-    return f"{result['store']}: {result['n_shards']} shards {how}"
+    mended = f", {result['repaired']} damaged files mended" if result["repaired"] else ""
+    return f"{result['store']}: {result['n_shards']} shards {how}{mended}"
 
 
 def _status(config: Any, control: Control) -> dict[str, Any]:
     from .status import status
 
     return status(config)
+
+
+def _resume(config: Any, control: Control) -> dict[str, Any]:
+    from .resume import resume
+
+    return resume(config.output, control)
+
+
+def _show_resume(result: dict[str, Any]) -> str:
+    return "\n".join(f"{output}: complete" for output in result["resumed"]) or "nothing is unfinished here"
 
 
 def _show_status(result: dict[str, Any]) -> str:
@@ -233,6 +244,7 @@ COMMANDS = {
     "report": Command(settings.ReportConfig, _report, _show_report),
     "verify": Command(settings.VerifyConfig, _verify, _show_verify),
     "status": Command(settings.StatusConfig, _status, _show_status),
+    "resume": Command(settings.ResumeConfig, _resume, _show_resume),
     "models import": Command(settings.ModelsImportConfig, _models_import, _show_models_import),
     "models show": Command(settings.ModelsShowConfig, _models_show, _show_models_show),
     "simulate": Command(settings.SimulateConfig, _simulate, _show_simulate),

@@ -357,6 +357,28 @@ class VerifyConfig:
         help="movie store or denoised store", parse=Path, metavar="STORE.zarr", positional=True
     )
     deep: bool = setting(False, "decode everything and compare it with the recorded hashes", parse=flag)
+    repair: bool = setting(
+        False, "compute what is damaged again (needs --raw, or --movie and --model), then verify", parse=flag
+    )
+    raw: Path | None = setting(
+        None, "for --repair of a movie store: the raw movie", parse=Path, metavar="RAW"
+    )
+    movie: Path | None = setting(
+        None, "for --repair of a denoised store: its movie store", parse=Path, metavar="MOVIE.zarr"
+    )
+    model: Path | None = setting(
+        None, "for --repair of a denoised store: its model", parse=Path, metavar="MODEL"
+    )
+    workers: str = setting("local", "for --repair: where to compute, as for apply", metavar="WHERE")
+
+
+@dataclass(frozen=True)
+class ResumeConfig:
+    """Continue what was interrupted, with the settings that it was begun with."""
+
+    output: Path = setting(
+        help="store, model or folder that a command writes", parse=Path, metavar="OUTPUT", positional=True
+    )
 
 
 @dataclass(frozen=True)

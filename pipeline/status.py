@@ -24,14 +24,21 @@ def status(config: StatusConfig) -> dict[str, Any]:
     InputError
         If nothing is there.
     """
-    path = config.output.resolve()  # "." has no name
+    return status_of(config.output)
+
+
+def status_of(output: Path) -> dict[str, Any]:
+    """As `status`."""
+    path = output.resolve()  # "." has no name
     work = path / ".tdenoise"
-    begun = sorted(path / folder.name for folder in work.iterdir()) if work.is_dir() else []
+    begun = (
+        sorted(path / folder.name for folder in work.iterdir() if folder.is_dir()) if work.is_dir() else []
+    )
     unfinished = [p for p in (*begun, path) if (progress.work_folder(p) / "plan.json").exists()]
     finished = [p for p in (path, *_children(path)) if _is_complete(p) and p not in unfinished]
     found = [_state(p) for p in unfinished] + [_complete(p) for p in finished]
     if not found:
-        raise InputError(config.output, "nothing was begun or finished here")
+        raise InputError(output, "nothing was begun or finished here")
     return {"outputs": found}
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "rich"}
 UNHARMFUL = re.compile(r"\.eval\(\)|torch\.load\(.*, weights_only=True\)")
 COMMANDS = ["ingest", "train", "apply", "run", "evaluate", "report", "verify", "status", "simulate", "submit"]
-COMMANDS += ["models import", "models show"]
+COMMANDS += ["models import", "models show", "resume"]
 
 
 def imports(path: Path) -> list[tuple[int, str]]:
