@@ -93,7 +93,7 @@ class Known:
     """What is sound of a damaged denoised store, for its repair."""
 
     path: Path
-    id: str  # that the repaired store must have
+    ids: tuple[str, ...]  # of the content of its arrays, which the repaired store must have
     hashes: dict[str, dict[str, str]]  # of its sound shards, by array and grid position
     device: str  # that computed them
 
@@ -198,7 +198,7 @@ def _finish(
     hashes = {layer: progress.hashes(run.done().values(), layer) for layer in plan.layers}
     for layer in plan.layers:
         _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
-    if known is not None and attributes["id"] != known.id:
+    if known is not None and content_ids(attributes) != known.ids:
         raise VerificationError(
             f"{config.output}: what was computed anew is not what was there, as on another kind of device or "
             "with another version. The store was left as it is; apply the model again with --force."
@@ -238,6 +238,12 @@ def _create(path: Path, movie: store.Store, plan: Plan) -> None:
         store.add_sharded(path, store.VARIANCE, movie.shape, dtype, plan.geometry, described)
 
 
+def content_ids(attributes: dict[str, Any]) -> tuple[str, ...]:
+    """Ids of the content of all arrays of a denoised store."""
+    variance = attributes.get(store.VARIANCE)
+    return attributes["id"], *([] if variance is None else [variance["id"]])
+
+
 def _take_over(known: Known, plan: Plan, run: progress.OutputRun) -> None:
     """Put the sound shards of a store, and markers for the blocks that need no more, into the partial store."""
     done = run.done()
@@ -246,7 +252,7 @@ def _take_over(known: Known, plan: Plan, run: progress.OutputRun) -> None:
             store.shard_key(region, plan.geometry.shard)
             for region in store.shards_in(block.core, plan.geometry.shard)
         ]
-        sound = all(known.hashes[layer].keys() >= set(keys) for layer in plan.layers)
+        sound = all(known.hashes.get(layer, {}).keys() >= set(keys) for layer in plan.layers)
         if block.number in done or not sound:
             continue
         hashes = {layer: {key: known.hashes[layer][key] for key in keys} for layer in plan.layers}

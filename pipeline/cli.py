@@ -217,7 +217,8 @@ def _verify(config: Any, control: Control) -> dict[str, Any]:
 
 def _show_verify(result: dict[str, Any]) -> str:
     how = "decoded and compared" if result["deep"] else "found whole by their index"
-    return f"{result['store']}: {result['n_shards']} shards {how}"
+    mended = f", {result['repaired']} damaged files mended" if result["repaired"] else ""
+    return f"{result['store']}: {result['n_shards']} shards {how}{mended}"
 
 
 def _status(config: Any, control: Control) -> dict[str, Any]:
@@ -260,14 +261,18 @@ def _batch_lines(run: dict[str, Any]) -> list[str]:
 
 
 def _resume(config: Any, control: Control) -> dict[str, Any]:
-    from . import batch
-    from .submit import resume
+    from . import batch, submit
+    from .resume import resume
 
-    batch.open_run(config.output)
-    return resume(config)
+    # Jobs of a batch run are queued again; what was begun without a batch system goes on in this process.
+    return resume(config.output, control) if batch.find(config.output) is None else submit.resume(config)
 
 
 def _show_resume(result: dict[str, Any]) -> str:
+    if "resumed" in result:
+        return (
+            "\n".join(f"{output}: complete" for output in result["resumed"]) or "nothing is unfinished here"
+        )
     return _show_submit(result) if result["jobs"] else f"{result['folder']}: nothing is missing"
 
 

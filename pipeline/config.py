@@ -514,6 +514,19 @@ class VerifyConfig:
         help="movie store or denoised store", parse=Path, metavar="STORE.zarr", positional=True
     )
     deep: bool = setting(False, "decode everything and compare it with the recorded hashes", parse=flag)
+    repair: bool = setting(
+        False, "compute what is damaged again (needs --raw, or --movie and --model), then verify", parse=flag
+    )
+    raw: Path | None = setting(
+        None, "for --repair of a movie store: the raw movie", parse=Path, metavar="RAW"
+    )
+    movie: Path | None = setting(
+        None, "for --repair of a denoised store: its movie store", parse=Path, metavar="MOVIE.zarr"
+    )
+    model: Path | None = setting(
+        None, "for --repair of a denoised store: its model", parse=Path, metavar="MODEL"
+    )
+    workers: str = setting("local", "for --repair: where to compute, as for apply", metavar="WHERE")
 
 
 @dataclass(frozen=True)
@@ -551,10 +564,10 @@ class StatusConfig:
 
 @dataclass(frozen=True)
 class ResumeConfig:
-    """Go on with what was interrupted: queue again what is missing of a batch run."""
+    """Go on with what was interrupted; of a batch run, queue again what is missing."""
 
     output: Path = setting(
-        help="run folder, or what the run writes", parse=Path, metavar="FOLDER", positional=True
+        help="run folder, or what a command writes", parse=Path, metavar="OUTPUT", positional=True
     )
     profile: Path | None = setting(
         None, "profile for the new jobs (default: as submitted)", parse=Path, metavar="NAME"

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 IN_FLIGHT_PER_WORKER = 2  # one that runs and one that waits
 REBUILDS = 3  # fresh clusters after all workers were lost
 NO_WORKERS_S = 90.0  # without a worker before the cluster is built anew
+NO_PROGRESS_S = 3600.0  # with workers but no block finished, before the cluster is built anew
+PATIENCE = 20  # times the longest wait for a block so far, where that is more
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -126,8 +128,8 @@ def _drive_once(
     n_left = len(items)
     finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
     running: dict[str, tuple[Any, Item]] = {}
-    heard = time.monotonic()
-    checked = 0.0
+    heard = moved = time.monotonic()
+    longest = checked = 0.0
     width = 2
     while waiting or running:
         now = time.monotonic()
@@ -141,6 +143,8 @@ def _drive_once(
                 raise ResourceError(why)
             elif now - heard > no_workers_s:
                 raise _WorkersLost(f"there has been no worker for {no_workers_s:.0f} s")
+            if running and workers > 0 and now - moved > max(NO_PROGRESS_S, PATIENCE * longest):
+                raise _WorkersLost(f"no block was finished for {now - moved:.0f} s")
         while waiting and len(running) < width and not control.stop.is_set():
             item = waiting.pop()
             future = client.submit(function, item, pure=False, resources=resources)
@@ -153,6 +157,7 @@ def _drive_once(
         except queue.Empty:
             continue
         heard = time.monotonic()
+        longest, moved = max(longest, heard - moved), heard
         _, item = running.pop(future.key)
         if future.status in ("cancelled", "lost"):
             raise _WorkersLost("the scheduler was lost")

@@ -33,6 +33,7 @@ POINTS = (
     "finish.consolidated",
     "finish.sealed",
     "commit.checked",
+    "commit.staged",
     "commit.replaced",
     "commit.renamed",
     "commit.tidied",

@@ -157,11 +157,24 @@ class OutputRun:
         fsync(self.partial)
         self.check()
         maybe_crash("commit.checked")
-        trash = self.folder / f"replaced-{self.token}"
-        if self.output.exists():
-            self.output.rename(trash)
-            maybe_crash("commit.replaced")
-        self.partial.rename(self.output)
+        # Under a name of its own it can no longer be taken for that of the run that may have taken over meanwhile.
+        staged, trash = self.folder / f"ready-{self.token}", self.folder / f"replaced-{self.token}"
+        try:
+            self.partial.rename(staged)
+            maybe_crash("commit.staged")
+            if not holds_lease(self.folder, self.token):
+                staged.rename(self.partial)
+                self.check()
+            if self.output.exists():
+                if not self._force:
+                    raise FileNotFoundError
+                self.output.rename(trash)
+                maybe_crash("commit.replaced")
+            staged.rename(self.output)
+        except FileNotFoundError:
+            if trash.exists() and not self.output.exists():
+                trash.rename(self.output)
+            raise LockedError(f"{self.output}: another run has taken over this output.") from None
         fsync(self.output.parent)
         maybe_crash("commit.renamed")
         self.tidy()
@@ -200,6 +213,11 @@ class OutputRun:
             )
 
     def _check_plan(self) -> None:
+        for staged in self.folder.glob(
+            "ready-*"
+        ):  # of a run that was killed while it gave the output its name
+            if not self.partial.exists():
+                staged.rename(self.partial)
         file = self.folder / "plan.json"
         begun_as = read_json(file) if file.exists() else None
         if begun_as is None:
@@ -317,7 +335,8 @@ def mark(folder: Path, number: int, record: dict[str, Any], token: str, member: 
 
 def tidy_up(output: Path) -> None:
     """Take away what a run left that was killed after it had given its output its name."""
-    if not (work_folder(output) / "plan.json").exists() or partial_path(output).exists():
+    folder = work_folder(output)
+    if not folder.exists() or partial_path(output).exists() or any(folder.glob("ready-*")):
         return
     run = OutputRun(output, {})
     with contextlib.suppress(LockedError):
@@ -404,9 +423,10 @@ def is_ours(path: Path) -> bool:
     """Whether a folder is empty, or a store or model of tdenoise: what may be replaced on request."""
     if path.is_symlink() or path.is_file():
         return False
-    metadata = read_json(path / "zarr.json").get("attributes")
-    if isinstance(metadata, dict) and "tdenoise" in metadata:
-        return True
+    for file in (path / "zarr.json", path / "integrity" / "zarr.json"):  # one of them may be damaged
+        metadata = read_json(file).get("attributes")
+        if isinstance(metadata, dict) and "tdenoise" in metadata:
+            return True
     try:
         return "architecture" in read_json(path / "card.json") or not any(path.iterdir())
     except FileNotFoundError:  # another run is just replacing it

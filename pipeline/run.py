@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from tdenoise.atomic import write_atomically
 
-from . import cluster, store
+from . import cluster, recorded, store
 from .apply import apply, open_model
 from .config import SCRATCH, ApplyConfig, IngestConfig, ReportConfig, RunConfig, TrainConfig
 from .control import Control
@@ -20,6 +21,7 @@ from .ingest import ingest
 from .ingest_plan import open_movie, stored_shape
 from .progress import read_json
 from .report import write_report
+from .resume import RUN
 from .site_profile import load_profile
 from .train import train_model
 from .truth import check_truth
@@ -53,6 +55,10 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
     check(config)
     folder = config.output
     movie, model, denoised, page = (folder / name for name in OUTPUTS.values())
+    begun = folder / ".tdenoise" / RUN
+    if config.step is None:  # of the steps of a batch run, its folder knows
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(begun, json.dumps(recorded.record(config), indent=1).encode())
     forced = _Forced(folder / ".tdenoise" / "forced.json", config.force)
     if config.step in (None, "ingest"):
         ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)
@@ -73,6 +79,9 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
         return {config.step: str(folder / OUTPUTS[config.step])}
     metrics = _report(config, denoised, movie, model, control)
     forced.finish()
+    begun.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        begun.parent.rmdir()
     return {
         "movie": str(movie),
         "model": str(model),

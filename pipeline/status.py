@@ -31,7 +31,9 @@ def status(config: StatusConfig) -> dict[str, Any]:
     if batch_run is not None and batch.find(path) == path:
         path = Path(batch_run["output"])
     work = path / ".tdenoise"
-    begun = sorted(path / folder.name for folder in work.iterdir()) if work.is_dir() else []
+    begun = (
+        sorted(path / folder.name for folder in work.iterdir() if folder.is_dir()) if work.is_dir() else []
+    )
     # os.path.exists: the work folder of another user is closed, which pathlib takes for an error.
     unfinished = [p for p in (*begun, path) if os.path.exists(progress.work_folder(p) / "plan.json")]  # noqa: PTH110
     finished = [p for p in (path, *_children(path)) if _is_complete(p) and p not in unfinished]

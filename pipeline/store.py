@@ -210,7 +210,7 @@ def finish(
         complete["command"] = _without_paths(command)
     # Twice, in two files: whichever is damaged, the other still says how the store can be repaired.
     group["integrity"].attrs["tdenoise"] = complete
-    files = {file: _sha256(path / file) for file in _small_files(path) if file != "zarr.json"}
+    files = {file: _sha256(path / file) for file in small_files(path) if file != "zarr.json"}
     group.attrs["tdenoise"] = {**complete, "files": files, "seal": SEAL}
     maybe_crash("finish.attributes")
     with warnings.catch_warnings():
@@ -240,7 +240,7 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _small_files(path: Path) -> Iterator[str]:
+def small_files(path: Path) -> Iterator[str]:
     """All files of a store but those in the folders of its sharded arrays."""
     sharded = [array.parent / "c" for array in sharded_metadata(path)]
     for folder, folders, names in os.walk(path):
@@ -420,15 +420,16 @@ def _check_node(node: dict[str, Any]) -> None:
             raise ValueError(f"an array holds {str(node['data_type'])[:40]!r} and no numbers")
         if node.get("storage_transformers"):
             raise ValueError("storage transformers are not what tdenoise writes")
-        _check_codecs(node["codecs"])
+        check_codecs(node["codecs"])
 
 
-def _check_codecs(codecs: list[dict[str, Any]]) -> None:
+def check_codecs(codecs: list[dict[str, Any]]) -> None:
+    """Refuse codecs that this project does not write; such a one could run code when the array is opened."""
     for codec in codecs:
         if codec["name"] not in {"bytes", "blosc", "crc32c", "sharding_indexed"}:
             raise ValueError(f"codec {codec['name']!r} is not one that tdenoise writes")
         for key in ("codecs", "index_codecs"):
-            _check_codecs(codec.get("configuration", {}).get(key, []))
+            check_codecs(codec.get("configuration", {}).get(key, []))
 
 
 def _step(coordinate: Any) -> tuple[float | None, float]:
@@ -550,7 +551,7 @@ def shards_touching(
 
 def recorded_hashes(store: Store) -> dict[str, str]:
     """Shard hashes that a finished store carries, by grid position."""
-    table = zarr.open_group(store.path, mode="r")["integrity"][store.name][:]
+    table = zarr.open_array(store.path / "integrity" / store.name, mode="r")[:]
     return {
         ".".join(map(str, index)): f"{int(table[(*index, 0)]):016x}{int(table[(*index, 1)]):016x}"
         for index in np.ndindex(table.shape[:-1])

@@ -99,7 +99,7 @@ def test_a_cut_or_swapped_shard_is_found(movie: Path) -> None:
 def test_a_changed_record_of_hashes_is_found(movie: Path) -> None:
     table = zarr.open_group(movie, mode="r+", use_consolidated=False)["integrity/counts"]
     table[0, 0, 0, 0] = 1
-    with pytest.raises(VerificationError, match="record of hashes was changed"):
+    with pytest.raises(VerificationError, match="record of hashes.* was changed"):
         verify(VerifyConfig(store=movie))
 
 

@@ -1,0 +1,703 @@
+"""Break runs in every way this machine can host, and count what went wrong.
+
+Every case of the matrix is a function that takes a number of trials. Those named ``workers``, ``driver`` and
+``everything`` kill real Dask workers and the processes of the real command; most others run a whole step in one
+process that is forked, armed with a fault and killed, as in a power cut. Writes docs/reliability.md.
+
+    python benchmarks/reliability.py [--case F1 ...] [--trials N] [--save] [--quick] [--seed N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+from small import counts, model_folder, movie_store  # noqa: E402
+from tdenoise_pipeline import cli, faults, progress  # noqa: E402
+from trials import Node, command, contents, ended, fork, start  # noqa: E402
+
+STATE = ROOT / "benchmarks" / "results" / "reliability.json"
+PAGE = ROOT / "docs" / "reliability.md"
+TRAINING = {p for p in faults.POINTS if p.startswith(("checkpoint", "model"))}
+STORES = {p for p in faults.POINTS if p.startswith(("shard", "marker", "finish"))}
+# What each step passes on its way; "commit.replaced" only where an output is replaced.
+POINTS = {
+    "ingest": [p for p in faults.POINTS if p not in TRAINING | {"movie.read"}],
+    "apply": [p for p in faults.POINTS if p not in TRAINING | {"raw.read"}],
+    "train": [p for p in faults.POINTS if p not in STORES | {"raw.read", "movie.read"}],
+}
+NOT_RUN = {
+    "F9, F10": "needs a GPU (the fallback for a GPU that is short of memory has its own test)",
+    "F14": "needs a Slurm with preemption; see the tests marked `slurm`",
+    "S4": "needs dm-log-writes on a block device of its own",
+    "S8": "needs two hosts and NFS; the lease is a rename of a folder, which NFS keeps atomic",
+    "S13": "needs a slow file system (FUSE)",
+    "B1 to B10": "bad input has its own fuzzers: `pytest tests/test_fuzz.py tests/test_array_files.py "
+    "tests/test_camera_files.py tests/test_readers.py`",
+    "X1 to X6, X8 to X10": "security has its own tests: `pytest -m security`, where they exist",
+}
+
+
+@dataclass
+class Result:
+    """What came of the trials of a case."""
+
+    name: str
+    what: str
+    trials: int = 0
+    failures: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def check(self, holds: bool, why: str) -> None:
+        """Count a trial."""
+        self.trials += 1
+        if not holds:
+            self.failures.append(why)
+            print(f"  {self.name}: {why}", flush=True)
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Count something else."""
+        self.counts[name] = self.counts.get(name, 0) + n
+
+
+Case = Callable[[Result, Path, int, random.Random], None]
+CASES: dict[str, tuple[str, int, Case]] = {}
+
+
+def case(name: str, trials: int, what: str) -> Callable[[Case], Case]:
+    """Put a function into the matrix."""
+
+    def put(function: Case) -> Case:
+        CASES[name] = (what, trials, function)
+        return function
+
+    return put
+
+
+def main() -> int:
+    """Run the cases that were asked for, and write the page."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
+    options.add_argument("--trials", type=int, help="instead of those of the matrix")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--quick", action="store_true", help="a tenth of the trials")
+    options.add_argument("--save", action="store_true", help="keep the counts and write docs/reliability.md")
+    options.add_argument("--folder", type=Path, help="where it all happens (default: the system's)")
+    chosen = options.parse_args()
+    failed = 0
+    for name in chosen.case:
+        what, trials, function = CASES[name]
+        trials = chosen.trials or (max(1, trials // 10) if chosen.quick else trials)
+        result = Result(name, what)
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix=f"tdenoise-{name}-", dir=chosen.folder) as folder:
+            function(result, Path(folder), trials, random.Random(f"{chosen.seed} {name}"))
+        result.seconds = round(time.monotonic() - began, 1)
+        failed += len(result.failures)
+        print(
+            f"{name}: {result.trials} trials, {len(result.failures)} failures {result.counts or ''} "
+            f"({result.seconds:.0f} s)",
+            flush=True,
+        )
+        if chosen.save:
+            _keep(result)
+    return 1 if failed else 0
+
+
+def _keep(result: Result) -> None:
+    """Save the counts of one case, beside those of the others, and write the page anew."""
+    lock = STATE.with_suffix(".lock")
+    while True:
+        with contextlib.suppress(FileExistsError):
+            lock.mkdir()
+            break
+        time.sleep(0.05)
+    try:
+        known: dict[str, Any] = json.loads(STATE.read_text()) if STATE.exists() else {}
+        known[result.name] = asdict(result)
+        STATE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+        PAGE.write_text(page(known))
+    finally:
+        lock.rmdir()
+
+
+def page(known: dict[str, Any]) -> str:
+    """docs/reliability.md, after its own hand-written first part."""
+    head = PAGE.read_text().partition("<!-- counts -->")[0] if PAGE.exists() else "# Reliability\n\n"
+    lines = [
+        "| case | what is done | trials | failures | also counted | command |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (what, _, _) in CASES.items():
+        if name in known:
+            r = known[name]
+            also = ", ".join(f"{n} {k}" for k, n in r["counts"].items())
+            again = f"`benchmarks/reliability.py --case {name}`"
+            lines.append(f"| {name} | {what} | {r['trials']} | {len(r['failures'])} | {also} | {again} |")
+    missing = [f"| {name} | not run here: {why} |" for name, why in NOT_RUN.items()]
+    missing += [f"| {name} | not run yet |" for name in CASES if name not in known]
+    table = "\n".join([*lines, "", "| case | why not |", "|---|---|", *missing])
+    return f"{head}<!-- counts -->\n\n{table}\n"
+
+
+# ---- real processes ------------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """`apply` on real workers, as the command does it, on a movie of many blocks."""
+
+    def __init__(self, folder: Path, n_frames: int = 32 * 40, workers: int = 2) -> None:
+        self.folder, self.workers = folder, workers
+
+        def make() -> None:
+            movie_store(folder, counts((n_frames, 40, 44)), frame_time=0.01)
+            model_folder(folder / "model")
+
+        assert ended(fork(make)) == 0
+        self.output = folder / "d.zarr"
+        self.log = folder / "log"
+        assert ended(self.start()) == 0, self.log.read_text()
+        self.expected = contents(self.output)
+        shutil.rmtree(self.output)
+        self.seen: dict[str, tuple[int, int]] = {}
+
+    def words(self) -> list[str]:
+        """The command."""
+        given = ["--model", str(self.folder / "model"), "-o", str(self.output)]
+        return ["apply", str(self.folder / "movie.zarr"), *given, "--workers", f"local:{self.workers}", "-q"]
+
+    def start(self) -> int:
+        """Start it in a session of its own; the pid of the driver."""
+        return fork(lambda: cli.main(self.words()), self.log)
+
+    def remember(self) -> None:
+        """Note the files of all blocks that are marked now."""
+        partial = progress.partial_path(self.output)
+        for marker in (progress.work_folder(self.output) / "done").glob("*.json"):
+            for key in progress.read_json(marker).get("shards", {}):
+                name = "denoised/c/" + key.replace(".", "/")
+                with contextlib.suppress(FileNotFoundError):
+                    state = (partial / name).stat()
+                    self.seen.setdefault(name, (state.st_ino, state.st_mtime_ns))
+
+    def computed_twice(self) -> int:
+        """How many files of marked blocks were written again."""
+        return sum(
+            (s.st_ino, s.st_mtime_ns) != state
+            for name, state in self.seen.items()
+            if (s := (self.output / name).stat())
+        )
+
+    def judge(self, result: Result, n_kills: int) -> None:
+        """Count the kills of an output that is complete now."""
+        right = self.output.exists() and contents(self.output) == self.expected
+        tidy = not progress.work_folder(self.output).exists()
+        twice = self.computed_twice() if self.output.exists() else -1
+        result.count("marked shards, remembered at kills", len(self.seen))
+        result.count("of them computed twice", max(twice, 0))
+        result.count("outputs compared")
+        for _ in range(n_kills):
+            result.check(right and tidy and twice == 0, f"right {right}, tidy {tidy}, twice {twice}")
+        shutil.rmtree(self.output, ignore_errors=True)
+        self.seen = {}
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """Worker processes of a driver."""
+    with contextlib.suppress(psutil.Error):
+        inner = psutil.Process(pid).children(recursive=True)
+        return [p for p in inner if "spawn_main" in " ".join(p.cmdline())]
+    return []
+
+
+def alive(pid: int) -> bool:
+    """Whether a child still runs; it is not waited for."""
+    return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@case("F1", 100, "kill -9 a random worker at a random time")
+def workers(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    cluster = Cluster(folder)
+    while result.trials < trials:
+        kills, code = 0, 75
+        while code != 0:
+            pid = cluster.start()
+            while alive(pid):
+                time.sleep(rng.uniform(0.5, 4))
+                victims = workers_of(pid)
+                if victims and alive(pid) and result.trials + kills < trials:
+                    cluster.remember()
+                    with contextlib.suppress(psutil.Error):
+                        rng.choice(victims).kill()
+                        kills += 1
+            code = ended(pid)
+            result.count(f"runs that ended with {code}")
+            if code not in (0, 1, 75):
+                break
+        cluster.judge(result, kills)
+
+
+def _kill_drivers(result: Result, folder: Path, trials: int, rng: random.Random, everything: bool) -> None:
+    cluster = Cluster(folder)
+    while result.trials < trials:
+        kills, code = 0, None
+        while code is None:
+            pid = cluster.start()
+            until = time.monotonic() + rng.uniform(0.5, 9)
+            while alive(pid) and (time.monotonic() < until or result.trials + kills >= trials):
+                time.sleep(0.02)
+            if alive(pid):
+                cluster.remember()
+                if everything:
+                    os.killpg(pid, signal.SIGKILL)
+                else:
+                    os.kill(pid, signal.SIGKILL)
+                cluster.remember()
+                kills += 1
+                ended(pid)
+            else:
+                code = ended(pid)
+        result.count(f"last runs that ended with {code}")
+        cluster.judge(result, kills)
+
+
+@case(
+    "F3", 100, "kill -9 the driver (with it the scheduler, F2) at a random time; its workers live on a while"
+)
+def drivers(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    _kill_drivers(result, folder, trials, rng, everything=False)
+
+
+@case("F4", 100, "kill -9 the driver, the scheduler and all workers at once, at a random time")
+def everything(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    _kill_drivers(result, folder, trials, rng, everything=True)
+
+
+@case("F5", 3, "kill -9 every worker as it starts, for 20 s")
+def starting(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    cluster = Cluster(folder, 32 * 4)
+    for _ in range(trials):
+        pid = cluster.start()
+        until, kills = time.monotonic() + 20, 0
+        while time.monotonic() < until and alive(pid):
+            for victim in workers_of(pid):
+                with contextlib.suppress(psutil.Error):
+                    victim.kill()
+                    kills += 1
+            time.sleep(rng.uniform(0.05, 1))
+        result.count("workers killed", kills)
+        code = ended(pid)
+        result.count(f"runs that ended with {code}")
+        while code in (5, 75):
+            code = ended(cluster.start())
+        cluster.judge(result, 1)
+
+
+@case("F6", 12, "SIGTERM, SIGUSR1 or SIGINT at a random time, every fourth time SIGINT twice")
+def signals(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    cluster = Cluster(folder)
+    for number in range(trials):
+        which = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGINT)[number % 4]
+        pid = cluster.start()
+        while alive(pid) and not list((progress.work_folder(cluster.output) / "done").glob("*.json")):
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 1))
+        cluster.remember()
+        os.kill(pid, which)
+        if number % 4 == 3:
+            time.sleep(0.2)
+            os.kill(pid, which)
+        code = ended(pid)
+        result.count(f"runs that ended with {code}")
+        again = ended(cluster.start())
+        if code not in ((130, 75, 0) if number % 4 == 3 else (75, 0)) or again != 0:
+            result.failures.append(f"{which.name}: exit codes {code}, {again}")
+        cluster.judge(result, 1)
+
+
+@case("X7", 1, "all listening sockets of a run: loopback only, TLS, no dashboard port")
+def sockets(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    cluster = Cluster(folder)
+    for _ in range(trials):
+        pid = cluster.start()
+        while alive(pid) and not list((progress.work_folder(cluster.output) / "done").glob("*.json")):
+            time.sleep(0.05)
+        listening = set()
+        for process in [psutil.Process(pid), *workers_of(pid)]:
+            with contextlib.suppress(psutil.Error):
+                listening |= {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
+        plain = []
+        for address in listening:
+            with contextlib.suppress(OSError), socket.create_connection(tuple(address), timeout=2) as s:
+                s.settimeout(1)
+                with contextlib.suppress(OSError):
+                    s.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                    if s.recv(8)[:5] == b"HTTP/":
+                        plain.append(address)
+        result.count("listening sockets", len(listening))
+        result.count("that answer plain HTTP on loopback (health of Dask)", len(plain))
+        outside = [a for a in listening if a.ip not in ("127.0.0.1", "::1")]
+        ended(pid)
+        shutil.rmtree(cluster.output)
+        result.check(len(listening) > 0 and not outside, f"{outside} of {listening}")
+
+
+# ---- one node ------------------------------------------------------------------------------------------------
+
+
+def _clear(output: Path) -> None:
+    for path in (output, progress.partial_path(output), progress.work_folder(output)):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _none_or_all(node: Node, step: str, output: Path) -> bool:
+    return not output.exists() or node.problem(step, output) != "another content"
+
+
+@case("S3", 150, "kill -9 at every named point of ingest, apply and train, then the same command")
+def points(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, output = Node(folder), folder / "out"
+    log = folder / "log"
+    planned = [(step, point) for step in POINTS for point in POINTS[step]]
+    rng.shuffle(planned)
+    for number in range(max(trials, len(planned)) if trials > 20 else trials):
+        step, point = planned[number % len(planned)]
+        k = 1 if number < len(planned) or not point.startswith(("shard", "marker")) else rng.randint(1, 5)
+        words = node.words(step, output)
+        if point == "commit.replaced":
+            assert command(*words, log=log) == 0
+            words = [*words, "--force"]
+        code = command(*words, fault=f"{point}:{k}", log=log)
+        seen = _none_or_all(node, step, output)
+        again = command(*words, log=log)
+        problem = node.problem(step, output)
+        result.count("points", 0)
+        good = code == -signal.SIGKILL and seen and again == 0 and problem is None
+        result.check(good, f"{step} {point}:{k}: {code}, {again}, {seen}, {problem}")
+        _clear(output)
+    result.counts["points"] = len(planned)
+
+
+@case("F7", 20, "SIGSTOP a writer just before it commits, let another run take over and finish, then SIGCONT")
+def zombies(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, output, log = Node(folder), folder / "out", folder / "log"
+    chosen = ["shard.opened", "shard.synced", "marker.synced", "marker.written", "finish.sealed"]
+    chosen += ["commit.checked", "commit.staged"]
+    for number in range(trials):
+        step = ("apply", "ingest")[number % 2]
+        point = chosen[number // 2 % len(chosen)]
+        pid = start(*node.words(step, output), fault=f"{point}:1:stop", log=log)
+        while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        _abandon(output)
+        code = command(*node.words(step, output), log=log)
+        before = node.problem(step, output)
+        os.kill(pid, signal.SIGCONT)
+        late = ended(pid)
+        result.count(f"late writers that ended with {late}")
+        after = node.problem(step, output)
+        good = code == 0 and before is None and after is None and late in (1, 6)
+        result.check(good, f"{step} {point}: {code}, late {late}, {before}, {after}")
+        _clear(output)
+
+
+def _abandon(output: Path) -> None:
+    """Make a lease look like that of another host that has been silent for long."""
+    lease = progress.work_folder(output) / "lease"
+    owner = progress.read_json(lease / "owner.json")
+    (lease / "owner.json").write_text(json.dumps(owner | {"host": "elsewhere"}))
+    old = time.time() - progress.STALE_S - 60
+    for file in lease.iterdir():
+        os.utime(file, (old, old))
+
+
+@case("F12", 30, "kill -9 training at a random time or while it saves (F13), then the same command")
+def training(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, output, log = Node(folder), folder / "out", folder / "log"
+    began = time.monotonic()
+    node.expect("train")
+    took = time.monotonic() - began
+    kills = 0
+    while result.trials < trials:
+        if rng.random() < 0.5:
+            pid = start(*node.words("train", output), log=log)
+            time.sleep(rng.uniform(0.1, took))
+            os.kill(pid, signal.SIGKILL)
+            ended(pid)
+        else:
+            point = rng.choice(["checkpoint.synced", "checkpoint.written", "model.saved"])
+            command(*node.words("train", output), fault=f"{point}:1", log=log)
+        kills += 1
+        if kills % 3 == 0 or output.exists():
+            code = command(*node.words("train", output), log=log)
+            problem = node.problem("train", output)
+            for _ in range(kills):
+                result.check(code == 0 and problem is None, f"{code}, {problem}")
+            kills = 0
+            _clear(output)
+
+
+@case(
+    "F15", 3, "the clock of the machine jumps by an hour: a living run keeps its lease, a dead one loses it"
+)
+def clocks(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, output, log = Node(folder), folder / "out", folder / "log"
+    for number in range(trials):
+        jump = (3600, -3600, 86400)[number % 3]
+        pid = start(*node.words("ingest", output), fault="marker.synced:1:stop", log=log)
+        while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        for file in (progress.work_folder(output) / "lease").iterdir():
+            os.utime(file, (time.time() + jump, time.time() + jump))
+        refused = command(*node.words("ingest", output), log=log)
+        os.kill(pid, signal.SIGKILL)
+        ended(pid)
+        code = command(*node.words("ingest", output), log=log)
+        problem = node.problem("ingest", output)
+        result.check((refused, code, problem) == (6, 0, None), f"{refused}, {code}, {problem}")
+        _clear(output)
+
+
+@case("S1", 30, "disk full at a random byte of ingest and apply (tmpfs), then space is made")
+def full_disk(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, log, mount = Node(folder), folder / "log", folder / "mount"
+    mount.mkdir()
+    output = mount / "out"
+    for number in range(trials):
+        step = ("ingest", "apply")[number % 2]
+        kilobytes = 4 * rng.randint(1, 70)
+        options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", mount]
+        if subprocess.run(["mount", *options], capture_output=True).returncode:
+            print("  S1 needs the right to mount a tmpfs")
+            return
+        try:
+            code = command(*node.words(step, output), log=log)
+            seen = _none_or_all(node, step, output)
+            subprocess.run(["mount", "-o", "remount,size=64m", mount], check=True)
+            again = command(*node.words(step, output), log=log)
+            problem = node.problem(step, output)
+            result.count(f"runs that ended with {code}")
+            good = code in (0, 5) and seen and again == 0 and problem is None
+            result.check(good, f"{step} {kilobytes} kB: {code}, {again}, {problem}")
+        finally:
+            subprocess.run(["umount", "-l", mount], check=True)
+
+
+@case("S2", 40, "EIO or ESTALE once, EIO for ever, quota exceeded; while reading or writing")
+def errors(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, output, log = Node(folder), folder / "out", folder / "log"
+    for number in range(trials):
+        step = ("ingest", "apply")[number % 2]
+        read = "raw.read" if step == "ingest" else "movie.read"
+        point = rng.choice(["shard.opened", "shard.synced", "marker.synced", read])
+        what, expected = (("EIO", 0), ("ESTALE", 0), ("EIO+", 1), ("EDQUOT+", 5))[number // 2 % 4]
+        code = command(*node.words(step, output), fault=f"{point}:{rng.randint(1, 4)}:{what}", log=log)
+        seen = _none_or_all(node, step, output)
+        again = command(*node.words(step, output), log=log)
+        problem = node.problem(step, output)
+        result.count(f"{what}: exit code {code}")
+        good = code == expected and seen and again == 0 and problem is None
+        result.check(good, f"{step} {point} {what}: {code}, {again}, {problem}")
+        _clear(output)
+
+
+def _repaired(node: Node, step: str, store: Path, log: Path) -> tuple[int, int, str | None]:
+    """Verify a damaged store, repair it: exit codes and what is wrong still."""
+    found = command("verify", store, "--deep", log=log)
+    given = ["--raw", node.raw] if step == "ingest" else ["--movie", node.movie, "--model", node.random]
+    code = command("verify", store, "--repair", *given, log=log)
+    return found, code, node.problem(step, store)
+
+
+@case("S5", 400, "flip one bit in any file of a store, each file as likely; verify --deep, verify --repair")
+def flips(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, log = Node(folder), folder / "log"
+    stores = {step: folder / f"undisturbed-{step}" for step in ("ingest", "apply")}
+    for number in range(trials):
+        step = ("apply", "ingest")[number % 2]
+        file = rng.choice(sorted(p for p in stores[step].rglob("*") if p.is_file()))
+        data = bytearray(file.read_bytes())
+        position, bit = rng.randrange(len(data)), rng.randrange(8)
+        data[position] ^= 1 << bit
+        file.write_bytes(data)
+        found, code, problem = _repaired(node, step, stores[step], log)
+        where = f"{file.relative_to(folder)} byte {position} bit {bit}"
+        result.count("found", found == 4)
+        result.count("repaired and identical", code == 0 and problem is None)
+        result.check((found, code, problem) == (4, 0, None), f"{where}: {found}, {code}, {problem}")
+
+
+@case(
+    "S6", 200, "delete, cut, empty or swap a shard, or put one of another store in its place; verify, repair"
+)
+def shards(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, log = Node(folder), folder / "log"
+    foreign = folder / "foreign"
+
+    def make() -> None:
+        movie_store(foreign, counts((130, 12, 14), seed=5), frame_time=0.01)
+
+    assert ended(fork(make)) == 0
+    other = [*node.words("apply", foreign / "d.zarr")]
+    other[1] = foreign / "movie.zarr"
+    assert command(*other, log=log) == 0
+    stores = {"ingest": folder / "undisturbed-ingest", "apply": folder / "undisturbed-apply"}
+    arrays = {"ingest": "counts", "apply": "denoised"}
+    strangers = {"ingest": foreign / "movie.zarr", "apply": foreign / "d.zarr"}
+    for number in range(trials):
+        step, how = (
+            ("apply", "ingest")[number % 2],
+            ("delete", "cut", "empty", "swap", "foreign")[number // 2 % 5],
+        )
+        grid = stores[step] / arrays[step] / "c"
+        a, b = rng.sample(sorted(p for p in grid.rglob("*") if p.is_file()), 2)
+        data = a.read_bytes()
+        if how == "delete":
+            a.unlink()
+        elif how == "cut":
+            a.write_bytes(data[: rng.randrange(1, len(data))])
+        elif how == "empty":
+            a.write_bytes(b"")
+        elif how == "swap":
+            a.write_bytes(b.read_bytes())
+            b.write_bytes(data)
+        else:
+            shutil.copyfile(strangers[step] / a.relative_to(stores[step]), a)
+        found, code, problem = _repaired(node, step, stores[step], log)
+        result.count("found", found == 4)
+        result.count("repaired and identical", code == 0 and problem is None)
+        result.check((found, code, problem) == (4, 0, None), f"{how} {a.name}: {found}, {code}, {problem}")
+
+
+@case("S7", 50, "two commands on one output at the same moment: one works, the other exits with 6")
+def races(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, output, log = Node(folder), folder / "out", folder / "log"
+    for number in range(trials):
+        step = ("ingest", "apply")[number % 2]
+        # Both hold on after their first marker, so that neither is done before the other has begun.
+        racers = [start(*node.words(step, output), fault="marker.written:1:stop", log=log) for _ in range(2)]
+        codes: dict[int, int] = {}
+        while len(codes) < 1:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+            time.sleep(0.005)
+        (winner,) = set(racers) - set(codes)
+        while psutil.Process(winner).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.005)
+        os.kill(winner, signal.SIGCONT)
+        answers = sorted([*codes.values(), ended(winner)])
+        problem = node.problem(step, output)
+        result.count("exactly one worked, the other exited with 6", answers == [0, 6])
+        result.check(answers == [0, 6] and problem is None, f"{step}: {answers}, {problem}")
+        _clear(output)
+
+
+@case("S9", 20, "the lease of a dead host is taken over, that of a silent but recent one is not")
+def leases(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, output, log = Node(folder), folder / "out", folder / "log"
+    for number in range(trials):
+        command(*node.words("ingest", output), fault="marker.written:1", log=log)
+        _abandon(output)
+        if number % 2:
+            recent = time.time() - rng.uniform(0, progress.STALE_S - 60)
+            for file in (progress.work_folder(output) / "lease").iterdir():
+                os.utime(file, (recent, recent))
+        code = command(*node.words("ingest", output), log=log)
+        problem = node.problem("ingest", output) if number % 2 == 0 else None
+        result.check(code == (6 if number % 2 else 0) and problem is None, f"{number % 2}: {code}, {problem}")
+        _clear(output)
+
+
+@case("S10", 10, "the unfinished output is deleted while it is written")
+def deleted(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, output, log = Node(folder), folder / "out", folder / "log"
+    for number in range(trials):
+        step = ("ingest", "apply")[number % 2]
+        pid = start(*node.words(step, output), fault=f"marker.written:{rng.randint(1, 4)}:stop", log=log)
+        while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.005)
+        shutil.rmtree(progress.partial_path(output))
+        os.kill(pid, signal.SIGCONT)
+        code = ended(pid)
+        hidden = not output.exists()
+        again = command(*node.words(step, output), log=log)
+        problem = node.problem(step, output)
+        result.count(f"runs that ended with {code}")
+        good = code in (1, 3, 4, 6) and hidden and again == 0 and problem is None
+        result.check(good, f"{step}: {code}, {hidden}, {again}, {problem}")
+        _clear(output)
+
+
+@case("S11", 10, "the raw file is changed while it is ingested, or cannot be written to")
+def raw_changed(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, output, log = Node(folder), folder / "out", folder / "log"
+    sound = node.raw.read_bytes()
+    times = node.raw.stat().st_mtime_ns
+    for number in range(trials):
+        how = ("grown", "touched", "read-only")[number % 3]
+        if how == "read-only":
+            node.raw.chmod(0o444)
+            code = command(*node.words("ingest", output), log=log)
+            good = code == 0 and node.problem("ingest", output) is None
+            node.raw.chmod(0o644)
+        else:
+            pid = start(*node.words("ingest", output), fault="marker.written:2:stop", log=log)
+            while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+                time.sleep(0.005)
+            if how == "grown":
+                node.raw.write_bytes(sound + b"more")
+            else:
+                os.utime(node.raw)
+            os.kill(pid, signal.SIGCONT)
+            code = ended(pid)
+            good = code == 3 and not output.exists()
+        node.raw.write_bytes(sound)
+        os.utime(node.raw, ns=(times, times))
+        result.check(good and node.raw.read_bytes() == sound, f"{how}: {code}")
+        _clear(output)
+
+
+@case("S12", 30, "movies whose last shard is short, odd sizes, one-frame tails: as numpy has them")
+def shapes(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    import xarray
+
+    for number in range(trials):
+        shape = (
+            rng.choice([3, 31, 32, 33, 64, 65, rng.randint(3, 140)]),
+            rng.randint(9, 70),
+            rng.randint(9, 70),
+        )
+
+        def compare(shape: tuple[int, int, int] = shape, number: int = number) -> int:
+            frames = counts(shape, seed=number)
+            path = movie_store(folder / str(number), frames)
+            return int(not np.array_equal(xarray.open_zarr(path)["counts"].values, frames))
+
+        code = ended(fork(compare, folder / "log"))
+        result.check(code == 0, f"{shape}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

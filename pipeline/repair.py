@@ -1,0 +1,119 @@
+"""Repair: make a damaged store again from what it was made of, and keep what is sound of it.
+
+The step that made the store runs once more with the recorded settings, under the same protocol: built beside the
+store, verified, and put in its place by a rename. Sound shards of a denoised store are linked, not computed. A movie
+store is read from the raw file whole, which has to be read anyway to know that it is still the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import progress, recorded, store
+from .config import VerifyConfig
+from .control import Control
+from .errors import InputError, LockedError, UsageError, VerificationError
+from .resume import resume
+from .verify import Findings, in_words, inspect
+
+
+def repair(config: VerifyConfig, control: Control) -> dict[str, Any]:
+    """Find what is wrong with a store, mend it, and verify it.
+
+    Parameters
+    ----------
+    config : VerifyConfig
+    control : Control
+
+    Returns
+    -------
+    dict
+        As of `verify`.
+
+    Raises
+    ------
+    InputError
+        If the raw file, the movie or the model are not those that the store was made from.
+    VerificationError
+        If it cannot be mended.
+    LockedError
+        If another run holds the store.
+    """
+    path = config.store
+    holder = progress.lease_holder(progress.work_folder(path))
+    if holder is not None:
+        raise LockedError(f"{path}: another run holds it ({holder}). Wait for it, or stop it first.")
+    if not path.exists() and progress.partial_path(path).exists():
+        resume(path, control)  # a repair that was killed between its two renames
+    found = inspect(path, True, control)
+    if found.damage:
+        command = _command(config, found)
+        if found.kind == "movie":
+            from .ingest import ingest
+
+            ingest(command, control, expected=found.attributes["id"])
+        else:
+            _apply(command, found, control)
+    again = inspect(path, True, control)
+    if again.damage:
+        raise VerificationError(in_words(path, again))
+    return {
+        "store": str(path),
+        "n_shards": again.n_shards,
+        "deep": True,
+        "repaired": len(found.damage),
+    }
+
+
+def _apply(command: Any, found: Findings, control: Control) -> None:
+    from .apply import Known, apply, content_ids, make_plan, open_model
+    from .pixels import movie_stand_ins
+
+    movie = store.open_store(command.movie, store.MOVIE)
+    plan = make_plan(command, movie, open_model(command.model).card, movie_stand_ins(movie))
+    if progress.plan_id(plan.identity) != found.attributes["plan"]:
+        raise InputError(
+            command.output,
+            f"was not made from {command.movie} with {command.model}. Give those it was made from.",
+        )
+    devices = found.attributes["devices"]
+    known = Known(
+        command.output,
+        content_ids(found.attributes),
+        # Of several kinds of device nobody knows which computed what.
+        found.sound if len(devices) == 1 else {},
+        devices[0],
+    )
+    apply(command, control, known=known)
+
+
+def _command(config: VerifyConfig, found: Findings) -> Any:
+    """Settings to make the store again."""
+    document = found.attributes.get("command")
+    if not isinstance(document, dict):
+        raise VerificationError(f"{in_words(config.store, found)} It does not say how it was made.")
+    if found.kind == "movie":
+        if config.raw is None:
+            raise UsageError(
+                f"verify --repair of a movie store needs the raw movie: --raw RAW. {config.store}"
+            )
+        # Their names are recorded: references are looked for beside the raw movie.
+        given: dict[str, Any] = {
+            name: config.raw.parent / Path(document["settings"][name]).name
+            for name in ("dark", "gain", "defects")
+            if document["settings"].get(name) is not None
+        }
+        given |= {"raw": config.raw}
+    else:
+        if config.movie is None:
+            raise UsageError(f"verify --repair of a denoised store needs --movie MOVIE.zarr. {config.store}")
+        from tdenoise.checkpoint import BASE
+
+        given = {"movie": config.movie, "model": config.model or BASE, "workers": config.workers}
+    try:
+        return recorded.recall(document, output=config.store, force=True, **given)
+    except ValueError as error:
+        raise VerificationError(
+            f"{config.store}: its record of how it was made is damaged ({error})."
+        ) from None
