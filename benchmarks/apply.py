@@ -34,8 +34,10 @@ from common import (
     spent,
 )
 from tdenoise_pipeline import store
-from tdenoise_pipeline.apply import apply, load, movie_scale
+from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.block_work import load
 from tdenoise_pipeline.config import ApplyConfig, IngestConfig
+from tdenoise_pipeline.fit import movie_scale
 from tdenoise_pipeline.ingest import ingest
 
 from tdenoise.infer import Tile, denoise

@@ -25,7 +25,7 @@ import mrcfile
 import numpy as np
 import tdenoise_pipeline
 import tifffile
-from tdenoise_pipeline import apply, budget, store
+from tdenoise_pipeline import budget, fit, store
 from tdenoise_pipeline.version import VERSION
 
 import tdenoise
@@ -299,7 +299,7 @@ def write_tiff(path: Path, shape: tuple[int, int, int]) -> Path:
 
 def random_model(folder: Path, movie: Path) -> Path:
     """The standard network with random weights: as fast as a trained one, and here at once."""
-    scale = apply.movie_scale(store.open_store(movie, store.MOVIE))
+    scale = fit.movie_scale(store.open_store(movie, store.MOVIE))
     snr = scale.contrast / scale.noise
     details = {
         "movies": [{"id": "none", "source": "none", "snr": snr, "held_out": []}],

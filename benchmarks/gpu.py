@@ -27,8 +27,9 @@ import numpy as np
 import torch
 from common import frames, parser, save, scratch, spent
 from tdenoise_pipeline import store
-from tdenoise_pipeline.apply import apply, movie_scale
+from tdenoise_pipeline.apply import apply
 from tdenoise_pipeline.config import ApplyConfig, IngestConfig, SimulateConfig, TrainConfig
+from tdenoise_pipeline.fit import movie_scale
 from tdenoise_pipeline.ingest import ingest
 from tdenoise_pipeline.simulate import write_simulation
 from tdenoise_pipeline.train import train_model

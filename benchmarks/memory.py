@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common import command_line, parser, random_model, save, scratch, write_mrc
-from tdenoise_pipeline import apply, budget, ingest_plan, memory, store
+from tdenoise_pipeline import apply_plan, budget, ingest_plan, memory, store
 from tdenoise_pipeline.config import ApplyConfig, IngestConfig
 
 GROWTH, OFF = 1.1, 0.2  # targets: longest movie to shortest; measured to predicted
@@ -88,7 +88,7 @@ def measure(
         note("train", done.peak_bytes, memory.train_bytes([opened]))
     if {"apply", "evaluate", "report"} & set(wanted):
         model = random_model(folder / "model", movie)
-        plan = apply.describe_plan(
+        plan = apply_plan.describe_plan(
             ApplyConfig(movie=movie, model=model, output=denoised, workers="local:2", ensemble=1)
         )
         words = ["--workers", "local:2", "--ensemble", 1, "--device", "cpu", "--quiet"]

@@ -14,10 +14,12 @@ from tdenoise import checkpoint
 from tdenoise.kinds import architecture_of
 
 from . import archive, blocks, budget, store
-from .apply import Connect, apply, describe_plan, lay_out, open_model
+from .apply import Connect, apply
+from .apply_plan import describe_plan, lay_out
 from .config import ApplyConfig, ApplyManyConfig
 from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
+from .fit import open_model
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,14 @@ def describe_plans(config: ApplyManyConfig) -> dict[str, Any]:
     total = {"n_movies": 0, "n_blocks": 0, "n_files": 0, "disk_estimate_bytes": 0, "worker_memory_bytes": 0}
     for shape, shard_frames, itemsize, _, _ in _movies(config):
         laid = lay_out(
-            config.tile, config.ensemble, config.lossless, shape, shard_frames, itemsize, architecture
+            config.tile,
+            config.ensemble,
+            config.lossless,
+            shape,
+            shard_frames,
+            itemsize,
+            architecture,
+            2 if config.variance or config.posterior else 1,
         )
         total["n_movies"] += 1
         total["n_blocks"] += blocks.n_blocks(shape, laid.core)

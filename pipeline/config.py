@@ -295,18 +295,14 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApplyConfig:
-    """Denoise a movie, block by block; safe to stop and start again."""
+class Denoising:
+    """Settings of apply that are the same for one movie and for several."""
 
-    movie: Path = setting(help="movie store", parse=Path, metavar="MOVIE.zarr", positional=True)
     model: Path | None = setting(
         None,
         "model folder (default: the one that comes with tdenoise, as it is)",
         parse=Path,
         metavar="MODEL",
-    )
-    output: Path = setting(
-        help="denoised store to write", parse=new_path, metavar="DENOISED.zarr", short="-o"
     )
     workers: str = setting(
         "local", "local:N, slurm:N, array:N, or the address of a Dask scheduler", metavar="WHERE"
@@ -338,7 +334,17 @@ class ApplyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApplyManyConfig:
+class ApplyConfig(Denoising):
+    """Denoise a movie, block by block; safe to stop and start again."""
+
+    movie: Path = setting(help="movie store", parse=Path, metavar="MOVIE.zarr", positional=True)
+    output: Path = setting(
+        help="denoised store to write", parse=new_path, metavar="DENOISED.zarr", short="-o"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyManyConfig(Denoising):
     """Denoise movies with a model."""
 
     movie: tuple[Path, ...] = setting(
@@ -347,37 +353,12 @@ class ApplyManyConfig:
         metavar="MOVIE.zarr",
         positional=True,
     )
-    model: Path | None = setting(
-        None,
-        "model folder (default: the one that comes with tdenoise, as it is)",
-        parse=Path,
-        metavar="MODEL",
-    )
     output: Path = setting(
         help="denoised store to write, or the folder for several",
         parse=new_path,
         metavar="DENOISED.zarr",
         short="-o",
     )
-    workers: str = setting(
-        "local", "local:N, slurm:N, array:N, or the address of a Dask scheduler", metavar="WHERE"
-    )
-    worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
-    insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)
-    profile: Path | None = setting(
-        None, "name or YAML file of a profile of the cluster", parse=Path, metavar="NAME"
-    )
-    share: str | None = setting(
-        None, "do one of N shares, here, without any network: I/N, or array in a job array", metavar="I/N"
-    )
-    ensemble: int = setting(
-        16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
-    )
-    tile: int | None = setting(None, "rows and columns of a block [pixels]", parse=count, metavar="N")
-    lossless: bool = setting(False, "keep all 23 bits of the mantissa", parse=flag)
-    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    resume: bool = setting(False, "refuse to start afresh: only continue", parse=flag)
-    force: bool = setting(False, "replace the output, or start it over", parse=flag)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from tdenoise import checkpoint
 from tdenoise.kinds import architecture_of
 
-from .apply import lay_out
 from .apply_many import describe_plans
+from .apply_plan import lay_out
 from .blocks import n_blocks
 from .cluster import parse_workers
 from .config import ApplyManyConfig, IngestManyConfig, RunConfig

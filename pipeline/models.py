@@ -8,9 +8,9 @@ from tdenoise import checkpoint
 from tdenoise.udvd import read_weights
 
 from . import progress
-from .apply import open_model
 from .config import ModelsImportConfig, ModelsShowConfig
 from .errors import InputError
+from .fit import open_model
 from .version import VERSION
 
 

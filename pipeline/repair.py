@@ -67,7 +67,9 @@ def repair(config: VerifyConfig, control: Control) -> dict[str, Any]:
 
 
 def _apply(command: Any, found: Findings, control: Control) -> None:
-    from .apply import Known, apply, content_ids, make_plan, open_model
+    from .apply import Known, apply, content_ids
+    from .apply_plan import make_plan
+    from .fit import open_model
     from .pixels import movie_stand_ins
 
     movie = store.open_store(command.movie, store.MOVIE)

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 from tdenoise.atomic import write_atomically
 
 from . import cluster, recorded, store
-from .apply import apply, open_model
+from .apply import apply
 from .config import SCRATCH, ApplyConfig, IngestConfig, ReportConfig, RunConfig, TrainConfig
 from .control import Control
 from .corrections import References
 from .errors import UsageError
+from .fit import open_model
 from .ingest import ingest
 from .ingest_plan import open_movie, stored_shape
 from .progress import read_json

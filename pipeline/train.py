@@ -30,11 +30,11 @@ from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
 from tdenoise.udvd import UdvdArchitecture
 
 from . import budget, memory, processes, progress, store
-from .apply import movie_noise, open_model, signal_to_noise
 from .config import SCRATCH, TrainConfig
 from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
 from .faults import maybe_crash
+from .fit import movie_noise, open_model, signal_to_noise
 from .heads import check_gamma, electron_counts, has_gamma_head
 from .pixels import measure, movie_stand_ins
 from .version import VERSION

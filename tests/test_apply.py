@@ -21,13 +21,14 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from small import counts, model_folder, movie_store, network
-from tdenoise_pipeline import apply as module
-from tdenoise_pipeline import cluster, store
-from tdenoise_pipeline.apply import apply, describe_plan, movie_scale
+from tdenoise_pipeline import apply_plan, block_work, cluster, store
+from tdenoise_pipeline.apply import _shard_file, apply
+from tdenoise_pipeline.apply_plan import describe_plan
 from tdenoise_pipeline.blocks import Halo, Region, plan_blocks
 from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, PipelineError, ResourceError, Stopped, UsageError
+from tdenoise_pipeline.fit import movie_scale
 from tdenoise_pipeline.verify import verify
 
 from tdenoise.infer import Tile, denoise
@@ -108,7 +109,9 @@ def test_rows_that_are_read_ahead_hold_their_frames_and_halo(
     movie = np.arange(n_frames * 6).reshape(n_frames, 2, 3)
     seen = []
     for block in plan_blocks(movie.shape, (core * shard, 2, 3), Halo(halo, 0)):  # type: ignore[arg-type]
-        for start, stop, first, held in module._rows_of_frames(lambda r: movie[r.slices], block, halo, shard):
+        for start, stop, first, held in block_work._rows_of_frames(
+            lambda r: movie[r.slices], block, halo, shard
+        ):
             np.testing.assert_array_equal(held, movie[first : min(n_frames, stop + halo)])
             assert first == max(0, start - halo)
             seen += range(start, stop)
@@ -127,7 +130,7 @@ def test_the_next_row_is_read_while_one_is_denoised() -> None:
         return movie[region.slices]
 
     (block,) = plan_blocks(movie.shape, (64, 2, 3), Halo(0, 0))  # type: ignore[arg-type]
-    rows = module._rows_of_frames(slowly, block, 0, 32)
+    rows = block_work._rows_of_frames(slowly, block, 0, 32)
     next(rows)
     computed.set()
     assert read.wait(60), "nobody has asked for the second row"
@@ -135,30 +138,30 @@ def test_the_next_row_is_read_while_one_is_denoised() -> None:
 
 
 def test_every_worker_has_its_own_gpu_and_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.checkpoint, "default_device", lambda: "cuda")
-    monkeypatch.setattr(module.torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(apply_plan.checkpoint, "default_device", lambda: "cuda")
+    monkeypatch.setattr(apply_plan.torch.cuda, "device_count", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,GPU-7")
-    assert module._gpus("auto") == module._gpus("cuda") == ["2", "5", "GPU-7"]
+    assert apply_plan.usable_gpus("auto") == apply_plan.usable_gpus("cuda") == ["2", "5", "GPU-7"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    gpus = module._gpus("auto")
-    assert [module.own_gpu(worker, gpus) for worker in (0, 1, 2, 3)] == ["0", "1", "2", "0"]
+    gpus = apply_plan.usable_gpus("auto")
+    assert [block_work.own_gpu(worker, gpus) for worker in (0, 1, 2, 3)] == ["0", "1", "2", "0"]
     chosen = ApplyConfig(movie=Path("m"), output=Path("d"))
-    assert module._workers(chosen) == "local:3"
-    assert module._workers(replace(chosen, workers="local:5")) == "local:5"
-    assert module._workers(replace(chosen, device="cpu")) == "local"
-    assert module._gpus("cpu") == []
+    assert apply_plan.workers_of(chosen) == "local:3"
+    assert apply_plan.workers_of(replace(chosen, workers="local:5")) == "local:5"
+    assert apply_plan.workers_of(replace(chosen, device="cpu")) == "local"
+    assert apply_plan.usable_gpus("cpu") == []
 
 
 def test_a_worker_hides_the_other_gpus_before_it_loads_the_model(
     sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    model_id = module.open_model(sources[1]).card["sha256"]
+    model_id = apply_plan.open_model(sources[1]).card["sha256"]
     started = cluster.connect(
         "local:2", scratch=tmp_path, worker_memory_bytes=None, profile=None, log_dir=tmp_path
     )
     with started as client:
-        client.register_plugin(module.ModelPlugin(sources[1], model_id, "cpu", ["4", "7"]))
+        client.register_plugin(block_work.ModelPlugin(sources[1], model_id, "cpu", ["4", "7"]))
         found = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
     assert sorted(found.values()) == ["4", "7"]
 
@@ -267,25 +270,24 @@ def test_every_remedy_for_lack_of_memory_works_when_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str, share: float
 ) -> None:
     """``share``: of what one worker needs, that the machine has beside the driver."""
-    module = sys.modules["tdenoise_pipeline.apply"]
     movie, model = movie_store(tmp_path, counts((8, 64, 2048))), model_folder(tmp_path / "model")
     asked = ApplyConfig(movie=movie, model=model, output=tmp_path / "d.zarr", workers=workers)
-    opened, card = store.open_store(movie, store.MOVIE), module.open_model(model).card
-    needed = module._with_margin(module.make_plan(asked, opened, card))
-    memory = module.DRIVER_BYTES + int(needed * share)
-    monkeypatch.setattr(module.budget, "machine_memory_bytes", lambda: memory)
-    plan = module.make_plan(asked, opened, card)
+    opened, card = store.open_store(movie, store.MOVIE), apply_plan.open_model(model).card
+    needed = apply_plan._with_margin(apply_plan.make_plan(asked, opened, card))
+    memory = apply_plan.DRIVER_BYTES + int(needed * share)
+    monkeypatch.setattr(apply_plan.budget, "machine_memory_bytes", lambda: memory)
+    plan = apply_plan.make_plan(asked, opened, card)
     if workers == "local:1" and share > 1:
-        module._check_budget(asked, plan, opened, card)
+        apply_plan.check_budget(asked, plan, opened, card)
         return
     with pytest.raises(ResourceError) as told:
-        module._check_budget(asked, plan, opened, card)
+        apply_plan.check_budget(asked, plan, opened, card)
     remedies = re.findall(r"--(workers|tile) (local:\d|\d+)", str(told.value))
     assert ("workers", "local:1") in remedies or share < 1
     assert any(name == "tile" for name, _ in remedies) or workers == "local:4"
     for name, value in remedies:
         changed = dataclasses.replace(asked, **{name: int(value) if name == "tile" else value})
-        module._check_budget(changed, module.make_plan(changed, opened, card), opened, card)
+        apply_plan.check_budget(changed, apply_plan.make_plan(changed, opened, card), opened, card)
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_space(
@@ -300,11 +302,11 @@ def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_space(
     try:
         (mount / "ballast").write_bytes(bytes(800_000))
         with pytest.raises(ResourceError, match=r"disk is full|has .* free"):
-            module.budget.check_disk, check = (lambda *a: None), module.budget.check_disk
+            apply_plan.budget.check_disk, check = (lambda *a: None), apply_plan.budget.check_disk
             try:
                 apply(config(sources, mount / "d.zarr", workers=workers))
             finally:
-                module.budget.check_disk = check
+                apply_plan.budget.check_disk = check
         assert not (mount / "d.zarr").exists()
         (mount / "ballast").unlink()
         apply(config(sources, mount / "d.zarr", workers=workers))
@@ -375,13 +377,13 @@ def test_a_driver_killed_with_everything_and_started_again_gives_the_same_bytes(
     finished = {p: p.stat().st_mtime_ns for p in (tmp_path / ".tdenoise/d.zarr/done").iterdir()}
     assert 2 <= len(finished) < 8
     shards = {
-        key: module._shard_file(tmp_path / "d.zarr-partial", key).stat().st_mtime_ns
+        key: _shard_file(tmp_path / "d.zarr-partial/denoised", key).stat().st_mtime_ns
         for marker in finished
         for key in json.loads(marker.read_text())["shards"]
     }
     apply(config(sources, output, workers=workers))
     for key, written in shards.items():
-        assert module._shard_file(output, key).stat().st_mtime_ns == written, (
+        assert _shard_file(output / "denoised", key).stat().st_mtime_ns == written, (
             "a finished block is not done again"
         )
     assert tree(output) == tree(tmp_path / "undisturbed.zarr")

@@ -14,10 +14,12 @@ import xarray as xr
 from small import TINY, counts, model_folder, movie_store, network
 from tdenoise_pipeline import open as open_dataset
 from tdenoise_pipeline import store
-from tdenoise_pipeline.apply import apply, describe_plan, movie_scale
+from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.apply_plan import describe_plan
 from tdenoise_pipeline.config import ApplyConfig, TrainConfig, VerifyConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, Stopped, UsageError, VerificationError
+from tdenoise_pipeline.fit import movie_scale
 from tdenoise_pipeline.train import train_model
 from tdenoise_pipeline.verify import verify
 

@@ -19,10 +19,11 @@ import tdenoise_pipeline
 import torch
 from small import TINY, counts, model_folder, movie_store, network
 from tdenoise_pipeline import progress, store
-from tdenoise_pipeline.apply import ModelPlugin, open_model
+from tdenoise_pipeline.block_work import ModelPlugin
 from tdenoise_pipeline.cluster import connect, parse_workers
 from tdenoise_pipeline.config import ModelsImportConfig, VerifyConfig
 from tdenoise_pipeline.errors import InputError, UsageError, VerificationError
+from tdenoise_pipeline.fit import open_model
 from tdenoise_pipeline.models import import_model
 from tdenoise_pipeline.verify import verify
 

@@ -15,8 +15,8 @@ import torch
 from small import counts, model_folder, movie_store
 from tdenoise_pipeline import cli, store
 from tdenoise_pipeline import train as train_module
-from tdenoise_pipeline.apply import movie_scale
 from tdenoise_pipeline.blocks import Halo, plan_blocks
+from tdenoise_pipeline.fit import movie_scale
 from torch import Tensor, nn
 
 from tdenoise import udvd

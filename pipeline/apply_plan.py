@@ -1,0 +1,277 @@
+"""The plan of apply: blocks, memory and disk, known before a worker starts. Pure but for looking at the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tdenoise import checkpoint
+from tdenoise.infer import memory_bytes
+from tdenoise.kinds import Architecture, architecture_of
+
+from . import blocks, budget, cluster, store
+from .blocks import Block, Halo
+from .config import ApplyConfig
+from .errors import UsageError
+from .fit import movie_scale, open_model
+from .heads import check_uncertainty
+from .pixels import movie_stand_ins
+from .site_profile import load_profile
+
+TILE_BYTES = int(2.7 * 2**30)  # memory that the automatic tile size allows one block
+MARGIN = 1.15  # over the predicted memory of a worker, that it must have: one that exceeds its limit is ended
+DRIVER_BYTES = 300 * 2**20  # the driver, the scheduler in it, and what watches the workers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `apply` will do, known before a worker starts."""
+
+    identity: dict[str, Any]  # all that decides the bytes
+    blocks: list[Block]
+    geometry: store.Geometry
+    worker_bytes: int  # memory that the largest block needs
+    disk_bytes: int
+    layers: tuple[str, ...]  # names of the arrays to write
+
+
+def make_plan(
+    config: ApplyConfig, movie: store.Store, card: dict[str, Any], bad: NDArray[np.float32] | None = None
+) -> Plan:
+    """Blocks, memory and disk; the same for any number of workers."""
+    architecture = architecture_of(card)
+    laid = lay_out(
+        config.tile,
+        config.ensemble,
+        config.lossless,
+        movie.shape,
+        movie.geometry.shard[0],
+        movie.array.dtype.itemsize,
+        architecture,
+        2 if config.variance or config.posterior else 1,
+    )
+    planned = blocks.plan_blocks(movie.shape, laid.core, laid.halo, architecture.stride)
+    identity = {
+        "step": "apply",
+        "movie": movie.id,
+        "model": card["sha256"],
+        "ensemble": config.ensemble,
+        "kept_bits": None if config.lossless else store.KEPT_BITS,
+        "core": list(laid.core),
+        "halo": [laid.halo.frames, laid.halo.pixels],
+        "shard": list(laid.geometry.shard),
+        "chunk": list(laid.geometry.chunk),
+        "n_blocks": len(planned),
+        "profile": store.PROFILE,
+        **({} if bad is None else {"stand_ins": store.content_hash(bad)}),
+    }
+    layers: tuple[str, ...] = (store.DENOISED,)
+    if config.variance or config.posterior:
+        check_uncertainty(card, movie, config.posterior)
+        layers = (store.DENOISED, store.VARIANCE)
+        identity |= {"variance": True, "posterior": config.posterior}
+    return Plan(identity, planned, laid.geometry, laid.worker_bytes, laid.disk_bytes, layers)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a movie is cut and what that takes; pure arithmetic, for a movie that nobody opened."""
+
+    geometry: store.Geometry
+    core: tuple[int, int, int]
+    halo: Halo
+    worker_bytes: int
+    disk_bytes: int
+
+
+def lay_out(
+    tile: int | None,
+    ensemble: int,
+    lossless: bool,
+    shape: tuple[int, int, int],
+    shard_frames: int,
+    itemsize: int,
+    architecture: Architecture,
+    n_layers: int = 1,
+) -> Layout:
+    """Cut a movie of a shape into blocks for a model."""
+    halo = Halo(architecture.window, architecture.spatial_halo)  # not the card's: no one checks that
+    geometry = store.Geometry.of(shape, shard_frames)
+    if tile is not None:
+        geometry = _tiled_geometry(shape, tile, architecture.stride, geometry)
+    frames, rows, columns = geometry.shard
+    if tile is None:
+        rows, columns = _largest_tile(shape, geometry, halo, architecture, itemsize)
+    # The largest block lies in the middle.
+    height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
+    width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
+    read = min(shape[0], frames + 2 * halo.frames)
+    n_pixels = shape[0] * shape[1] * shape[2]
+    return Layout(
+        geometry,
+        (blocks.core_frames(frames, halo.frames), rows, columns),
+        halo,
+        _block_bytes(architecture, read, height, width, itemsize, frames, ensemble, n_layers),
+        int(n_layers * n_pixels * (3.0 if lossless else 1.1)),
+    )
+
+
+def describe_plan(config: ApplyConfig) -> dict[str, Any]:
+    """What ``--dry-run`` prints."""
+    cluster.parse_workers(config.workers, insecure=config.insecure)
+    movie = store.open_store(config.movie, store.MOVIE)
+    card = open_model(config.model or checkpoint.BASE).card
+    movie_scale(movie, card)
+    plan = make_plan(config, movie, card, movie_stand_ins(movie))
+    read = sum(int(np.prod(b.padded.shape)) for b in plan.blocks)
+    return {
+        **plan.identity,
+        "shape": list(movie.shape),
+        "reads_per_pixel": round(read / int(np.prod(movie.shape)), 3),
+        "worker_memory_bytes": plan.worker_bytes,
+        **_machine_bytes(config, plan),
+        "disk_estimate_bytes": plan.disk_bytes,
+        "n_files": len(plan.layers)
+        * int(np.prod([-(-n // s) for n, s in zip(movie.shape, plan.geometry.shard, strict=True)])),
+    }
+
+
+def _machine_bytes(config: ApplyConfig, plan: Plan) -> dict[str, int]:
+    """Peak memory of the driver and its workers, where all are on this machine."""
+    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)
+    if kind != "local" or isinstance(count, str):
+        return {}
+    busy = min(count or budget.n_cores(), len(plan.blocks))
+    idle = (count or budget.n_cores()) - busy
+    return {"memory_bytes": DRIVER_BYTES + busy * plan.worker_bytes + idle * budget.WORKER_BASE_BYTES}
+
+
+def _tiled_geometry(
+    shape: tuple[int, int, int], tile: int, stride: int, standard: store.Geometry
+) -> store.Geometry:
+    """Shards as large as the tiles that were asked for."""
+    if tile % stride:
+        raise UsageError(
+            f"--tile {tile} is not a multiple of the model's stride {stride}. Use --tile {-(-tile // stride) * stride}."
+        )
+    sizes = [min(tile, n) for n in shape[1:]]
+    chunks = [s // 2 if s > store.CHUNK_PIXELS and s % 2 == 0 else s for s in sizes]
+    return store.Geometry((standard.shard[0], *sizes), (standard.chunk[0], *chunks))  # type: ignore[arg-type]
+
+
+def _largest_tile(
+    shape: tuple[int, int, int],
+    geometry: store.Geometry,
+    halo: Halo,
+    architecture: Architecture,
+    itemsize: int,
+) -> tuple[int, int]:
+    """Whole frames where they fit `TILE_BYTES`, else as many shards as do; one shard at least."""
+    n_frames = geometry.shard[0] + 2 * halo.frames
+
+    def fits(rows: int, columns: int) -> bool:
+        height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
+        width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
+        # As for the largest ensemble: the blocks are the same for all.
+        needed = _block_bytes(architecture, n_frames, height, width, itemsize, geometry.shard[0], 16)
+        return needed <= TILE_BYTES
+
+    rows, columns = geometry.shard[1:]
+    if fits(shape[1], shape[2]):
+        return shape[1], shape[2]
+    while columns < shape[2] and fits(rows, columns + geometry.shard[2]):
+        columns += geometry.shard[2]
+    while rows < shape[1] and fits(rows + geometry.shard[1], columns):
+        rows += geometry.shard[1]
+    return rows, columns
+
+
+def _block_bytes(
+    architecture: Architecture,
+    n_frames: int,
+    height: int,
+    width: int,
+    itemsize: int,
+    shard_frames: int,
+    ensemble: int,
+    n_layers: int = 1,
+) -> int:
+    """Peak memory of a worker: raw frames while more are read, the network on one frame, rows of shards."""
+    # Raw frames twice where those of one row are joined to their halo; those of the next row are read meanwhile.
+    return (
+        budget.WORKER_BASE_BYTES
+        + (2 * n_frames + 2 * shard_frames) * height * width * itemsize
+        + memory_bytes(architecture, n_frames, height, width, ensemble)
+        + 3 * n_layers * shard_frames * height * width * 4
+    )
+
+
+def check_budget(config: ApplyConfig, plan: Plan, movie: store.Store, card: dict[str, Any]) -> None:
+    budget.check_disk(config.output.parent, plan.disk_bytes, str(config.output))
+    limit = _worker_limit(config)
+    if limit is None or _with_margin(plan) <= limit:
+        return
+    core = " x ".join(map(str, plan.identity["core"]))
+    remedy = _remedy(config, plan, limit, movie, card)
+    budget.check_memory(_with_margin(plan), limit, f"a block of {core} and its halo", remedy)
+
+
+def _with_margin(plan: Plan) -> int:
+    return int(MARGIN * plan.worker_bytes)
+
+
+def _worker_limit(config: ApplyConfig) -> int | None:
+    """Memory that a worker may use; None where only its scheduler knows."""
+    kind, count = cluster.parse_workers(workers_of(config), insecure=config.insecure)
+    if kind in ("slurm", "array") and config.worker_memory is None:
+        return load_profile(config.profile, "workers").worker_memory_bytes
+    if kind != "local" or isinstance(count, str):
+        return config.worker_memory
+    count = 1 if config.share is not None else count or budget.n_cores()  # a share is this process alone
+    share = (budget.machine_memory_bytes() - DRIVER_BYTES) // count
+    return share if config.worker_memory is None else min(config.worker_memory, share)
+
+
+def _remedy(config: ApplyConfig, plan: Plan, limit: int, movie: store.Store, card: dict[str, Any]) -> str:
+    """What to change so that the plan fits, looked for and not guessed."""
+    found = []
+    kind, count = cluster.parse_workers(workers_of(config), insecure=config.insecure)
+    if kind == "local" and not isinstance(count, str):
+        room = budget.machine_memory_bytes() - DRIVER_BYTES
+        n_workers = min(room // _with_margin(plan), count or budget.n_cores())
+        if n_workers >= 1:
+            larger = f" --worker-memory {-(-_with_margin(plan) // 2**20)}MiB" if config.worker_memory else ""
+            found.append(f"--workers local:{n_workers}{larger}")
+    stride = architecture_of(card).stride
+    tile = max(movie.shape[1:]) // 2
+    while tile >= max(64, stride):
+        tile = tile // stride * stride
+        smaller = make_plan(dataclasses.replace(config, tile=tile), movie, card)
+        if _with_margin(smaller) <= limit:
+            found.append(f"--tile {tile}")
+            break
+        tile //= 2
+    if kind in ("slurm", "array"):
+        found.append(f"a profile with memory_gib: {-(-_with_margin(plan) // 2**30) + 1}")
+    return f"Use {', or '.join(found)}." if found else "Use a machine with more memory."
+
+
+def usable_gpus(device: str) -> list[str]:
+    """GPUs of this machine that may be used, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    if device == "cpu" or checkpoint.default_device() != "cuda":
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else map(str, range(torch.cuda.device_count()))
+    return list(names)[: torch.cuda.device_count()]
+
+
+def workers_of(config: ApplyConfig) -> str:
+    """``--workers``, with ``local`` meaning one for each GPU where there are some; else it is one per core."""
+    n_gpus = len(usable_gpus(config.device)) if config.workers == "local" else 0
+    return f"local:{n_gpus}" if n_gpus else config.workers

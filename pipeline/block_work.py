@@ -1,0 +1,253 @@
+"""What a worker does: it reads core and halo of a block, denoises, writes its own whole shards, and marks it done."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from distributed import Worker, WorkerPlugin
+from numpy.typing import NDArray
+
+from tdenoise import checkpoint, runtime
+from tdenoise.atomic import patiently
+from tdenoise.infer import Tile, denoise, denoise_with_variance
+from tdenoise.network import SplitBlind
+from tdenoise.noise import Scale
+
+from . import blocks, budget, progress, store
+from .blocks import Block, Region
+from .errors import InputError
+from .faults import maybe_crash
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all blocks of one output have in common; small enough to travel with every task."""
+
+    movie: Path
+    output: Path  # the partial store
+    folder: Path  # of markers and lease
+    token: str
+    model: Path
+    model_id: str
+    scale: Scale
+    ensemble: int
+    kept_bits: int | None
+    device: str
+    stand_ins: Path | None = None  # what is shown in place of bad pixels, an array of the size of a frame
+    layers: tuple[str, ...] = (store.DENOISED,)  # the arrays that are written, all of one geometry
+    posterior: bool = False  # whether the own count of a pixel joins in
+    gain: float = 1.0  # [counts per electron]
+    member: str | None = None  # who writes, where several processes share the lease
+
+
+class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
+    """Load the model when a worker joins, also one that joins late."""
+
+    name = "tdenoise-model"
+
+    def __init__(self, model: Path, model_id: str, device: str, gpus: list[str]) -> None:
+        self.arguments = (model, model_id, device)
+        self.gpus = gpus
+
+    def setup(self, worker: Worker) -> None:
+        if self.gpus:
+            # Before this process touches CUDA, which looks at it once. "cuda" is then this worker's own GPU.
+            os.environ["CUDA_VISIBLE_DEVICES"] = own_gpu(worker.name, self.gpus)
+        load(*self.arguments)
+
+
+def own_gpu(worker: object, gpus: list[str]) -> str:
+    """The GPU of a worker on this machine, which are numbered from 0; one that is started anew keeps its number.
+
+    Examples
+    --------
+    >>> [own_gpu(worker, ["0", "1"]) for worker in range(4)]
+    ['0', '1', '0', '1']
+    """
+    return gpus[int(str(worker)) % len(gpus)]
+
+
+@functools.lru_cache(maxsize=1)
+def load(model: Path, model_id: str, device: str) -> tuple[checkpoint.Model, str]:
+    """The model, by path and sha256, once per worker process."""
+    runtime.prepare(n_threads=1)
+    chosen = checkpoint.default_device() if device == "auto" else device
+    loaded = checkpoint.load_model(model, model_id)
+    loaded.network.to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return loaded, chosen
+
+
+def run_block(job: Job, block: Block) -> int:
+    """Denoise and write one block; pure and idempotent, so that it may run twice. Returns its number."""
+    progress.check_lease(job.folder, job.token, job.member)
+    model, device = load(job.model, job.model_id, job.device)
+    # A GPU keeps more than one core busy with its input and output; of CPU workers there is one per core.
+    n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // torch.cuda.device_count())
+    zarr.config.set({"threading.max_workers": n_threads})
+    source = zarr.open_array(job.movie / store.MOVIE, mode="r")
+    targets = {layer: zarr.open_array(job.output / layer, mode="r+") for layer in job.layers}
+    hashes: dict[str, dict[str, str]] = {layer: {} for layer in job.layers}
+    # One row of shards is written, and waits for the disk, while the next is computed.
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="write") as writers:
+        writing: list[tuple[str, Future[tuple[str, str]]]] = []
+
+        def collect() -> None:
+            for layer, shard in writing:
+                key, digest = shard.result()
+                hashes[layer][key] = digest
+
+        shard_frames = targets[store.DENOISED].shards[0]
+        for frames, results in denoise_block(model, source, job, block, device, shard_frames):
+            row = Region(frames, block.core.rows, block.core.columns)
+            collect()
+            writing = [
+                (
+                    layer,
+                    writers.submit(
+                        _write_shard, job, target, layer, region, result[region.within(row).slices]
+                    ),
+                )
+                for (layer, target), result in zip(targets.items(), results, strict=True)
+                for region in store.shards_in(row, target.shards)
+            ]
+        collect()
+    progress.mark(job.folder, block.number, marker_of(hashes, _device_name(device)), job.token, job.member)
+    return block.number
+
+
+def marker_of(hashes: dict[str, dict[str, str]], device: str) -> dict[str, Any]:
+    """What a marker says: hashes of the denoised shards under ``shards``, of others under the name of the array."""
+    others = {layer: found for layer, found in hashes.items() if layer != store.DENOISED}
+    return {"shards": hashes[store.DENOISED], **others, "device": device}
+
+
+def _write_shard(
+    job: Job, target: Any, layer: str, region: Region, part: NDArray[np.float32]
+) -> tuple[str, str]:
+    """Write one shard of one array; its grid position and hash."""
+    rounded = (
+        np.ascontiguousarray(part) if job.kept_bits is None else store.round_mantissa(part, job.kept_bits)
+    )
+    allowed = functools.partial(progress.check_lease, job.folder, job.token, job.member)
+    return store.write_shard(job.output / layer, target, region, rounded, allowed)
+
+
+def denoise_block(
+    model: checkpoint.Model, source: Any, job: Job, block: Block, device: str, shard_frames: int
+) -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
+    """Denoised core of a block, one row of shards after the other.
+
+    Yields
+    ------
+    frames : tuple of int
+        First and last (excluded) frame.
+    result : ndarray, shape (n_layers, n_frames, core rows, core columns), float32
+        Of every one of ``job.layers``.
+    """
+    halo = model.network.architecture.window
+    rows, columns = block.padded.rows, block.padded.columns
+    core_rows = (block.core.rows[0] - rows[0], block.core.rows[1] - rows[0])
+    core_columns = (block.core.columns[0] - columns[0], block.core.columns[1] - columns[0])
+    n_frames = source.shape[0]
+    bad: NDArray[np.float32] | None = None
+    if job.stand_ins is not None:
+        bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
+    for start, stop, first, held in _rows_of_frames(
+        functools.partial(_read, job.movie, source), block, halo, shard_frames
+    ):
+        tile = Tile(n_frames, first, core_rows, core_columns)
+        core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
+        result = np.empty((len(job.layers), stop - start, *core), np.float32)
+        for number, layers in enumerate(_denoised(model, held, tile, job, range(start, stop), device, bad)):
+            for layer, frame in enumerate(layers):
+                result[layer, number] = frame
+        yield (start, stop), result
+
+
+def _denoised(
+    model: checkpoint.Model,
+    held: NDArray[Any],
+    tile: Tile,
+    job: Job,
+    frames: range,
+    device: str,
+    bad: NDArray[np.float32] | None,
+) -> Iterator[tuple[NDArray[np.float32], ...]]:
+    """Every layer of a job, frame by frame."""
+    given: dict[str, Any] = {"ensemble": job.ensemble, "device": device, "stand_ins": bad}
+    if store.VARIANCE not in job.layers:
+        for frame in denoise(model.network, held, tile, job.scale, frames, **given):
+            yield (frame,)
+    else:
+        assert isinstance(model.network, SplitBlind)
+        given |= {"gain": job.gain, "own_counts": job.posterior}
+        yield from denoise_with_variance(model.network, held, tile, job.scale, frames, **given)
+
+
+def _rows_of_frames(
+    read_region: Callable[[Region], NDArray[Any]], block: Block, halo: int, shard_frames: int
+) -> Iterator[tuple[int, int, int, NDArray[Any]]]:
+    """Raw frames of a block, one row of shards with its halo after the other; the next is read meanwhile.
+
+    Yields
+    ------
+    start, stop : int
+        First and last (excluded) frame of the row.
+    first : int
+        First frame of its halo.
+    frames : ndarray, shape (n_frames, rows, columns)
+        The row with its halo.
+    """
+    begin, end = block.core.frames
+    first_read, last_read = block.padded.frames
+
+    def read(row: tuple[int, int]) -> NDArray[Any]:
+        """What the rows before have not brought along."""
+        known = first_read if row[0] == begin else min(last_read, row[0] + halo)
+        last = min(last_read, row[1] + halo)
+        return read_region(Region((known, last), block.padded.rows, block.padded.columns))
+
+    spans = [(begin + a, begin + b) for a, b in blocks.spans(end - begin, shard_frames)]
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+        reading = reader.submit(read, spans[0])
+        held: NDArray[Any] | None = None
+        first = first_read
+        for number, (start, stop) in enumerate(spans):
+            fresh = reading.result()
+            if number + 1 < len(spans):
+                reading = reader.submit(read, spans[number + 1])
+            wanted = max(first_read, start - halo)
+            # The halo of the previous row is still here; only what follows it is read.
+            held = fresh if held is None else np.concatenate([held[wanted - first :], fresh])
+            first = wanted
+            yield start, stop, first, held
+
+
+def _read(movie: Path, source: Any, region: Region) -> NDArray[Any]:
+    """Counts of a movie; a missing shard, which reads as the type's maximum, is refused."""
+    for shard in store.shards_touching(region, source.shape, source.shards):
+        key = store.shard_key(shard, source.shards)
+        file = (movie / store.MOVIE).joinpath("c", *key.split("."))
+        used = store.n_chunks(shard, source.chunks)
+        damage = patiently(functools.partial(store.shard_damage, file, source.shards, source.chunks, used))
+        if damage is not None:
+            raise InputError(file, f"{damage}. Verify the movie store, and repair it from the raw movie.")
+
+    def read() -> NDArray[Any]:
+        maybe_crash("movie.read")
+        return np.asarray(source[region.slices])
+
+    return patiently(read)
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"

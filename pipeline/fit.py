@@ -1,0 +1,92 @@
+"""Do a movie and a model fit together? What both must be for training and for apply."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from tdenoise import checkpoint, thinning
+from tdenoise.kinds import architecture_of, kind_of, scale_for
+from tdenoise.network import Architecture as SplitBlindArchitecture
+from tdenoise.noise import NoiseStatistics, Scale, choose
+
+from . import store
+from .errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+def open_model(folder: Path) -> checkpoint.Model:
+    """A model whose bytes are the ones in its card, or a sentence what is wrong with it."""
+    try:
+        return checkpoint.load_model(folder)
+    except checkpoint.ModelError as error:
+        raise InputError(*str(error).split(": ", 1)) from None
+
+
+def movie_noise(movie: store.Store) -> NoiseStatistics:
+    """The noise of a movie as measured at ingest; refuses movies that no model can work on."""
+    attributes = movie.attributes
+    if attributes["not_finite_frames"]:
+        shown = ", ".join(map(str, attributes["not_finite_frames"][:5]))
+        raise InputError(
+            movie.path, f"frames {shown} hold NaN or Inf. Ingest it again without them (--frames A:B)."
+        )
+    try:
+        if attributes["noise"] is None:
+            raise ValueError("its noise could not be measured")
+        noise = NoiseStatistics.from_json(attributes["noise"])
+        Scale.of(noise)  # refuses a movie without noise
+    except ValueError as error:
+        raise InputError(movie.path, f"{error}.") from None
+    return noise
+
+
+def check_as_it_is(movie: store.Store) -> None:
+    """Say that the model was never adapted to this movie; refuse where it would take noise for signal."""
+    choice = choose(movie_noise(movie))
+    if choice.blind_radius != 0:
+        raise InputError(
+            movie.path,
+            f"the model that comes with tdenoise hides one pixel, and here that is not enough: {choice.reason}. "
+            "Train a model on this movie and give it with --model.",
+        )
+    log.warning(
+        "no --model: %s is denoised with the model that comes with tdenoise, which knows simulated movies only. "
+        "A model that 'train' has adapted to this movie does better.",
+        movie.path,
+    )
+
+
+def signal_to_noise(noise: NoiseStatistics) -> float:
+    """Contrast of a movie in units of its noise, per pixel."""
+    scale = Scale.of(noise)
+    return scale.contrast / scale.noise
+
+
+def movie_scale(movie: store.Store, card: dict[str, Any] | None = None) -> Scale:
+    """How the counts of a movie become inputs of a model (without a card: of a split-blind network).
+
+    Warns where the movie is unlike those the model was trained on; of an imported model nobody knows these.
+    """
+    noise = movie_noise(movie)
+    if card is None:
+        return scale_for(SplitBlindArchitecture(), noise)
+    trained = [m["snr"] for m in card["movies"]]
+    snr = signal_to_noise(noise)
+    least_dose = card.get("settings", {}).get("least_dose", 1.0)  # which it has seen thinned counts of
+    if trained and not min(trained) * least_dose**0.5 / 4 < snr < max(trained) * 4:
+        log.warning(
+            "the signal to noise ratio of %s is %.3g per pixel, the model was trained at %.3g. "
+            "Train on this movie, or adapt the model with 'train --from'.",
+            movie.path,
+            snr,
+            trained[0],
+        )
+    architecture = architecture_of(card)
+    if kind_of(architecture) == "thinned":
+        refused = thinning.refusal(noise, movie.attributes["detector"]["counts_per_electron"])
+        if refused is not None:
+            log.warning("%s: a thinned model is for pure counts, but %s.", movie.path, refused)
+    return scale_for(architecture, noise)
