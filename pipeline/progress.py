@@ -25,7 +25,7 @@ from tdenoise.atomic import fsync, fsync_tree, patiently, write_atomically
 
 from .errors import LockedError, UsageError
 from .faults import maybe_crash
-from .recorded import record
+from .recorded import COMMAND, record
 
 HEARTBEAT_S = 5.0
 STALE_S = 600.0  # a lease without a heartbeat for this long is dead, wherever its owner ran
@@ -188,7 +188,7 @@ class OutputRun:
             *(fresh for fresh in self.folder.glob("lease-*") if fresh.is_dir()),
         ):
             shutil.rmtree(left, ignore_errors=True)
-        for name in ("created", "array.json", "command.json", "plan.json"):
+        for name in ("created", "array.json", COMMAND, "plan.json"):
             (self.folder / name).unlink(missing_ok=True)
         for orphan in self.folder.glob(".*.partial"):
             orphan.unlink(missing_ok=True)
@@ -235,7 +235,7 @@ class OutputRun:
             (self.folder / "created").unlink(missing_ok=True)
         if self._command is not None:
             document = json.dumps(record(self._command), indent=1)
-            write_atomically(self.folder / "command.json", document.encode())
+            write_atomically(self.folder / COMMAND, document.encode())
         write_atomically(file, json.dumps({"id": self.id, "plan": self._plan}, indent=1).encode())
 
     def _take_lease(self) -> None:

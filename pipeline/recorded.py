@@ -9,6 +9,9 @@ from typing import Any
 from . import config as settings
 from .config import SCRATCH
 
+COMMAND = "command.json"  # the settings of a step, in the work folder of its output
+RUN = "run.json"  # those of `run`, in the folder `.tdenoise` of its output
+
 STEPS: dict[str, type[Any]] = {
     "ingest": settings.IngestConfig,
     "train": settings.TrainConfig,

@@ -9,10 +9,8 @@ from . import progress, recorded
 from .config import RunConfig, StatusConfig
 from .control import Control
 from .errors import InputError
+from .recorded import COMMAND, RUN
 from .status import status
-
-COMMAND = "command.json"  # the settings of a step, in the work folder of its output
-RUN = "run.json"  # those of `run`, in the folder `.tdenoise` of its output
 
 
 def resume(path: Path, control: Control | None = None) -> dict[str, Any]:

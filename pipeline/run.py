@@ -21,8 +21,8 @@ from .fit import open_model
 from .ingest import ingest
 from .ingest_plan import open_movie, stored_shape
 from .progress import read_json
+from .recorded import RUN
 from .report import write_report
-from .resume import RUN
 from .site_profile import load_profile
 from .train import train_model
 from .truth import check_truth

@@ -44,7 +44,9 @@ def status(config: StatusConfig) -> dict[str, Any]:
 
 
 def _children(path: Path) -> list[Path]:
-    return sorted(path.iterdir()) if path.is_dir() and not _is_complete(path) else []
+    if not path.is_dir() or (path / "zarr.json").exists() or _is_complete(path):
+        return []  # a store holds no outputs, whatever its parts say
+    return sorted(path.iterdir())
 
 
 def _is_complete(path: Path) -> bool:

@@ -126,7 +126,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(raw: Path, capsys: pytest.
         (["submit", "--set", "tme=3", "run", "raw.npy", "-o", "out"], 2, "Did you mean 'time'"),
         (["submit", "--set", "time", "run", "raw.npy", "-o", "out"], 2, "KEY=VALUE"),
         (["submit", "--set"], 2, "needs a value"),
-        (["resume", "raw.npy"], 3, "no batch run"),
+        (["resume", "raw.npy"], 3, "nothing was begun"),
         (["cancel", "raw.npy"], 3, "no batch run"),
         (["logs", "raw.npy"], 3, "no batch run"),
     ],

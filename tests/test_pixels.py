@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import TINY, movie_store, network
@@ -232,7 +231,7 @@ def test_a_store_may_name_bad_pixels_that_the_frames_do_not_show(tmp_path: Path)
     bad = np.zeros((24, 24), dtype=bool)
     bad[3, 4] = True
     shutil.rmtree(path / "bad_pixels", ignore_errors=True)
-    zarr.save_array(path / "bad_pixels", bad)
+    store.add_array(path, "bad_pixels", bad, ("y", "x"), {})
     levels = movie_stand_ins(store.open_store(path, store.MOVIE))
     assert levels is not None and np.argwhere(np.isfinite(levels)).tolist() == [[3, 4]]
 

@@ -18,6 +18,7 @@ from tdenoise_pipeline.report import most_changing, write_report
 from tdenoise_pipeline.words import summary
 
 from tdenoise import checkpoint
+from tdenoise.atomic import SEAL, seal
 from tdenoise.simulate import SimulationSettings, simulate
 
 SCENE = SimulationSettings(n_frames=16, height=64, width=80, dose=2.0, seed=6, dwell_frames=(4.0, 10.0))
@@ -178,7 +179,8 @@ def test_failure_leaves_the_old_page_alone(folder, tmp_path):
 
 
 def test_curve_of_another_model_is_refused(folder, tmp_path):
-    (tmp_path / "card.json").write_text(json.dumps(card("0" * 64)))
+    sealed = seal(json.dumps(card("0" * 64) | {"seal": SEAL}).encode())
+    (tmp_path / "card.json").write_bytes(sealed)
     with pytest.raises(InputError, match="is not the model"):
         write_report(settings(folder, tmp_path / "r.html", model=tmp_path))
 

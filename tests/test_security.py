@@ -209,28 +209,36 @@ def test_a_symlink_to_a_whole_store_is_followed(tmp_path: Path) -> None:
     assert store.open_store(tmp_path / "link", store.MOVIE).shape == (8, 16, 16)
 
 
+def listening() -> dict[int, str]:
+    """Ports on which this process and its children listen, and where."""
+    me = psutil.Process()
+    return {
+        connection.laddr.port: connection.laddr.ip
+        for process in (me, *me.children(recursive=True))
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("cluster")
+    before = listening()  # of clusters that other tests have
     with connect(
         "local:1", scratch=folder / "s", worker_memory_bytes=None, profile=None, log_dir=folder / "l"
     ) as client:
+        client.ports = {port: where for port, where in listening().items() if port not in before}
         yield client
 
 
 def test_strangers_find_loopback_and_tls_only(cluster: Any) -> None:
     from distributed import Client, Security
 
-    me = psutil.Process()
-    ports = set()
-    for process in (me, *me.children(recursive=True)):
-        for connection in process.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN and process != me:
-                assert connection.laddr.ip in ("127.0.0.1", "::1")
-                ports.add(connection.laddr.port)
     address = cluster.scheduler.address
-    assert address.startswith("tls://127.0.0.1:") and ports
-    for port in {*ports, int(address.rpartition(":")[2])}:
+    assert address.startswith("tls://127.0.0.1:")
+    assert len(cluster.ports) > 2 and int(address.rpartition(":")[2]) in cluster.ports
+    assert set(cluster.ports.values()) <= {"127.0.0.1", "::1"}
+    for port in cluster.ports:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
             plain.sendall(b"GET /health HTTP/1.0\r\n\r\n")
             with contextlib.suppress(ConnectionError):
@@ -255,7 +263,7 @@ def threads() -> dict[str, int]:
 
 def test_a_worker_computes_and_compresses_with_one_thread(cluster: Any, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
-    cluster.register_plugin(ModelPlugin(folder, open_model(folder).id, "cpu"))
+    cluster.register_plugin(ModelPlugin(folder, open_model(folder).id, "cpu", []))
     (found,) = cluster.run(threads).values()
     assert found == {"torch": 1, "blosc": 1, "OMP": 1}
     (per_worker,) = cluster.nthreads().values()

@@ -17,6 +17,7 @@ import pytest
 from small import counts, model_folder, movie_store
 from tdenoise_pipeline import progress, sharing
 from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.apply_many import single
 from tdenoise_pipeline.array import render, task_words
 from tdenoise_pipeline.config import ApplyConfig
 from tdenoise_pipeline.control import Control
@@ -51,7 +52,7 @@ def numbers(run: SharedRun, share: Share, pieces: list[Piece] = PIECES, stop: in
     found = []
 
     def function(piece: Piece) -> None:
-        progress.mark(run.folder, piece.number, {"shards": {}})
+        progress.mark(run.folder, piece.number, {"shards": {}}, run.token, run.member)
         found.append(piece.number)
 
     for _ in work(run, share, pieces, function, Control()):
@@ -130,7 +131,7 @@ def test_a_piece_that_fails_is_tried_once_by_each_and_stops_no_other(tmp_path: P
     def function(piece: Piece) -> None:
         if piece.number == 3:
             raise ValueError("three")
-        progress.mark(run.folder, piece.number, {"shards": {}})
+        progress.mark(run.folder, piece.number, {"shards": {}}, run.token, run.member)
 
     with shared(tmp_path) as run:
         begin(run)
@@ -143,7 +144,7 @@ def test_a_stop_ends_after_the_piece_in_hand(tmp_path: Path) -> None:
     control = Control()
 
     def function(piece: Piece) -> None:
-        progress.mark(run.folder, piece.number, {"shards": {}})
+        progress.mark(run.folder, piece.number, {"shards": {}}, run.token, run.member)
         control.stop.set()
 
     with shared(tmp_path) as run:
@@ -298,7 +299,7 @@ def test_the_words_of_a_task_make_the_same_output(tmp_path: Path, monkeypatch: p
         worker_memory=2**30,
     )
     name, options = cli._parse(cli._build_parser(), [*task_words(config), "--share", "0/2"])
-    assert cli._configure(cli.COMMANDS[name], options, name) == ApplyConfig(
+    assert single(cli._configure(cli.COMMANDS[name], options, name)) == ApplyConfig(
         movie=config.movie, output=config.output, share="0/2", ensemble=4, lossless=True, worker_memory=2**30
     )
 
