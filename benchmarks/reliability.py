@@ -30,11 +30,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-from small import counts, model_folder, movie_store  # noqa: E402
-from tdenoise_pipeline import cli, faults, progress  # noqa: E402
-from trials import Node, command, contents, ended, fork, start  # noqa: E402
+import numpy as np
+import psutil
+from small import counts, model_folder, movie_store
+from tdenoise_pipeline import cli, faults, progress
+from trials import Node, command, contents, ended, fork, start
 
 STATE = ROOT / "benchmarks" / "results" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
