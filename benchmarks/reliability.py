@@ -4,7 +4,7 @@ Every case of the matrix is a function that takes a number of trials. Those name
 ``everything`` kill real Dask workers and the processes of the real command; most others run a whole step in one
 process that is forked, armed with a fault and killed, as in a power cut. Writes docs/reliability.md.
 
-    python benchmarks/reliability.py [--case F1 ...] [--trials N] [--save] [--quick] [--seed N]
+    python benchmarks/reliability.py [--case F1 ...] [--trials N] [--minutes N] [--save] [--quick] [--seed N]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-from small import counts, model_folder, movie_store  # noqa: E402
-from tdenoise_pipeline import cli, faults, progress  # noqa: E402
-from trials import Node, command, contents, ended, fork, start  # noqa: E402
+import numpy as np
+import psutil
+from small import counts, model_folder, movie_store
+from tdenoise_pipeline import cli, faults, progress
+from trials import Node, command, contents, ended, fork, start
 
 STATE = ROOT / "benchmarks" / "results" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
@@ -68,6 +68,19 @@ class Result:
     failures: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    deadline: float = float("inf")
+
+    @property
+    def late(self) -> bool:
+        """Whether the time of the case is over."""
+        return time.monotonic() > self.deadline
+
+    def rounds(self, trials: int) -> Iterator[int]:
+        """Numbers of trials, until the time of the case is over."""
+        for number in range(trials):
+            if self.late:
+                return
+            yield number
 
     def check(self, holds: bool, why: str) -> None:
         """Count a trial."""
@@ -100,6 +113,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
     options.add_argument("--trials", type=int, help="instead of those of the matrix")
+    options.add_argument("--minutes", type=float, default=float("inf"), help="of every case at most")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--quick", action="store_true", help="a tenth of the trials")
     options.add_argument("--save", action="store_true", help="keep the counts and write docs/reliability.md")
@@ -109,8 +123,8 @@ def main() -> int:
     for name in chosen.case:
         what, trials, function = CASES[name]
         trials = chosen.trials or (max(1, trials // 10) if chosen.quick else trials)
-        result = Result(name, what)
         began = time.monotonic()
+        result = Result(name, what, deadline=began + 60 * chosen.minutes)
         with tempfile.TemporaryDirectory(prefix=f"tdenoise-{name}-", dir=chosen.folder) as folder:
             function(result, Path(folder), trials, random.Random(f"{chosen.seed} {name}"))
         result.seconds = round(time.monotonic() - began, 1)
@@ -135,7 +149,7 @@ def _keep(result: Result) -> None:
         time.sleep(0.05)
     try:
         known: dict[str, Any] = json.loads(STATE.read_text()) if STATE.exists() else {}
-        known[result.name] = asdict(result)
+        known[result.name] = {k: v for k, v in asdict(result).items() if k != "deadline"}
         STATE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
         PAGE.write_text(page(known))
     finally:
@@ -201,6 +215,10 @@ class Cluster:
                     state = (partial / name).stat()
                     self.seen.setdefault(name, (state.st_ino, state.st_mtime_ns))
 
+    def n_marked(self) -> int:
+        """Number of blocks that are marked."""
+        return len(list((progress.work_folder(self.output) / "done").glob("*.json")))
+
     def computed_twice(self) -> int:
         """How many files of marked blocks were written again."""
         return sum(
@@ -239,7 +257,7 @@ def alive(pid: int) -> bool:
 @case("F1", 100, "kill -9 a random worker at a random time")
 def workers(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     cluster = Cluster(folder)
-    while result.trials < trials:
+    while result.trials < trials and not result.late:
         kills, code = 0, 75
         while code != 0:
             pid = cluster.start()
@@ -259,13 +277,18 @@ def workers(result: Result, folder: Path, trials: int, rng: random.Random) -> No
 
 
 def _kill_drivers(result: Result, folder: Path, trials: int, rng: random.Random, everything: bool) -> None:
-    cluster = Cluster(folder)
-    while result.trials < trials:
+    cluster = Cluster(folder, workers=1)
+    while result.trials < trials and not result.late:
         kills, code = 0, None
         while code is None:
             pid = cluster.start()
-            until = time.monotonic() + rng.uniform(0.5, 9)
-            while alive(pid) and (time.monotonic() < until or result.trials + kills >= trials):
+            enough = result.trials + kills >= trials or result.late
+            if rng.random() < 0.7:  # while blocks are computed; else most often while workers start
+                before = cluster.n_marked()
+                while alive(pid) and cluster.n_marked() <= before:
+                    time.sleep(0.01)
+            until = time.monotonic() + rng.expovariate(1 / 1.5)
+            while alive(pid) and (time.monotonic() < until or enough):
                 time.sleep(0.02)
             if alive(pid):
                 cluster.remember()
@@ -297,7 +320,7 @@ def everything(result: Result, folder: Path, trials: int, rng: random.Random) ->
 @case("F5", 3, "kill -9 every worker as it starts, for 20 s")
 def starting(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     cluster = Cluster(folder, 32 * 4)
-    for _ in range(trials):
+    for _ in result.rounds(trials):
         pid = cluster.start()
         until, kills = time.monotonic() + 20, 0
         while time.monotonic() < until and alive(pid):
@@ -317,10 +340,10 @@ def starting(result: Result, folder: Path, trials: int, rng: random.Random) -> N
 @case("F6", 12, "SIGTERM, SIGUSR1 or SIGINT at a random time, every fourth time SIGINT twice")
 def signals(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     cluster = Cluster(folder)
-    for number in range(trials):
+    for number in result.rounds(trials):
         which = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGINT)[number % 4]
         pid = cluster.start()
-        while alive(pid) and not list((progress.work_folder(cluster.output) / "done").glob("*.json")):
+        while alive(pid) and cluster.n_marked() == 0:
             time.sleep(0.05)
         time.sleep(rng.uniform(0, 1))
         cluster.remember()
@@ -339,9 +362,9 @@ def signals(result: Result, folder: Path, trials: int, rng: random.Random) -> No
 @case("X7", 1, "all listening sockets of a run: loopback only, TLS, no dashboard port")
 def sockets(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     cluster = Cluster(folder)
-    for _ in range(trials):
+    for _ in result.rounds(trials):
         pid = cluster.start()
-        while alive(pid) and not list((progress.work_folder(cluster.output) / "done").glob("*.json")):
+        while alive(pid) and cluster.n_marked() == 0:
             time.sleep(0.05)
         listening = set()
         for process in [psutil.Process(pid), *workers_of(pid)]:
@@ -381,7 +404,7 @@ def points(result: Result, folder: Path, trials: int, rng: random.Random) -> Non
     log = folder / "log"
     planned = [(step, point) for step in POINTS for point in POINTS[step]]
     rng.shuffle(planned)
-    for number in range(max(trials, len(planned)) if trials > 20 else trials):
+    for number in result.rounds(max(trials, len(planned)) if trials > 20 else trials):
         step, point = planned[number % len(planned)]
         k = 1 if number < len(planned) or not point.startswith(("shard", "marker")) else rng.randint(1, 5)
         words = node.words(step, output)
@@ -404,7 +427,7 @@ def zombies(result: Result, folder: Path, trials: int, rng: random.Random) -> No
     node, output, log = Node(folder), folder / "out", folder / "log"
     chosen = ["shard.opened", "shard.synced", "marker.synced", "marker.written", "finish.sealed"]
     chosen += ["commit.checked", "commit.staged"]
-    for number in range(trials):
+    for number in result.rounds(trials):
         step = ("apply", "ingest")[number % 2]
         point = chosen[number // 2 % len(chosen)]
         pid = start(*node.words(step, output), fault=f"{point}:1:stop", log=log)
@@ -439,7 +462,7 @@ def training(result: Result, folder: Path, trials: int, rng: random.Random) -> N
     node.expect("train")
     took = time.monotonic() - began
     kills = 0
-    while result.trials < trials:
+    while result.trials < trials and not result.late:
         if rng.random() < 0.5:
             pid = start(*node.words("train", output), log=log)
             time.sleep(rng.uniform(0.1, took))
@@ -463,7 +486,7 @@ def training(result: Result, folder: Path, trials: int, rng: random.Random) -> N
 )
 def clocks(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     node, output, log = Node(folder), folder / "out", folder / "log"
-    for number in range(trials):
+    for number in result.rounds(trials):
         jump = (3600, -3600, 86400)[number % 3]
         pid = start(*node.words("ingest", output), fault="marker.synced:1:stop", log=log)
         while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
@@ -484,7 +507,7 @@ def full_disk(result: Result, folder: Path, trials: int, rng: random.Random) -> 
     node, log, mount = Node(folder), folder / "log", folder / "mount"
     mount.mkdir()
     output = mount / "out"
-    for number in range(trials):
+    for number in result.rounds(trials):
         step = ("ingest", "apply")[number % 2]
         kilobytes = 4 * rng.randint(1, 70)
         options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", mount]
@@ -507,7 +530,7 @@ def full_disk(result: Result, folder: Path, trials: int, rng: random.Random) -> 
 @case("S2", 40, "EIO or ESTALE once, EIO for ever, quota exceeded; while reading or writing")
 def errors(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     node, output, log = Node(folder), folder / "out", folder / "log"
-    for number in range(trials):
+    for number in result.rounds(trials):
         step = ("ingest", "apply")[number % 2]
         read = "raw.read" if step == "ingest" else "movie.read"
         point = rng.choice(["shard.opened", "shard.synced", "marker.synced", read])
@@ -534,7 +557,7 @@ def _repaired(node: Node, step: str, store: Path, log: Path) -> tuple[int, int, 
 def flips(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     node, log = Node(folder), folder / "log"
     stores = {step: folder / f"undisturbed-{step}" for step in ("ingest", "apply")}
-    for number in range(trials):
+    for number in result.rounds(trials):
         step = ("apply", "ingest")[number % 2]
         file = rng.choice(sorted(p for p in stores[step].rglob("*") if p.is_file()))
         data = bytearray(file.read_bytes())
@@ -565,7 +588,7 @@ def shards(result: Result, folder: Path, trials: int, rng: random.Random) -> Non
     stores = {"ingest": folder / "undisturbed-ingest", "apply": folder / "undisturbed-apply"}
     arrays = {"ingest": "counts", "apply": "denoised"}
     strangers = {"ingest": foreign / "movie.zarr", "apply": foreign / "d.zarr"}
-    for number in range(trials):
+    for number in result.rounds(trials):
         step, how = (
             ("apply", "ingest")[number % 2],
             ("delete", "cut", "empty", "swap", "foreign")[number // 2 % 5],
@@ -593,7 +616,7 @@ def shards(result: Result, folder: Path, trials: int, rng: random.Random) -> Non
 @case("S7", 50, "two commands on one output at the same moment: one works, the other exits with 6")
 def races(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     node, output, log = Node(folder), folder / "out", folder / "log"
-    for number in range(trials):
+    for number in result.rounds(trials):
         step = ("ingest", "apply")[number % 2]
         # Both hold on after their first marker, so that neither is done before the other has begun.
         racers = [start(*node.words(step, output), fault="marker.written:1:stop", log=log) for _ in range(2)]
@@ -617,7 +640,7 @@ def races(result: Result, folder: Path, trials: int, rng: random.Random) -> None
 @case("S9", 20, "the lease of a dead host is taken over, that of a silent but recent one is not")
 def leases(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     node, output, log = Node(folder), folder / "out", folder / "log"
-    for number in range(trials):
+    for number in result.rounds(trials):
         command(*node.words("ingest", output), fault="marker.written:1", log=log)
         _abandon(output)
         if number % 2:
@@ -633,7 +656,7 @@ def leases(result: Result, folder: Path, trials: int, rng: random.Random) -> Non
 @case("S10", 10, "the unfinished output is deleted while it is written")
 def deleted(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     node, output, log = Node(folder), folder / "out", folder / "log"
-    for number in range(trials):
+    for number in result.rounds(trials):
         step = ("ingest", "apply")[number % 2]
         pid = start(*node.words(step, output), fault=f"marker.written:{rng.randint(1, 4)}:stop", log=log)
         while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
@@ -655,7 +678,7 @@ def raw_changed(result: Result, folder: Path, trials: int, rng: random.Random) -
     node, output, log = Node(folder), folder / "out", folder / "log"
     sound = node.raw.read_bytes()
     times = node.raw.stat().st_mtime_ns
-    for number in range(trials):
+    for number in result.rounds(trials):
         how = ("grown", "touched", "read-only")[number % 3]
         if how == "read-only":
             node.raw.chmod(0o444)
@@ -683,7 +706,7 @@ def raw_changed(result: Result, folder: Path, trials: int, rng: random.Random) -
 def shapes(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     import xarray
 
-    for number in range(trials):
+    for number in result.rounds(trials):
         shape = (
             rng.choice([3, 31, 32, 33, 64, 65, rng.randint(3, 140)]),
             rng.randint(9, 70),
