@@ -40,7 +40,7 @@ SHARD_FRAMES, SHARD_PIXELS = 32, 1024
 CHUNK_FRAMES, CHUNK_PIXELS = 4, 512
 KEPT_BITS = 7  # of 23 in the mantissa of float32: +0.02 % error, 4 times smaller
 
-WHERE = ("workers", "worker_memory", "profile", "device")  # settings that change no byte
+WHERE = ("workers", "worker_memory", "insecure", "profile", "share", "device")  # settings that change no byte
 
 # The bytes of blosc(zstd) depend on its number of threads.
 blosc.set_nthreads(1)
