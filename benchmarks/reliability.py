@@ -144,7 +144,7 @@ def main() -> int:
             f"({result.seconds:.0f} s)",
             flush=True,
         )
-        if chosen.save:
+        if chosen.save and result.trials:
             _keep(result)
     return 1 if failed else 0
 
@@ -281,7 +281,7 @@ def workers(result: Result, folder: Path, trials: int, rng: random.Random) -> No
                         kills += 1
             code = ended(pid)
             result.count(f"runs that ended with {code}")
-            if code not in (0, 1, 75):
+            if code not in (0, 1, 5, 75):  # 5: a worker was killed while all were being started
                 break
         cluster.judge(result, kills)
 
@@ -416,9 +416,12 @@ def _none_or_all(node: Node, step: str, output: Path) -> bool:
 def points(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     node, output = Node(folder), folder / "out"
     log = folder / "log"
-    planned = [(step, point) for step in POINTS for point in POINTS[step]]
-    rng.shuffle(planned)
-    for number in result.rounds(max(trials, len(planned)) if trials > 20 else trials):
+    every = [(step, point) for step in POINTS for point in POINTS[step]]
+    rng.shuffle(every)
+    # First every point in one step or another, then in all the others.
+    first = {point: (step, point) for step, point in every}
+    planned = [*first.values(), *(e for e in every if e not in first.values())]
+    for number in result.rounds(trials):
         step, point = planned[number % len(planned)]
         k = 1 if number < len(planned) or not point.startswith(("shard", "marker")) else rng.randint(1, 5)
         words = node.words(step, output)

@@ -28,29 +28,30 @@ ROOT = Path(__file__).parents[1]
 SHAPE = (70, 12, 14)  # 3 shards
 
 
-def apart(*words: str, timeout: float = 600) -> str:
+def apart(*words: str) -> str:
     """Run Python in a process of its own, which may be forked; what it printed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     return done.stdout
 
 
 @pytest.mark.chaos
-def test_a_crash_at_any_point_of_any_step_shows_nothing_or_all_and_is_made_good_by_the_same_command() -> None:
-    # From 21 trials on, the case goes through all points; it checks that each of faults.POINTS belongs to a step.
-    printed = apart("benchmarks/reliability.py", "--case", "S3", "--trials", "21")
-    n_points = int(printed.split("'points': ")[1].split("}")[0])
-    assert n_points > len(faults.POINTS)
-    assert f"S3: {n_points} trials, 0 failures" in printed
+def test_a_crash_at_any_point_shows_nothing_or_all_and_is_made_good_by_the_same_command() -> None:
+    # The case begins with every one of faults.POINTS, in one step or another.
+    n_points = len(faults.POINTS)
+    printed = apart("benchmarks/reliability.py", "--case", "S3", "--trials", str(n_points + 10))
+    assert f"S3: {n_points + 10} trials, 0 failures" in printed
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("case", ["F7", "F12", "S2", "S7", "S9", "S10"])
-def test_the_matrix_runs_and_finds_nothing(case: str) -> None:
-    assert ", 0 failures" in apart("benchmarks/reliability.py", "--case", case, "--trials", "4")
+def test_late_writers_races_errors_of_the_disk_and_dead_leases_do_no_harm() -> None:
+    cases = ("F7", "S2", "S7", "S9", "S10")
+    printed = apart("benchmarks/reliability.py", "--case", *cases, "--trials", "4")
+    for case in cases:
+        assert f"{case}: 4 trials, 0 failures" in printed
 
 
 @pytest.mark.chaos
