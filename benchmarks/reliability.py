@@ -40,12 +40,22 @@ STATE = ROOT / "benchmarks" / "results" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
 TRAINING = {p for p in faults.POINTS if p.startswith(("checkpoint", "model"))}
 STORES = {p for p in faults.POINTS if p.startswith(("shard", "marker", "finish"))}
-# What each step passes on its way; "commit.replaced" only where an output is replaced.
+COMMON = STORES | {p for p in faults.POINTS if p.startswith("commit")}
+# What each step passes on its way; "commit.replaced" only where an output is replaced. Of `apply --variance` and
+# `apply --share` those that are about their own shards, markers and commit.
 POINTS = {
     "ingest": [p for p in faults.POINTS if p not in TRAINING | {"movie.read"}],
     "apply": [p for p in faults.POINTS if p not in TRAINING | {"raw.read"}],
     "train": [p for p in faults.POINTS if p not in STORES | {"raw.read", "movie.read"}],
+    "variance": [p for p in faults.POINTS if p in COMMON],
+    # One that is told --force leaves an output of the same settings, which another may just have finished.
+    "share": [
+        p
+        for p in faults.POINTS
+        if p in (COMMON - {"commit.replaced"}) | {"output.created", "output.begun", "lease.released"}
+    ],
 }
+assert {p for points in POINTS.values() for p in points} == set(faults.POINTS)
 NOT_RUN = {
     "F9, F10": "needs a GPU (the fallback for a GPU that is short of memory has its own test)",
     "F14": "needs a Slurm with preemption; see the tests marked `slurm`",
@@ -134,7 +144,7 @@ def main() -> int:
             f"({result.seconds:.0f} s)",
             flush=True,
         )
-        if chosen.save:
+        if chosen.save and result.trials:
             _keep(result)
     return 1 if failed else 0
 
@@ -271,7 +281,7 @@ def workers(result: Result, folder: Path, trials: int, rng: random.Random) -> No
                         kills += 1
             code = ended(pid)
             result.count(f"runs that ended with {code}")
-            if code not in (0, 1, 75):
+            if code not in (0, 1, 5, 75):  # 5: a worker was killed while all were being started
                 break
         cluster.judge(result, kills)
 
@@ -398,13 +408,20 @@ def _none_or_all(node: Node, step: str, output: Path) -> bool:
     return not output.exists() or node.problem(step, output) != "another content"
 
 
-@case("S3", 150, "kill -9 at every named point of ingest, apply and train, then the same command")
+@case(
+    "S3",
+    150,
+    "kill -9 at every named point of ingest, apply (also --variance, --share) and train, then again",
+)
 def points(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     node, output = Node(folder), folder / "out"
     log = folder / "log"
-    planned = [(step, point) for step in POINTS for point in POINTS[step]]
-    rng.shuffle(planned)
-    for number in result.rounds(max(trials, len(planned)) if trials > 20 else trials):
+    every = [(step, point) for step in POINTS for point in POINTS[step]]
+    rng.shuffle(every)
+    # First every point in one step or another, then in all the others.
+    first = {point: (step, point) for step, point in every}
+    planned = [*first.values(), *(e for e in every if e not in first.values())]
+    for number in result.rounds(trials):
         step, point = planned[number % len(planned)]
         k = 1 if number < len(planned) or not point.startswith(("shard", "marker")) else rng.randint(1, 5)
         words = node.words(step, output)

@@ -132,6 +132,7 @@ def apply(
             _run_blocks(config, job, plan, run, share, control, reconnect)
             with run.alone("commit") if isinstance(run, sharing.SharedRun) else contextlib.nullcontext():
                 if share is None or not already_done(config.output, run.id):
+                    run.unstage()  # where another of those who share was killed here
                     _finish(config, plan, movie, card, run, known)
     except PipelineError:
         if share is None or not already_done(config.output, id):

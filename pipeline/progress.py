@@ -179,6 +179,12 @@ class OutputRun:
         maybe_crash("commit.renamed")
         self.tidy()
 
+    def unstage(self) -> None:
+        """Take up again what a run has left that was killed while it gave the output its name."""
+        for staged in self.folder.glob("ready-*"):
+            if not self.partial.exists():
+                staged.rename(self.partial)
+
     def tidy(self) -> None:
         """Take away all that served to make the output; the plan last, which says that there is something left."""
         for left in (
@@ -213,11 +219,7 @@ class OutputRun:
             )
 
     def _check_plan(self) -> None:
-        for staged in self.folder.glob(
-            "ready-*"
-        ):  # of a run that was killed while it gave the output its name
-            if not self.partial.exists():
-                staged.rename(self.partial)
+        self.unstage()
         file = self.folder / "plan.json"
         begun_as = read_json(file) if file.exists() else None
         if begun_as is None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import tdenoise_pipeline.apply
 import tdenoise_pipeline.ingest_many
 import tdenoise_pipeline.train
 import tdenoise_pipeline.verify
-from small import counts, model_folder, movie_store
+import torch
+from small import TINY, counts, model_folder, movie_store, network
 from tdenoise_pipeline import cli, driver, faults, progress
 from tdenoise_pipeline.control import Control
 
@@ -78,12 +80,13 @@ def command(*words: object, fault: str | None = None, log: Path | None = None) -
     return ended(start(*words, fault=fault, log=log))
 
 
-def killed_after(seconds: float, *words: object) -> int:
-    """Start a command and kill it after a while; its exit code."""
-    pid = start(*words, log=Path(os.devnull))
-    time.sleep(seconds)
-    os.kill(pid, signal.SIGKILL)
-    return ended(pid)
+def stopped(pid: int) -> bool:
+    """Wait until a process has stopped (True) or ended (False), which is still to be waited for."""
+    while (status := psutil.Process(pid).status()) != psutil.STATUS_STOPPED:
+        if status == psutil.STATUS_ZOMBIE:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 class Node:
@@ -96,10 +99,15 @@ class Node:
         def make() -> None:
             movie_store(folder, counts(shape), frame_time=0.01)
             model_folder(folder / "random")
+            gamma = network(replace(TINY, head="gamma"))
+            assert gamma.spread is not None
+            torch.nn.init.normal_(gamma.spread.weight)  # a variance that differs from pixel to pixel
+            model_folder(folder / "gamma", gamma)
 
         assert ended(fork(make)) == 0
-        self.raw, self.movie, self.random = folder / "raw.npy", folder / "movie.zarr", folder / "random"
-        self.expected = {}
+        self.raw, self.movie = folder / "raw.npy", folder / "movie.zarr"
+        self.random, self.gamma = folder / "random", folder / "gamma"
+        self.expected: dict[str, dict[str, str]] = {}
         for step in ("ingest", "apply"):
             assert command(*self.words(step, folder / f"undisturbed-{step}")) == 0
             self.expected[step] = contents(folder / f"undisturbed-{step}")
@@ -108,13 +116,15 @@ class Node:
         """The command of a step."""
         if step == "ingest":
             return ["ingest", self.raw, "-o", output, "--frame-time", "0.01"]
-        if step == "apply":
-            return ["apply", self.movie, "--model", self.random, "-o", output, "--ensemble", "1"]
+        if step in ("apply", "share", "variance"):
+            model = self.gamma if step == "variance" else self.random
+            more = {"apply": [], "share": ["--share", "0/1"], "variance": ["--variance"]}[step]
+            return ["apply", self.movie, "--model", model, "-o", output, "--ensemble", "1", *more]
         start = ["--from", self.random, "--device", "cpu", "--seed", "1"]
         return ["train", self.movie, "-o", output, "--steps", "3", *start]
 
     def expect(self, step: str) -> dict[str, str]:
-        """What the undisturbed step gives; training only where it is asked for."""
+        """What the undisturbed step gives; all but ingest and apply only where they are asked for."""
         if step not in self.expected:
             output = self.folder / f"undisturbed-{step}"
             assert command(*self.words(step, output)) == 0
