@@ -92,14 +92,17 @@ def inspect(path: Path, deep: bool, control: Control) -> Findings:
     attributes, damage = _attributes(path)
     kind = attributes["kind"]
     name = store.MOVIE if kind == "movie" else store.DENOISED
-    damage += _small_files(path, attributes)
+    changed = _small_files(path, attributes)
+    damage += changed.values()
     names = [name, *([store.VARIANCE] if attributes.get(store.VARIANCE) is not None else [])]
     sound: dict[str, dict[str, str]] = {}
     n_shards = 0
     for each in names:
+        if any(file == f"{each}/{METADATA}" or file.startswith(f"integrity/{each}/") for file in changed):
+            continue  # said already; what they say of shape and hashes cannot be relied on
         try:
             opened = _open(path, each, attributes)
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except store.UNREADABLE as error:
             damage.append(Damage(f"the metadata of its array {each!r} are damaged ({error}) (all frames)"))
             continue
         found, n_found, sound[each] = _array(opened, deep, control)
@@ -130,7 +133,7 @@ def _attributes(path: Path) -> tuple[dict[str, Any], list[Damage]]:
         attributes = json.loads(spare.read_bytes())["attributes"]["tdenoise"]
         if attributes["kind"] in ("movie", "denoised"):
             return attributes, [Damage(f"{what} (all frames)")]
-    except (OSError, ValueError, KeyError, TypeError):
+    except store.UNREADABLE:
         pass
     raise VerificationError(f"{path}: {what}, and so was its copy. Make the store anew with --force.")
 
@@ -144,9 +147,9 @@ def _open(path: Path, name: str, attributes: dict[str, Any]) -> store.Store:
     return store.Store(path, name, array, attributes, "", store.Coordinates(None, None))
 
 
-def _small_files(path: Path, attributes: dict[str, Any]) -> list[Damage]:
-    """Compare everything but the shards with the recorded sha256."""
-    found = []
+def _small_files(path: Path, attributes: dict[str, Any]) -> dict[str, Damage]:
+    """Compare everything but the shards with the recorded sha256; what is wrong, by file."""
+    found = {}
     for name, digest in attributes.get("files", {}).items():
         array = name.partition("/")[0]
         of_hashes = array == "integrity"
@@ -157,11 +160,11 @@ def _small_files(path: Path, attributes: dict[str, Any]) -> list[Damage]:
             data = (path / name).read_bytes()
         except OSError as error:
             problem = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
-            found.append(Damage(f"{what} {problem} (all frames)"))
+            found[name] = Damage(f"{what} {problem} (all frames)")
             continue
         if hashlib.sha256(data).hexdigest() != digest:
             verb = "was changed" if of_hashes else "holds other data than was written"
-            found.append(Damage(f"{what} {verb} (all frames)"))
+            found[name] = Damage(f"{what} {verb} (all frames)")
     return found
 
 
@@ -171,7 +174,7 @@ def _array(opened: store.Store, deep: bool, control: Control) -> tuple[list[Dama
     regions = list(store.shards_in(whole, opened.geometry.shard))
     try:
         hashes = store.recorded_hashes(opened)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except store.UNREADABLE as error:
         return [Damage(f"its record of hashes is damaged ({error})")], len(regions), {}
     if store.content_id(opened.name, opened.array, hashes) != opened.id:
         return [Damage("its record of hashes was changed")], len(regions), {}
@@ -202,7 +205,7 @@ def _shard(opened: store.Store, region: Region, hashes: dict[str, str], deep: bo
         return problem
     try:
         content = opened.array[region.slices]
-    except (OSError, ValueError, RuntimeError) as error:
+    except store.UNREADABLE as error:
         return f"cannot be decoded ({error})"
     return None if store.content_hash(content) == hashes[key] else "holds other data than was written"
 
@@ -241,5 +244,5 @@ def _grid(file: Path) -> tuple[int, ...] | None:
         document = json.loads(file.read_bytes())
         shard = document["chunk_grid"]["configuration"]["chunk_shape"]
         return tuple(-(-n // s) for n, s in zip(document["shape"], shard, strict=True))
-    except (OSError, ValueError, KeyError, TypeError):
+    except store.UNREADABLE:
         return None

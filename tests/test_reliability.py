@@ -167,6 +167,27 @@ def test_damage_of_any_other_file_is_told_and_repaired(
     assert contents(store) == before
 
 
+def test_a_bit_that_makes_metadata_nonsense_is_damage_and_no_crash(made: Path, tmp_path: Path) -> None:
+    store = copied(made, "movie", tmp_path)
+    for name in (
+        "integrity/counts/zarr.json",
+        "counts/zarr.json",
+        "t/zarr.json",
+        "integrity/zarr.json",
+        "zarr.json",
+    ):
+        file = store / name
+        sound = file.read_bytes()
+        for position in range(0, len(sound), max(1, len(sound) // 12)):
+            data = bytearray(sound)
+            data[position] ^= 2  # names of settings become others
+            file.write_bytes(data)
+            with pytest.raises((VerificationError, InputError)):
+                verify(VerifyConfig(store=store, deep=True))
+        file.write_bytes(sound)
+    verify(VerifyConfig(store=store, deep=True))
+
+
 def test_repair_refuses_another_source_and_leaves_the_store_alone(
     made: Path, workers: str, tmp_path: Path
 ) -> None:
