@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
 import shutil
@@ -29,8 +30,11 @@ Workers = (
     | tuple[Literal["address"], str]
 )
 
+log = logging.getLogger(__name__)
+
 START_TIMEOUT_S = 120  # for workers that wait in no queue: this machine, a running scheduler
 CONNECT_TIMEOUT_S = 30
+START_TRIES = 3  # of all workers of this machine together
 STOPPED = "stopped while waiting for workers; run the same command again to continue"
 
 # What every worker is told. Blocks return small receipts and write their own output, so there is nothing
@@ -194,30 +198,35 @@ def _local(
 
     count = count or budget.n_cores()
     scratch.mkdir(parents=True, exist_ok=True)
-    try:
-        with _deaf_to_interrupts():
-            cluster = LocalCluster(
-                n_workers=count,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                # Without a port of its own, the second run on a machine finds 8787 taken and warns.
-                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-                memory_limit=memory_bytes or budget.machine_memory_bytes() // count,
-                local_directory=str(scratch),
-                death_timeout=START_TIMEOUT_S,
-                # TLS here too: others on this machine could reach a bare loopback port, and run code as us.
-                security=Security.temporary(),
-            )
-    except (RuntimeError, OSError, TimeoutError) as error:
-        # An interrupt that came with the failure may have gone to a thread that has yet to wake.
-        time.sleep(0.1)
-        if stop.is_set():
-            raise Stopped(STOPPED) from error
-        raise ResourceError(
-            f"{count} worker processes could not be started on this machine: {error}. Use fewer workers "
-            f"(--workers local:{max(1, count // 2)}), or check memory and open files (ulimit -a)."
-        ) from error
+    for attempt in range(1, START_TRIES + 1):
+        try:
+            with _deaf_to_interrupts():
+                cluster = LocalCluster(
+                    n_workers=count,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    # Without a port of its own, the second run on a machine finds 8787 taken and warns.
+                    scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                    memory_limit=memory_bytes or budget.machine_memory_bytes() // count,
+                    local_directory=str(scratch),
+                    death_timeout=START_TIMEOUT_S,
+                    # TLS here too: others on this machine could reach a bare loopback port, and run code as us.
+                    security=Security.temporary(),
+                )
+            break
+        except (RuntimeError, OSError, TimeoutError) as error:
+            # An interrupt that came with the failure may have gone to a thread that has yet to wake.
+            time.sleep(0.1)
+            if stop.is_set():
+                raise Stopped(STOPPED) from error
+            if attempt < START_TRIES:  # Dask replaces a worker that was killed, but not while all are started
+                log.warning("the workers did not start (%s); trying again", error)
+                continue
+            raise ResourceError(
+                f"{count} worker processes could not be started on this machine: {error}. Use fewer workers "
+                f"(--workers local:{max(1, count // 2)}), or check memory and open files (ulimit -a)."
+            ) from error
     with cluster:
         if stop.is_set():
             raise Stopped(STOPPED)

@@ -423,6 +423,24 @@ def test_a_ctrl_c_while_workers_start_is_kept_and_is_a_stop(tmp_path, monkeypatc
         signal.signal(signal.SIGINT, before)
 
 
+def test_workers_that_were_killed_while_all_are_started_are_started_again(tmp_path, monkeypatch, caplog):
+    import distributed
+
+    real, calls = distributed.LocalCluster, []
+
+    def dies_once(**settings):
+        calls.append(settings)
+        if len(calls) == 1:
+            raise RuntimeError("a worker died")
+        return real(**settings)
+
+    monkeypatch.setattr(distributed, "LocalCluster", dies_once)
+    options = {"scratch": tmp_path, "worker_memory_bytes": None, "profile": None, "log_dir": tmp_path}
+    with cluster.connect("local:1", **options) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+    assert len(calls) == 2 and "trying again" in caplog.text
+
+
 def test_an_exception_in_the_step_still_stops_the_workers(local):
     with pytest.raises(ZeroDivisionError), local("local:1") as client:
         [pid] = client.run(os.getpid).values()
