@@ -263,14 +263,16 @@ def estimate(submission: Submission, sizes: Mapping[str, Any]) -> list[str]:
     lines = []
     for step in submission.steps:
         asks = submission.profile(step)
+        n_nodes = asks.nodes if step.kind == "train" else 1  # the others use one, whatever the profile says
+        n_gpus = n_nodes * asks.n_gpus
         gpus = f"{asks.gpus} GPU" if asks.gpus else "no GPU"
         lines.append(
-            f"{step.kind}: {gpus}, {asks.cpus} cores, {asks.memory_gib} GiB, at most {asks.time} at a time"
+            f"{step.kind}: {f'{n_nodes} nodes with ' if n_nodes > 1 else ''}{gpus}, {asks.cpus} cores, {asks.memory_gib} GiB, at most {asks.time} at a time"
         )
-        if step.kind == "train" and sizes.get("train_s") and asks.n_gpus:
-            lines[-1] += f"; about {asks.n_gpus * sizes['train_s'] / 3600:.2g} GPU-hours"
-        elif asks.n_gpus:
-            lines[-1] += f", that is {asks.n_gpus * asks.time_s / 3600:.3g} GPU-hours"
+        if step.kind == "train" and sizes.get("train_s") and n_gpus:
+            lines[-1] += f"; about {n_gpus * sizes['train_s'] / 3600:.2g} GPU-hours"
+        elif n_gpus:
+            lines[-1] += f", that is {n_gpus * asks.time_s / 3600:.3g} GPU-hours"
         if step.kind == "apply" and "n_blocks" in sizes:
             lines[-1] += f"; {sizes['n_blocks']} blocks of {in_words(sizes['block_bytes'])} of memory"
     if n := sizes.get("n_workers"):

@@ -447,3 +447,15 @@ def test_a_second_ctrl_c_ends_at_once(
     finally:
         signal.signal(signal.SIGINT, before)
     assert "interrupted twice" in one_line(capsys.readouterr().err)
+
+
+def test_nodes_that_share_a_training_count_in_its_cost(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "p.yaml"
+    profile.write_text("gpus: 'a100:2'\ntime: '02:00:00'\ntrain:\n  nodes: 3\n")
+    words = ["submit", "--profile", profile, "run", raw, "-o", tmp_path / "out", "--time-limit", "30m"]
+    assert run(*words, "--print") == 0
+    shown = capsys.readouterr().out
+    assert "3 nodes with a100:2 GPU" in shown and "about 3 GPU-hours" in shown
+    assert not (tmp_path / "out").exists()
