@@ -266,8 +266,9 @@ def estimate(submission: Submission, sizes: Mapping[str, Any]) -> list[str]:
         n_nodes = asks.nodes if step.kind == "train" else 1  # the others use one, whatever the profile says
         n_gpus = n_nodes * asks.n_gpus
         gpus = f"{asks.gpus} GPU" if asks.gpus else "no GPU"
+        shared = f"{n_nodes} nodes with " if n_nodes > 1 else ""
         lines.append(
-            f"{step.kind}: {f'{n_nodes} nodes with ' if n_nodes > 1 else ''}{gpus}, {asks.cpus} cores, {asks.memory_gib} GiB, at most {asks.time} at a time"
+            f"{step.kind}: {shared}{gpus}, {asks.cpus} cores, {asks.memory_gib} GiB, at most {asks.time} at a time"
         )
         if step.kind == "train" and sizes.get("train_s") and n_gpus:
             lines[-1] += f"; about {n_gpus * sizes['train_s'] / 3600:.2g} GPU-hours"

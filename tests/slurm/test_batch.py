@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import xarray as xr
 from small import counts, model_folder, movie_store
@@ -145,8 +147,15 @@ def while_frozen(slurm, tool) -> subprocess.Popen[str]:
     return submitting
 
 
+def held_up(lease: Path) -> None:
+    """Let the workers of a run sleep, until Slurm wakes them up to end them."""
+    for worker in psutil.Process(json.loads(lease.read_text())["pid"]).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.suspend()
+
+
 def test_a_killed_driver_and_a_preempted_job_lose_no_block(slurm, tool, tmp_path):
-    movie = movie_store(tmp_path, counts((960, 30, 44)))  # 30 blocks
+    movie = movie_store(tmp_path, counts((1440, 30, 44)))  # 45 blocks
     model = model_folder(tmp_path / "model")
     apply(ApplyConfig(movie=movie, model=model, output=tmp_path / "local.zarr", workers="local:1"))
     words = ("apply", movie, "--model", model, "-o", "d.zarr", "--workers", "local:1")
@@ -154,6 +163,9 @@ def test_a_killed_driver_and_a_preempted_job_lose_no_block(slurm, tool, tmp_path
     assert code == 0, shown
     output = tmp_path / "d.zarr"
     wait_until(lambda: markers(output))
+    held_up(
+        tmp_path / ".tdenoise/d.zarr/lease/owner.json"
+    )  # or it would be over before Slurm has made up its mind
     # Jobs of a higher tier take both nodes; ours is put back and goes on when they are gone.
     job = ids(status(tool, output))["apply"]
     slurm.run(
