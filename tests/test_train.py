@@ -311,8 +311,8 @@ class Short(settings):
 module.TrainingSettings = Short
 kill_at = int(sys.argv[3])
 save, seen = module.snapshot, [0]
-def counted(state, path):
-    save(state, path)
+def counted(state, path, *rest):
+    save(state, path, *rest)
     seen[0] += 1
     if seen[0] == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)

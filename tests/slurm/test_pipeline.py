@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from tdenoise_pipeline.verify import verify
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
-def test_submit_run_queues_a_job_that_leaves_the_denoised_store(slurm, tmp_path, capsys):
+def test_submit_run_queues_jobs_that_leave_the_denoised_store(slurm, tmp_path, capsys):
     np.save(tmp_path / "a movie.npy", counts((12, 32, 32)))
     profile = tmp_path / "profile.yaml"
     profile.write_text("cpus: 2\nmemory_gib: 4\ntime: '00:10:00'\n")
@@ -34,8 +35,9 @@ def test_submit_run_queues_a_job_that_leaves_the_denoised_store(slurm, tmp_path,
         "2",
     ]
     assert main([str(w) for w in words]) == 0
-    job = capsys.readouterr().out.split()[1].rstrip(",")
-    state = slurm.wait_for_job(job, timeout=240)
+    jobs = dict(re.findall(r"(?m)^(\w+): job (\d+)$", capsys.readouterr().out))
+    assert list(jobs) == ["ingest", "train", "apply", "report"]
+    state = slurm.wait_for_job(jobs["report"], timeout=240)
     log = "".join(p.read_text() for p in tmp_path.rglob("*.log"))
     assert state == "COMPLETED", log
     assert xr.open_zarr(tmp_path / "out/denoised.zarr")["denoised"].shape == (12, 32, 32)
