@@ -143,11 +143,11 @@ def test_workers_leave_before_their_time_limit_and_no_block_is_begun_twice(slurm
     def connected():  # the workers leave 20 s after their jobs began
         return connect("slurm:2", "extra: [--time=00:01:00]\nstop_early_s: 580")
 
-    items = [SimpleNamespace(number=n) for n in range(20)]
+    items = [SimpleNamespace(number=n) for n in range(32)]
     outcomes = drive(connected, None, block, items, lambda: items, Control(), 600, {"block": 1.0})
-    assert [outcome.error for outcome in outcomes] == [None] * 20
+    assert [outcome.error for outcome in outcomes] == [None] * 32
     assert len(list(tmp_path.glob("logs*/*.log"))) > 2, "jobs were replaced"
-    assert len(list(folder.glob("begin-*"))) == len(list(folder.glob("end-*"))) == 20
+    assert len(list(folder.glob("begin-*"))) == len(list(folder.glob("end-*"))) == 32
 
 
 def test_strangers_are_refused(slurm, connect):
