@@ -324,6 +324,7 @@ def test_other_versions_are_told_and_end_the_job_before_it_works() -> None:
 def test_reasons_that_waiting_never_helps_against_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     states = {"1": "PENDING QOSMaxWallDurationPerJobLimit", "2": "PENDING Resources"}
     pending = Pending()
+    caplog.set_level("WARNING", logger="tdenoise_pipeline")  # other tests leave another behind
     pending.tell(states)
     pending.tell(states)
     assert len(caplog.records) == 1 and "lower time" in caplog.text

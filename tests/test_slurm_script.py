@@ -436,6 +436,7 @@ def test_workers_that_were_killed_while_all_are_started_are_started_again(tmp_pa
 
     monkeypatch.setattr(distributed, "LocalCluster", dies_once)
     options = {"scratch": tmp_path, "worker_memory_bytes": None, "profile": None, "log_dir": tmp_path}
+    caplog.set_level("WARNING", logger="tdenoise_pipeline")  # other tests leave another behind
     with cluster.connect("local:1", **options) as client:
         assert client.submit(sum, [1, 2]).result() == 3
     assert len(calls) == 2 and "trying again" in caplog.text
