@@ -37,7 +37,7 @@ audit: .venv/.ready
 # Needs pip-tools in the environment; torch is that of the index, or of the extra index that is set up for pip.
 lock: .venv/.ready
 	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-header --no-annotate \
-		--strip-extras --all-extras --allow-unsafe -c constraints.txt -o requirements.lock pyproject.toml
+		--no-emit-find-links --strip-extras --all-extras --allow-unsafe -c constraints.txt -o requirements.lock pyproject.toml
 	sed -i -e '/^tdenoise @/d' -e '/^# WARNING/d' -e '/^# Consider/d' requirements.lock
 
 bench: .venv/.ready
