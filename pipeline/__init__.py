@@ -28,11 +28,11 @@ def open(path: str | Path) -> xarray.Dataset:
     """
     import xarray
 
-    from .store import DENOISED, MOVIE, VARIANCE, open_store, read_attributes
+    from .store import DASK_CHUNK, DENOISED, MOVIE, VARIANCE, open_store, read_attributes
 
     path = Path(path)
     name = MOVIE if read_attributes(path)["kind"] == "movie" else DENOISED
-    chunks = dict(zip("tyx", open_store(path, name).geometry.shard, strict=True))
+    chunks = dict(zip("tyx", map(min, open_store(path, name).geometry.shard, DASK_CHUNK), strict=True))
     dataset: xarray.Dataset = xarray.open_zarr(path, chunks=None)
     sharded = [key for key in (name, VARIANCE) if key in dataset]
     return dataset.assign({key: dataset[key].chunk(chunks) for key in sharded})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from tdenoise.infer import memory_bytes
 from tdenoise.kinds import Architecture, architecture_of
 
 from . import blocks, budget, cluster, store
+from .block_work import ROW_FRAMES
 from .blocks import Block, Halo
 from .config import ApplyConfig
 from .errors import UsageError
@@ -102,7 +104,7 @@ def lay_out(
 ) -> Layout:
     """Cut a movie of a shape into blocks for a model."""
     halo = Halo(architecture.window, architecture.spatial_halo)  # not the card's: no one checks that
-    geometry = store.Geometry.of(shape, shard_frames)
+    geometry = store.Geometry.of(shape, _long(shape, shard_frames))
     if tile is not None:
         geometry = _tiled_geometry(shape, tile, architecture.stride, geometry)
     frames, rows, columns = geometry.shard
@@ -111,15 +113,34 @@ def lay_out(
     # The largest block lies in the middle.
     height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
     width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
-    read = min(shape[0], frames + 2 * halo.frames)
+    read = min(shape[0], min(frames, ROW_FRAMES) + 2 * halo.frames)
     n_pixels = shape[0] * shape[1] * shape[2]
     return Layout(
         geometry,
         (blocks.core_frames(frames, halo.frames), rows, columns),
         halo,
-        _block_bytes(architecture, read, height, width, itemsize, frames, ensemble, n_layers),
-        int(n_layers * n_pixels * (3.0 if lossless else 1.1)),
+        _block_bytes(architecture, read, height, width, itemsize, frames, ensemble, n_layers, lossless),
+        int(n_layers * n_pixels * _packed_bytes(lossless)),
     )
+
+
+def _packed_bytes(lossless: bool) -> float:
+    """Of a pixel of a denoised movie on the disk."""
+    return 3.0 if lossless else 1.1
+
+
+def _long(shape: tuple[int, int, int], frames: int) -> int:
+    """Frames of a shard of a denoised movie: the more the fewer files, while there are blocks enough for many workers.
+
+    Examples
+    --------
+    >>> _long((4470, 4096, 4096), 32), _long((1000, 512, 512), 32)
+    (128, 32)
+    """
+    per_row = math.prod(-(-n // store.SHARD_PIXELS) for n in shape[1:])
+    while 2 * frames <= store.LONG_SHARD_FRAMES and shape[0] // (2 * frames) * per_row >= store.MANY_SHARDS:
+        frames *= 2
+    return frames
 
 
 def describe_plan(config: ApplyConfig) -> dict[str, Any]:
@@ -173,7 +194,7 @@ def _largest_tile(
     itemsize: int,
 ) -> tuple[int, int]:
     """Whole frames where they fit `TILE_BYTES`, else as many shards as do; one shard at least."""
-    n_frames = geometry.shard[0] + 2 * halo.frames
+    n_frames = min(geometry.shard[0], ROW_FRAMES) + 2 * halo.frames
 
     def fits(rows: int, columns: int) -> bool:
         height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
@@ -201,14 +222,17 @@ def _block_bytes(
     shard_frames: int,
     ensemble: int,
     n_layers: int = 1,
+    lossless: bool = False,
 ) -> int:
-    """Peak memory of a worker: raw frames while more are read, the network on one frame, rows of shards."""
+    """Peak memory of a worker: raw frames while more are read, the network on one frame, rows of frames, shards."""
+    row = min(shard_frames, ROW_FRAMES)
+    packed = 0 if shard_frames == row else int(_packed_bytes(lossless) * shard_frames)
     # Raw frames twice where those of one row are joined to their halo; those of the next row are read meanwhile.
     return (
         budget.WORKER_BASE_BYTES
-        + (2 * n_frames + 2 * shard_frames) * height * width * itemsize
+        + (2 * n_frames + 2 * row) * height * width * itemsize
         + memory_bytes(architecture, n_frames, height, width, ensemble)
-        + 3 * n_layers * shard_frames * height * width * 4
+        + n_layers * (3 * row * 4 + packed) * height * width
     )
 
 

@@ -26,6 +26,10 @@ from . import blocks, budget, progress, store
 from .blocks import Block, Region
 from .errors import InputError
 from .faults import maybe_crash
+from .shards import Layout as ShardLayout
+from .shards import ShardWriter
+
+ROW_FRAMES = 32  # that are denoised, then packed, and then forgotten
 
 
 @dataclass(frozen=True)
@@ -96,29 +100,35 @@ def run_block(job: Job, block: Block) -> int:
     source = zarr.open_array(job.movie / store.MOVIE, mode="r")
     targets = {layer: zarr.open_array(job.output / layer, mode="r+") for layer in job.layers}
     hashes: dict[str, dict[str, str]] = {layer: {} for layer in job.layers}
-    # One row of shards is written, and waits for the disk, while the next is computed.
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="write") as writers:
-        writing: list[tuple[str, Future[tuple[str, str]]]] = []
+    shard_shape = targets[store.DENOISED].shards
+    shards = list(store.shards_in(block.core, shard_shape))
+    # One row of frames is packed, and waits for the disk, while the next is computed.
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="write") as pool:
+        in_hand: dict[tuple[str, Region], ShardWriter] = {}
+        packing: list[tuple[str, Future[tuple[str, str] | None]]] = []
 
         def collect() -> None:
-            for layer, shard in writing:
-                key, digest = shard.result()
-                hashes[layer][key] = digest
+            for layer, future in packing:
+                if (written := future.result()) is not None:
+                    key, digest = written
+                    hashes[layer][key] = digest
 
-        shard_frames = targets[store.DENOISED].shards[0]
-        for frames, results in denoise_block(model, source, job, block, device, shard_frames):
+        rows = denoise_block(model, source, job, block, device, min(shard_shape[0], ROW_FRAMES))
+        for frames, results in rows:
             row = Region(frames, block.core.rows, block.core.columns)
             collect()
-            writing = [
-                (
-                    layer,
-                    writers.submit(
-                        _write_shard, job, target, layer, region, result[region.within(row).slices]
-                    ),
-                )
-                for (layer, target), result in zip(targets.items(), results, strict=True)
-                for region in store.shards_in(row, target.shards)
-            ]
+            packing = []
+            for (layer, target), result in zip(targets.items(), results, strict=True):
+                for shard in shards:
+                    if not shard.frames[0] <= frames[0] < shard.frames[1]:
+                        continue
+                    if frames[0] == shard.frames[0]:
+                        in_hand[layer, shard] = ShardWriter(ShardLayout.of(target))
+                    last = frames[1] == shard.frames[1]
+                    writer = in_hand.pop((layer, shard)) if last else in_hand[layer, shard]
+                    part = result[Region(frames, shard.rows, shard.columns).within(row).slices]
+                    key = store.shard_key(shard, shard_shape) if last else None
+                    packing.append((layer, pool.submit(_pack, job, layer, writer, part, key)))
         collect()
     progress.mark(job.folder, block.number, marker_of(hashes, _device_name(device)), job.token, job.member)
     return block.number
@@ -130,21 +140,23 @@ def marker_of(hashes: dict[str, dict[str, str]], device: str) -> dict[str, Any]:
     return {"shards": hashes[store.DENOISED], **others, "device": device}
 
 
-def _write_shard(
-    job: Job, target: Any, layer: str, region: Region, part: NDArray[np.float32]
-) -> tuple[str, str]:
-    """Write one shard of one array; its grid position and hash."""
-    rounded = (
+def _pack(
+    job: Job, layer: str, writer: ShardWriter, part: NDArray[np.float32], key: str | None
+) -> tuple[str, str] | None:
+    """Add frames to a shard. With its grid position: they are its last, so write it; that position, and its hash."""
+    writer.append(
         np.ascontiguousarray(part) if job.kept_bits is None else store.round_mantissa(part, job.kept_bits)
     )
+    if key is None:
+        return None
     allowed = functools.partial(progress.check_lease, job.folder, job.token, job.member)
-    return store.write_shard(job.output / layer, target, region, rounded, allowed)
+    return key, writer.write(job.output / layer, store.shard_index(key), allowed)
 
 
 def denoise_block(
-    model: checkpoint.Model, source: Any, job: Job, block: Block, device: str, shard_frames: int
+    model: checkpoint.Model, source: Any, job: Job, block: Block, device: str, row_frames: int
 ) -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
-    """Denoised core of a block, one row of shards after the other.
+    """Denoised core of a block, one row of frames after the other.
 
     Yields
     ------
@@ -162,7 +174,7 @@ def denoise_block(
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
     for start, stop, first, held in _rows_of_frames(
-        functools.partial(_read, job.movie, source), block, halo, shard_frames
+        functools.partial(_read, job.movie, source), block, halo, row_frames
     ):
         tile = Tile(n_frames, first, core_rows, core_columns)
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
@@ -194,9 +206,9 @@ def _denoised(
 
 
 def _rows_of_frames(
-    read_region: Callable[[Region], NDArray[Any]], block: Block, halo: int, shard_frames: int
+    read_region: Callable[[Region], NDArray[Any]], block: Block, halo: int, row_frames: int
 ) -> Iterator[tuple[int, int, int, NDArray[Any]]]:
-    """Raw frames of a block, one row of shards with its halo after the other; the next is read meanwhile.
+    """Raw frames of a block, one row with its halo after the other; the next is read meanwhile.
 
     Yields
     ------
@@ -216,7 +228,7 @@ def _rows_of_frames(
         last = min(last_read, row[1] + halo)
         return read_region(Region((known, last), block.padded.rows, block.padded.columns))
 
-    spans = [(begin + a, begin + b) for a, b in blocks.spans(end - begin, shard_frames)]
+    spans = [(begin + a, begin + b) for a, b in blocks.spans(end - begin, row_frames)]
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
         reading = reader.submit(read, spans[0])
         held: NDArray[Any] | None = None

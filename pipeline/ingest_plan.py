@@ -139,7 +139,7 @@ def plan_geometry(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> store.Ge
     frames = store.SHARD_FRAMES
     while frames > store.CHUNK_FRAMES and frames * shape[1] * shape[2] * dtype.itemsize > SLAB_BYTES:
         frames //= 2
-    return store.Geometry.of(shape, frames)
+    return store.Geometry.of(shape, frames, store.MOVIE_SHARD_PIXELS)
 
 
 def _left_out(chosen: Selection, kept: Selection, config: Preparation) -> tuple[str, ...]:
@@ -167,8 +167,8 @@ def _threads(
     slab = geometry.shard[0] * shape[1] * shape[2] * dtype.itemsize
     piece = max(PIECE_BYTES, frame_pixels * info.dtype.itemsize) // info.dtype.itemsize
     reading = slab + piece * (2 * info.dtype.itemsize + 2 * corrected.itemsize)
-    # A writer holds a shard as it was packed and as it was read back.
-    writing = 2 * int(np.prod(geometry.shard)) * dtype.itemsize
+    # A writer holds a shard as it was packed, at worst as large as it is.
+    writing = int(np.prod(geometry.shard)) * dtype.itemsize
     fixed = BASE_BYTES + PIXEL_BYTES * frame_pixels + budget.n_cores() * writing
     limit = budget.machine_memory_bytes()
     budget.check_memory(

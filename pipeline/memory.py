@@ -13,7 +13,8 @@ TRAIN_BASE_BYTES, TRAIN_HELD_BYTES, TRAIN_HELD_PIXELS = 537_000_000, 150, 1_000_
 EVALUATE_BASE_BYTES, EVALUATE_PART_BYTES, EVALUATE_PIXEL_BYTES = 262_000_000, 547, 243
 REPORT_BASE_BYTES, REPORT_PART_BYTES, REPORT_PIXEL_BYTES = 339_000_000, 232, 325
 VERIFY_BASE_BYTES = 57_000_000
-VERIFY_SHARDS = 2.3  # that a thread holds: the file and its decoded chunks, and the shard
+VERIFY_PART_BYTES = 32 * 2**20  # of a shard that a thread checks at a time
+VERIFY_PARTS = 2.3  # that a thread holds: the file and its decoded chunks, and the frames
 
 WHERE = "Use a machine, or a job, with more memory."
 
@@ -64,18 +65,25 @@ def verify_threads(opened: store.Store) -> int:
     """Threads that a deep check may use: one per core, or as many as the memory has room for."""
     room = budget.machine_memory_bytes() - VERIFY_BASE_BYTES
     budget.check_memory(verify_bytes(opened, 1), budget.machine_memory_bytes(), "the check of a shard", WHERE)
-    return min(budget.n_cores(), int(room / (VERIFY_SHARDS * _shard_bytes(opened))))
+    return min(budget.n_cores(), int(room / (VERIFY_PARTS * _part_bytes(opened))))
 
 
 def verify_bytes(opened: store.Store, n_threads: int) -> int:
     """Memory of a deep check with so many threads."""
-    return int(VERIFY_BASE_BYTES + n_threads * VERIFY_SHARDS * _shard_bytes(opened))
+    return int(VERIFY_BASE_BYTES + n_threads * VERIFY_PARTS * _part_bytes(opened))
+
+
+def verify_frames(opened: store.Store) -> int:
+    """Frames of a shard that a deep check reads at a time: whole chunks."""
+    (frames, rows, columns), chunk = opened.geometry.shard, opened.geometry.chunk[0]
+    fitting: int = VERIFY_PART_BYTES // (rows * columns * opened.array.dtype.itemsize)
+    return min(frames, max(chunk, fitting // chunk * chunk))
 
 
 def _n_bytes(movie: store.Store) -> int:
     return int(movie.shape[0] * movie.shape[1] * movie.shape[2] * movie.array.dtype.itemsize)
 
 
-def _shard_bytes(movie: store.Store) -> int:
-    frames, rows, columns = movie.geometry.shard
-    return int(frames * rows * columns * movie.array.dtype.itemsize)
+def _part_bytes(opened: store.Store) -> int:
+    _, rows, columns = opened.geometry.shard
+    return int(verify_frames(opened) * rows * columns * opened.array.dtype.itemsize)

@@ -1,4 +1,4 @@
-"""Shard files of Zarr v3, written whole in one go and proved by reading them back.
+"""Shard files of Zarr v3, written in one go and proved by reading them back.
 
 A shard is its chunks one after another, then an index with the offset and length of each, then the index's
 crc32c (https://zarr-specs.readthedocs.io, codec ``sharding_indexed``). Written here rather than through
@@ -7,12 +7,13 @@ zarr-python, which spends as long on a shard as its compression takes. Any reade
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -53,39 +54,83 @@ class Layout:
         return t // ct, y // cy, x // cx
 
 
-def write(
-    array: Path,
-    index: tuple[int, ...],
-    values: NDArray[Any],
-    layout: Layout,
-    allowed: Callable[[], None] | None = None,
-) -> None:
-    """Write one whole shard, make it durable, and compare what the file then holds with ``values``.
+class ShardWriter:
+    """One shard, packed a few frames at a time, then written in one go and proved by reading it back.
+
+    Only what is packed stays in memory, so a shard may hold many more frames than are computed at a time.
 
     Parameters
     ----------
-    array : Path
-        Folder of the array; never made here: a writer that comes late finds it gone.
-    index : tuple of int
-        Position in the grid of shards. A reader sees the old shard or the new one, whole.
-    values : ndarray
-        What the shard holds; smaller than the shard at the edge of the movie.
     layout : Layout
-    allowed : callable, optional
-        Asked before the shard gets its name; raises if it must not.
-
-    Raises
-    ------
-    VerificationError
-        If what was read back is not what was written.
     """
-    parts, digests = _encode(values, layout)
-    file = array.joinpath("c", *map(str, index))
-    patiently(lambda: _make_folders(array, file))
-    patiently(lambda: _write(file, parts, allowed))
-    if not _holds(patiently(file.read_bytes), digests, layout):
-        raise VerificationError(f"{file}: what was read back differs from what was written. Check the disk.")
-    maybe_crash("shard.checked")
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._index = np.full((math.prod(layout.grid), 2), EMPTY, dtype="<u8")
+        self._digests: dict[int, int] = {}  # of every chunk's content, by its number
+        self._content = xxhash.xxh3_128()
+        self._n_frames = 0
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Pack the next frames.
+
+        Parameters
+        ----------
+        values : ndarray, shape (n_frames, rows, columns)
+            Smaller than the shard at the edge of the movie. Only the last call may end within a chunk.
+        """
+        per_chunk = self._layout.chunk[0]
+        if self._n_frames % per_chunk:
+            raise ValueError(f"{self._n_frames} frames before these do not fill chunks of {per_chunk}")
+        first = self._n_frames // per_chunk * self._layout.grid[1] * self._layout.grid[2]
+        for number, region in _chunks(values.shape, self._layout):
+            chunk = _padded(values[region.slices], self._layout)
+            content = _BLOSC.encode(chunk)
+            self._parts += [content, _checksum(content)]
+            self._digests[first + number] = xxhash.xxh3_128_intdigest(chunk.data)
+            self._index[first + number] = self._size, len(content) + 4
+            self._size += len(content) + 4
+        self._content.update(np.ascontiguousarray(values, dtype=self._layout.dtype).data)
+        self._n_frames += len(values)
+
+    def write(self, array: Path, index: tuple[int, ...], allowed: Callable[[], None] | None = None) -> str:
+        """Write what was packed, make it durable, and compare what the file then holds with it.
+
+        Parameters
+        ----------
+        array : Path
+            Folder of the array; never made here: a writer that comes late finds it gone.
+        index : tuple of int
+            Position in the grid of shards. A reader sees the old shard or the new one, whole.
+        allowed : callable, optional
+            Asked before the shard gets its name; raises if it must not.
+
+        Returns
+        -------
+        str
+            xxh3_128 of the values in C order, little-endian.
+
+        Raises
+        ------
+        VerificationError
+            If what was read back is not what was written.
+        """
+        table = self._index.tobytes()
+        file = array.joinpath("c", *map(str, index))
+        patiently(lambda: _make_folders(array, file))
+        patiently(lambda: _write(file, [*self._parts, table, _checksum(table)], allowed))
+        if not patiently(lambda: self._is_in(file)):
+            raise VerificationError(
+                f"{file}: what was read back differs from what was written. Check the disk."
+            )
+        maybe_crash("shard.checked")
+        return self._content.hexdigest()
+
+    def _is_in(self, file: Path) -> bool:
+        with file.open("rb") as handle:
+            return _holds(handle, self._digests, self._layout)
 
 
 def _make_folders(array: Path, file: Path) -> None:
@@ -125,7 +170,7 @@ def shard_damage(
 
     ``used`` is the number of chunks that lie in the movie.
     """
-    n_chunks = int(np.prod([s // c for s, c in zip(shard, chunk, strict=True)]))
+    n_chunks = math.prod(s // c for s, c in zip(shard, chunk, strict=True))
     try:
         with file.open("rb") as handle:
             size = os.fstat(handle.fileno()).st_size
@@ -146,31 +191,22 @@ def shard_damage(
     return None
 
 
-def _encode(values: NDArray[Any], layout: Layout) -> tuple[list[bytes], dict[int, int]]:
-    """The parts of a shard file in their order, and the hash of every chunk's content by its number."""
-    index = np.full((int(np.prod(layout.grid)), 2), EMPTY, dtype="<u8")
-    parts, digests, position = [], {}, 0
-    for number, region in _chunks(values.shape, layout):
-        chunk = _padded(values[region.slices], layout)
-        content = _BLOSC.encode(chunk)
-        parts += [content, _checksum(content)]
-        digests[number] = xxhash.xxh3_128_intdigest(chunk.data)
-        index[number] = position, len(content) + 4
-        position += len(content) + 4
-    table = index.tobytes()
-    return [*parts, table, _checksum(table)], digests
-
-
-def _holds(data: bytes, digests: dict[int, int], layout: Layout) -> bool:
-    """Whether a shard file decodes to chunks with these hashes, with every checksum right."""
-    index = _index(data[-(16 * int(np.prod(layout.grid)) + 4) :])
+def _holds(file: BinaryIO, digests: dict[int, int], layout: Layout) -> bool:
+    """Whether a shard decodes to chunks with these hashes, with every checksum right."""
+    table = 16 * math.prod(layout.grid) + 4
+    if file.seek(0, os.SEEK_END) < table:
+        return False
+    file.seek(-table, os.SEEK_END)
+    index = _index(file.read())
     if index is None:
         return False
     room = np.empty(layout.chunk, dtype=layout.dtype)
     for number, digest in digests.items():
         start, length = (int(n) for n in index[number])
-        content = data[start : start + length - 4]
-        if _checksum(content) != data[start + length - 4 : start + length]:
+        file.seek(start)
+        data = file.read(length)
+        content = data[:-4]
+        if len(data) != length or _checksum(content) != data[-4:]:
             return False
         try:
             _BLOSC.decode(content, room)
@@ -182,7 +218,7 @@ def _holds(data: bytes, digests: dict[int, int], layout: Layout) -> bool:
 
 
 def _chunks(shape: tuple[int, ...], layout: Layout) -> Iterator[tuple[int, Region]]:
-    """Number in the index, and extent, of the chunks that hold a part of the movie."""
+    """Number in the index, and extent, of the chunks that hold a part of frames that begin where the shard does."""
     for number, index in enumerate(np.ndindex(layout.grid)):
         starts = [i * c for i, c in zip(index, layout.chunk, strict=True)]
         if all(start < n for start, n in zip(starts, shape, strict=True)):

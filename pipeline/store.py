@@ -37,6 +37,9 @@ PROFILE = 1  # version of the store layout
 MOVIE, DENOISED = "counts", "denoised"  # the array that each kind of store holds
 VARIANCE = "variance"  # of the expected counts, beside `DENOISED` where it was asked for
 SHARD_FRAMES, SHARD_PIXELS = 32, 1024
+DASK_CHUNK = (SHARD_FRAMES, SHARD_PIXELS, SHARD_PIXELS)  # of what `tdenoise_pipeline.open` returns, at most
+MOVIE_SHARD_PIXELS = 2048  # of a movie store, whose counts are small: fewer files
+LONG_SHARD_FRAMES, MANY_SHARDS = 128, 64  # of a denoised store that has at least so many of them: fewer files
 CHUNK_FRAMES, CHUNK_PIXELS = 4, 512
 KEPT_BITS = 7  # of 23 in the mantissa of float32: +0.02 % error, 4 times smaller
 
@@ -62,15 +65,25 @@ class Geometry:
     chunk: tuple[int, int, int]
 
     @classmethod
-    def of(cls, shape: tuple[int, int, int], shard_frames: int = SHARD_FRAMES) -> Geometry:
-        """The standard geometry for a movie of this shape.
+    def of(
+        cls,
+        shape: tuple[int, int, int],
+        shard_frames: int = SHARD_FRAMES,
+        shard_pixels: int = SHARD_PIXELS,
+    ) -> Geometry:
+        """The standard geometry for a movie of this shape; shards of at most so many frames, rows and columns.
 
         Examples
         --------
         >>> Geometry.of((1000, 4096, 300))
         Geometry(shard=(32, 1024, 300), chunk=(4, 512, 300))
         """
-        pairs = [(CHUNK_PIXELS, SHARD_PIXELS) if n > CHUNK_PIXELS else (n, n) for n in shape[1:]]
+        pairs = [
+            (CHUNK_PIXELS, min(shard_pixels, -(-n // CHUNK_PIXELS) * CHUNK_PIXELS))
+            if n > CHUNK_PIXELS
+            else (n, n)
+            for n in shape[1:]
+        ]
         frames = min(shard_frames, -(-shape[0] // CHUNK_FRAMES) * CHUNK_FRAMES)
         (chunk_y, shard_y), (chunk_x, shard_x) = pairs
         return cls((frames, shard_y, shard_x), (min(CHUNK_FRAMES, frames), chunk_y, chunk_x))
@@ -502,9 +515,15 @@ def write_shard(
     VerificationError
         If what was read back is not what was written.
     """
+    writer = shards.ShardWriter(shards.Layout.of(array))
+    writer.append(values)
     key = shard_key(region, array.shards)
-    shards.write(path, tuple(map(int, key.split("."))), values, shards.Layout.of(array), allowed)
-    return key, content_hash(values)
+    return key, writer.write(path, shard_index(key), allowed)
+
+
+def shard_index(key: str) -> tuple[int, ...]:
+    """Position in the grid of shards as numbers."""
+    return tuple(map(int, key.split(".")))
 
 
 def shard_key(region: Region, shard: tuple[int, int, int]) -> str:

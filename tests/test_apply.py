@@ -27,7 +27,14 @@ from tdenoise_pipeline.apply_plan import describe_plan
 from tdenoise_pipeline.blocks import Halo, Region, plan_blocks
 from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
 from tdenoise_pipeline.control import Control
-from tdenoise_pipeline.errors import InputError, PipelineError, ResourceError, Stopped, UsageError
+from tdenoise_pipeline.errors import (
+    InputError,
+    PipelineError,
+    ResourceError,
+    Stopped,
+    UsageError,
+    VerificationError,
+)
 from tdenoise_pipeline.fit import movie_scale
 from tdenoise_pipeline.verify import verify
 
@@ -100,6 +107,30 @@ def test_tiles_with_halos_give_the_same_movie(
     np.testing.assert_allclose(result, expected, rtol=2.0**-8)
     with pytest.raises(UsageError, match="--tile 20"):
         describe_plan(config(sources, tmp_path / "e.zarr", tile=18))
+
+
+def test_long_shards_hold_the_same_frames_in_fewer_files(
+    sources: tuple[Path, Path],
+    expected: np.ndarray,
+    workers: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store, "MANY_SHARDS", 1)  # as if the movie were large
+    settings = config(sources, tmp_path / "d.zarr", workers=workers, lossless=True)
+    plan = describe_plan(settings)
+    assert (plan["shard"], plan["n_files"], plan["n_blocks"]) == ([128, 30, 44], 2, 2)
+    apply(settings)
+    opened = store.open_store(tmp_path / "d.zarr", store.DENOISED)
+    np.testing.assert_allclose(opened.array[:], expected, rtol=2.0**-8)
+    assert len(list((tmp_path / "d.zarr/denoised/c").rglob("*/0/0"))) == 2
+    verify(VerifyConfig(store=tmp_path / "d.zarr", deep=True))
+    file = tmp_path / "d.zarr/denoised/c/1/0/0"
+    damaged = bytearray(file.read_bytes())
+    damaged[100] ^= 1
+    file.write_bytes(damaged)
+    with pytest.raises(VerificationError, match="frames 128 to 249"):
+        verify(VerifyConfig(store=tmp_path / "d.zarr", deep=True))
 
 
 @given(n_frames=st.integers(3, 90), core=st.integers(1, 5), shard=st.integers(1, 12), halo=st.integers(0, 25))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ from tdenoise_pipeline.errors import VerificationError
 
 VALUES = np.random.default_rng(0).poisson(3.0, (6, 20, 30)).astype(np.uint16)
 LAYOUT = shards.Layout((8, 32, 32), (4, 16, 16), np.dtype("<u2"), 65535)
+
+
+def packed(*parts: np.ndarray[Any, Any]) -> shards.ShardWriter:
+    writer = shards.ShardWriter(LAYOUT)
+    for part in parts:
+        writer.append(part)
+    return writer
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -38,18 +46,22 @@ def test_zarr_reads_what_is_written(tmp_path: Path, shape: tuple[int, int, int],
 
 
 def test_every_flipped_bit_is_noticed_when_a_shard_is_read_back(tmp_path: Path) -> None:
-    shards.write(tmp_path, (0,), VALUES, LAYOUT)
+    digests = packed(VALUES)._digests
+    packed(VALUES).write(tmp_path, (0,))
     sound = (tmp_path / "c/0").read_bytes()
-    _, digests = shards._encode(VALUES, LAYOUT)
-    assert shards._holds(sound, digests, LAYOUT)
+
+    def holds(data: bytes, expected: dict[int, int]) -> bool:
+        return shards._holds(io.BytesIO(data), expected, LAYOUT)
+
+    assert holds(sound, digests)
     rng = np.random.default_rng(1)
     for position in rng.integers(0, len(sound), 200):
         damaged = bytearray(sound)
         damaged[position] ^= 1 << int(rng.integers(8))
-        assert not shards._holds(bytes(damaged), digests, LAYOUT)
-    assert not shards._holds(sound[:-1], digests, LAYOUT)
-    _, others = shards._encode(VALUES + 1, LAYOUT)
-    assert not shards._holds(sound, others, LAYOUT)
+        assert not holds(bytes(damaged), digests)
+    assert not holds(sound[:-1], digests)
+    assert not holds(b"", digests)
+    assert not holds(sound, packed(VALUES + 1)._digests)
 
 
 def test_a_compressor_that_errs_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +71,7 @@ def test_a_compressor_that_errs_is_found_out(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(shards, "_BLOSC", Wrong)
     with pytest.raises(VerificationError, match="differs from what was written"):
-        shards.write(tmp_path, (0,), VALUES, LAYOUT)
+        packed(VALUES).write(tmp_path, (0,))
 
 
 def test_the_same_values_give_the_same_bytes_in_any_memory_order(tmp_path: Path) -> None:
@@ -69,6 +81,19 @@ def test_the_same_values_give_the_same_bytes_in_any_memory_order(tmp_path: Path)
         np.repeat(VALUES, 2, axis=2)[:, :, ::2],
     ]
     for number, values in enumerate(arrays):
-        shards.write(tmp_path, (number,), values, LAYOUT)
+        packed(values).write(tmp_path, (number,))
     assert len({(tmp_path / "c" / str(number)).read_bytes() for number in range(3)}) == 1
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_shard_that_is_packed_bit_by_bit_is_the_one_that_is_packed_at_once(tmp_path: Path) -> None:
+    one = packed(VALUES).write(tmp_path, (0,))
+    two = packed(VALUES[:4], VALUES[4:]).write(tmp_path, (1,))
+    assert one == two == store.content_hash(VALUES)
+    assert (tmp_path / "c/0").read_bytes() == (tmp_path / "c/1").read_bytes()
+
+
+def test_frames_that_would_tear_a_chunk_are_refused() -> None:
+    writer = packed(VALUES[:3])
+    with pytest.raises(ValueError, match="do not fill chunks"):
+        writer.append(VALUES[3:])

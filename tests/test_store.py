@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from small import counts, movie_store
-from tdenoise_pipeline import store
+from tdenoise_pipeline import apply_plan, ingest_plan, store
+from tdenoise_pipeline.blocks import n_blocks
 from tdenoise_pipeline.config import VerifyConfig
 from tdenoise_pipeline.errors import InputError, VerificationError
 from tdenoise_pipeline.verify import verify
@@ -135,6 +136,28 @@ def test_rounding_keeps_values_to_half_a_percent_and_nan_and_inf(values: np.ndar
 
 @given(st.tuples(st.integers(1, 5000), st.integers(1, 9000), st.integers(1, 9000)))
 def test_shards_are_whole_numbers_of_chunks(shape: tuple[int, int, int]) -> None:
-    geometry = store.Geometry.of(shape)
-    assert all(s % c == 0 for s, c in zip(geometry.shard, geometry.chunk, strict=True))
-    assert np.prod(geometry.shard) <= 32 * 1024 * 1024
+    for pixels in (store.SHARD_PIXELS, store.MOVIE_SHARD_PIXELS):
+        geometry = store.Geometry.of(shape, shard_pixels=pixels)
+        assert all(s % c == 0 for s, c in zip(geometry.shard, geometry.chunk, strict=True))
+        assert np.prod(geometry.shard) <= 32 * pixels**2
+
+
+@given(
+    st.tuples(st.integers(1, 100_000), st.integers(1, 9000), st.integers(1, 9000)),
+    st.sampled_from([4, 16, 32]),
+)
+def test_shards_of_a_denoised_movie_are_long_only_where_many_are_left(
+    shape: tuple[int, int, int], frames: int
+) -> None:
+    long = apply_plan._long(shape, frames)
+    assert frames <= long <= store.LONG_SHARD_FRAMES
+    assert long == frames or n_blocks(shape, (long, 1024, 1024)) >= store.MANY_SHARDS
+
+
+def test_a_hundred_terabytes_are_hundreds_of_thousands_of_files() -> None:
+    shape = (4470, 4096, 4096)  # 75 GB of uint8
+    n_movies = 1e14 / (4470 * 4096**2)
+    movie = ingest_plan.plan_geometry(shape, np.dtype("u1")).shard
+    denoised = store.Geometry.of(shape, apply_plan._long(shape, movie[0])).shard
+    assert n_movies * n_blocks(shape, movie) < 1e6
+    assert n_movies * n_blocks(shape, denoised) < 1e6
