@@ -23,7 +23,7 @@ from tdenoise.train import TrainingSettings, TrainingState, train
 
 FIELDS, CUTS = 80, 260  # scenes of a whole field, and scenes cut around changing columns
 STEPS_PER_NOISE = 6000  # then counts are drawn anew, at new doses
-POOL_BYTES = 4 * 2**30  # all scenes at once
+POOL_BYTES = 12 * 2**30  # all scenes at once
 
 log = logging.getLogger("pretrain")
 

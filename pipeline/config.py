@@ -269,6 +269,12 @@ class TrainConfig:
         parse=share,
         metavar="SHARE",
     )
+    distill: Path | None = setting(
+        None,
+        "the movie denoised with --ensemble: learn to say in one pass what this average of many says",
+        parse=Path,
+        metavar="DENOISED.zarr",
+    )
     steps: int | None = setting(
         None, "optimiser steps (default: 12000, or what fits the time limit)", parse=count, metavar="N"
     )

@@ -96,8 +96,8 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
             "a few noisy movies hardly show how uncertain a good prediction is: take the variance that this model "
             "states for a rough one, and compare it with the errors by 'evaluate' (docs/models.md)."
         )
-    training = [_looked_at(movie, plan.architecture) for movie in plan.movies]
-    inputs = [*config.movie, *([] if plan.start is None else [plan.start])]
+    training = [_looked_at(movie, plan) for movie in plan.movies]
+    inputs = [path for path in (*config.movie, plan.start, config.distill) if path is not None]
     with progress.OutputRun(config.output, plan.identity, inputs, force=config.force, command=config) as run:
         run.prepare(lambda path: path.mkdir(parents=True))
         state = _start(plan, run.partial, _device(plan, team))
@@ -125,8 +125,7 @@ def _follow(plan: Plan, control: Control, team: Team) -> None:
             )
     plan = replace(plan, settings=replace(plan.settings, mixed_precision=orders["mixed_precision"]))
     training = [
-        _training_movie(movie, plan.architecture, movie_noise(movie), movie_stand_ins(movie))
-        for movie in plan.movies
+        _training_movie(movie, plan, movie_noise(movie), movie_stand_ins(movie)) for movie in plan.movies
     ]
     state = _fresh(plan, _device(plan, team))
     _fill(state, team.broadcast(b""))
@@ -139,7 +138,7 @@ def _device(plan: Plan, team: Team) -> str:
     return f"cuda:{team.local_rank % torch.cuda.device_count()}"
 
 
-def _looked_at(movie: store.Store, architecture: Architecture) -> TrainingMovie:
+def _looked_at(movie: store.Store, plan: Plan) -> TrainingMovie:
     """A movie to learn from; says what of it cannot be learned from."""
     noise = movie_noise(movie)
     pixels = measure(movie)
@@ -156,16 +155,17 @@ def _looked_at(movie: store.Store, architecture: Architecture) -> TrainingMovie:
         )
     if (warning := persistence_warning(noise)) is not None:
         log.warning("%s: %s", movie.path, warning)
-    return _training_movie(movie, architecture, noise, bad)
+    return _training_movie(movie, plan, noise, bad)
 
 
 def _training_movie(
-    movie: store.Store, architecture: Architecture, noise: NoiseStatistics, bad: NDArray[np.float32] | None
+    movie: store.Store, plan: Plan, noise: NoiseStatistics, bad: NDArray[np.float32] | None
 ) -> TrainingMovie:
     return TrainingMovie(
         movie.array,
-        scale_for(architecture, noise),
+        scale_for(plan.architecture, noise),
         hold_out(movie.shape[0]),
+        clean=None if plan.teacher is None else plan.teacher.array,
         stand_ins=bad,
         gain=electron_counts(movie),
     )
@@ -181,6 +181,7 @@ class Plan:
     settings: TrainingSettings
     device: str
     start: Path | None  # the model whose weights are adapted
+    teacher: store.Store | None  # the movie as another model denoised it: the target instead of the counts
     parent: dict[str, Any] | None  # its card
     identity: dict[str, Any]
 
@@ -213,6 +214,7 @@ def make_plan(config: TrainConfig) -> Plan:
     if has_gamma_head(architecture):
         for movie in movies:
             check_gamma(movie, "--head gamma", "Use --head mean.")
+    teacher = None if config.distill is None else _teacher(config.distill, movies, architecture)
     learning_rate = LEARNING_RATES.get(kind_of(architecture), TrainingSettings.learning_rate)
     settings = TrainingSettings(
         steps=config.steps or (TrainingSettings.steps if config.time_limit is None else UNLIMITED),
@@ -233,8 +235,9 @@ def make_plan(config: TrainConfig) -> Plan:
         # Not the precision and the device: a job that is queued again may land on another kind of node.
         "settings": decisive,
         "parent": None if parent is None else parent["sha256"],
+        **({} if teacher is None else {"teacher": teacher.id}),
     }
-    return Plan(movies, architecture, reason, settings, device, start, parent, identity)
+    return Plan(movies, architecture, reason, settings, device, start, teacher, parent, identity)
 
 
 def describe_plan(config: TrainConfig) -> dict[str, Any]:
@@ -307,6 +310,26 @@ def _choose_blindness(
         return SplitBlindArchitecture(blind_radius=wanted), reason
     deciding = [choice.reason for choice in choices if choice.blind_radius == fitting]
     return SplitBlindArchitecture(blind_radius=fitting), deciding[0] if deciding else "the noise is not known"
+
+
+def _teacher(path: Path, movies: list[store.Store], architecture: Architecture) -> store.Store:
+    """The denoised movie whose values are to be learnt.
+
+    It is blind itself, so its value of a pixel has nothing of that pixel's noise, and a network that learns it
+    learns no noise either.
+    """
+    if len(movies) > 1:
+        raise UsageError("--distill takes one movie at a time. Name one.")
+    if kind_of(architecture) == "thinned" or has_gamma_head(architecture):
+        raise UsageError("--distill is for blind models with the mean head. Leave --model or --head away.")
+    teacher = store.open_store(path, store.DENOISED)
+    if teacher.attributes["movie"]["id"] != movies[0].id:
+        raise InputError(
+            path, f"is not denoised from {movies[0].path}. Give the store that was made from it."
+        )
+    if teacher.attributes.get("posterior"):
+        raise InputError(path, "holds the own count of every pixel. Denoise the movie without --posterior.")
+    return teacher
 
 
 def _check_thinning(movies: list[store.Store], what: str, instead: str) -> None:
@@ -468,6 +491,7 @@ def _save(
         "seed": plan.settings.seed,
         "device": plan.device,
         "parent": None if plan.parent is None else plan.parent["sha256"],
+        **({} if plan.teacher is None else {"teacher": plan.teacher.attributes["model"]["id"]}),
         "metrics": {
             "held_out_error": _kept(state)["held_out"],
             **({"held_out_nll": _kept(state)["held_out_nll"]} if "held_out_nll" in _kept(state) else {}),

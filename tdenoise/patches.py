@@ -14,7 +14,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ class TrainingMovie:
     scale: Scale
     held_out: tuple[int, ...]  # frames that are never a target, kept for validation
     clean: FrameSource | None = None  # expected counts, same shape, where they are known: a better target
+    clean_unit: float = 1.0  # counts that 1 of ``clean`` stands for
     stand_ins: NDArray[np.float32] | None = None  # shown at bad pixels; see `tdenoise.pixels.stand_ins`
     gain: float = 1.0  # counts per electron; used by a gamma head only
     importance: NDArray[Any] | None = None  # weight of the error at every pixel, (height, width); None: equal
@@ -145,6 +146,14 @@ def _spans(length: int, patch: int) -> list[tuple[int, int]]:
     return [(start, min(length, start + step + patch)) for start in starts]
 
 
+class _Held(NamedTuple):
+    """What of a region lies in memory."""
+
+    frames: NDArray[Any]
+    first: int  # frame
+    clean: NDArray[Any] | None
+
+
 class PatchLoader:
     """Draw batches for given steps; a background thread reads ahead.
 
@@ -202,12 +211,12 @@ class PatchLoader:
             min(context, m.frames.shape[0])
             * min(REGION_PIXELS + self.patch, m.frames.shape[1])
             * min(REGION_PIXELS + self.patch, m.frames.shape[2])
-            * m.frames.dtype.itemsize
+            * (m.frames.dtype.itemsize + (0 if m.clean is None else m.clean.dtype.itemsize))
             for m in movies
         )
         self._pool_size = int(min(len(regions), max(2, pool_bytes // bytes_each)))
         self._steps_per_region = max(1, round(256 / batch))
-        self._cache: dict[int, tuple[NDArray[Any], int]] = {}  # by number of region, with the first frame
+        self._cache: dict[int, _Held] = {}  # by number of region
 
     def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """Batches for steps ``[start, stop)``, prepared ahead in a background thread."""
@@ -306,8 +315,8 @@ class PatchLoader:
             * (region.columns[1] - region.columns[0])
         )
 
-    def _read(self, place: Place) -> tuple[NDArray[Any], int]:
-        """What this process needs of a region, and its first frame."""
+    def _read(self, place: Place) -> _Held:
+        """What this process needs of a region."""
         region = self._regions[place.region]
         movie = self._movies[region.movie]
         window = self._architecture.window
@@ -315,18 +324,22 @@ class PatchLoader:
         last = min(movie.frames.shape[0], place.span[1] + window)
         known = self._cache.get(place.region)
         # The parts of processes shift a little when a region of another size comes into the pool.
-        if known is None or first < known[1] or last > known[1] + len(known[0]):
-            frames = movie.frames[first:last, slice(*region.rows), slice(*region.columns)]
-            known = self._cache[place.region] = np.asarray(frames), first
+        if known is None or first < known.first or last > known.first + len(known.frames):
+            part = slice(first, last), slice(*region.rows), slice(*region.columns)
+            clean = None if movie.clean is None else np.asarray(movie.clean[part])
+            known = self._cache[place.region] = _Held(np.asarray(movie.frames[part]), first, clean)
         return known
 
     def _patch(self, place: Place) -> tuple[Tensor, ...]:
         region = self._regions[place.region]
         movie = self._movies[region.movie]
-        block, offset = self._read(place)
+        block, offset, clean = self._read(place)
         centre, row, column, size = place.centre, place.row, place.column, self.patch
         indices = window_indices(centre, movie.frames.shape[0], self._architecture.window) - offset
         cut = block[:, row : row + size, column : column + size]
+        known: NDArray[np.float32] | None = None
+        if clean is not None:
+            known = clean[centre - offset, row : row + size, column : column + size][None].astype(np.float32)
         share = self._share(place.rng)
         scale = movie.scale.at_share(share)
         if share < 1:
@@ -341,9 +354,8 @@ class PatchLoader:
         neighbours = _window(cut, indices, self._architecture.bins, scale, size)
         top, left = region.rows[0] + row, region.columns[0] + column
         noisy = target = normalise(cut[centre - offset][None], scale, size, size)
-        if movie.clean is not None:
-            known = np.asarray(movie.clean[centre : centre + 1, top : top + size, left : left + size])
-            target = normalise(share * known, scale, size, size)
+        if known is not None:
+            target = normalise(share * movie.clean_unit * known, scale, size, size)
         weight = torch.zeros_like(target)
         weight[:, : cut.shape[1], : cut.shape[2]] = 1
         if movie.importance is not None:

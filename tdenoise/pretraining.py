@@ -114,18 +114,7 @@ def noisy(made: Scene, seed: int) -> TrainingMovie:
     mean = float(expected.mean())
     scale = Scale(mean, math.sqrt(mean), OUTPUT_UNIT * math.sqrt(mean))
     importance = np.where(made.changing, EVENT_IMPORTANCE, 1.0)
-    return TrainingMovie(counts, scale, (), _Expected(made.clean, dose), importance=importance)
-
-
-class _Expected:
-    """Expected counts of a clean movie, made when they are asked for: as float32 they would take twice the memory."""
-
-    def __init__(self, clean: NDArray[np.float16], dose: float) -> None:
-        self._clean, self._dose = clean, np.float32(dose)
-        self.shape, self.dtype = clean.shape, np.dtype(np.float32)
-
-    def __getitem__(self, key: Any) -> Array:
-        return np.asarray(self._clean[key].astype(np.float32) * self._dose)
+    return TrainingMovie(counts, scale, (), made.clean, dose, importance=importance)
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

@@ -47,7 +47,7 @@ def test_errors_weigh_more_where_columns_come_and_go() -> None:
 def test_the_target_of_a_noisy_movie_is_what_its_counts_are_on_average() -> None:
     movie = noisy(scene(0, n_frames=20, size=40), seed=1)
     assert movie.clean is not None
-    expected = np.asarray(movie.clean[:])
+    expected = movie.clean_unit * np.asarray(movie.clean[:], np.float32)
     difference = (movie.frames[:] - expected) / np.sqrt(expected)
     assert abs(difference.mean()) < 4 / np.sqrt(expected.size)
     assert abs(difference.std() - 1) < 0.05

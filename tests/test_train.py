@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import TINY, counts, movie_store, network
+from small import TINY, counts, model_folder, movie_store, network
+from tdenoise_pipeline import store
 from tdenoise_pipeline import train as module
-from tdenoise_pipeline.config import TrainConfig
+from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.config import ApplyConfig, TrainConfig
 from tdenoise_pipeline.control import Control
-from tdenoise_pipeline.errors import PipelineError, Stopped, UsageError
+from tdenoise_pipeline.errors import InputError, PipelineError, Stopped, UsageError
 from tdenoise_pipeline.train import choose_architecture, restore, snapshot, train_model
 
 from tdenoise.checkpoint import BASE, load_model, read_card
@@ -205,6 +208,51 @@ def test_a_clean_target_is_used_where_it_is_known() -> None:
     assert not torch.equal(batch.centre, batch.target)
 
 
+def test_a_clean_target_may_be_in_another_unit() -> None:
+    frames = counts((30, 48, 48))
+    places = np.random.default_rng(0).random(frames.shape).astype(np.float16)
+    one, other = (
+        PatchLoader([TrainingMovie(frames, SCALE, (), clean, unit)], TINY, patch=32, batch=2).draw(0)
+        for clean, unit in ((places, 4.0), (4 * places, 1.0))
+    )
+    torch.testing.assert_close(one.target, other.target)
+
+
+def test_what_a_denoised_movie_says_is_learnt_and_the_card_says_so(tmp_path: Path) -> None:
+    movie = movie_store(tmp_path, counts((40, 48, 48)))
+    model = model_folder(tmp_path / "slow")
+    denoised = tmp_path / "denoised.zarr"
+    apply(ApplyConfig(movie=movie, model=model, output=denoised, workers="local:1"))
+    config = TrainConfig(
+        movie=(movie,), output=tmp_path / "fast", from_model=model, distill=denoised, steps=30
+    )
+    plan = module.make_plan(config)
+    assert plan.identity["teacher"] == store.open_store(denoised, store.DENOISED).id
+    said = xr.open_zarr(denoised)["denoised"].values
+    (seen,) = [module._looked_at(each, plan) for each in plan.movies]
+    np.testing.assert_array_equal(np.asarray(seen.clean[:]), said)  # type: ignore[index]
+    card = train_model(config)
+    assert card["teacher"] == read_card(model)["sha256"]
+    assert "teacher" not in module.make_plan(replace(config, distill=None)).identity
+
+
+def test_only_a_blind_store_of_this_movie_can_be_learnt(tmp_path: Path) -> None:
+    movie, other = (movie_store(tmp_path / str(seed), counts((40, 48, 48), seed)) for seed in (0, 1))
+    model = model_folder(tmp_path / "slow")
+    denoised = tmp_path / "denoised.zarr"
+    apply(ApplyConfig(movie=other, model=model, output=denoised, workers="local:1", ensemble=1))
+    config = TrainConfig(movie=(movie,), output=tmp_path / "fast", from_model=model, distill=denoised)
+    with pytest.raises(InputError, match="is not denoised from"):
+        train_model(config)
+    with pytest.raises(UsageError, match="one movie at a time"):
+        train_model(replace(config, movie=(movie, other)))
+    with pytest.raises(UsageError, match="mean head"):
+        train_model(replace(config, movie=(other,), head="gamma"))
+    with pytest.raises(InputError, match="holds no array"):
+        train_model(replace(config, distill=movie))
+    assert not (tmp_path / "fast").exists()
+
+
 @settings(deadline=None, max_examples=20)
 @given(centre=st.integers(0, 29), seed=st.integers(0, 9))
 def test_the_fast_window_of_a_patch_is_that_of_inference(centre: int, seed: int) -> None:
@@ -302,7 +350,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tdenoise_pipeline import train as module
-from tdenoise_pipeline.config import TrainConfig
+from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.config import ApplyConfig, TrainConfig
 module.CHECKPOINT_S = 0.0
 settings = module.TrainingSettings
 class Short(settings):
