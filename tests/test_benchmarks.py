@@ -32,6 +32,10 @@ def test_the_benchmark_of_a_gpu_runs_through_and_finds_the_networks_blind() -> N
         )
 
 
+def test_apply_with_and_without_its_protocol_writes_the_same_files() -> None:
+    assert "with the protocol" in run("protocol.py", "--quick")  # it compares them
+
+
 def test_a_section_that_fails_does_not_take_the_others_along(tmp_path: Path) -> None:
     words = ["gpu.py", "--device", "cpu", "--quick", "--apart", "--movie", str(tmp_path / "none")]
     words += ["--section", "training", "variants"]
