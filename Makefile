@@ -41,7 +41,7 @@ lock: .venv/.ready
 	sed -i -e '/^tdenoise @/d' -e '/^# WARNING/d' -e '/^# Consider/d' requirements.lock
 
 bench: .venv/.ready
-	for script in ingest apply throughput block_cost memory; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
+	for script in ingest apply protocol throughput block_cost memory; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
 
 # Hours: every model on every movie and dose. MOVIES are files of `tdenoise-pipeline simulate`.
 MOVIES ?= ../shared/data/benchmark/ptceo2_dev.npz ../shared/data/benchmark/ptceo2_long.npz

@@ -1,35 +1,53 @@
 """What grows with the number of blocks, movies and workers, and whether it grows in proportion.
 
 ``blocks``: planning, marking (fsync included), scanning the markers as a resumed run does, joining the hashes, the
-id of the content and the record of hashes, per block. ``movies``: an archive of so many cards is read (with and
-without its index), planned and scheduled for one model. ``workers``: blocks that do nothing through the driver on
-so many workers that live in this process, with the share of the time that is the scheduler's and the client's own.
+id of the content and the record of hashes, per block. All sizes in turn, several times over; the medians of the slopes
+(what every further block costs, between one size and the next) tell growth apart from what a run costs once.
+``movies``: an archive of so many cards is read (with and without its index), planned and scheduled for one model.
+``workers``: blocks that do nothing through the driver, by TLS, on so many workers. Scheduler and client live in this
+process, whose CPU time is what one driver costs; the workers, at most 100 together, in others.
 
     python benchmarks/scale.py [--blocks 100 1000 10000 100000] [--movies 100 10000] [--workers 10 100 1000]
-                               [--save] [--quick]
+                               [--repeats 3] [--save] [--quick]
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
+import logging
+import multiprocessing
 import shutil
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import zarr
-from common import parser, random_model, resident_bytes, save, scratch, write_mrc
-from tdenoise_pipeline import apply_many, archive, driver, progress, store
+from common import Spent, parser, random_model, resident_bytes, save, scratch, write_mrc
+from tdenoise_pipeline import apply_many, archive, cluster, driver, progress, store
 from tdenoise_pipeline.blocks import Block, Halo, plan_blocks
 from tdenoise_pipeline.config import ApplyManyConfig, ArchiveAddConfig, IngestConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.ingest import ingest
 
 MARKED = 2_000  # blocks that are marked through the real function; the other markers are only put there
+FLAT = 1.2  # target: largest slope over smallest
+PER_PROCESS = (
+    100  # workers: what Dask does for each, such as counting open files, takes as long as there are others
+)
+BATCH = 50  # workers that start at the same time in one process
+CALM = {  # of a process of many workers; each would do it for itself, 50 times a second or for seconds
+    "distributed.admin.tick.interval": "1h",
+    "distributed.admin.system-monitor.interval": "1h",
+    "distributed.worker.use-file-locking": False,
+}
 
 
 def main() -> None:
@@ -37,30 +55,78 @@ def main() -> None:
     options.add_argument("--blocks", type=int, nargs="*", default=[100, 1_000, 10_000, 100_000])
     options.add_argument("--movies", type=int, nargs="*", default=[100, 10_000])
     options.add_argument("--workers", type=int, nargs="*", default=[10, 100, 1_000])
+    options.add_argument("--repeats", type=int, default=3)
     chosen = options.parse_args()
     if chosen.quick:
-        chosen.blocks, chosen.movies, chosen.workers = [100, 1_000], [20], [4]
+        chosen.blocks, chosen.movies, chosen.workers, chosen.repeats = [100, 1_000], [20], [4], 1
     results: dict[str, Any] = {"blocks": {}, "movies": {}, "workers": {}}
-    for kind, measure in (("blocks", of_blocks), ("movies", of_movies), ("workers", of_workers)):
-        for number in getattr(chosen, kind):
-            with scratch(chosen.folder) as folder:
-                results[kind][str(number)] = measure(folder, number)
-            print(f"{number} {kind}: {results[kind][str(number)]}", flush=True)
+    if chosen.blocks:
+        results["blocks"] = of_blocks(chosen.folder, sorted(chosen.blocks), chosen.repeats)
+    for number in chosen.movies:
+        with scratch(chosen.folder) as folder:
+            results["movies"][str(number)] = found = of_movies(folder, number)
+        print(f"{number} movies: {found}", flush=True)
+    for number in chosen.workers:
+        with scratch(chosen.folder) as folder:
+            results["workers"][str(number)] = found = of_workers(folder, number, chosen.repeats, chosen.quick)
+        print(f"{number} workers: {found}", flush=True)
     if chosen.save:
         save("scale", results)
 
 
-def of_blocks(folder: Path, number: int) -> dict[str, float]:
-    """Microseconds per block of everything but the work."""
-    took: dict[str, float] = {}
-    spent_cpu = 0.0  # suffers less than the wall time where others use the machine and its disk
+# ---- blocks ------------------------------------------------------------------------------------------------
 
-    def timed(name: str, function: Callable[[], Any], n: int = number) -> Any:
-        nonlocal spent_cpu
-        start, cpu = time.perf_counter(), time.process_time()
+
+def of_blocks(place: Path | None, sizes: list[int], repeats: int) -> dict[str, Any]:
+    """Microseconds per block, of each size on average, and of the blocks that a size has more than the one before."""
+    rounds: list[dict[int, dict[str, Spent]]] = []
+    for repeat in range(repeats):
+        rounds.append({})
+        for number in sizes:
+            with scratch(place) as folder:
+                rounds[-1][number] = took = parts_of_blocks(folder, number)
+            took["all"] = Spent(sum(s.wall for s in took.values()), sum(s.cpu for s in took.values()))
+        shown = ", ".join(f"{n}: {1e6 * r['all'].wall / n:.0f}" for n, r in rounds[-1].items())
+        print(f"  round {repeat + 1} of {repeats}, us per block: {shown}", flush=True)
+    names = list(rounds[0][sizes[0]])
+
+    def medians(spent: Callable[[dict[int, dict[str, Spent]], str], Spent], per: int) -> dict[str, Any]:
+        return {
+            clock: {
+                name: round(1e6 * statistics.median(getattr(spent(r, name), clock) for r in rounds) / per, 1)
+                for name in names
+            }
+            for clock in ("wall", "cpu")
+        }
+
+    average = {str(n): medians(lambda r, name, n=n: r[n][name], n) for n in sizes}  # type: ignore[misc]
+    slopes = {
+        f"{a} to {b}": medians(lambda r, name, a=a, b=b: r[b][name] - r[a][name], b - a)  # type: ignore[misc]
+        for a, b in itertools.pairwise(sizes)
+    }
+    for title, found in (("on average", average), ("slope", slopes)):
+        for between, values in found.items():
+            print(f"{between} blocks, {title}: {values}", flush=True)
+    result: dict[str, Any] = {"us_per_block": average, "us_per_further_block": slopes, "repeats": repeats}
+    if slopes:
+        totals = {clock: [s[clock]["all"] for s in slopes.values()] for clock in ("wall", "cpu")}
+        result["largest_slope_over_smallest"] = {k: round(max(v) / min(v), 2) for k, v in totals.items()}
+        result["target"] = FLAT
+        print(f"largest slope over smallest: {result['largest_slope_over_smallest']} (target {FLAT})")
+    return result
+
+
+def parts_of_blocks(folder: Path, number: int) -> dict[str, Spent]:
+    """Time of everything but the work, of all blocks together."""
+    took: dict[str, Spent] = {}
+
+    def timed(name: str, function: Callable[[], Any], factor: float = 1.0) -> Any:
+        wall, cpu = time.perf_counter(), time.process_time()
         result = function()
-        took[name] = round(1e6 * (time.perf_counter() - start) / n, 1)
-        spent_cpu += 1e6 * (time.process_time() - cpu) / n
+        took[name] = Spent(
+            factor * (time.perf_counter() - wall),
+            factor * (time.process_time() - cpu),
+        )
         return result
 
     shape = (32 * number, 8, 8)
@@ -75,9 +141,9 @@ def of_blocks(folder: Path, number: int) -> dict[str, float]:
 
         def mark() -> None:
             for block, record in zip(blocks[:marked], records, strict=False):
-                progress.mark(run.folder, block.number, record)
+                progress.mark(run.folder, block.number, record, run.token)
 
-        timed("mark", mark, marked)  # in the folder that holds all the others already
+        timed("mark", mark, number / marked)  # in the folder that holds all the others already
         done = timed("scan", run.done)
         hashes = timed("join", lambda: progress.hashes(done.values()))
         path = folder / "store"
@@ -87,11 +153,11 @@ def of_blocks(folder: Path, number: int) -> dict[str, float]:
         array = zarr.open_array(path / store.DENOISED)
         timed("id", lambda: store.content_id(store.DENOISED, array, hashes))
         timed("record", lambda: store.record_hashes(path, store.DENOISED, hashes))
-        record = path / "integrity" / store.DENOISED
-        n_bytes = sum(f.stat().st_size for f in record.rglob("*") if f.is_file())
         timed("remove", lambda: shutil.rmtree(run.folder / "done"))
-    took |= {"sum": round(sum(took.values()), 1), "cpu": round(spent_cpu, 1)}
-    return took | {"record_bytes_per_block": round(n_bytes / number, 2)}
+    return took
+
+
+# ---- movies ------------------------------------------------------------------------------------------------
 
 
 def of_movies(folder: Path, number: int) -> dict[str, float]:
@@ -131,53 +197,122 @@ def of_movies(folder: Path, number: int) -> dict[str, float]:
     return took | {"growth_megabytes": round((resident_bytes() - before) / 1e6, 1)}
 
 
+# ---- workers -----------------------------------------------------------------------------------------------
+
+
 def nothing(block: Block) -> int:
     """The work: none."""
     return block.number
 
 
-def of_workers(folder: Path, number: int) -> dict[str, float]:
-    """Blocks that do nothing on workers in this process; all of what it takes is the scheduler's and theirs."""
-    import dask
-    from distributed import Client, LocalCluster
+def of_workers(folder: Path, number: int, repeats: int, quick: bool) -> dict[str, Any]:
+    """What driver and scheduler take for blocks that do nothing, and for workers that only tell that they live."""
+    from distributed import Client
 
-    n_blocks = max(1_000, 5 * number)
+    n_blocks, waiting_s = (100, 2) if quick else (max(1_000, 3 * number), 20)
     blocks = plan_blocks((32 * n_blocks, 8, 8), (32, 8, 8), Halo(20, 0))
-    settings = {
-        "distributed.worker.profile.enabled": False,
-        "distributed.admin.system-monitor.interval": "60s",
-    }
-    with dask.config.set(settings):
-        start = time.perf_counter()
-        with (
-            LocalCluster(
-                n_workers=number,
-                threads_per_worker=1,
-                processes=False,
-                dashboard_address=None,
-                memory_limit=0,
-                local_directory=str(folder),
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            client.wait_for_workers(number, timeout=300)
-            started = time.perf_counter() - start
-            wall, cpu = time.perf_counter(), time.process_time()
+    with (
+        scheduler_and_workers(folder, number) as (made, processes, begun),
+        Client(made, set_as_default=False) as client,
+    ):
+        client.wait_for_workers(number, timeout=600)
+        started_s = time.perf_counter() - begun
+
+        def drive() -> tuple[Spent, float]:
+            """Time of all blocks with the CPU time of this process, and the CPU time of the workers [s]."""
+            wall, cpu, theirs = time.perf_counter(), time.process_time(), cpu_seconds(processes)
             outcomes = driver.drive(
                 lambda: contextlib.nullcontext(client), None, nothing, blocks, list, Control()
             )
             if sum(o.error is None for o in outcomes) != n_blocks:
                 raise RuntimeError("some blocks did not come back")
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    per_block = wall / n_blocks
+            while made.scheduler.tasks:  # to forget them is work, too
+                time.sleep(0.05)
+            spent = Spent(time.perf_counter() - wall, time.process_time() - cpu)
+            return spent, cpu_seconds(processes) - theirs
+
+        drive()  # the first tasks also load modules and start threads
+        taken = [drive() for _ in range(repeats)]
+        time.sleep(1)
+        cpu = time.process_time()
+        time.sleep(waiting_s)
+        waiting = (time.process_time() - cpu) / waiting_s
+    us = {
+        "wall": statistics.median(t.wall for t, _ in taken),
+        "cpu_of_driver_and_scheduler": statistics.median(t.cpu for t, _ in taken),
+        "cpu_of_workers": statistics.median(theirs for _, theirs in taken),
+    }
     return {
         "n_blocks": n_blocks,
-        "start_s": round(started, 1),
-        "wall_us_per_block": round(1e6 * per_block),
-        "cpu_us_per_block": round(1e6 * cpu / n_blocks),
-        # Where a block takes a minute: blocks per second times what one costs, of one core.
-        "share_at_60_s_per_block": round(number / 60 * cpu / n_blocks, 4),
+        "start_s": round(started_s, 1),
+        "us_per_block": {name: round(1e6 * seconds / n_blocks) for name, seconds in us.items()},
+        # Of one core. Where a block takes a minute: blocks per second times what one costs, and the waiting.
+        "share_waiting": round(waiting, 4),
+        "share_at_60_s_per_block": round(
+            waiting + number / 60 * us["cpu_of_driver_and_scheduler"] / n_blocks, 4
+        ),
     }
+
+
+@contextlib.contextmanager
+def scheduler_and_workers(folder: Path, number: int) -> Iterator[tuple[Any, list[Any], float]]:
+    """A scheduler in this process and workers in others, and when those began to start, their modules loaded."""
+    import dask
+    from distributed import LocalCluster
+    from distributed.security import Security
+
+    security = Security.temporary()
+    counts = [min(PER_PROCESS, number - k) for k in range(0, number, PER_PROCESS)]
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(len(counts) + 1)
+    with (
+        dask.config.set(cluster.SETTINGS),
+        LocalCluster(
+            n_workers=0,
+            processes=False,
+            protocol="tls://",
+            host="127.0.0.1",
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+            security=security,
+            silence_logs=logging.CRITICAL,
+        ) as made,
+    ):
+        arguments = [(made.scheduler_address, count, security, str(folder), ready) for count in counts]
+        processes = [context.Process(target=host, args=words) for words in arguments]
+        for process in processes:
+            process.start()
+        try:
+            ready.wait()
+            yield made, processes, time.perf_counter()
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+
+
+def host(address: str, count: int, security: Any, folder: str, ready: Any) -> None:
+    """A process of many workers, until it is killed."""
+    import dask
+    from distributed import Worker
+
+    async def start() -> None:
+        for begun in range(0, count, BATCH):
+            options = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "local_directory": folder}
+            n = min(BATCH, count - begun)
+            workers.extend([Worker(address, security=security, **options) for _ in range(n)])
+            await asyncio.gather(*workers[begun:])
+        await asyncio.Event().wait()
+
+    workers: list[Any] = []
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    ready.wait()
+    with dask.config.set(cluster.WORKER_SETTINGS | CALM):
+        asyncio.run(start())
+
+
+def cpu_seconds(processes: list[Any]) -> float:
+    """CPU time of processes so far [s]."""
+    return float(sum(sum(psutil.Process(p.pid).cpu_times()[:2]) for p in processes))
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def share(folder: Path, number: int, count: int, naps: list[Nap], ready: Any, us
 
         def function(item: Nap) -> None:
             nap(item)
-            progress.mark(run.folder, item.number, {"shards": {}})
+            progress.mark(run.folder, item.number, {"shards": {}}, run.token, run.member)
 
         ready.wait()
         cpu = time.process_time()

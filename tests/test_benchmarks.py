@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -30,6 +32,15 @@ def test_the_benchmark_of_a_gpu_runs_through_and_finds_the_networks_blind() -> N
             and correct[name]["block_equals_whole"]
             and correct[name]["same_bits_again"]
         )
+
+
+def test_apply_with_and_without_its_protocol_writes_the_same_files() -> None:
+    assert "with the protocol" in run("protocol.py", "--quick")  # it compares them
+
+
+@pytest.mark.parametrize("name", ["block_cost", "scale", pytest.param("workers", marks=pytest.mark.slow)])
+def test_the_benchmarks_of_what_grows_run_through(name: str) -> None:
+    run(f"{name}.py", "--quick")
 
 
 def test_a_section_that_fails_does_not_take_the_others_along(tmp_path: Path) -> None:
