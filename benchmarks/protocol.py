@@ -36,6 +36,7 @@ from tdenoise_pipeline.config import ApplyConfig, IngestConfig
 from tdenoise_pipeline.fit import movie_scale
 from tdenoise_pipeline.ingest import ingest
 from tdenoise_pipeline.models import open_model
+from tdenoise_pipeline.shards import ShardWriter
 
 TARGET = 1.05  # times apply without the protocol
 CODEC = Blosc(cname="zstd", clevel=shards.LEVEL, shuffle=BITSHUFFLE)
@@ -167,8 +168,8 @@ def observe(times: Parts, patched: ExitStack) -> None:
     """Leave everything as it is, and see how long its parts take. A name that is gone raises AttributeError."""
     for module, function, name in (
         (os, "fsync", "fsync"),
-        (store, "write_shard", "write"),
-        (store, "content_hash", "hash"),
+        (ShardWriter, "append", "append"),
+        (ShardWriter, "write", "write"),
         (progress, "check_lease", "lease"),
         (progress, "mark", "marker"),
     ):
@@ -179,7 +180,8 @@ def strip(times: Parts, patched: ExitStack) -> None:
     """Take the protocol away. Whatever of it is left calls `os.fsync`, which then raises."""
     for module, function, name, other in (
         (os, "fsync", "fsync", refuse),
-        (store, "write_shard", "write", plainly),
+        (ShardWriter, "append", "append", pack_plainly),
+        (ShardWriter, "write", "write", write_plainly),
         (progress, "check_lease", "lease", nothing),
         (progress, "mark", "marker", nothing),
     ):
@@ -195,22 +197,25 @@ def refuse(*_: Any) -> None:
     raise RuntimeError("something still waits for the disk: this benchmark has to learn about it")
 
 
-def plainly(path: Path, array: Any, region: Any, values: Any, *_: Any) -> tuple[str, str]:
-    """`store.write_shard` without anything but encoding and writing; of whole shards only."""
-    key = store.shard_key(region, array.shards)
-    file = path.joinpath("c", *key.split("."))
-    parts, index, position = [], [], 0
-    step = array.chunks[0]
-    for start in range(0, array.shards[0], step):
+def pack_plainly(writer: ShardWriter, values: Any) -> None:
+    """`ShardWriter.append` without hashes; of whole chunks only."""
+    step = writer._layout.chunk[0]
+    for start in range(0, len(values), step):
         content = CODEC.encode(np.ascontiguousarray(values[start : start + step]))
-        parts += [content, checksum(content)]
-        index.append((position, len(content) + 4))
-        position += len(content) + 4
-    table = np.array(index, "<u8").tobytes()
+        writer._parts += [content, checksum(content)]
+        writer._index[writer._n_frames // step + start // step] = writer._size, len(content) + 4
+        writer._size += len(content) + 4
+    writer._n_frames += len(values)
+
+
+def write_plainly(writer: ShardWriter, array: Path, index: tuple[int, ...], *_: Any) -> str:
+    """`ShardWriter.write` without anything but writing."""
+    table = writer._index.tobytes()
+    file = array.joinpath("c", *map(str, index))
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as handle:
-        handle.writelines([*parts, table, checksum(table)])
-    return key, ""
+        handle.writelines([*writer._parts, table, checksum(table)])
+    return ""
 
 
 def checksum(data: bytes) -> bytes:
@@ -243,14 +248,18 @@ def where_it_goes(parts: dict[str, list[Parts]], n_blocks: int, n_shards: int) -
             "cpu": round(1e6 * statistics.median(s.cpu for s in spents) / per),
         }
 
-    write, plain = medians("with", "write", n_shards), medians("without", "write", n_shards)
+    def more(name: str) -> dict[str, float]:
+        own, plain = medians("with", name, n_shards), medians("without", name, n_shards)
+        return {k: own[k] - plain[k] for k in own}
+
     return {
         "fsync, all of them, per shard": medians("with", "fsync", n_shards),
-        "read back, compare, rename, per shard": {k: write[k] - plain[k] for k in write},
-        "hash of the content, per shard": medians("with", "hash", n_shards),
+        "read back, compare, rename, per shard": more("write"),
+        "hashes of chunks and content, per shard": more("append"),
         "lease, all looks at it, per shard": medians("with", "lease", n_shards),
         "marker without its fsync, per block": medians("with", "marker", n_blocks),
-        "for comparison: encode and write, per shard": plain,
+        "for comparison: encode, per shard": medians("without", "append", n_shards),
+        "for comparison: write, per shard": medians("without", "write", n_shards),
     }
 
 
