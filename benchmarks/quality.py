@@ -4,10 +4,11 @@ Each model is trained on the movie alone, from its raw counts, for the same time
 ``tdenoise-pipeline evaluate --truth``. Movies are files in the format of ``tdenoise-pipeline simulate``; all doses in a
 file are used. Files that are absent are named and left out.
 
-    python benchmarks/quality.py FILE.npz ... [--model split-blind udvd udvd:0 thinned] [--time-limit 5m] [--save NAME]
+    python benchmarks/quality.py FILE.npz ... [--model split-blind udvd:0 thinned] [--dose 2] [--time-limit 5m]
+                                              [--save NAME]
     python benchmarks/quality.py --quick
 
-A model may be followed by a blind radius, as in ``udvd:0``.
+A model may be followed by a blind radius, as in ``udvd:0``, or by ``scratch``: random weights instead of the base model.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main() -> None:
     options.add_argument(
         "--model", nargs="+", default=list(MODELS), metavar="NAME[:RADIUS]", help="models to train"
     )
+    options.add_argument("--dose", type=float, nargs="+", help="take only these doses of the files")
     options.add_argument("--time-limit", default="5m", help="for each training: 90s, 20m, 2h")
     options.add_argument("--ensemble", type=int, default=1, help="symmetries to average over in apply")
     options.add_argument("--seed", type=int, default=0)
@@ -56,6 +58,8 @@ def main() -> None:
                 print(f"{file}: is not there, so it is left out")
                 continue
             for raw, dose in raw_movies(file, folder):
+                if chosen.dose and dose not in chosen.dose:
+                    continue
                 results.append(measure(raw, file, dose, folder, chosen))
                 show(results[-1])
     if chosen.save:
@@ -81,7 +85,7 @@ def measure(raw: Path, truth: Path, dose: float, folder: Path, chosen: argparse.
     result: dict[str, Any] = {"movie": truth.name, "dose": dose}
     result |= {"time_limit": chosen.time_limit, "ensemble": chosen.ensemble}
     for name in chosen.model:
-        kind, _, radius = name.partition(":")
+        kind, _, variant = name.partition(":")
         model, denoised = folder / "model", folder / "denoised.zarr"
         words = [
             "--model",
@@ -93,8 +97,8 @@ def measure(raw: Path, truth: Path, dose: float, folder: Path, chosen: argparse.
             "--force",
             "--quiet",
         ]
-        if radius:
-            words += ["--blind-radius", radius]
+        if variant:
+            words += ["--from", variant] if variant == "scratch" else ["--blind-radius", variant]
         try:
             trained = command_line("train", movie, "-o", model, *words)
             applied = command_line(
