@@ -8,7 +8,7 @@ file are used. Files that are absent are named and left out.
                                               [--save NAME]
     python benchmarks/quality.py --quick
 
-A model may be followed by a blind radius, as in ``udvd:0``, or by ``scratch``: random weights instead of the base model.
+A model may be followed by a blind radius, as in ``udvd:0``, or by ``scratch``: random weights, not the base model.
 """
 
 from __future__ import annotations
