@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import batch, progress, slurm_queue
+from . import batch, progress, reasons, slurm_queue
 from .config import CancelConfig, LogsConfig
 from .control import Control
 from .slurm import NoAnswer
@@ -141,7 +141,7 @@ def _state(
     listed = (queue or {}).get(job.name)
     if listed is not None and listed.live:
         if listed.state == "PENDING":
-            return "pending", slurm_queue.reason_in_words(listed.reason)
+            return "pending", reasons.in_words(listed.reason)
         if listed.state in ("REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"):
             return "pending", f"queued again ({listed.state.lower()})"
         return "running", None
