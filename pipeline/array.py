@@ -25,7 +25,7 @@ from .control import Control
 from .errors import PipelineError, Stopped
 from .reasons import Pending, newest_log
 from .sharing import SharedRun
-from .site_profile import SlurmProfile, load_profile
+from .site_profile import JobProfile, load_profile
 from .slurm import pipeline_command, queue, render_script, submit_script
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ ASK_S = 30.0  # between two questions to Slurm; its operators ask for no more
 
 
 def render(
-    words: Sequence[str], count: int, *, group: str, profile: SlurmProfile, log_dir: Path, work_dir: Path
+    words: Sequence[str], count: int, *, group: str, profile: JobProfile, log_dir: Path, work_dir: Path
 ) -> str:
     """The batch script of a job array whose tasks share the work of one ``apply`` command.
 
@@ -47,7 +47,7 @@ def render(
         Number of tasks; each is requeued by itself where it stopped in good order.
     group : str
         Name that no other run has; the job is called ``tdenoise-GROUP``.
-    profile : SlurmProfile
+    profile : JobProfile
         What each task asks for.
     log_dir, work_dir : Path
         As of `slurm.render_script`.

@@ -27,7 +27,7 @@ from . import budget
 from .config import DoctorConfig
 from .errors import PipelineError, ResourceError, UsageError
 from .progress import read_json
-from .site_profile import SlurmProfile, load_profile
+from .site_profile import JobProfile, load_profile
 from .slurm import clean_environment, pipeline_command, site_options
 from .version import VERSION
 
@@ -313,7 +313,7 @@ def _clock(folder: Path) -> Finding:
     )
 
 
-def _nodes(n_nodes: int, folder: Path, profile: SlurmProfile, path: Path | None) -> list[Finding]:
+def _nodes(n_nodes: int, folder: Path, profile: JobProfile, path: Path | None) -> list[Finding]:
     """Let nodes answer the same questions, into the shared folder; a small job that is waited for."""
     with _probe_folder(folder) as probe:
         one = replace(profile, nodes=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PipelineError, UsageError
-from .site_profile import SECTIONS, SlurmProfile, load_site, seconds
+from .site_profile import SECTIONS, JobProfile, load_site, seconds
 from .slurm import NoAnswer, ask, render_script
 
 
@@ -52,7 +52,7 @@ def check_profile(path: Path) -> dict[str, Any]:
     return {"profile": str(path), "jobs": jobs, "exit_code": 2 if wrong else 0}
 
 
-def limits(profile: SlurmProfile) -> list[str]:
+def limits(profile: JobProfile) -> list[str]:
     """What would let a job wait for ever, or never do any work, in words.
 
     ``sbatch --test-only`` sees neither the time limit of a partition nor those of a QOS. What Slurm does not tell
@@ -69,7 +69,7 @@ def limits(profile: SlurmProfile) -> list[str]:
     return found
 
 
-def _partition_limits(profile: SlurmProfile) -> list[str]:
+def _partition_limits(profile: JobProfile) -> list[str]:
     listing = ask(["scontrol", "--oneliner", "show", "partition"])
     partitions = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in listing.splitlines()]
     wanted = profile.partition.split(",") if profile.partition else []
@@ -102,7 +102,7 @@ def _partition_limits(profile: SlurmProfile) -> list[str]:
     return [] if not problems or [] in problems else problems[0]
 
 
-def _qos_limits(profile: SlurmProfile) -> list[str]:
+def _qos_limits(profile: JobProfile) -> list[str]:
     """Against the limits of the QOS; nothing where there is no accounting."""
     if profile.qos is None or shutil.which("sacctmgr") is None:
         return []
@@ -129,7 +129,7 @@ def _qos_limits(profile: SlurmProfile) -> list[str]:
     return found
 
 
-def _refusals(profile: SlurmProfile) -> list[str]:
+def _refusals(profile: JobProfile) -> list[str]:
     """What Slurm would refuse at once."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "check.sh"
@@ -146,7 +146,7 @@ def _refusals(profile: SlurmProfile) -> list[str]:
     return []
 
 
-def _largest(profile: SlurmProfile) -> str:
+def _largest(profile: JobProfile) -> str:
     """What the nodes have, beside what is asked for."""
     partition = ["--partition", profile.partition] if profile.partition else []
     try:

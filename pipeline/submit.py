@@ -17,7 +17,7 @@ from . import batch, slurm_queue
 from .config import ResumeConfig
 from .errors import LockedError, PipelineError, UsageError
 from .run import OUTPUTS
-from .site_profile import Site, SlurmProfile, load_site
+from .site_profile import JobProfile, Site, load_site
 from .slurm import NoAnswer, pipeline_command, render_script
 from .slurm_checks import limits
 from .version import VERSION
@@ -51,7 +51,7 @@ class Submission:
         """The run folder."""
         return batch.folder_of(self.command, self.output)
 
-    def profile(self, step: Step) -> SlurmProfile:
+    def profile(self, step: Step) -> JobProfile:
         """What the job of a step asks for."""
         return self.site.of(step.section)
 
