@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from . import budget
 from .errors import ResourceError, Stopped, UsageError
-from .site_profile import SUBMIT, load_site
+from .site_profile import SUBMIT, worker_profile
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -244,13 +244,7 @@ def _jobs(
     stop: threading.Event,
 ) -> Iterator[Client]:
     workers = f"--workers {system}:{count}"
-    site = load_site(profile_path)
-    if profile_path is not None and site.scheduler != system:
-        raise UsageError(
-            f"{workers}: the profile {profile_path} says scheduler: {site.scheduler}. Give a profile that says "
-            f"scheduler: {system}."
-        )
-    profile = site.of("workers")
+    profile = worker_profile(profile_path, f"{system}:{count}", system)
     if memory_bytes is not None and memory_bytes > profile.memory_gib * 2**30:
         raise UsageError(
             f"a worker may use {memory_bytes / 2**30:.1f} GiB, but its job asks for "

@@ -39,7 +39,7 @@ OPEN_FILES = 1024
 RACES, RACERS = 20, 3
 NODES_WAIT_S = 1800.0
 OPTIONAL = {
-    "dask_jobqueue": "--workers slurm:N (pip install 'tdenoise[slurm]')",
+    "dask_jobqueue": "--workers slurm:N, pbs:N and lsf:N (pip install 'tdenoise[slurm]')",
     "av": "video files (tdenoise[video])",
 }
 
@@ -87,7 +87,9 @@ def examine(config: DoctorConfig) -> dict[str, Any]:
     ]
     if profile.interface is not None:
         questions.append(lambda: _interface(str(profile.interface)))
-    if config.profile is not None or config.nodes is not None:
+    if config.nodes is not None and profile.scheduler != "slurm":
+        raise UsageError(f"--nodes asks nodes of Slurm, and the profile says scheduler: {profile.scheduler}.")
+    if (config.profile is not None or config.nodes is not None) and profile.scheduler == "slurm":
         questions.append(_slurm)
     findings = [_asked(question) for question in questions]
     if config.nodes is not None:

@@ -132,6 +132,32 @@ def load_profile(profile: Path | None, section: str | None = None) -> JobProfile
     return load_site(profile).of(section)
 
 
+def worker_profile(profile: Path | None, workers: str, system: str) -> JobProfile:
+    """What each worker job of one batch system asks for.
+
+    Parameters
+    ----------
+    profile : Path or None
+        See `load_site`.
+    workers : str
+        The option that asks for them.
+    system : str
+        One of `SUBMIT`.
+
+    Raises
+    ------
+    UsageError
+        If the profile is that of another one.
+    """
+    site = load_site(profile)
+    if profile is not None and site.scheduler != system:
+        raise UsageError(
+            f"--workers {workers}: the profile {profile} says scheduler: {site.scheduler}. Give one that says "
+            f"scheduler: {system}."
+        )
+    return site.of("workers")
+
+
 def load_site(profile: Path | None, changes: Sequence[str] = ()) -> Site:
     """Read a profile.
 

@@ -60,7 +60,8 @@ def render_script(
     nodes : int
         Nodes that share the command; see `across_nodes`.
     array : int, optional
-        Run the command in so many tasks of a job array.
+        Run the command in so many tasks of a job array. Each leaves its own exit code, under the name of the file and
+        its number.
 
     Returns
     -------
@@ -94,6 +95,7 @@ def render_script(
         options.append(f"--partition={profile.partition}")
     if profile.account:
         options.append(f"--account={profile.account}")
+    of_task = "" if array is None else '-"$SLURM_ARRAY_TASK_ID"'
     return _SCRIPT.format(
         options="\n".join(f"#SBATCH {option}" for option in options),
         log_dir=log_dir.absolute(),
@@ -104,7 +106,9 @@ def render_script(
                 *profile.setup,
             ]
         ),
-        note_exit="" if exit_file is None else f'echo "$code" >{shlex.quote(str(exit_file.absolute()))}\n',
+        note_exit=""
+        if exit_file is None
+        else f'echo "$code" >{shlex.quote(str(exit_file.absolute()))}{of_task}\n',
         command=across_nodes(command, profile) if nodes > 1 else shlex.join(command),
         # srun hands on a USR1, but kills its tasks on a TERM.
         stop_signal="USR1" if nodes > 1 else "TERM",
@@ -211,7 +215,7 @@ def submit_script(script: Path, after: Sequence[str] = ()) -> str:
     script : Path
         The script; Slurm keeps its own copy.
     after : sequence of str
-        Ids of jobs that must have ended well before this one starts.
+        What it waits for, such as ``afterok:ID``.
 
     Returns
     -------
@@ -227,7 +231,7 @@ def submit_script(script: Path, after: Sequence[str] = ()) -> str:
     PipelineError
         If Slurm refuses the job, in Slurm's words.
     """
-    options = [f"--dependency=afterok:{':'.join(after)}"] if after else []
+    options = [f"--dependency={','.join(after)}"] if after else []
     try:
         answer = ask(["sbatch", "--parsable", *options, str(script)], SBATCH_TIMEOUT_S)
     except FileNotFoundError:
@@ -278,7 +282,8 @@ def ask(command: Sequence[str], timeout_s: float = 60.0) -> str:
 
 _OUTAGE = (
     "timed out", "unable to contact slurm controller", "connection refused", "connection reset",
-    "communication", "zero bytes were transmitted", "unexpected message received", "temporarily unable",
+    "configuration source", "communication", "zero bytes were transmitted", "unexpected message received",
+    "temporarily unable",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ SURE_S = 5.0  # a job that is not listed twice, so far apart, was never queued
 class Queued:
     """A job as Slurm lists it."""
 
-    id: str
+    id: str  # of a task, that of its array
     name: str
     state: str  # such as PENDING
     reason: str  # Slurm's word for why it waits
@@ -36,7 +36,7 @@ class Queued:
 
 
 def jobs(run: str) -> list[Queued]:
-    """All jobs of a run that Slurm still knows, also those that are over.
+    """All jobs of a run that Slurm still knows, also those that are over; the tasks of an array one by one.
 
     Parameters
     ----------
@@ -52,7 +52,14 @@ def jobs(run: str) -> list[Queued]:
         # Not by id: of a job it has forgotten squeue says the same as of an outage. Not by name: a job that
         # a run has started by itself has a name that only begins like this.
         listing = ask(
-            ["squeue", "--noheader", "--states=all", "--user", str(os.getuid()), "--format=%A|%T|%j|%r"]
+            [
+                "squeue",
+                "--noheader",
+                "--array",
+                "--states=all",
+                f"--user={os.getuid()}",
+                "--format=%F|%T|%j|%r",
+            ]
         )
     except FileNotFoundError:
         raise NoAnswer("there is no squeue on this machine") from None
@@ -100,7 +107,7 @@ def _look_for(name: str, deadline: float, why: str, stop: Callable[[float], None
                 "the same: when Slurm answers again, 'tdenoise-pipeline resume' finds out and does the rest."
             )
         try:
-            found = sorted((job.id for job in jobs(name)), key=int)
+            found = sorted({job.id for job in jobs(name)}, key=int)
         except NoAnswer as error:
             absent, why = 0, str(error)
             stop(1.0)  # the command itself has waited already
@@ -137,8 +144,8 @@ def cancel(run: str, timeout_s: float = 60.0) -> list[str]:
                 "scancel. Try again in a moment."
             )
         # Again each time round: a job that was just being queued again comes back after the first.
-        wanted = [job.id for job in live if job.state != "COMPLETING"]
-        cancelled |= dict.fromkeys(wanted)
+        wanted = dict.fromkeys(job.id for job in live if job.state != "COMPLETING")
+        cancelled |= wanted
         if wanted:
             ask(["scancel", *wanted])
         time.sleep(1.0)

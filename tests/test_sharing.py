@@ -306,7 +306,7 @@ def test_the_words_of_a_task_make_the_same_output(tmp_path: Path, monkeypatch: p
 
 def test_the_script_of_an_array_names_its_tasks_and_checks_versions_first(tmp_path: Path) -> None:
     script = render(
-        ["apply", "a b.zarr"], 4, group="g", profile=JobProfile(), log_dir=tmp_path, work_dir=tmp_path
+        ["apply", "a b.zarr"], 4, name="g", profile=JobProfile(), log_dir=tmp_path, work_dir=tmp_path
     )
     assert "#SBATCH --array=0-3\n" in script and "-%A_%a.log" in script
     assert script.index("preflight") < script.index("apply 'a b.zarr' --share array@g")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -21,8 +22,9 @@ from hypothesis import strategies as st
 from tdenoise_pipeline import cluster
 from tdenoise_pipeline.cluster import parse_workers
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped, UsageError
-from tdenoise_pipeline.site_profile import JobProfile, load_profile
+from tdenoise_pipeline.site_profile import JobProfile, load_profile, load_site, names
 from tdenoise_pipeline.slurm import render_script, submit_script
+from tdenoise_pipeline.slurm_checks import check_profile, show_profile
 
 HOSTILE = [
     "my movie (1).dm4",
@@ -279,6 +281,53 @@ def test_the_profile_that_comes_along_is_valid():
     assert load_profile(path).memory_gib == 32
     assert load_profile(path, "workers").time == "02:00:00"
     assert load_profile(Path("slurm"), "workers") == load_profile(path, "workers")
+
+
+@pytest.mark.parametrize("name", ["slurm", "sol", "local", "pbs", "lsf"])
+def test_every_profile_that_comes_along_is_sound_and_known_by_its_name(name):
+    assert name in names()
+    site = load_site(Path(name))
+    assert site.scheduler == ("slurm" if name == "sol" else name)
+    assert site.kinds and all(site.of(kind).scheduler == site.scheduler for kind in site.kinds)
+    assert (REPOSITORY / "deploy/profiles" / f"{name}.yaml").is_file()
+
+
+def test_a_profile_of_ones_own_changes_lines_of_the_one_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    mine = tmp_path / "tdenoise/profiles"
+    mine.mkdir(parents=True)
+    (mine / "sol.yaml").write_text("account: lab\ncpus: 2\ntrain:\n  gpus: a100:2\n")
+    (mine / "pbs.yaml").write_text("partition: long\n")
+    before, train = (
+        load_profile(REPOSITORY / "deploy/profiles/sol.yaml", "train"),
+        load_profile(Path("sol"), "train"),
+    )
+    assert (before.gpus, train.gpus) == ("a100:1", "a100:2")
+    assert train == replace(
+        before, account="lab", gpus="a100:2"
+    )  # a section of theirs wins over a line of mine
+    assert load_profile(Path("sol"), "report").cpus == 2
+    assert load_profile(Path("pbs"), "workers").partition == "long"
+    assert load_site(Path("sol"), ["train.gpus=a100:4"]).of("train").gpus == "a100:4"
+    assert set(names()) == {"local", "lsf", "pbs", "slurm", "sol"}
+
+
+@pytest.mark.parametrize("change", ["train.scheduler=pbs", "scheduler=sge"])
+def test_a_scheduler_is_of_the_whole_profile_and_known(change):
+    with pytest.raises(UsageError, match="--set"):
+        load_site(None, [change])
+
+
+def test_profiles_of_other_systems_are_checked_for_their_commands(tmp_path, tools):
+    with pytest.raises(UsageError, match="no qsub here"):
+        check_profile(Path("pbs"))
+    tools("qsub", "")
+    found = check_profile(Path("pbs"))
+    assert found["exit_code"] == 0 and "not asked" in found["jobs"]["workers"]["notes"][0]
+    late = write_profile(tmp_path, "scheduler: pbs\ntime: '00:01:00'\nstop_early_s: 90")
+    assert "raise time" in check_profile(late)["jobs"]["workers"]["problems"][0]
+    assert check_profile(Path("local"))["exit_code"] == 0
+    assert list(show_profile(Path("lsf"))) == ["workers"]
 
 
 @pytest.mark.parametrize(

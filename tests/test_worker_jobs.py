@@ -121,9 +121,7 @@ def test_a_refusal_and_a_job_that_cannot_run_are_told_in_full(system, config, tm
 
 
 def test_what_does_not_fit_together_is_refused(system, config, monkeypatch, tmp_path):
-    with pytest.raises(
-        UsageError, match=f"says scheduler: {system}. Give a profile that says scheduler: slurm"
-    ):
+    with pytest.raises(UsageError, match=f"says scheduler: {system}. Give one that says scheduler: slurm"):
         apply(config(system, workers="slurm:2"))
     with pytest.raises(UsageError, match="without line breaks"):
         apply(config(system, folder="line\n#PBS -q evil"))
