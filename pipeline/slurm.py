@@ -114,6 +114,8 @@ def render_script(
         stop_signal="USR1" if nodes > 1 else "TERM",
         stop_code=128 + (signal.SIGUSR1 if nodes > 1 else signal.SIGTERM),
         max_requeues=profile.max_requeues,
+        # The last task of an array has the number of the array as its own, and would requeue all of them by it.
+        me="${SLURM_JOB_ID}" if array is None else "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}",
     )
 
 
@@ -147,8 +149,8 @@ code=$?
 if [ "$code" -eq 75 ] && [ "$cancelled" -eq 0 ]; then
     if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {max_requeues} ]; then
         echo "stopped in good order, but requeued {max_requeues} times already: submit it again to go on" >&2
-    elif scontrol requeue "$SLURM_JOB_ID"; then
-        echo "stopped in good order; job $SLURM_JOB_ID is queued again and goes on from here" >&2
+    elif scontrol requeue "{me}"; then
+        echo "stopped in good order; job {me} is queued again and goes on from here" >&2
         exit 75
     else
         echo "stopped in good order, but Slurm does not requeue it: submit it again to go on" >&2

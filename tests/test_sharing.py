@@ -309,6 +309,8 @@ def test_the_script_of_an_array_names_its_tasks_and_checks_versions_first(tmp_pa
         ["apply", "a b.zarr"], 4, name="g", profile=JobProfile(), log_dir=tmp_path, work_dir=tmp_path
     )
     assert "#SBATCH --array=0-3\n" in script and "-%A_%a.log" in script
+    # Not by SLURM_JOB_ID: that of the last task is the whole array's.
+    assert 'scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"' in script
     assert script.index("preflight") < script.index("apply 'a b.zarr' --share array@g")
 
 
