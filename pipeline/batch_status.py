@@ -38,8 +38,8 @@ def describe(path: Path) -> dict[str, Any]:
     -------
     dict
         ``run``, ``folder``, ``output``, ``state``, ``jobs`` (of every step ``kind``, ``id``, ``state``, ``why``,
-        ``log``, ``percent``, ``left``), ``blocks`` (``done``, ``total``, ``per_hour``, ``left_s``) and ``gpu_hours``,
-        None where they are not known.
+        ``log``, ``percent``, ``left``), ``blocks`` (``done``, ``total``, ``per_hour``, ``left_s``), ``gpu_hours`` and
+        ``cpu_hours``, None where they are not known.
     """
     folder, run = batch.open_run(path)
     latest = batch.latest(folder, run["id"])
@@ -82,7 +82,10 @@ def describe(path: Path) -> dict[str, Any]:
             "pending": sum(job.state == "PENDING" for job in workers),
         },
         "blocks": _blocks(run),
-        "gpu_hours": round(sum(job["gpu_hours"] for job in accounts.values()), 3) if accounts else None,
+        **{
+            cost: round(sum(job[cost] for job in accounts.values()), 3) if accounts else None
+            for cost in ("gpu_hours", "cpu_hours")
+        },
     }
 
 

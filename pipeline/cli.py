@@ -238,7 +238,11 @@ def _show_status(result: dict[str, Any]) -> str:
 
 def _batch_lines(run: dict[str, Any]) -> list[str]:
     """A batch run and each of its jobs."""
-    spent = "" if run["gpu_hours"] is None else f", {run['gpu_hours']:.3g} GPU-hours so far"
+    spent = (
+        ""
+        if run["gpu_hours"] is None
+        else (f", {run['gpu_hours']:.3g} GPU-hours and {run['cpu_hours']:.3g} core-hours so far")
+    )
     lines = [f"{run['command']} {run['run']}: {run['state']}{spent}"]
     for job in run["jobs"]:
         number = f"job {job['id']}" if job["id"] else ""

@@ -95,12 +95,16 @@ def test_tasks_cancelled_and_requeued_in_mid_block_change_nothing_but_the_clock(
     apply(plan)  # nothing is left to do
 
 
-def test_the_command_may_stop_watching_and_watch_again_while_strangers_are_refused(slurm, config, local):
+def test_the_command_may_stop_watching_and_watch_again_while_strangers_are_refused(
+    slurm, config, local, monkeypatch
+):
+    monkeypatch.setenv("TDENOISE_RUN", "tdn-0123abcd")  # as in a batch run, whose status and cancel go by it
     control = Control()
     thread, errors = in_background(config(workers="array:2"), control)
     while not slurm.jobs():
         time.sleep(0.1)
     [name] = set(slurm.jobs().values())
+    assert name.startswith("tdn-0123abcd-")
     with pytest.raises(PipelineError, match="another run holds it") as refused:
         apply(config(workers="local:1"))
     assert refused.value.exit_code == 6
