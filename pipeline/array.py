@@ -93,6 +93,7 @@ def apply_array(
     PipelineError
         If Slurm refuses the array, or all its tasks ended and blocks are left.
     """
+    profile = worker_profile(config.profile, config.workers, "slurm")
     folder = progress.work_folder(config.output).absolute()
     before = progress.read_json(folder / "array.json")
     known = before.get("plan") == progress.plan_id(plan) and _is_queued(before["name"])
@@ -107,15 +108,16 @@ def apply_array(
             log.warning("array job %s is at work on this already; waiting for it", before["job"])
             record = before
         else:
-            record = _submit(config, min(count, plan["n_blocks"]), name, run)
+            record = _submit(config, min(count, plan["n_blocks"]), name, profile, run)
         _wait(run, record, plan["n_blocks"], control)
 
 
-def _submit(config: ApplyConfig, count: int, name: str, run: SharedRun) -> dict[str, Any]:
+def _submit(
+    config: ApplyConfig, count: int, name: str, profile: JobProfile, run: SharedRun
+) -> dict[str, Any]:
     log_dir = run.folder.absolute() / "logs"
     log_dir.mkdir(exist_ok=True)
     script = log_dir / f"{name}.sh"
-    profile = worker_profile(config.profile, config.workers, "slurm")
     text = render(task_words(config), count, name=name, profile=profile, log_dir=log_dir, work_dir=Path.cwd())
     write_atomically(script, text.encode())
     record = {"plan": run.id, "name": name, "job": None}

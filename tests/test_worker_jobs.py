@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import fake_batch
 import pytest
 from small import counts, model_folder, movie_store
+from tdenoise_pipeline import cluster
 from tdenoise_pipeline.apply import apply
 from tdenoise_pipeline.config import ApplyConfig
 from tdenoise_pipeline.errors import ResourceError, UsageError
@@ -73,6 +75,7 @@ ASKED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_denoised_store_by_jobs_of_pbs_or_lsf_is_that_of_local_workers(system, config, sources, tmp_path):
     lines = (
         "partition: long\naccount: lab\ngpus: 1\nextra: ['-W umask=077']\n"
@@ -94,6 +97,38 @@ def test_a_denoised_store_by_jobs_of_pbs_or_lsf_is_that_of_local_workers(system,
     assert len(memory) == (system == "lsf")
     assert not list(tmp_path.rglob("pwned")) and not list(tmp_path.rglob("*.pem"))
     assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).stderr == ""
+
+
+def test_a_cancelled_worker_job_is_replaced_and_what_bears_the_name_is_ended(system, config, tmp_path):
+    settings = config(system)
+    (tmp_path / "logs").mkdir()
+    connected = cluster.connect(
+        settings.workers,
+        scratch=tmp_path / "scratch",
+        worker_memory_bytes=None,
+        profile=settings.profile,
+        log_dir=tmp_path / "logs",
+    )
+    submit = fake_batch.COMMANDS[system][0]
+    with connected as client:
+        client.wait_for_workers(2, timeout=60)
+        first, *_ = sorted((tmp_path / "jobs").glob("[0-9]*"))
+        futures = client.map(lambda i: (time.sleep(0.2), i * i)[1], range(30), pure=False, retries=3)
+        subprocess.run([tmp_path / "bin" / {"pbs": "qdel", "lsf": "bkill"}[system], first.name], check=True)
+        # As after a submission that timed out and was done all the same: a job nobody knows the number of.
+        directive = {"pbs": "#PBS -N", "lsf": "#BSUB -J"}[system]
+        stray = f"#!/bin/bash\n{directive} {client.cluster.job_name}\nsleep 60\n"
+        subprocess.run([tmp_path / "bin" / submit], input=stray, text=True, check=True, capture_output=True)
+        assert client.gather(futures) == [i * i for i in range(30)]
+        client.wait_for_workers(2, timeout=60)
+        assert client.scheduler.address.startswith("tls://") and len(list(tmp_path.rglob("*.pem"))) == 3
+    jobs = sorted((tmp_path / "jobs").glob("[0-9]*"))
+    assert len(jobs) == 4
+    deadline = time.monotonic() + 10
+    while any(map(fake_batch.alive, jobs)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not list(tmp_path.rglob("*.pem"))
 
 
 def test_a_chunk_of_ones_own_stands_in_for_ours(config, sources, tmp_path):

@@ -163,6 +163,8 @@ def test_submit_hands_in_the_array_itself_and_its_verbs_know_the_tasks(
     assert not slurm.jobs()
     assert status()["jobs"][0]["state"] in ("cancelled", "done")
     tool("resume", plan.output)
+    [script] = Path(run["folder"]).glob("scripts/*-apply-2.sh")  # what jobs on other nodes held is free
+    assert f"export TDENOISE_ENDED_JOBS={run['jobs'][0]['id']}\n" in script.read_text()
     # One that is killed without a word does not make the whole of it a failure.
     deadline = time.monotonic() + 120
     while not claimed(plan.output) and not plan.output.exists():
