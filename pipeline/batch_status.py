@@ -159,7 +159,7 @@ def _state(
     if code == 0:
         return "done", None
     if queue is None and code is None:
-        return "unknown", f"Slurm does not answer ({unanswered}): it may be running"
+        return "unknown", f"nobody answers ({unanswered}): it may be running"
     ended = listed.state if listed else accounts.get(job.name, {}).get("state")
     if ended == "CANCELLED":
         if before not in ("done", "running", "pending"):

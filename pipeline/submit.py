@@ -270,7 +270,7 @@ def resume(config: ResumeConfig) -> dict[str, Any]:
     LockedError
         If jobs of the run are still queued or running.
     NoAnswer
-        If Slurm does not answer: jobs may be there.
+        If Slurm does not answer, or the run is on another machine: jobs may be there.
     """
     folder, run = batch.open_run(config.output)
     if config.profile is not None:
@@ -373,7 +373,7 @@ def _refuse_live(folder: Path, runs: Sequence[str], *, force: bool) -> set[str]:
         if force:
             return {job.id for job in batch.records(folder) if job.id is not None}
         raise NoAnswer(
-            f"Slurm does not answer ({error}), so jobs of this run may be queued or running. Try again later, or "
+            f"nobody answers ({error}), so jobs of this run may be queued or running. Try again later, or "
             "resume --force if you know that there are none."
         ) from None
     if live and not force:

@@ -124,6 +124,21 @@ def test_a_step_that_fails_is_the_last_and_its_log_says_why(tool, tmp_path):
     assert code == 0 and shown.count("==>") == 1
 
 
+def test_a_run_of_another_machine_is_unknown_here_and_not_begun_again(tool, tmp_path):
+    from tdenoise_pipeline import local_queue
+
+    assert tool("submit", "--profile", "local", "run", HOSTILE, "-o", "out", "--time-limit", "60s")[0] == 0
+    file = tmp_path / "out/batch" / local_queue.PROCESS
+    record = file.read_text()
+    file.write_text(json.dumps(json.loads(record) | {"host": "elsewhere"}))
+    assert status(tool)["state"] == "unknown"
+    for words in (("resume", "out"), ("cancel", "out")):
+        code, shown = tool(*words)
+        assert code == 1 and "it was submitted on elsewhere" in shown
+    file.write_text(record)
+    assert tool("cancel", "out")[0] == 0
+
+
 def test_following_a_log_can_be_stopped(tool, tmp_path, monkeypatch):
     from tdenoise_pipeline.config import LogsConfig
     from tdenoise_pipeline.control import Control

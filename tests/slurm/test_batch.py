@@ -140,7 +140,7 @@ def while_frozen(slurm, tool) -> subprocess.Popen[str]:
         )
         assert status(tool, "out")["state"] == "unknown"
         code, shown = tool("resume", "out")
-        assert code == 1 and "does not answer" in shown
+        assert code == 1 and "nobody answers" in shown
         time.sleep(max(0.0, 30 - (time.monotonic() - frozen)))
     finally:
         os.kill(controller, signal.SIGCONT)
