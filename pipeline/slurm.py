@@ -149,7 +149,8 @@ code=$?
 if [ "$code" -eq 75 ] && [ "$cancelled" -eq 0 ]; then
     if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {max_requeues} ]; then
         echo "stopped in good order, but requeued {max_requeues} times already: submit it again to go on" >&2
-    elif scontrol requeue "{me}"; then
+    # Slurm ends the job for it, scontrol included: that one must live to say whether it worked.
+    elif (trap '' TERM; exec scontrol requeue "{me}"); then
         echo "stopped in good order; job {me} is queued again and goes on from here" >&2
         exit 75
     else

@@ -154,6 +154,26 @@ def test_the_script_ends_with_the_commands_code_and_requeues_only_75(tmp_path, t
     assert code != 75 or requeued.read_text() == "requeue 17"
 
 
+def test_a_job_that_slurm_ends_in_order_to_requeue_it_knows_that_it_was_requeued(
+    tmp_path, tools, monkeypatch
+):
+    tools(
+        "scontrol",
+        "import signal\nos.killpg(0, signal.SIGTERM)\ntime.sleep(0.3)\n"
+        f"open({str(tmp_path / 'requeued')!r}, 'w')",
+    )
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    done = subprocess.run(
+        ["bash", script_for(tmp_path, recorder(tmp_path, 75))],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert (tmp_path / "requeued").exists()
+    assert done.returncode == 75 and "job 17 is queued again" in done.stderr
+
+
 def test_a_job_that_never_gets_further_is_not_requeued_for_ever(tmp_path, tools, monkeypatch):
     tools("scontrol", f"open({str(tmp_path / 'requeued')!r}, 'w')")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
