@@ -35,7 +35,7 @@ from .heads import electron_counts
 from .ingest import already_done
 from .pixels import movie_stand_ins
 from .recorded import record
-from .site_profile import load_profile
+from .site_profile import SUBMIT, load_profile
 from .version import VERSION
 
 log = logging.getLogger(__name__)
@@ -275,7 +275,7 @@ def _run_blocks(
     task = functools.partial(run_block, job)
     # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
     patience, resources = driver.NO_WORKERS_S, None
-    if config.workers.startswith("slurm:"):
+    if workers.partition(":")[0] in SUBMIT:
         from .drain import TOKEN
 
         resources = {TOKEN: 1.0}  # which a worker that is about to leave has no more

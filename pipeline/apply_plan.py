@@ -253,7 +253,7 @@ def _with_margin(plan: Plan) -> int:
 def _worker_limit(config: ApplyConfig) -> int | None:
     """Memory that a worker may use; None where only its scheduler knows."""
     kind, count = cluster.parse_workers(workers_of(config), insecure=config.insecure)
-    if kind in ("slurm", "array") and config.worker_memory is None:
+    if kind not in ("local", "address") and config.worker_memory is None:
         return load_profile(config.profile, "workers").worker_memory_bytes
     if kind != "local" or isinstance(count, str):
         return config.worker_memory
@@ -281,7 +281,7 @@ def _remedy(config: ApplyConfig, plan: Plan, limit: int, movie: store.Store, car
             found.append(f"--tile {tile}")
             break
         tile //= 2
-    if kind in ("slurm", "array"):
+    if kind not in ("local", "address"):
         found.append(f"a profile with memory_gib: {-(-_with_margin(plan) // 2**30) + 1}")
     return f"Use {', or '.join(found)}." if found else "Use a machine with more memory."
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import shlex
 import time
 import uuid
@@ -25,7 +26,7 @@ from .control import Control
 from .errors import PipelineError, Stopped
 from .reasons import Pending, newest_log
 from .sharing import SharedRun
-from .site_profile import SlurmProfile, load_profile
+from .site_profile import JobProfile, worker_profile
 from .slurm import pipeline_command, queue, render_script, submit_script
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,7 @@ LOOK_S = 2.0  # between two looks at the markers
 ASK_S = 30.0  # between two questions to Slurm; its operators ask for no more
 
 
-def render(
-    words: Sequence[str], count: int, *, group: str, profile: SlurmProfile, log_dir: Path, work_dir: Path
-) -> str:
+def render(words: Sequence[str], count: int, *, name: str, profile: JobProfile, **options: Any) -> str:
     """The batch script of a job array whose tasks share the work of one ``apply`` command.
 
     Parameters
@@ -45,12 +44,12 @@ def render(
         ``apply`` and its arguments, without ``--workers`` and ``--share``.
     count : int
         Number of tasks; each is requeued by itself where it stopped in good order.
-    group : str
-        Name that no other run has; the job is called ``tdenoise-GROUP``.
-    profile : SlurmProfile
+    name : str
+        Of the job, which no other one has; the tasks know each other by it.
+    profile : JobProfile
         What each task asks for.
-    log_dir, work_dir : Path
-        As of `slurm.render_script`.
+    options
+        Of `slurm.render_script`.
 
     Returns
     -------
@@ -58,12 +57,11 @@ def render(
     """
     check = shlex.join(preflight.command())
     return render_script(
-        pipeline_command([*words, "--share", f"array@{group}"]),
-        job_name=f"tdenoise-{group}",
+        pipeline_command([*words, "--share", f"array@{name}"]),
+        job_name=name,
         profile=dataclasses.replace(profile, setup=(*profile.setup, f"{check} || exit 1")),
-        log_dir=log_dir,
-        work_dir=work_dir,
         array=count,
+        **options,
     )
 
 
@@ -95,33 +93,34 @@ def apply_array(
     PipelineError
         If Slurm refuses the array, or all its tasks ended and blocks are left.
     """
+    profile = worker_profile(config.profile, config.workers, "slurm")
     folder = progress.work_folder(config.output).absolute()
     before = progress.read_json(folder / "array.json")
     known = before.get("plan") == progress.plan_id(plan) and _is_queued(before["name"])
-    group = before["group"] if known else f"array-{uuid.uuid4().hex[:8]}"
+    # Of a batch run: its own name first, so that status, cancel and the costs find the array too.
+    name = before["name"] if known else f"{os.environ.get('TDENOISE_RUN', 'tdn')}-{uuid.uuid4().hex[:8]}"
     inputs = [config.movie, config.model or checkpoint.BASE]
     with SharedRun(
-        config.output, plan, inputs, group=group, force=config.force, afresh=config.force and not known
+        config.output, plan, inputs, group=name, force=config.force, afresh=config.force and not known
     ) as run:
         run.prepare(create)
         if known:
             log.warning("array job %s is at work on this already; waiting for it", before["job"])
             record = before
         else:
-            record = _submit(config, min(count, plan["n_blocks"]), group, run)
+            record = _submit(config, min(count, plan["n_blocks"]), name, profile, run)
         _wait(run, record, plan["n_blocks"], control)
 
 
-def _submit(config: ApplyConfig, count: int, group: str, run: SharedRun) -> dict[str, Any]:
+def _submit(
+    config: ApplyConfig, count: int, name: str, profile: JobProfile, run: SharedRun
+) -> dict[str, Any]:
     log_dir = run.folder.absolute() / "logs"
     log_dir.mkdir(exist_ok=True)
-    script = log_dir / f"{group}.sh"
-    profile = load_profile(config.profile, "workers")
-    text = render(
-        task_words(config), count, group=group, profile=profile, log_dir=log_dir, work_dir=Path.cwd()
-    )
+    script = log_dir / f"{name}.sh"
+    text = render(task_words(config), count, name=name, profile=profile, log_dir=log_dir, work_dir=Path.cwd())
     write_atomically(script, text.encode())
-    record = {"plan": run.id, "group": group, "name": f"tdenoise-{group}", "job": None}
+    record = {"plan": run.id, "name": name, "job": None}
     # Before the job is: a submission that was cut short is found by the name.
     write_atomically(run.folder / "array.json", json.dumps(record).encode())
     record["job"] = submit_script(script)

@@ -1,8 +1,8 @@
 """The folder of a batch run: what was asked for, the scripts, every job that was handed in, and the logs.
 
 ``run.json`` says what the run is. ``jobs.jsonl`` only ever grows: a line before a job is handed in, with its name,
-and a line after, with its id. What is done is read from the outputs, what is queued from Slurm; the folder holds
-neither.
+and a line after, with its id. What is done is read from the outputs, what is queued from Slurm (or the process that
+works through the steps on this machine); the folder holds neither.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from tdenoise.atomic import fsync
 
-from . import progress
+from . import local_queue, progress, slurm_queue
 from .errors import InputError, LockedError
 
 RUN_FILE = "run.json"
@@ -38,6 +38,29 @@ class JobRecord:
     submitted: str  # UTC
     log: Path
     exit_file: Path
+
+    @property
+    def logs(self) -> list[Path]:
+        """Its log, or those of the tasks of an array."""
+        tasks = self.log.parent.glob(f"{self.log.stem}_*.log")
+        return sorted(tasks, key=lambda log: int(log.stem.rpartition("_")[2])) or [self.log]
+
+    @property
+    def newest_log(self) -> Path:
+        """The log that was written to last."""
+        return max(self.logs, key=lambda log: log.stat().st_mtime if log.exists() else 0.0)
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code that it left; None while it runs, or if it ended without a word.
+
+        Of an array it is that of its luckiest task: who ends well has seen the output whole.
+        """
+        codes = []
+        for file in (self.exit_file, *self.exit_file.parent.glob(f"{self.name}-*")):
+            with contextlib.suppress(OSError, ValueError):
+                codes.append(int(file.read_text()))
+        return min(codes, default=None)
 
 
 def folder_of(command: str, output: Path) -> Path:
@@ -68,6 +91,22 @@ def open_run(path: Path) -> tuple[Path, dict[str, Any]]:
     if not {"id", "command", "output", "steps", "profile", "work_dir"} <= set(run):
         raise InputError(folder / RUN_FILE, "is damaged. Submit the run again; what is done stays done.")
     return folder, run
+
+
+def jobs(folder: Path, run: str) -> list[slurm_queue.Queued]:
+    """The jobs of a run that are there, and those that are over but still known.
+
+    Raises
+    ------
+    NoAnswer
+        If that cannot be found out.
+    """
+    return local_queue.jobs(folder) if local_queue.has(folder, run) else slurm_queue.jobs(run)
+
+
+def cancel(folder: Path, run: str) -> list[str]:
+    """End all jobs of a run; the ids of those that were there."""
+    return local_queue.cancel(folder) if local_queue.has(folder, run) else slurm_queue.cancel(run)
 
 
 def append(folder: Path, **event: Any) -> None:

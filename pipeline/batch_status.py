@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import batch, progress, slurm_queue
+from . import batch, progress, reasons, slurm_queue
 from .config import CancelConfig, LogsConfig
 from .control import Control
 from .slurm import NoAnswer
-from .submit import exit_code
 
 ENDS = {
     "TIMEOUT": "its time was up before it could stop in good order: raise stop_early_s in the profile, then resume",
@@ -38,18 +38,22 @@ def describe(path: Path) -> dict[str, Any]:
     -------
     dict
         ``run``, ``folder``, ``output``, ``state``, ``jobs`` (of every step ``kind``, ``id``, ``state``, ``why``,
-        ``log``, ``percent``, ``left``), ``blocks`` (``done``, ``total``, ``per_hour``, ``left_s``) and ``gpu_hours``,
-        None where they are not known.
+        ``log``, ``percent``, ``left``), ``blocks`` (``done``, ``total``, ``per_hour``, ``left_s``), ``gpu_hours`` and
+        ``cpu_hours``, None where they are not known.
     """
     folder, run = batch.open_run(path)
     latest = batch.latest(folder, run["id"])
-    queue: dict[str, slurm_queue.Queued] | None = {}
+    everything: list[slurm_queue.Queued] = []
+    known: dict[str, slurm_queue.Queued] = {}
+    queue: dict[str, slurm_queue.Queued] | None = None
     unanswered = None
     try:
-        # The last one of a name: one that was handed in twice is shown once.
-        queue = {job.name: job for job in slurm_queue.jobs(run["id"])}
+        # One of each name: the tasks of an array bear the same, and so does one that was handed in twice.
+        everything = batch.jobs(folder, run["id"])
+        known = {job.name: job for job in sorted(everything, key=_liveliness)}
+        queue = known
     except NoAnswer as error:
-        queue, unanswered = None, str(error)
+        unanswered = str(error)
     accounts = slurm_queue.accounting(run["id"], run["submitted"])
     jobs: list[dict[str, Any]] = []
     for step in run["steps"]:
@@ -58,12 +62,14 @@ def describe(path: Path) -> dict[str, Any]:
         state, why = _state(job, queue, accounts, before, unanswered)
         jobs.append({"kind": step["kind"], "id": None, "log": None, "state": state, "why": why, **_idle()})
         if job is not None:
-            listed = (queue or {}).get(job.name)
-            jobs[-1] |= {"id": job.id or (listed.id if listed else None), "log": str(job.log)}
+            found = known.get(job.name)
+            jobs[-1] |= {"id": job.id or (found.id if found else None), "log": str(job.newest_log)}
             if state == "running":
-                jobs[-1] |= _last_progress(job.log)
-    names = {job.name for job in latest.values()}
-    workers = [job for job in (queue or {}).values() if job.name not in names and job.live]
+                jobs[-1] |= _last_progress(job.newest_log)
+    alone = {
+        latest[step["kind"]].name for step in run["steps"] if not step.get("array") and step["kind"] in latest
+    }
+    workers = [job for job in everything if job.name not in alone and job.live]
     return {
         "run": run["id"],
         "command": run["command"],
@@ -76,7 +82,10 @@ def describe(path: Path) -> dict[str, Any]:
             "pending": sum(job.state == "PENDING" for job in workers),
         },
         "blocks": _blocks(run),
-        "gpu_hours": round(sum(job["gpu_hours"] for job in accounts.values()), 3) if accounts else None,
+        **{
+            cost: round(sum(job[cost] for job in accounts.values()), 3) if accounts else None
+            for cost in ("gpu_hours", "cpu_hours")
+        },
     }
 
 
@@ -89,7 +98,7 @@ def cancel(config: CancelConfig) -> dict[str, Any]:
         ``run`` and the ids of the jobs that were ``cancelled``.
     """
     folder, run = batch.open_run(config.output)
-    cancelled = slurm_queue.cancel(run["id"])
+    cancelled = batch.cancel(folder, run["id"])
     if cancelled:
         batch.append(folder, event="cancelled", ids=cancelled)
     return {"run": run["id"], "cancelled": cancelled}
@@ -112,12 +121,13 @@ def logs(config: LogsConfig, control: Control) -> Iterator[str]:
         else None
     )
     for job in batch.latest(folder, run["id"]).values():
-        if (failed is not None and job.kind not in failed) or not job.log.exists():
+        if failed is not None and job.kind not in failed:
             continue
-        lines = _lines(job.log)
-        cut = 0 if config.failed else max(0, len(lines) - TAIL)
-        yield f"==> {job.log} <==" + (f" (the last {TAIL} of {len(lines)} lines)" if cut else "")
-        yield from lines[cut:]
+        for log in filter(Path.exists, job.logs):
+            lines = _lines(log)
+            cut = 0 if config.failed else max(0, len(lines) - TAIL)
+            yield f"==> {log} <==" + (f" (the last {TAIL} of {len(lines)} lines)" if cut else "")
+            yield from lines[cut:]
 
 
 def last_error(log: Path) -> str | None:
@@ -141,15 +151,15 @@ def _state(
     listed = (queue or {}).get(job.name)
     if listed is not None and listed.live:
         if listed.state == "PENDING":
-            return "pending", slurm_queue.reason_in_words(listed.reason)
+            return "pending", reasons.in_words(listed.reason)
         if listed.state in ("REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"):
             return "pending", f"queued again ({listed.state.lower()})"
         return "running", None
-    code = exit_code(job)
+    code = job.exit_code
     if code == 0:
         return "done", None
     if queue is None and code is None:
-        return "unknown", f"Slurm does not answer ({unanswered}): it may be running"
+        return "unknown", f"nobody answers ({unanswered}): it may be running"
     ended = listed.state if listed else accounts.get(job.name, {}).get("state")
     if ended == "CANCELLED":
         if before not in ("done", "running", "pending"):
@@ -157,11 +167,18 @@ def _state(
         return "cancelled", "it was cancelled: resume"
     if ended in ENDS:
         return "failed", ENDS[ended]
+    if code == 128 + signal.SIGTERM:  # before it had begun to listen
+        return "cancelled", "it was cancelled: resume"
     if code == 75:
         return "stopped", "it stopped in good order, but is not queued again: resume"
     if code is None and before not in ("done", "running", "pending"):
         return "cancelled", "the step before it did not finish: resume"
-    return "failed", last_error(job.log) or "it ended without a word, and Slurm has forgotten it: resume"
+    return "failed", last_error(job.newest_log) or "it ended without a word: resume"
+
+
+def _liveliness(job: slurm_queue.Queued) -> int:
+    """What of several jobs of one name speaks for them: one that runs, else one that will."""
+    return 2 if job.state == "RUNNING" else int(job.live)
 
 
 def _overall(states: list[str]) -> str:
@@ -219,20 +236,20 @@ def _follow(folder: Path, run: str, control: Control) -> Iterator[str]:
     asked = 0.0
     over = False
     while True:
-        for job in batch.latest(folder, run).values():
-            lines = _lines(job.log)
-            if len(lines) > read.get(job.log, 0):
-                if job.log != shown:
-                    shown = job.log
-                    yield f"==> {job.log} <=="
-                yield from lines[read.get(job.log, 0) :]
-                read[job.log] = len(lines)
+        for log in (log for job in batch.latest(folder, run).values() for log in job.logs):
+            lines = _lines(log)
+            if len(lines) > read.get(log, 0):
+                if log != shown:
+                    shown = log
+                    yield f"==> {log} <=="
+                yield from lines[read.get(log, 0) :]
+                read[log] = len(lines)
         if over or control.stop.is_set():
             return
         if time.monotonic() - asked > ASK_S:
             asked = time.monotonic()
             try:
-                over = not any(job.live for job in slurm_queue.jobs(run))
+                over = not any(job.live for job in batch.jobs(folder, run))
             except NoAnswer:
                 over = False
         if not over:

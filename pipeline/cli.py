@@ -238,7 +238,11 @@ def _show_status(result: dict[str, Any]) -> str:
 
 def _batch_lines(run: dict[str, Any]) -> list[str]:
     """A batch run and each of its jobs."""
-    spent = "" if run["gpu_hours"] is None else f", {run['gpu_hours']:.3g} GPU-hours so far"
+    spent = (
+        ""
+        if run["gpu_hours"] is None
+        else (f", {run['gpu_hours']:.3g} GPU-hours and {run['cpu_hours']:.3g} core-hours so far")
+    )
     lines = [f"{run['command']} {run['run']}: {run['state']}{spent}"]
     for job in run["jobs"]:
         number = f"job {job['id']}" if job["id"] else ""
@@ -334,7 +338,8 @@ def _profiles_check(config: Any, control: Control) -> dict[str, Any]:
 def _show_profiles_check(result: dict[str, Any]) -> str:
     lines = []
     for section, job in result["jobs"].items():
-        words = [f"wrong: {text}" for text in job["problems"]] or ["accepted"]
+        fine = "accepted" if result["scheduler"] == "slurm" else "nothing wrong was found"
+        words = [f"wrong: {text}" for text in job["problems"]] or [fine]
         lines.append(f"{section:<8} " + "; ".join([*words, *job["notes"]]))
     return "\n".join(lines)
 
@@ -636,8 +641,9 @@ def _submit(words: list[str]) -> int:
                 f"usage: {PROGRAM} submit [--profile NAME] [--set KEY=VALUE]... {{{','.join(SUBMITTABLE)}}} ... "
                 "[--print]\n\n"
                 "Queue a command as Slurm batch jobs; run becomes one job for each step. --profile describes the jobs\n"
-                "(see profiles list), --set changes a line of it (--set time=08:00:00 --set train.gpus=a100:2);\n"
-                "--print or --dry-run shows the scripts and what they cost, and submits nothing."
+                "(see profiles list; local runs them on this machine, in the background), --set changes a line of it\n"
+                "(--set time=08:00:00 --set train.gpus=a100:2); --print or --dry-run shows the scripts and what they\n"
+                "cost, and submits nothing."
             )
             return 0
         raise UsageError(f"submit is followed by one of {', '.join(SUBMITTABLE)} and its arguments.")
@@ -667,11 +673,7 @@ def _submit(words: list[str]) -> int:
     submission = submit.plan(name, resolved, config, profile, changes)
     costs = submit.estimate(submission, sizes(config))
     if dry:
-        scripts = submit.scripts(submission)
-        answer = {
-            "costs": costs,
-            "jobs": [{"kind": kind, "name": job, "script": text} for kind, (job, text) in scripts.items()],
-        }
+        answer = {"costs": costs, "jobs": submit.preview(submission)}
         _print(answer, _show_scripts, options)
         return 0
     answer = submit.submit(submission, {key: value for key, (value, _) in given.items()}) | {"costs": costs}
@@ -681,12 +683,9 @@ def _submit(words: list[str]) -> int:
 
 def _show_scripts(answer: dict[str, Any]) -> str:
     """Scripts that could be copied, with what is not part of them as comments."""
-    texts, before = [], None
-    for job in answer["jobs"]:
-        texts.append(job["script"])
-        if before is not None:
-            texts[-1] += f"# queued with --dependency=afterok:JOB-ID, the id of {before}\n"
-        before = job["name"]
+    texts = [
+        job["script"] + (f"# queued with {job['after']}\n" if job["after"] else "") for job in answer["jobs"]
+    ]
     return "\n".join([*texts, *(f"# {line}" for line in answer["costs"])])
 
 

@@ -1,4 +1,4 @@
-"""Where the work runs: Dask workers on this machine, as Slurm jobs, or behind a running scheduler."""
+"""Where the work runs: Dask workers on this machine, as jobs of a batch system, or behind a running scheduler."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from urllib.parse import urlsplit
 
 from . import budget
 from .errors import ResourceError, Stopped, UsageError
-from .site_profile import load_profile
+from .site_profile import SUBMIT, worker_profile
 
 if TYPE_CHECKING:
     from distributed import Client
 
 Workers = (
     tuple[Literal["local"], int | None]
-    | tuple[Literal["slurm", "array"], int]
+    | tuple[Literal["slurm", "pbs", "lsf", "array"], int]
     | tuple[Literal["address"], str]
 )
 
@@ -62,16 +62,16 @@ def parse_workers(text: str, *, insecure: bool = False) -> Workers:
     Parameters
     ----------
     text : str
-        ``local`` (one worker per core), ``local:N``, ``slurm:N``, ``array:N``, or the address of a running
-        Dask scheduler, ``tls://HOST:PORT`` (``tcp://`` only on this machine).
+        ``local`` (one worker per core), ``local:N``, ``slurm:N``, ``pbs:N``, ``lsf:N``, ``array:N``, or the address of
+        a running Dask scheduler, ``tls://HOST:PORT`` (``tcp://`` only on this machine).
     insecure : bool
         Take ``tcp://`` to another machine too.
 
     Returns
     -------
     tuple
-        The kind (``"local"``, ``"slurm"``, ``"array"`` or ``"address"``) with the number of workers (None: one per
-        core) or the address.
+        The kind (``"local"``, ``"slurm"``, ``"pbs"``, ``"lsf"``, ``"array"`` or ``"address"``) with the number of
+        workers (None: one per core) or the address.
 
     Raises
     ------
@@ -87,11 +87,8 @@ def parse_workers(text: str, *, insecure: bool = False) -> Workers:
     """
     if text == "local":
         return "local", None
-    if match := re.fullmatch(r"(local|slurm|array):([1-9][0-9]{0,4})", text):
-        count = int(match[2])
-        if match[1] == "local":
-            return "local", count
-        return ("slurm", count) if match[1] == "slurm" else ("array", count)
+    if match := re.fullmatch(r"(local|slurm|pbs|lsf|array):([1-9][0-9]{0,4})", text):
+        return match[1], int(match[2])  # type: ignore[return-value]
     if match := re.fullmatch(r"(tcp|tls)://([^\s/?#@]+)", text):
         host = _host(text)
         if match[1] == "tcp" and not insecure and not _is_loopback(host):
@@ -101,7 +98,9 @@ def parse_workers(text: str, *, insecure: bool = False) -> Workers:
                 "network where you trust everyone: --insecure.)"
             )
         return "address", text
-    raise UsageError(f"--workers {text!r} is not one of local, local:N, slurm:N, array:N, tls://HOST:PORT.")
+    raise UsageError(
+        f"--workers {text!r} is not one of local, local:N, slurm:N, pbs:N, lsf:N, array:N, tls://HOST:PORT."
+    )
 
 
 @contextmanager
@@ -128,11 +127,11 @@ def connect(
         Folder for the workers' temporary files.
     worker_memory_bytes : int or None
         Memory limit of one worker [bytes]; None gives local workers equal shares of the machine's, and
-        Slurm workers what `SlurmProfile.worker_memory_bytes` says.
+        worker jobs what `JobProfile.worker_memory_bytes` says.
     profile : Path or None
-        Slurm profile, for ``slurm:N``.
+        Describes the worker jobs, for ``slurm:N``, ``pbs:N`` and ``lsf:N``.
     log_dir : Path
-        Folder for the logs of Slurm workers; on a file system that all machines share.
+        Folder for the logs of worker jobs; on a file system that all machines share.
     stop : threading.Event, optional
         Ends the wait for a worker, which may take hours in a queue.
     insecure : bool
@@ -145,7 +144,7 @@ def connect(
     Raises
     ------
     UsageError
-        If ``workers`` or the profile is wrong, or a package or Slurm itself is missing.
+        If ``workers`` or the profile is wrong, or a package or the batch system itself is missing.
     ResourceError
         If no worker starts in time, with what the workers left behind.
     Stopped
@@ -160,8 +159,8 @@ def connect(
     with dask.config.set(SETTINGS), _environment_restored():
         if isinstance(value, str):
             clients = _running(value, stop)
-        elif kind == "slurm" and value is not None:
-            clients = _slurm(value, scratch, worker_memory_bytes, profile, log_dir, stop)
+        elif kind in SUBMIT and value is not None:
+            clients = _jobs(kind, value, scratch, worker_memory_bytes, profile, log_dir, stop)
         else:
             clients = _local(value, scratch, worker_memory_bytes, stop)
         with clients as client:
@@ -185,7 +184,7 @@ def n_workers(client: Client) -> int:
 
 def given_up(client: Client) -> str | None:
     """Why worker jobs that were lost are not replaced any more; None while they are."""
-    reason: str | None = getattr(client.cluster, "given_up", None)  # as `slurm_workers.WorkerCluster` has it
+    reason: str | None = getattr(client.cluster, "given_up", None)  # as `worker_cluster.WorkerCluster` has it
     return reason
 
 
@@ -235,7 +234,8 @@ def _local(
 
 
 @contextmanager
-def _slurm(
+def _jobs(
+    system: str,
     count: int,
     scratch: Path,
     memory_bytes: int | None,
@@ -243,27 +243,27 @@ def _slurm(
     log_dir: Path,
     stop: threading.Event,
 ) -> Iterator[Client]:
-    profile = load_profile(profile_path, "workers")
+    workers = f"--workers {system}:{count}"
+    profile = worker_profile(profile_path, f"{system}:{count}", system)
     if memory_bytes is not None and memory_bytes > profile.memory_gib * 2**30:
         raise UsageError(
-            f"a worker may use {memory_bytes / 2**30:.1f} GiB, but its Slurm job asks for "
+            f"a worker may use {memory_bytes / 2**30:.1f} GiB, but its job asks for "
             f"{profile.memory_gib} GiB. Raise memory_gib under workers: in {profile_path or 'a profile'}."
         )
-    if shutil.which("sbatch") is None:
-        raise UsageError(
-            f"--workers slurm:{count} needs sbatch, which this machine does not have: use local:N."
-        )
+    if shutil.which(SUBMIT[system]) is None:
+        raise UsageError(f"{workers} needs {SUBMIT[system]}, which this machine does not have: use local:N.")
     try:
         import cryptography  # noqa: F401  (for the keys)
         from distributed import Client
 
-        from .slurm_workers import wait_for_first, worker_jobs
+        from .worker_cluster import wait_for_first, worker_jobs
     except ImportError as error:
         raise UsageError(
-            f"--workers slurm:{count} lacks the package {error.name}: pip install 'tdenoise[slurm]'."
+            f"{workers} lacks the package {error.name}: pip install 'tdenoise[slurm]'."
         ) from error
 
     jobs = worker_jobs(
+        system,
         count,
         profile=profile,
         memory_bytes=memory_bytes or profile.worker_memory_bytes,

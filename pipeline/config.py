@@ -311,7 +311,9 @@ class Denoising:
         metavar="MODEL",
     )
     workers: str = setting(
-        "local", "local:N, slurm:N, array:N, or the address of a Dask scheduler", metavar="WHERE"
+        "local",
+        "local:N, slurm:N, pbs:N, lsf:N, array:N, or the address of a Dask scheduler",
+        metavar="WHERE",
     )
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
     insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)
@@ -444,7 +446,9 @@ class RunConfig(Preparation):
         metavar="N",
     )
     workers: str = setting(
-        "local", "local:N, slurm:N, array:N, or the address of a Dask scheduler", metavar="WHERE"
+        "local",
+        "local:N, slurm:N, pbs:N, lsf:N, array:N, or the address of a Dask scheduler",
+        metavar="WHERE",
     )
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
     insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)

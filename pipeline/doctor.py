@@ -27,7 +27,7 @@ from . import budget
 from .config import DoctorConfig
 from .errors import PipelineError, ResourceError, UsageError
 from .progress import read_json
-from .site_profile import SlurmProfile, load_profile
+from .site_profile import JobProfile, load_profile
 from .slurm import clean_environment, pipeline_command, site_options
 from .version import VERSION
 
@@ -39,7 +39,7 @@ OPEN_FILES = 1024
 RACES, RACERS = 20, 3
 NODES_WAIT_S = 1800.0
 OPTIONAL = {
-    "dask_jobqueue": "--workers slurm:N (pip install 'tdenoise[slurm]')",
+    "dask_jobqueue": "--workers slurm:N, pbs:N and lsf:N (pip install 'tdenoise[slurm]')",
     "av": "video files (tdenoise[video])",
 }
 
@@ -87,7 +87,9 @@ def examine(config: DoctorConfig) -> dict[str, Any]:
     ]
     if profile.interface is not None:
         questions.append(lambda: _interface(str(profile.interface)))
-    if config.profile is not None or config.nodes is not None:
+    if config.nodes is not None and profile.scheduler != "slurm":
+        raise UsageError(f"--nodes asks nodes of Slurm, and the profile says scheduler: {profile.scheduler}.")
+    if (config.profile is not None or config.nodes is not None) and profile.scheduler == "slurm":
         questions.append(_slurm)
     findings = [_asked(question) for question in questions]
     if config.nodes is not None:
@@ -313,7 +315,7 @@ def _clock(folder: Path) -> Finding:
     )
 
 
-def _nodes(n_nodes: int, folder: Path, profile: SlurmProfile, path: Path | None) -> list[Finding]:
+def _nodes(n_nodes: int, folder: Path, profile: JobProfile, path: Path | None) -> list[Finding]:
     """Let nodes answer the same questions, into the shared folder; a small job that is waited for."""
     with _probe_folder(folder) as probe:
         one = replace(profile, nodes=1)

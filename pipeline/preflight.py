@@ -54,5 +54,5 @@ def difference(expected: dict[str, str], here: dict[str, str]) -> str | None:
 if __name__ == "__main__":
     if found := difference(json.loads(sys.argv[1]), versions()):
         sys.exit(
-            f"{platform.node()}: {found}. All machines must use one environment: see setup: in the Slurm profile"
+            f"{platform.node()}: {found}. All machines must use one environment: see setup: in the profile"
         )

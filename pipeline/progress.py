@@ -394,8 +394,10 @@ def process_holder(record: dict[str, Any], age: float) -> str | None:
         dead = not isinstance(owner["pid"], int) or _process_start(owner["pid"]) != owner["process_start"]
     else:
         # A job that was queued again runs elsewhere only after it has ended there; of others 'resume' says so.
-        ended = [os.environ.get("SLURM_JOB_ID", ""), *os.environ.get("TDENOISE_ENDED_JOBS", "").split()]
-        dead = age > STALE_S or (job is not None and job in ended)
+        ended = os.environ.get("TDENOISE_ENDED_JOBS", "").split()
+        dead = age > STALE_S or (
+            job is not None and (job == _slurm_job() or str(job).partition("_")[0] in ended)
+        )
     if dead:
         return None
     of_job = f", Slurm job {job}" if job else ""
@@ -408,8 +410,14 @@ def this_process() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "process_start": _process_start(os.getpid()),
-        "job": os.environ.get("SLURM_JOB_ID"),
+        "job": _slurm_job(),
     }
+
+
+def _slurm_job() -> str | None:
+    """Id of the Slurm job that this process is in, as Slurm's commands take it; None outside one."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 LOG_LINES = 15
 
-# What waiting never helps against. Part of the reason that squeue gives, and what to change in the profile.
+# Slurm's reasons for waiting that waiting never helps against: part of the reason, and what to change in the profile.
 NEVER = {
     "MaxWallDuration": "the time limit is longer than your account or QOS may have: lower time",
     "PartitionTimeLimit": "the time limit is longer than the partition allows: lower time, or choose another partition",
@@ -23,9 +23,27 @@ NEVER = {
     "AccountNotAllowed": "the account may not use this partition: correct account or partition",
     "QOSNotAllowed": "the QOS may not be used in this partition: correct qos or partition",
     "BadConstraints": "no node has what it asks for: correct extra, gpus or partition",
-    "DependencyNeverSatisfied": "the job it depends on has failed",
+    "DependencyNeverSatisfied": "the step before it did not finish: cancel and resume",
     "PartitionInactive": "the partition is closed: choose another partition",
     "PartitionDown": "the partition is closed: choose another partition",
+}
+# Those that pass, or that a person can lift; what is in neither is shown as it is.
+WAITS = {
+    "None": "Slurm has not looked at it yet",
+    "Priority": "other jobs come first",
+    "Resources": "waits for free nodes",
+    "Dependency": "waits for the step before it",
+    "BeginTime": "queued again, starts in a moment",
+    "Cleaning": "queued again, the last attempt is being cleared away",
+    "JobHeldUser": "held by you: scontrol release",
+    "JobHeldAdmin": "held by an administrator: ask your site",
+    "launch failed requeued held": "it could not be started on its node and is held: scontrol release",
+    "ReqNodeNotAvail": "the nodes it could use are down or reserved",
+    "Reservation": "waits for a reservation",
+    "Licenses": "waits for a licence",
+    "QOSMaxGRESPerUser": "you use as many GPUs as the QOS allows; it starts when others of yours end",
+    "QOSMaxJobsPerUserLimit": "you have as many jobs as the QOS allows; it starts when others of yours end",
+    "AssocGrpGRES": "your group uses as many GPUs as it may; it starts when others of the group end",
 }
 
 
@@ -40,6 +58,26 @@ def never(reason: str) -> str | None:
     True
     """
     return next((text for part, text in NEVER.items() if part in reason), None)
+
+
+def in_words(reason: str) -> str:
+    """Why a job waits, for people.
+
+    Examples
+    --------
+    >>> in_words("Priority")
+    'other jobs come first'
+    >>> in_words("BadConstraints")
+    'it never starts: no node has what it asks for: correct extra, gpus or partition'
+    """
+    plain = reason.strip("()").partition(",")[0]
+    if text := never(plain):
+        return f"it never starts: {text}"
+    if plain in WAITS:
+        return WAITS[plain]
+    if plain.startswith(("QOS", "Assoc")):
+        return f"a limit of your QOS or account holds it back ({plain})"
+    return f"Slurm says {plain}"
 
 
 class Pending:

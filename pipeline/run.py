@@ -71,10 +71,7 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
             return {}  # the first of the processes that train together says it
         forced.done("train")
     if config.step in (None, "apply"):
-        to_apply = _step(
-            ApplyConfig, config, movie=movie, model=model, output=denoised, force=forced("apply")
-        )
-        apply(to_apply, control)
+        apply(apply_settings(config, forced("apply")), control)
         forced.done("apply")
     if config.step in ("ingest", "train", "apply"):
         return {config.step: str(folder / OUTPUTS[config.step])}
@@ -112,6 +109,12 @@ def check(config: RunConfig) -> None:
         References.of(config, (reader.info.shape[1], reader.info.shape[2]))
     if config.truth is not None:
         check_truth(config.truth, shape)
+
+
+def apply_settings(config: RunConfig, force: bool) -> ApplyConfig:
+    """The settings of the step that denoises."""
+    movie, model, denoised = (config.output / OUTPUTS[step] for step in ("ingest", "train", "apply"))
+    return _step(ApplyConfig, config, movie=movie, model=model, output=denoised, force=force)
 
 
 def _step(kind: type[StepConfig], config: RunConfig, **own: Any) -> StepConfig:

@@ -7,7 +7,7 @@ import os
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import yaml
@@ -16,13 +16,16 @@ from .errors import UsageError
 
 BUILT_IN = Path(__file__).with_name("profiles")
 SECTIONS = ("ingest", "train", "apply", "report", "driver", "workers")
+SUBMIT = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub"}  # what hands in a job of a batch system
+SCHEDULERS = (*SUBMIT, "local")  # local: this machine, without any
 
 
 @dataclass(frozen=True)
-class SlurmProfile:
-    """What one job asks of Slurm. None leaves the choice to the site's defaults."""
+class JobProfile:
+    """What one job asks of a batch system. None leaves the choice to the site's defaults."""
 
-    partition: str | None = None
+    scheduler: str = "slurm"  # one of SCHEDULERS, for all jobs of a profile
+    partition: str | None = None  # of PBS and LSF, the queue
     account: str | None = None
     qos: str | None = None
     time: str = "04:00:00"  # time limit, [DAYS-]HH:MM:SS
@@ -30,7 +33,7 @@ class SlurmProfile:
     memory_gib: int = 6  # host memory [GiB]; a block with its halo needs up to 4
     gpus: str | None = None  # of a node, as in sbatch --gpus: "1" or "a100:1"
     nodes: int = 1  # that share a training; every other job is on one
-    extra: tuple[str, ...] = ()  # further sbatch options, such as "--constraint=a100_80"
+    extra: tuple[str, ...] = ()  # further options of sbatch, qsub or bsub, such as "--constraint=a100_80"
     setup: tuple[str, ...] = ()  # shell lines to run before python, such as "module load mamba"
     stop_early_s: int = 120  # batch job: warned this long before its time limit [s]
     max_requeues: int = 50  # batch job: goes on by itself at most so often
@@ -54,7 +57,10 @@ class SlurmProfile:
         return sum(int(part.rpartition(":")[2]) for part in self.gpus.split(",")) if self.gpus else 0
 
 
-_COUNTS = [each.name for each in fields(SlurmProfile) if each.type == "int"]
+_COUNTS = [each.name for each in fields(JobProfile) if each.type == "int"]
+# What counts where it is not Slurm: a line that would be ignored is an error.
+_NOT_SLURM = {each.name for each in fields(JobProfile)} - {"qos", "nodes", "max_requeues"}
+_COUNTING = {"pbs": _NOT_SLURM, "lsf": _NOT_SLURM, "local": {"scheduler", "setup"}}
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,25 @@ class Site:
     common: Mapping[str, typing.Any] = field(default_factory=dict)
     sections: Mapping[str, Mapping[str, typing.Any]] = field(default_factory=dict)
 
-    def of(self, section: str | None) -> SlurmProfile:
+    @property
+    def scheduler(self) -> str:
+        """One of `SCHEDULERS`."""
+        return self.of(None).scheduler
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The sections that count: on PBS and LSF, tdenoise hands in worker jobs only."""
+        return {"slurm": SECTIONS, "local": SECTIONS[:4]}.get(self.scheduler, ("workers",))
+
+    def asks(self, section: str) -> dict[str, typing.Any]:
+        """What the jobs of one kind ask for, as plain data, as far as it counts."""
+        counting = _COUNTING.get(self.scheduler)
+        return {k: v for k, v in asdict(self.of(section)).items() if counting is None or k in counting}
+
+    def of(self, section: str | None) -> JobProfile:
         """What the jobs of one kind ask for."""
         chosen = {**self.common, **self.sections.get(section or "", {})}
-        return SlurmProfile(**{key: value for key, value in chosen.items() if value is not None})
+        return JobProfile(**{key: value for key, value in chosen.items() if value is not None})
 
     def over(self, other: Site) -> Site:
         """These lines where there are any, those of another profile elsewhere."""
@@ -86,13 +107,15 @@ class Site:
         """From what a file or a record holds."""
         common = dict(_mapping(document, where))
         sections = {name: _mapping(common.pop(name, None), f"{where}: {name}") for name in SECTIONS}
+        if any("scheduler" in lines for lines in sections.values()):
+            raise UsageError(f"{where}: scheduler is the same for all jobs: write it at the top, once.")
         return cls(
             _checked(common, where),
             {name: _checked(lines, f"{where}: {name}") for name, lines in sections.items() if lines},
         )
 
 
-def load_profile(profile: Path | None, section: str | None = None) -> SlurmProfile:
+def load_profile(profile: Path | None, section: str | None = None) -> JobProfile:
     """What one kind of job asks for.
 
     Parameters
@@ -104,9 +127,35 @@ def load_profile(profile: Path | None, section: str | None = None) -> SlurmProfi
 
     Returns
     -------
-    SlurmProfile
+    JobProfile
     """
     return load_site(profile).of(section)
+
+
+def worker_profile(profile: Path | None, workers: str, system: str) -> JobProfile:
+    """What each worker job of one batch system asks for.
+
+    Parameters
+    ----------
+    profile : Path or None
+        See `load_site`.
+    workers : str
+        The option that asks for them.
+    system : str
+        One of `SUBMIT`.
+
+    Raises
+    ------
+    UsageError
+        If the profile is that of another one.
+    """
+    site = load_site(profile)
+    if profile is not None and site.scheduler != system:
+        raise UsageError(
+            f"--workers {workers}: the profile {profile} says scheduler: {site.scheduler}. Give one that says "
+            f"scheduler: {system}."
+        )
+    return site.of("workers")
 
 
 def load_site(profile: Path | None, changes: Sequence[str] = ()) -> Site:
@@ -135,7 +184,7 @@ def load_site(profile: Path | None, changes: Sequence[str] = ()) -> Site:
     for change in changes:
         name, equals, text = change.partition("=")
         section, dot, key = name.rpartition(".")
-        if not equals or (dot and section not in SECTIONS):
+        if not equals or (dot and (section not in SECTIONS or key == "scheduler")):
             raise UsageError(f"--set {change!r}: write it as KEY=VALUE or SECTION.KEY=VALUE.")
         value: object = int(text) if key in _COUNTS and text.isdecimal() else text or None
         if key in ("extra", "setup"):
@@ -148,6 +197,7 @@ def load_site(profile: Path | None, changes: Sequence[str] = ()) -> Site:
             else {name: checked for name, has in site.sections.items() if key in has}
         )
         site = Site({} if dot else checked, own).over(site)
+    _check_scheduler(site, f"the profile {profile}" if profile else "--set")
     return site
 
 
@@ -216,6 +266,26 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _check_scheduler(site: Site, where: str) -> None:
+    """Refuse what the scheduler of a profile would ignore."""
+    counting = _COUNTING.get(site.scheduler)
+    if counting is None:
+        return
+    for section, lines in [("", site.common), *site.sections.items()]:
+        known = counting if not section or section in site.kinds else set()
+        for key, value in lines.items():
+            name = f"{section}.{key}" if section else key
+            if value is not None and key not in known:
+                raise UsageError(
+                    f"{where}: {name} means nothing with scheduler: {site.scheduler}. Leave it away."
+                )
+            if key == "gpus" and value is not None and not value.isdecimal():
+                raise UsageError(
+                    f"{where}: {name} is {value!r}, but with scheduler: {site.scheduler} it is a number. Name the kind "
+                    "as your site does, in a line under extra."
+                )
+
+
 def _read(path: Path) -> Site:
     try:
         with path.open(encoding="utf-8") as file:
@@ -235,13 +305,13 @@ def _mapping(document: object, what: str) -> Mapping[str, object]:
 
 def _checked(settings: Mapping[str, object], where: str) -> dict[str, typing.Any]:
     """The settings with their values checked; None stays None."""
-    known = [each.name for each in fields(SlurmProfile)]
+    known = [each.name for each in fields(JobProfile)]
     for key in settings:
         if key not in known:
             close = difflib.get_close_matches(str(key), [*known, *SECTIONS], n=1)
             hint = f"Did you mean '{close[0]}'?" if close else f"The settings are: {', '.join(known)}."
             raise UsageError(f"{where}: '{key}' is not a setting of a profile. {hint}")
-    hints = typing.get_type_hints(SlurmProfile)
+    hints = typing.get_type_hints(JobProfile)
     return {key: _value(hints[key], key, value, where) for key, value in settings.items()}
 
 
@@ -260,7 +330,11 @@ def _value(hint: object, key: str, value: object, where: str) -> object:
         ):
             if key != "extra" or all(line.startswith("-") for line in value):
                 return tuple(value)
-            wanted = "a list of sbatch options, each with its dashes"
+            wanted = "a list of options of the batch system, each with its dashes"
+    elif key == "scheduler":
+        wanted = f"one of {', '.join(SCHEDULERS)}"
+        if value in SCHEDULERS:
+            return value
     elif key == "time":
         wanted = 'a time limit in quotes, such as "04:00:00" or "1-12:00:00"'  # YAML reads 12:00:00 as 43200
         if isinstance(value, str) and re.fullmatch(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}", value):

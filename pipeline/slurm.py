@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .errors import PipelineError, UsageError
-from .site_profile import SlurmProfile
+from .site_profile import JobProfile
 
 SBATCH_TIMEOUT_S = 120  # a busy controller may take a minute
 
@@ -25,7 +25,7 @@ def render_script(
     command: Sequence[str],
     *,
     job_name: str,
-    profile: SlurmProfile,
+    profile: JobProfile,
     log_dir: Path,
     work_dir: Path | None = None,
     exports: Mapping[str, str] | None = None,
@@ -45,7 +45,7 @@ def render_script(
         Program and arguments; any text is safe in them. See `pipeline_command`.
     job_name : str
         Shown by ``squeue``, and the start of the log's name.
-    profile : SlurmProfile
+    profile : JobProfile
         What to ask for.
     log_dir : Path
         Existing folder for the log, ``NAME-JOBID.log``. Slurm fails a job without a word when it is
@@ -60,7 +60,8 @@ def render_script(
     nodes : int
         Nodes that share the command; see `across_nodes`.
     array : int, optional
-        Run the command in so many tasks of a job array.
+        Run the command in so many tasks of a job array. Each leaves its own exit code, under the name of the file and
+        its number.
 
     Returns
     -------
@@ -94,6 +95,7 @@ def render_script(
         options.append(f"--partition={profile.partition}")
     if profile.account:
         options.append(f"--account={profile.account}")
+    of_task = "" if array is None else '-"$SLURM_ARRAY_TASK_ID"'
     return _SCRIPT.format(
         options="\n".join(f"#SBATCH {option}" for option in options),
         log_dir=log_dir.absolute(),
@@ -104,12 +106,16 @@ def render_script(
                 *profile.setup,
             ]
         ),
-        note_exit="" if exit_file is None else f'echo "$code" >{shlex.quote(str(exit_file.absolute()))}\n',
+        note_exit=""
+        if exit_file is None
+        else f'echo "$code" >{shlex.quote(str(exit_file.absolute()))}{of_task}\n',
         command=across_nodes(command, profile) if nodes > 1 else shlex.join(command),
         # srun hands on a USR1, but kills its tasks on a TERM.
         stop_signal="USR1" if nodes > 1 else "TERM",
         stop_code=128 + (signal.SIGUSR1 if nodes > 1 else signal.SIGTERM),
         max_requeues=profile.max_requeues,
+        # The last task of an array has the number of the array as its own, and would requeue all of them by it.
+        me="${SLURM_JOB_ID}" if array is None else "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}",
     )
 
 
@@ -143,8 +149,9 @@ code=$?
 if [ "$code" -eq 75 ] && [ "$cancelled" -eq 0 ]; then
     if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {max_requeues} ]; then
         echo "stopped in good order, but requeued {max_requeues} times already: submit it again to go on" >&2
-    elif scontrol requeue "$SLURM_JOB_ID"; then
-        echo "stopped in good order; job $SLURM_JOB_ID is queued again and goes on from here" >&2
+    # Slurm ends the job for it, scontrol included: that one must live to say whether it worked.
+    elif (trap '' TERM; exec scontrol requeue "{me}"); then
+        echo "stopped in good order; job {me} is queued again and goes on from here" >&2
         exit 75
     else
         echo "stopped in good order, but Slurm does not requeue it: submit it again to go on" >&2
@@ -154,14 +161,14 @@ fi
 """
 
 
-def across_nodes(command: Sequence[str], profile: SlurmProfile) -> str:
+def across_nodes(command: Sequence[str], profile: JobProfile) -> str:
     """Shell line that starts a training on every node of the job, with one process for each GPU.
 
     The processes open ports to each other on the nodes of the job, on ``profile.interface`` where it is set.
 
     Examples
     --------
-    >>> across_nodes(["train"], SlurmProfile(gpus="a100:4", cpus=16)).partition(" --ntasks")[2]
+    >>> across_nodes(["train"], JobProfile(gpus="a100:4", cpus=16)).partition(" --ntasks")[2]
     '-per-node=4 --cpus-per-task=4 train --processes slurm'
     """
     start = [
@@ -181,12 +188,12 @@ def across_nodes(command: Sequence[str], profile: SlurmProfile) -> str:
     return shlex.join(start)
 
 
-def tasks_per_node(profile: SlurmProfile) -> int:
+def tasks_per_node(profile: JobProfile) -> int:
     """Processes of a training on one of several nodes: one for each GPU, or one that uses all cores."""
     return max(1, profile.n_gpus)
 
 
-def cpus_per_task(profile: SlurmProfile) -> int:
+def cpus_per_task(profile: JobProfile) -> int:
     """Cores of one process of a training on several nodes."""
     return max(1, profile.cpus // tasks_per_node(profile))
 
@@ -211,7 +218,7 @@ def submit_script(script: Path, after: Sequence[str] = ()) -> str:
     script : Path
         The script; Slurm keeps its own copy.
     after : sequence of str
-        Ids of jobs that must have ended well before this one starts.
+        What it waits for, such as ``afterok:ID``.
 
     Returns
     -------
@@ -227,7 +234,7 @@ def submit_script(script: Path, after: Sequence[str] = ()) -> str:
     PipelineError
         If Slurm refuses the job, in Slurm's words.
     """
-    options = [f"--dependency=afterok:{':'.join(after)}"] if after else []
+    options = [f"--dependency={','.join(after)}"] if after else []
     try:
         answer = ask(["sbatch", "--parsable", *options, str(script)], SBATCH_TIMEOUT_S)
     except FileNotFoundError:
@@ -278,7 +285,8 @@ def ask(command: Sequence[str], timeout_s: float = 60.0) -> str:
 
 _OUTAGE = (
     "timed out", "unable to contact slurm controller", "connection refused", "connection reset",
-    "communication", "zero bytes were transmitted", "unexpected message received", "temporarily unable",
+    "configuration source", "communication", "zero bytes were transmitted", "unexpected message received",
+    "temporarily unable",
 )  # fmt: skip
 
 
@@ -316,7 +324,7 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def site_options(profile: SlurmProfile, nodes: int = 1) -> list[str]:
+def site_options(profile: JobProfile, nodes: int = 1) -> list[str]:
     """The ``sbatch`` options of a profile that batch jobs and Dask worker jobs write alike."""
     options = []
     if profile.qos:
@@ -328,32 +336,24 @@ def site_options(profile: SlurmProfile, nodes: int = 1) -> list[str]:
 
 def output_option(log_dir: Path, pattern: str) -> str:
     """``--output`` for a file name pattern of Slurm in a folder of any name without a line break."""
-    folder = str(log_dir.absolute())
-    if "\n" in folder or "\\" in folder:
-        raise UsageError(
-            f"Slurm cannot write its log to {folder!r}: choose a folder without line breaks and backslashes."
-        )
-    folder = folder.replace("%", "%%").replace('"', '\\"')
+    folder = log_folder(log_dir).replace("%", "%%").replace('"', '\\"')
     return f'--output="{folder}/{pattern}"'
 
 
-def time_limit_s(text: str) -> int:
-    """A time limit as Slurm reads it, in seconds.
+def log_folder(log_dir: Path) -> str:
+    """A folder for logs that batch systems can name.
 
-    Examples
-    --------
-    >>> time_limit_s("04:00:00"), time_limit_s("1-12"), time_limit_s("90"), time_limit_s("5:30")
-    (14400, 129600, 5400, 330)
+    Raises
+    ------
+    UsageError
+        If its name would break a line of a script that a batch system reads.
     """
-    days, dash, rest = text.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    if dash:  # hours first
-        hours, minutes, seconds = [*parts, 0, 0][:3]
-    elif len(parts) == 1:
-        hours, minutes, seconds = 0, parts[0], 0
-    else:
-        hours, minutes, seconds = [0, *parts][-3:]
-    return 86400 * int(days or 0) + 3600 * hours + 60 * minutes + seconds
+    folder = str(log_dir.absolute())
+    if "\n" in folder or "\\" in folder:
+        raise UsageError(
+            f"a batch system cannot write its log to {folder!r}: choose a folder without line breaks and backslashes."
+        )
+    return folder
 
 
 def safe_job_name(name: str) -> str:

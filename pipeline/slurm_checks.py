@@ -1,4 +1,4 @@
-"""Would Slurm take the jobs of a profile? What it refuses, and what it would let wait for ever."""
+"""Would the jobs of a profile be taken? What Slurm refuses, and what it would let wait for ever."""
 
 from __future__ import annotations
 
@@ -6,70 +6,78 @@ import re
 import shutil
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .errors import PipelineError, UsageError
-from .site_profile import SECTIONS, SlurmProfile, load_site, seconds
+from .site_profile import SUBMIT, JobProfile, load_site, seconds
 from .slurm import NoAnswer, ask, render_script
 
 
 def show_profile(path: Path) -> dict[str, Any]:
     """What every kind of job asks for with a profile."""
     site = load_site(path)
-    return {section: asdict(site.of(section)) for section in SECTIONS}
+    return {section: site.asks(section) for section in site.kinds}
 
 
 def check_profile(path: Path) -> dict[str, Any]:
-    """Ask Slurm about every kind of job of a profile.
+    """Ask Slurm about every kind of job of a profile. Of others it looks whether their commands are here.
 
     Returns
     -------
     dict
-        ``profile``, and ``jobs``: for each kind ``problems`` and ``notes`` in words; ``exit_code`` is 2 where there
-        are problems.
+        ``profile``, ``scheduler``, and ``jobs``: for each kind ``problems`` and ``notes`` in words; ``exit_code`` is
+        2 where there are problems.
 
     Raises
     ------
     UsageError
-        If the profile is wrong, or there is no Slurm here.
+        If the profile is wrong, or its batch system is not here.
     NoAnswer
         If Slurm does not answer.
     """
     site = load_site(path)
-    if shutil.which("sbatch") is None:
-        raise UsageError("no sbatch here: check the profile on a machine with Slurm.")
+    command = SUBMIT.get(site.scheduler)
+    if command is not None and shutil.which(command) is None:
+        raise UsageError(f"no {command} here: check the profile on a machine from which jobs are submitted.")
     jobs = {}
-    for section in SECTIONS:
+    for section in site.kinds:
         profile = site.of(section)
         notes = []
-        if section in ("train", "apply", "workers") and not profile.gpus:
+        if site.scheduler == "local":
+            notes.append("it takes what this machine has: see 'tdenoise-pipeline doctor FOLDER'")
+        elif site.scheduler != "slurm":
+            notes.append(f"{command} was not asked, for it has no such question")
+        if site.scheduler != "local" and section in ("train", "apply", "workers") and not profile.gpus:
             notes.append("no gpus: it computes on the processor, which takes many times as long")
-        problems = [*limits(profile), *_refusals(profile)]
+        problems = [*limits(profile), *(_refusals(profile) if site.scheduler == "slurm" else [])]
         jobs[section] = {"problems": problems, "notes": notes}
     wrong = any(job["problems"] for job in jobs.values())
-    return {"profile": str(path), "jobs": jobs, "exit_code": 2 if wrong else 0}
+    return {"profile": str(path), "scheduler": site.scheduler, "jobs": jobs, "exit_code": 2 if wrong else 0}
 
 
-def limits(profile: SlurmProfile) -> list[str]:
+def limits(profile: JobProfile) -> list[str]:
     """What would let a job wait for ever, or never do any work, in words.
 
     ``sbatch --test-only`` sees neither the time limit of a partition nor those of a QOS. What Slurm does not tell
     is not checked.
     """
-    found = []
+    found: list[str] = []
+    if profile.scheduler == "local":  # it has no limits
+        return found
     if profile.stop_early_s >= profile.time_s:
         found.append(
             f"it is told to stop {profile.stop_early_s} s (stop_early_s) before a time limit of {profile.time}, that "
             "is at once: raise time"
         )
+    if profile.scheduler != "slurm":
+        return found
     with suppress(FileNotFoundError, PipelineError):
         found += [*_partition_limits(profile), *_qos_limits(profile)]
     return found
 
 
-def _partition_limits(profile: SlurmProfile) -> list[str]:
+def _partition_limits(profile: JobProfile) -> list[str]:
     listing = ask(["scontrol", "--oneliner", "show", "partition"])
     partitions = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in listing.splitlines()]
     wanted = profile.partition.split(",") if profile.partition else []
@@ -102,7 +110,7 @@ def _partition_limits(profile: SlurmProfile) -> list[str]:
     return [] if not problems or [] in problems else problems[0]
 
 
-def _qos_limits(profile: SlurmProfile) -> list[str]:
+def _qos_limits(profile: JobProfile) -> list[str]:
     """Against the limits of the QOS; nothing where there is no accounting."""
     if profile.qos is None or shutil.which("sacctmgr") is None:
         return []
@@ -129,7 +137,7 @@ def _qos_limits(profile: SlurmProfile) -> list[str]:
     return found
 
 
-def _refusals(profile: SlurmProfile) -> list[str]:
+def _refusals(profile: JobProfile) -> list[str]:
     """What Slurm would refuse at once."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "check.sh"
@@ -146,7 +154,7 @@ def _refusals(profile: SlurmProfile) -> list[str]:
     return []
 
 
-def _largest(profile: SlurmProfile) -> str:
+def _largest(profile: JobProfile) -> str:
     """What the nodes have, beside what is asked for."""
     partition = ["--partition", profile.partition] if profile.partition else []
     try:

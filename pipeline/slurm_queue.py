@@ -1,9 +1,8 @@
-"""What Slurm says about jobs: state, reason in words, cost; and how to end them."""
+"""What Slurm says about jobs: state, reason, cost; and how to end them."""
 
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,40 +19,12 @@ LIVE = {
 PATIENCE_S = 600.0  # for a controller that does not answer while a job is being submitted
 SURE_S = 5.0  # a job that is not listed twice, so far apart, was never queued
 
-# Slurm's reasons for waiting, in words; what is not here is shown as it is.
-REASONS = {
-    "None": "Slurm has not looked at it yet",
-    "Priority": "other jobs come first",
-    "Resources": "waits for free nodes",
-    "Dependency": "waits for the step before it",
-    "DependencyNeverSatisfied": "the step before it did not finish, so it never starts: cancel and resume",
-    "BeginTime": "queued again, starts in a moment",
-    "Cleaning": "queued again, the last attempt is being cleared away",
-    "JobHeldUser": "held by you: scontrol release",
-    "JobHeldAdmin": "held by an administrator: ask your site",
-    "launch failed requeued held": "it could not be started on its node and is held: scontrol release",
-    "PartitionTimeLimit": "its time limit is longer than the partition allows, so it never starts: lower time",
-    "PartitionNodeLimit": "it asks for more nodes than the partition allows, so it never starts",
-    "PartitionDown": "the partition is closed: ask your site",
-    "PartitionInactive": "the partition is closed: ask your site",
-    "ReqNodeNotAvail": "the nodes it could use are down or reserved",
-    "Reservation": "waits for a reservation",
-    "BadConstraints": "no node is as it asks for, so it never starts: see extra and gpus in the profile",
-    "Licenses": "waits for a licence",
-    "QOSMaxWallDurationPerJobLimit": "its time limit is longer than the QOS allows, so it never starts: lower time",
-    "QOSMaxGRESPerUser": "you use as many GPUs as the QOS allows; it starts when others of yours end",
-    "QOSMaxJobsPerUserLimit": "you have as many jobs as the QOS allows; it starts when others of yours end",
-    "AssocGrpGRES": "your group uses as many GPUs as it may; it starts when others of the group end",
-    "InvalidAccount": "the account is not valid, so it never starts: see account in the profile",
-    "InvalidQOS": "the QOS is not valid, so it never starts: see qos in the profile",
-}
-
 
 @dataclass(frozen=True)
 class Queued:
     """A job as Slurm lists it."""
 
-    id: str
+    id: str  # of a task, that of its array
     name: str
     state: str  # such as PENDING
     reason: str  # Slurm's word for why it waits
@@ -65,7 +36,7 @@ class Queued:
 
 
 def jobs(run: str) -> list[Queued]:
-    """All jobs of a run that Slurm still knows, also those that are over.
+    """All jobs of a run that Slurm still knows, also those that are over; the tasks of an array one by one.
 
     Parameters
     ----------
@@ -81,7 +52,14 @@ def jobs(run: str) -> list[Queued]:
         # Not by id: of a job it has forgotten squeue says the same as of an outage. Not by name: a job that
         # a run has started by itself has a name that only begins like this.
         listing = ask(
-            ["squeue", "--noheader", "--states=all", "--user", str(os.getuid()), "--format=%A|%T|%j|%r"]
+            [
+                "squeue",
+                "--noheader",
+                "--array",
+                "--states=all",
+                f"--user={os.getuid()}",
+                "--format=%F|%T|%j|%r",
+            ]
         )
     except FileNotFoundError:
         raise NoAnswer("there is no squeue on this machine") from None
@@ -90,22 +68,6 @@ def jobs(run: str) -> list[Queued]:
     rows = [line.split("|", 3) for line in listing.splitlines() if line.count("|") >= 3]
     found = [Queued(number, name, state, reason) for number, state, name, reason in rows]
     return [job for job in found if job.name == run or job.name.startswith(f"{run}-")]
-
-
-def reason_in_words(reason: str) -> str:
-    """Why a job waits, for people.
-
-    Examples
-    --------
-    >>> reason_in_words("Priority")
-    'other jobs come first'
-    """
-    plain = reason.strip("()").partition(",")[0]
-    if plain in REASONS:
-        return REASONS[plain]
-    if re.match("(QOS|Assoc)", plain):
-        return f"a limit of your QOS or account holds it back ({plain})"
-    return f"Slurm says {plain}"
 
 
 def submit_once(script: Path, name: str, after: list[str], stop: Callable[[float], None] = time.sleep) -> str:
@@ -145,7 +107,7 @@ def _look_for(name: str, deadline: float, why: str, stop: Callable[[float], None
                 "the same: when Slurm answers again, 'tdenoise-pipeline resume' finds out and does the rest."
             )
         try:
-            found = sorted((job.id for job in jobs(name)), key=int)
+            found = sorted({job.id for job in jobs(name)}, key=int)
         except NoAnswer as error:
             absent, why = 0, str(error)
             stop(1.0)  # the command itself has waited already
@@ -182,8 +144,8 @@ def cancel(run: str, timeout_s: float = 60.0) -> list[str]:
                 "scancel. Try again in a moment."
             )
         # Again each time round: a job that was just being queued again comes back after the first.
-        wanted = [job.id for job in live if job.state != "COMPLETING"]
-        cancelled |= dict.fromkeys(wanted)
+        wanted = dict.fromkeys(job.id for job in live if job.state != "COMPLETING")
+        cancelled |= wanted
         if wanted:
             ask(["scancel", *wanted])
         time.sleep(1.0)

@@ -13,16 +13,15 @@ from typing import Any
 
 from tdenoise.atomic import write_atomically
 
-from . import batch, slurm_queue
-from .config import ResumeConfig
+from . import array, batch, local_queue, slurm_queue
+from .apply_many import is_single, single
+from .config import ApplyConfig, ResumeConfig, RunConfig
 from .errors import LockedError, PipelineError, UsageError
-from .run import OUTPUTS
-from .site_profile import Site, SlurmProfile, load_site
+from .run import OUTPUTS, apply_settings
+from .site_profile import SUBMIT, JobProfile, Site, load_site
 from .slurm import NoAnswer, pipeline_command, render_script
 from .slurm_checks import limits
 from .version import VERSION
-
-DRIVEN = ("slurm:", "array:")  # workers in jobs of their own: the job of the step itself computes nothing
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,11 @@ class Step:
     kind: str
     section: str  # of the profile
     words: tuple[str, ...]  # after the program's name
+    array: int | None = None  # tasks of a job array that share its work
+
+    def starts(self, job: str) -> str:
+        """When the step after it may start: of an array some tasks may fail, and the output be whole all the same."""
+        return f"afterok:{job}" if self.array is None else f"afterany:{job}"
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Submission:
         """The run folder."""
         return batch.folder_of(self.command, self.output)
 
-    def profile(self, step: Step) -> SlurmProfile:
+    def profile(self, step: Step) -> JobProfile:
         """What the job of a step asks for."""
         return self.site.of(step.section)
 
@@ -77,23 +81,56 @@ def plan(
     Returns
     -------
     Submission
+
+    Raises
+    ------
+    UsageError
+        If the profile is wrong, or for PBS or LSF, or its jobs and those of ``--workers`` do not fit together.
     """
-    driven = str(getattr(config, "workers", "")).startswith(DRIVEN)
+    site = load_site(profile, changes)
+    workers, _, count = str(getattr(config, "workers", "")).partition(":")
+    _check_scheduler(site.scheduler, command, workers)
     kinds = [step for step in OUTPUTS if config.step in (None, step)] if command == "run" else [command]
     steps = []
     for kind in kinds:
-        section = "driver" if kind == "apply" and driven else kind
+        # Workers in jobs of their own: the job of the step itself computes nothing.
+        section = "driver" if kind == "apply" and workers in ("slurm", "array") else kind
         one_step = command == "run" and config.step is None
-        steps.append(Step(kind, section, (*words, "--step", kind) if one_step else tuple(words)))
+        step = Step(kind, section, (*words, "--step", kind) if one_step else tuple(words))
+        if kind == "apply" and workers == "array" and (movie := _movie(config)) is not None:
+            step = Step(kind, "workers", tuple(array.task_words(movie)), int(count))
+        steps.append(step)
     return Submission(
         id=f"tdn-{uuid.uuid4().hex[:8]}",
         command=command,
         words=tuple(words),
         output=config.output.absolute(),
         work_dir=Path.cwd(),
-        site=load_site(profile, changes),
+        site=site,
         steps=tuple(steps),
     )
+
+
+def _check_scheduler(scheduler: str, command: str, workers: str) -> None:
+    if scheduler in ("pbs", "lsf"):
+        raise UsageError(
+            f"submit knows Slurm and this machine, but the profile says scheduler: {scheduler}. Write a job script "
+            f"that runs 'tdenoise-pipeline {command} ...'; run again, the same command goes on where it stopped."
+        )
+    system = "slurm" if workers == "array" else workers
+    if system in SUBMIT and system != scheduler:
+        raise UsageError(
+            f"--workers {workers}:N does not fit the profile, which says scheduler: {scheduler}."
+        )
+
+
+def _movie(config: Any) -> ApplyConfig | None:
+    """The settings for the one movie whose tasks need nobody to begin for them; None where somebody must."""
+    if config.force:  # tasks cannot tell what was there before from what others of them have just made
+        return None
+    if isinstance(config, RunConfig):
+        return apply_settings(config, force=False)
+    return single(config) if is_single(config) else None
 
 
 def scripts(
@@ -117,18 +154,53 @@ def scripts(
     made = {}
     for step in steps or submission.steps:
         name = f"{submission.id}-{step.kind}-{attempt}"
-        script = render_script(
-            pipeline_command(step.words),
-            job_name=name,
-            profile=submission.profile(step),
-            log_dir=submission.folder / "logs",
-            work_dir=submission.work_dir,
-            exports=exports,
-            exit_file=submission.folder / "exit" / name,
-            nodes=submission.profile(step).nodes if step.kind == "train" else 1,
-        )
+        profile = submission.profile(step)
+        log_dir, work_dir = submission.folder / "logs", submission.work_dir
+        exit_file = submission.folder / "exit" / name
+        if profile.scheduler == "local":
+            script = local_queue.render_script(
+                pipeline_command(step.words),
+                work_dir=work_dir,
+                exports=exports,
+                setup=profile.setup,
+                exit_file=exit_file,
+            )
+        elif step.array is not None:
+            script = array.render(
+                step.words,
+                step.array,
+                name=name,
+                profile=profile,
+                exports=exports,
+                exit_file=exit_file,
+                log_dir=log_dir,
+                work_dir=work_dir,
+            )
+        else:
+            script = render_script(
+                pipeline_command(step.words),
+                job_name=name,
+                profile=profile,
+                exports=exports,
+                exit_file=exit_file,
+                nodes=profile.nodes if step.kind == "train" else 1,
+                log_dir=log_dir,
+                work_dir=work_dir,
+            )
         made[step.kind] = (name, script)
     return made
+
+
+def preview(submission: Submission) -> list[dict[str, Any]]:
+    """``kind``, ``name`` and ``script`` of the job of every step, and what it would wait for (``after``)."""
+    shown: list[dict[str, Any]] = []
+    waits: dict[str, str | None] = {"after": None}
+    for step, (kind, (name, script)) in zip(submission.steps, scripts(submission).items(), strict=True):
+        shown.append({"kind": kind, "name": name, "script": script, **waits})
+        waits = {"after": f"--dependency={step.starts('JOB-ID')}, the id of {name}"}
+        if submission.site.scheduler == "local":
+            waits = {"after": None}
+    return shown
 
 
 def submit(submission: Submission, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +228,7 @@ def submit(submission: Submission, settings: Mapping[str, Any]) -> dict[str, Any
         If Slurm refuses a job; then none is left in the queue.
     """
     made = scripts(submission)
-    if shutil.which("sbatch") is None:
+    if submission.site.scheduler == "slurm" and shutil.which("sbatch") is None:
         raise UsageError(
             "no sbatch here. Submit from a machine with Slurm, or use --print and copy the script there."
         )
@@ -198,11 +270,12 @@ def resume(config: ResumeConfig) -> dict[str, Any]:
     LockedError
         If jobs of the run are still queued or running.
     NoAnswer
-        If Slurm does not answer: jobs may be there.
+        If Slurm does not answer, or the run is on another machine: jobs may be there.
     """
     folder, run = batch.open_run(config.output)
     if config.profile is not None:
         site = load_site(config.profile)
+        _check_scheduler(site.scheduler, run["command"], "")
     else:
         site = Site.from_json(run["profile"], str(folder / batch.RUN_FILE))
     submission = Submission(
@@ -212,7 +285,10 @@ def resume(config: ResumeConfig) -> dict[str, Any]:
         output=Path(run["output"]),
         work_dir=Path(run["work_dir"]),
         site=site,
-        steps=tuple(Step(step["kind"], step["section"], tuple(step["words"])) for step in run["steps"]),
+        steps=tuple(
+            Step(step["kind"], step["section"], tuple(step["words"]), step.get("array"))
+            for step in run["steps"]
+        ),
     )
     if submission.folder != folder:  # it was moved: what the scripts name is elsewhere
         raise UsageError(f"{folder}: was moved from {submission.folder}. Submit the command again.")
@@ -227,26 +303,18 @@ def resume(config: ResumeConfig) -> dict[str, Any]:
         if not missing:
             return {"run": submission.id, "folder": str(folder), "jobs": []}
         attempt = 1 + max((int(job.name.rpartition("-")[2]) for job in known), default=0)
-        ended = [job.id for job in known if job.id is not None and job.id not in live]
+        ended = [job.id for job in known if job.id is not None and job.id not in live and job.id.isdecimal()]
         return _queue(submission, scripts(submission, attempt, missing, ended))
 
 
 def is_done(submission: Submission, step: Step, latest: Mapping[str, batch.JobRecord]) -> bool:
     """Whether the job of a step has ended well and what it made is there."""
-    return step.kind in latest and exit_code(latest[step.kind]) == 0 and output_of(submission, step).exists()
+    return step.kind in latest and latest[step.kind].exit_code == 0 and output_of(submission, step).exists()
 
 
 def output_of(submission: Submission, step: Step) -> Path:
     """What a step makes."""
     return submission.output / OUTPUTS[step.kind] if submission.command == "run" else submission.output
-
-
-def exit_code(job: batch.JobRecord) -> int | None:
-    """The exit code that a job left; None while it runs, or if it ended without a word."""
-    try:
-        return int(job.exit_file.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def estimate(submission: Submission, sizes: Mapping[str, Any]) -> list[str]:
@@ -270,12 +338,20 @@ def estimate(submission: Submission, sizes: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{step.kind}: {shared}{gpus}, {asks.cpus} cores, {asks.memory_gib} GiB, at most {asks.time} at a time"
         )
-        if step.kind == "train" and sizes.get("train_s") and n_gpus:
+        if step.array is not None:  # its tasks are told as workers, below
+            lines.pop()
+        elif asks.scheduler == "local":
+            lines[-1] = f"{step.kind}: on this machine"
+        elif step.kind == "train" and sizes.get("train_s") and n_gpus:
             lines[-1] += f"; about {n_gpus * sizes['train_s'] / 3600:.2g} GPU-hours"
         elif n_gpus:
             lines[-1] += f", that is {n_gpus * asks.time_s / 3600:.3g} GPU-hours"
         if step.kind == "apply" and "n_blocks" in sizes:
-            lines[-1] += f"; {sizes['n_blocks']} blocks of {in_words(sizes['block_bytes'])} of memory"
+            told = f"{sizes['n_blocks']} blocks of {in_words(sizes['block_bytes'])} of memory"
+            if step.array is None:
+                lines[-1] += f"; {told}"
+            else:
+                lines.append(f"{step.kind}: {told}")
     if n := sizes.get("n_workers"):
         asks = submission.site.of("workers")
         hours = n * asks.n_gpus * asks.time_s / 3600
@@ -292,12 +368,12 @@ def estimate(submission: Submission, sizes: Mapping[str, Any]) -> list[str]:
 def _refuse_live(folder: Path, runs: Sequence[str], *, force: bool) -> set[str]:
     """Ids of the jobs that are still there; refuses if there are any, unless forced."""
     try:
-        live = {job.id: job for run in runs for job in slurm_queue.jobs(run) if job.live}
+        live = {job.id: job for run in runs for job in batch.jobs(folder, run) if job.live}
     except NoAnswer as error:
         if force:
             return {job.id for job in batch.records(folder) if job.id is not None}
         raise NoAnswer(
-            f"Slurm does not answer ({error}), so jobs of this run may be queued or running. Try again later, or "
+            f"nobody answers ({error}), so jobs of this run may be queued or running. Try again later, or "
             "resume --force if you know that there are none."
         ) from None
     if live and not force:
@@ -313,12 +389,16 @@ def _queue(submission: Submission, made: Mapping[str, tuple[str, str]]) -> dict[
     folder = submission.folder
     for name in ("logs", "exit", "scripts"):
         (folder / name).mkdir(exist_ok=True)
+    steps = {step.kind: step for step in submission.steps}
     queued: list[dict[str, Any]] = []
+    if submission.site.scheduler == "local":
+        return _start(submission, made)
+    (folder / local_queue.PROCESS).unlink(missing_ok=True)  # of an attempt on this machine, which is over
     for kind, (name, script) in made.items():
         path = folder / "scripts" / f"{name}.sh"
         write_atomically(path, script.encode())
         batch.append(folder, event="submitting", name=name, kind=kind, run=submission.id)
-        after = [job["id"] for job in queued[-1:]]
+        after = [steps[job["kind"]].starts(job["id"]) for job in queued[-1:]]
         try:
             number = slurm_queue.submit_once(path, name, after)
         except NoAnswer:
@@ -331,3 +411,17 @@ def _queue(submission: Submission, made: Mapping[str, tuple[str, str]]) -> dict[
         batch.append(folder, event="submitted", name=name, id=number, kind=kind, submitted=batch.now())
         queued.append({"kind": kind, "id": number, "name": name})
     return {"run": submission.id, "folder": str(folder), "jobs": queued}
+
+
+def _start(submission: Submission, made: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Begin to work through the steps on this machine."""
+    folder = submission.folder
+    for name, script in made.values():
+        write_atomically(folder / "scripts" / f"{name}.sh", script.encode())
+    for kind, (name, _) in made.items():
+        batch.append(folder, event="submitting", name=name, kind=kind, run=submission.id)
+    process = local_queue.start(folder, submission.id, [name for name, _ in made.values()])
+    jobs = [{"kind": kind, "id": process, "name": name} for kind, (name, _) in made.items()]
+    for job in jobs:
+        batch.append(folder, event="submitted", submitted=batch.now(), **job)
+    return {"run": submission.id, "folder": str(folder), "jobs": jobs}

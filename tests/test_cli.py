@@ -261,6 +261,24 @@ def test_submit_prints_a_script_that_bash_accepts(raw: Path, capsys: pytest.Capt
     assert sorted(p.name for p in raw.parent.iterdir()) == [odd.name]
 
 
+def test_submit_of_an_array_queues_the_array_and_no_job_that_only_watches(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = raw.parent / "out"
+    assert run("submit", "run", raw, "-o", out, "--workers", "array:3", "--print", "--json") == 0
+    jobs = {job["kind"]: job for job in json.loads(capsys.readouterr().out)["jobs"]}
+    script, name = jobs["apply"]["script"], jobs["apply"]["name"]
+    assert "#SBATCH --array=0-2\n" in script and f"--share array@{name} &" in script
+    for words in (f"--model {out}/model", f"--output {out}/denoised.zarr", f" {out}/movie.zarr --share"):
+        assert words in script
+    assert f'/exit/{name}-"$SLURM_ARRAY_TASK_ID"' in script
+    assert jobs["apply"]["after"].startswith("--dependency=afterok:JOB-ID")
+    # Some tasks may fail, and the output be whole all the same.
+    assert jobs["report"]["after"].startswith("--dependency=afterany:JOB-ID")
+    assert run("submit", "run", raw, "-o", out, "--workers", "array:3", "--force", "--print") == 0
+    assert "--array" not in capsys.readouterr().out  # somebody has to begin
+
+
 def test_submit_without_slurm_says_what_to_do(
     raw: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,40 @@ def test_an_old_lease_of_another_host_is_dead_and_a_fresh_one_is_not(tmp_path: P
         pass
 
 
+@pytest.mark.parametrize(
+    "job, surroundings, freed",
+    [
+        ("17", {}, False),
+        ("17", {"SLURM_JOB_ID": "17"}, True),  # it was queued again, and runs elsewhere now
+        ("17", {"TDENOISE_ENDED_JOBS": "16 17"}, True),  # 'resume' has asked Slurm
+        ("17", {"TDENOISE_ENDED_JOBS": "1 170"}, False),
+        ("17_3", {"TDENOISE_ENDED_JOBS": "17"}, True),  # a task of an array that is over
+        ("17_3", {"SLURM_JOB_ID": "20", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3"}, True),
+        # The last task of an array has the number of the array: that says nothing about the others.
+        ("17_3", {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "4"}, False),
+        (None, {"TDENOISE_ENDED_JOBS": "17"}, False),
+    ],
+)
+def test_the_lease_of_a_job_that_has_surely_ended_on_another_host_is_free(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    job: str | None,
+    surroundings: dict[str, str],
+    freed: bool,
+) -> None:
+    for name, value in surroundings.items():
+        monkeypatch.setenv(name, value)
+    run = OutputRun(tmp_path / "out", PLAN)
+    run.lease.mkdir(parents=True)
+    owner = {"token": "t", "host": "elsewhere", "pid": 1, "process_start": "1", "job": job}
+    (run.lease / "owner.json").write_text(json.dumps(owner))
+    if freed:
+        with run:
+            return
+    with pytest.raises(LockedError, match="process 1 on elsewhere"):
+        run.__enter__()
+
+
 def test_other_settings_do_not_continue_an_unfinished_output(tmp_path: Path) -> None:
     with OutputRun(tmp_path / "out", PLAN) as run:
         run.prepare(lambda path: path.mkdir())

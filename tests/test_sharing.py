@@ -26,7 +26,7 @@ from tdenoise_pipeline.preflight import command, difference, versions
 from tdenoise_pipeline.progress import OutputRun
 from tdenoise_pipeline.reasons import Pending, hopeless
 from tdenoise_pipeline.sharing import Share, SharedRun, parse_share, work
-from tdenoise_pipeline.slurm import SlurmProfile
+from tdenoise_pipeline.slurm import JobProfile
 
 PLAN = {"step": "test", "n": 1}
 
@@ -306,9 +306,11 @@ def test_the_words_of_a_task_make_the_same_output(tmp_path: Path, monkeypatch: p
 
 def test_the_script_of_an_array_names_its_tasks_and_checks_versions_first(tmp_path: Path) -> None:
     script = render(
-        ["apply", "a b.zarr"], 4, group="g", profile=SlurmProfile(), log_dir=tmp_path, work_dir=tmp_path
+        ["apply", "a b.zarr"], 4, name="g", profile=JobProfile(), log_dir=tmp_path, work_dir=tmp_path
     )
     assert "#SBATCH --array=0-3\n" in script and "-%A_%a.log" in script
+    # Not by SLURM_JOB_ID: that of the last task is the whole array's.
+    assert 'scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"' in script
     assert script.index("preflight") < script.index("apply 'a b.zarr' --share array@g")
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -21,8 +22,9 @@ from hypothesis import strategies as st
 from tdenoise_pipeline import cluster
 from tdenoise_pipeline.cluster import parse_workers
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped, UsageError
-from tdenoise_pipeline.site_profile import SlurmProfile, load_profile
+from tdenoise_pipeline.site_profile import JobProfile, load_profile, load_site, names
 from tdenoise_pipeline.slurm import render_script, submit_script
+from tdenoise_pipeline.slurm_checks import check_profile, show_profile
 
 HOSTILE = [
     "my movie (1).dm4",
@@ -61,7 +63,7 @@ def tools(tmp_path, monkeypatch):
 def script_for(tmp_path: Path, command: list[str], **settings) -> Path:
     script = tmp_path / "job.sh"
     text = render_script(
-        command, job_name="test", profile=SlurmProfile(**settings), log_dir=tmp_path, work_dir=tmp_path
+        command, job_name="test", profile=JobProfile(**settings), log_dir=tmp_path, work_dir=tmp_path
     )
     script.write_text(text)
     return script
@@ -87,7 +89,7 @@ def test_a_hostile_working_folder_is_entered(tmp_path):
     folder = tmp_path / "it's $(touch pwned)\n`x`"
     folder.mkdir()
     text = render_script(
-        recorder(tmp_path), job_name="x", profile=SlurmProfile(), log_dir=tmp_path, work_dir=folder
+        recorder(tmp_path), job_name="x", profile=JobProfile(), log_dir=tmp_path, work_dir=folder
     )
     subprocess.run(["bash", "-c", text], cwd=tmp_path, check=True)
     assert json.loads((folder / "seen").read_text()) == [[], str(folder)]
@@ -95,7 +97,7 @@ def test_a_hostile_working_folder_is_entered(tmp_path):
 
 
 def test_the_script_asks_for_what_the_profile_says():
-    profile = SlurmProfile(
+    profile = JobProfile(
         partition="gpu", account="lab", qos="long", time="1-00:00:00", cpus=8, memory_gib=64, gpus="a100:1",
         extra=("--constraint=a100_80",), setup=("module load mamba",), stop_early_s=300,
     )  # fmt: skip
@@ -136,7 +138,7 @@ def test_the_script_asks_for_what_the_profile_says():
 
 def test_a_log_folder_that_slurm_cannot_name_is_refused():
     with pytest.raises(UsageError, match="line breaks"):
-        render_script(["true"], job_name="x", profile=SlurmProfile(), log_dir=Path("/a\nb"))
+        render_script(["true"], job_name="x", profile=JobProfile(), log_dir=Path("/a\nb"))
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75])
@@ -150,6 +152,26 @@ def test_the_script_ends_with_the_commands_code_and_requeues_only_75(tmp_path, t
     requeued = tmp_path / "requeued"
     assert requeued.exists() == (code == 75)
     assert code != 75 or requeued.read_text() == "requeue 17"
+
+
+def test_a_job_that_slurm_ends_in_order_to_requeue_it_knows_that_it_was_requeued(
+    tmp_path, tools, monkeypatch
+):
+    tools(
+        "scontrol",
+        "import signal\nos.killpg(0, signal.SIGTERM)\ntime.sleep(0.3)\n"
+        f"open({str(tmp_path / 'requeued')!r}, 'w')",
+    )
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    done = subprocess.run(
+        ["bash", script_for(tmp_path, recorder(tmp_path, 75))],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert (tmp_path / "requeued").exists()
+    assert done.returncode == 75 and "job 17 is queued again" in done.stderr
 
 
 def test_a_job_that_never_gets_further_is_not_requeued_for_ever(tmp_path, tools, monkeypatch):
@@ -232,8 +254,8 @@ def test_workers_ask_for_what_the_batch_job_asks_for_unless_told_otherwise(tmp_p
         "partition: public\ngpus: 1\nsetup: [module load x]\n"
         "workers:\n  gpus: a100:1\n  partition:\n  cpus: 2\n",
     )
-    assert load_profile(path) == SlurmProfile(partition="public", gpus="1", setup=("module load x",))
-    assert load_profile(path, "workers") == SlurmProfile(gpus="a100:1", setup=("module load x",), cpus=2)
+    assert load_profile(path) == JobProfile(partition="public", gpus="1", setup=("module load x",))
+    assert load_profile(path, "workers") == JobProfile(gpus="a100:1", setup=("module load x",), cpus=2)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +263,7 @@ def test_workers_ask_for_what_the_batch_job_asks_for_unless_told_otherwise(tmp_p
     [
         ("partiton: public", "'partiton' is not a setting .*Did you mean 'partition'?"),
         ("workers:\n  memory: 3", "workers: 'memory' is not a setting .*Did you mean 'memory_gib'?"),
-        ("colour: red", "The settings are: partition, account"),
+        ("colour: red", "The settings are: scheduler, partition"),
         ("time: 12:00:00", "time is 43200, .* in quotes"),
         ("time: 'tomorrow'", "in quotes"),
         ("cpus: '4'", "whole number"),
@@ -256,6 +278,12 @@ def test_workers_ask_for_what_the_batch_job_asks_for_unless_told_otherwise(tmp_p
         ("workers: 3", "setting: value"),
         ("a: [", "cannot read the profile"),
         ("!!python/object/apply:os.system [touch pwned]", "cannot read the profile"),
+        ("scheduler: sge", "one of slurm, pbs, lsf, local"),
+        ("workers:\n  scheduler: pbs", "at the top, once"),
+        ("scheduler: pbs\nqos: long", "qos means nothing with scheduler: pbs"),
+        ("scheduler: pbs\ntrain:\n  cpus: 2", "train.cpus means nothing with scheduler: pbs"),
+        ("scheduler: lsf\ngpus: a100:1", "gpus is 'a100:1', but with scheduler: lsf it is a number"),
+        ("scheduler: local\ntime: '1:00:00'", "time means nothing with scheduler: local"),
     ],
 )
 def test_a_profile_with_a_mistake_is_refused(tmp_path, text, message):
@@ -275,6 +303,53 @@ def test_the_profile_that_comes_along_is_valid():
     assert load_profile(Path("slurm"), "workers") == load_profile(path, "workers")
 
 
+@pytest.mark.parametrize("name", ["slurm", "sol", "local", "pbs", "lsf"])
+def test_every_profile_that_comes_along_is_sound_and_known_by_its_name(name):
+    assert name in names()
+    site = load_site(Path(name))
+    assert site.scheduler == ("slurm" if name == "sol" else name)
+    assert site.kinds and all(site.of(kind).scheduler == site.scheduler for kind in site.kinds)
+    assert (REPOSITORY / "deploy/profiles" / f"{name}.yaml").is_file()
+
+
+def test_a_profile_of_ones_own_changes_lines_of_the_one_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    mine = tmp_path / "tdenoise/profiles"
+    mine.mkdir(parents=True)
+    (mine / "sol.yaml").write_text("account: lab\ncpus: 2\ntrain:\n  gpus: a100:2\n")
+    (mine / "pbs.yaml").write_text("partition: long\n")
+    before, train = (
+        load_profile(REPOSITORY / "deploy/profiles/sol.yaml", "train"),
+        load_profile(Path("sol"), "train"),
+    )
+    assert (before.gpus, train.gpus) == ("a100:1", "a100:2")
+    assert train == replace(
+        before, account="lab", gpus="a100:2"
+    )  # a section of theirs wins over a line of mine
+    assert load_profile(Path("sol"), "report").cpus == 2
+    assert load_profile(Path("pbs"), "workers").partition == "long"
+    assert load_site(Path("sol"), ["train.gpus=a100:4"]).of("train").gpus == "a100:4"
+    assert set(names()) == {"local", "lsf", "pbs", "slurm", "sol"}
+
+
+@pytest.mark.parametrize("change", ["train.scheduler=pbs", "scheduler=sge"])
+def test_a_scheduler_is_of_the_whole_profile_and_known(change):
+    with pytest.raises(UsageError, match="--set"):
+        load_site(None, [change])
+
+
+def test_profiles_of_other_systems_are_checked_for_their_commands(tmp_path, tools):
+    with pytest.raises(UsageError, match="no qsub here"):
+        check_profile(Path("pbs"))
+    tools("qsub", "")
+    found = check_profile(Path("pbs"))
+    assert found["exit_code"] == 0 and "not asked" in found["jobs"]["workers"]["notes"][0]
+    late = write_profile(tmp_path, "scheduler: pbs\ntime: '00:01:00'\nstop_early_s: 90")
+    assert "raise time" in check_profile(late)["jobs"]["workers"]["problems"][0]
+    assert check_profile(Path("local"))["exit_code"] == 0
+    assert list(show_profile(Path("lsf"))) == ["workers"]
+
+
 @pytest.mark.parametrize(
     "text, parsed",
     [
@@ -282,6 +357,8 @@ def test_the_profile_that_comes_along_is_valid():
         ("local:1", ("local", 1)),
         ("slurm:64", ("slurm", 64)),
         ("array:8", ("array", 8)),
+        ("pbs:3", ("pbs", 3)),
+        ("lsf:3", ("lsf", 3)),
         ("tcp://127.0.0.1:8786", ("address", "tcp://127.0.0.1:8786")),
         ("tcp://[::1]:8786", ("address", "tcp://[::1]:8786")),
         ("tcp://localhost:8786", ("address", "tcp://localhost:8786")),
@@ -295,7 +372,7 @@ def test_workers_are_understood(text, parsed):
 @pytest.mark.parametrize(
     "text",
     ["", "4", "local:", "local:0", "local:-1", "local:1.5", "local:٣", "local:1\n", "slurm", "slurm:0",
-     "Local:1", "pbs:3", "tls://", "tls://host", "tls://host:0", "tls://host:99999", "tls://:80", "tls://host:80/path",
+     "Local:1", "pbs:0", "sge:3", "tls://", "tls://host", "tls://host:0", "tls://host:99999", "tls://:80", "tls://host:80/path",
      "tls://me@host:80", "http://host:80", "tls://ho st:80"],
 )  # fmt: skip
 def test_other_workers_are_refused(text):
@@ -311,7 +388,7 @@ def test_unencrypted_connections_to_other_machines_are_refused(host):
 
 @given(
     st.text(max_size=30)
-    | st.from_regex(r"(local|slurm|array|tcp|tls):(//)?[\w.:\[\]@-]{0,20}", fullmatch=True)
+    | st.from_regex(r"(local|slurm|pbs|lsf|array|tcp|tls):(//)?[\w.:\[\]@-]{0,20}", fullmatch=True)
 )
 @example("tls://[:1")
 @settings(max_examples=300, deadline=None)
@@ -457,7 +534,7 @@ def test_a_silent_scheduler_is_an_error(local, monkeypatch):
         pass
 
 
-def test_slurm_workers_without_slurm_are_refused(local, monkeypatch, tmp_path):
+def test_worker_cluster_without_slurm_are_refused(local, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="needs sbatch"), local("slurm:2"):
         pass
@@ -469,7 +546,7 @@ def test_a_worker_larger_than_its_job_is_refused(local):
 
 
 def test_a_training_on_several_nodes_is_started_by_srun_and_stopped_by_what_srun_hands_on(tmp_path):
-    profile = SlurmProfile(nodes=2, gpus="a100:4", cpus=16, interface="ib0")
+    profile = JobProfile(nodes=2, gpus="a100:4", cpus=16, interface="ib0")
     script = render_script(
         ["train", *HOSTILE], job_name="test", profile=profile, log_dir=tmp_path, work_dir=tmp_path, nodes=2
     )

@@ -71,3 +71,30 @@ def test_the_wheel_does_a_whole_small_job_where_the_user_has_a_pipeline_py(
     shape = python("-c", "import xarray; print(xarray.open_zarr('out/denoised.zarr')['denoised'].shape)")
     assert shape.strip() == "(12, 32, 32)"
     assert (tmp_path / "out/report.html").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_wheel_brings_its_profiles(installed: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "raw.npy", counts((12, 32, 32)))
+    words = [sys.executable, "-m", "tdenoise_pipeline.cli"]
+    environment = {**os.environ, "PYTHONPATH": str(installed), "XDG_CONFIG_HOME": str(tmp_path)}
+
+    def tool(*more: str) -> str:
+        result = subprocess.run(
+            [*words, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert tool("profiles", "list").split()[:5] == ["local", "lsf", "pbs", "slurm", "sol"]
+    script = tool("submit", "--profile", "sol", "run", "raw.npy", "-o", "out", "--print")
+    assert "#SBATCH --partition=public\n" in script and "#SBATCH --gpus=a100:1\n" in script
+    where = subprocess.run(
+        [sys.executable, "-c", "import tdenoise_pipeline.site_profile as p; print(p.BUILT_IN)"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert where.stdout.startswith(str(installed))

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import pytest
 
 SLURM_UP = Path(__file__).with_name("slurm_up.sh")
 NODES = 2
+ACCOUNTING_PORTS = (90, 91)  # above the first, as in slurm_up.sh
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 
 
@@ -78,17 +79,31 @@ def slurm() -> Iterator[Slurm]:
         )
         if installed.returncode != 0:
             _missing(f"Slurm cannot be installed: {installed.stderr[-500:]}")
+    with _running() as started:
+        yield started
 
+
+@pytest.fixture
+def accounted() -> Iterator[Slurm]:
+    """Another Slurm, with accounts and limits: sacct answers, and jobs over a limit wait."""
+    if not all(map(shutil.which, ("sinfo", "slurmdbd", "mariadbd"))):
+        pytest.skip("no accounting here: SLURM_CI_ACCT=1 tests/slurm/slurm_up.sh install")
+    with _running(SLURM_CI_ACCT="1") as started:
+        yield started
+
+
+@contextmanager
+def _running(**more: str) -> Iterator[Slurm]:
     # A short path: sockets lie in it, and their names are limited to 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="slurm-ci-"))
     folder.chmod(0o755)
     state = folder / "state"
     settings = {
         "SLURM_CI_DIR": str(state),
-        "SLURM_CI_PORT": str(_free_ports(NODES + 1)),
+        "SLURM_CI_PORT": str(_free_ports([*range(NODES + 1), *ACCOUNTING_PORTS])),
         "SLURM_CI_NODES": str(NODES),
     }
-    environment = {**os.environ, **settings}
+    environment = {**os.environ, **settings, **more}
     up = subprocess.run(
         [SLURM_UP, "up"], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
@@ -110,10 +125,10 @@ def _missing(reason: str) -> None:
     pytest.skip(reason)
 
 
-def _free_ports(count: int) -> int:
-    """First of some ports in a row that nobody listens on; below those that the kernel hands out."""
+def _free_ports(offsets: Sequence[int]) -> int:
+    """A port such that nobody listens on those so far above it; below those that the kernel hands out."""
     for first in random.sample(range(15000, 32000, 10), 100):
-        if all(_is_free(port) for port in range(first, first + count)):
+        if all(_is_free(first + offset) for offset in offsets):
             return first
     raise RuntimeError("no free ports")
 

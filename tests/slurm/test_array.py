@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from small import counts, model_folder, movie_store
 from tdenoise_pipeline import array, progress
 from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.cli import main
 from tdenoise_pipeline.config import ApplyConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import PipelineError, Stopped
@@ -93,12 +95,16 @@ def test_tasks_cancelled_and_requeued_in_mid_block_change_nothing_but_the_clock(
     apply(plan)  # nothing is left to do
 
 
-def test_the_command_may_stop_watching_and_watch_again_while_strangers_are_refused(slurm, config, local):
+def test_the_command_may_stop_watching_and_watch_again_while_strangers_are_refused(
+    slurm, config, local, monkeypatch
+):
+    monkeypatch.setenv("TDENOISE_RUN", "tdn-0123abcd")  # as in a batch run, whose status and cancel go by it
     control = Control()
     thread, errors = in_background(config(workers="array:2"), control)
-    while not slurm.jobs():
+    while not (names := {name for name in slurm.jobs().values() if name.startswith("tdn-0123abcd-")}):
+        assert thread.is_alive(), errors
         time.sleep(0.1)
-    [name] = set(slurm.jobs().values())
+    [name] = names
     with pytest.raises(PipelineError, match="another run holds it") as refused:
         apply(config(workers="local:1"))
     assert refused.value.exit_code == 6
@@ -124,3 +130,51 @@ def test_an_array_of_other_versions_says_so_and_does_nothing(slurm, config, tmp_
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n")
     with pytest.raises(PipelineError, match=r"torch is 1\.0 here, but .* where the run was started"):
         apply(config(f"setup: ['export PYTHONPATH={other.parent}']", "array:1"))
+
+
+def test_submit_hands_in_the_array_itself_and_its_verbs_know_the_tasks(
+    slurm, config, local, tmp_path, capsys
+):
+    plan = config()
+
+    def tool(*words: object) -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 0
+        return capsys.readouterr().out
+
+    def status() -> dict:
+        return json.loads(tool("status", plan.output, "--json"))["batch"]
+
+    def wait_for(*states: str) -> dict:
+        deadline = time.monotonic() + 240
+        while (run := status())["state"] not in states:
+            assert time.monotonic() < deadline, run
+            time.sleep(0.2)
+        return run
+
+    words = ["apply", plan.movie, "--model", plan.model, "-o", plan.output, "--workers", "array:3"]
+    shown = tool("submit", "--profile", plan.profile, *words)
+    assert "workers: 3 jobs" in shown and "15 blocks" in shown
+    run = wait_for("running")
+    mine = {name for name in slurm.jobs().values() if name.startswith(run["run"])}
+    assert mine == {f"{run['run']}-apply-1"}, "no job that only watches"
+    assert 1 <= run["workers"]["running"] <= 3
+    assert tool("cancel", plan.output) == f"cancelled: {run['jobs'][0]['id']}\n"
+    assert not any(name.startswith(run["run"]) for name in slurm.jobs().values())
+    assert status()["jobs"][0]["state"] in ("cancelled", "done")
+    tool("resume", plan.output)
+    [script] = Path(run["folder"]).glob("scripts/*-apply-2.sh")  # what jobs on other nodes held is free
+    assert f"export TDENOISE_ENDED_JOBS={run['jobs'][0]['id']}\n" in script.read_text()
+    # One that is killed without a word does not make the whole of it a failure.
+    deadline = time.monotonic() + 120
+    while not claimed(plan.output) and not plan.output.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    lease = progress.work_folder(plan.output) / "lease" / "members"
+    members = [json.loads(file.read_text()) for file in lease.glob("*.json")]
+    slurm.cancel("--signal=KILL", "--full", str(members[-1]["job"]))
+    run = wait_for("done", "failed")
+    assert run["state"] == "done", tool("logs", plan.output)
+    assert tree(plan.output) == tree(local)
+    assert tool("logs", plan.output).count(f"{run['run']}-apply-2-{run['jobs'][0]['id']}_") >= 2
+    assert tool("resume", plan.output).rstrip().endswith("nothing is missing")

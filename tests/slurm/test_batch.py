@@ -54,11 +54,11 @@ def status(tool, path: object) -> dict[str, Any]:
     return json.loads(shown)["batch"]
 
 
-def wait_until(true: Callable[[], object]) -> None:
+def wait_until(true: Callable[[], object], pause_s: float = 0.2) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(pause_s)
 
 
 def wait_for_end(tool, path: object, expected: str = "done") -> dict[str, Any]:
@@ -140,7 +140,7 @@ def while_frozen(slurm, tool) -> subprocess.Popen[str]:
         )
         assert status(tool, "out")["state"] == "unknown"
         code, shown = tool("resume", "out")
-        assert code == 1 and "does not answer" in shown
+        assert code == 1 and "nobody answers" in shown
         time.sleep(max(0.0, 30 - (time.monotonic() - frozen)))
     finally:
         os.kill(controller, signal.SIGCONT)
@@ -189,6 +189,64 @@ def test_a_killed_driver_and_a_preempted_job_lose_no_block(slurm, tool, tmp_path
     np.testing.assert_array_equal(
         xr.open_zarr(output)["denoised"], xr.open_zarr(tmp_path / "local.zarr")["denoised"]
     )
+
+
+def is_warned(pid: int) -> bool:
+    """Whether a process that sleeps has been told to stop."""
+    pending = Path(f"/proc/{pid}/status").read_text().partition("ShdPnd:")[2].split()[0]
+    return bool(int(pending, 16) & 1 << signal.SIGTERM - 1)
+
+
+def test_apply_that_reaches_its_time_limit_is_queued_again_and_changes_no_byte(slurm, tool, tmp_path):
+    """As a job with workers of its own, and as a job array; both at the same time."""
+    movie = movie_store(tmp_path, counts((1440, 30, 44)))  # 45 blocks
+    model = model_folder(tmp_path / "model")
+    apply(
+        ApplyConfig(
+            movie=movie, model=model, output=tmp_path / "undisturbed.zarr", workers="local:2", ensemble=1
+        )
+    )
+    # Slurm looks every half minute: the warning comes 10 to 40 s after the start.
+    limit = ("--set", "time=00:01:00", "--set", "stop_early_s=20")
+    for output, workers in (("one.zarr", "local:1"), ("array.zarr", "array:2")):
+        words = ("apply", movie, "--model", model, "-o", output, "--workers", workers, "--ensemble", 1)
+        code, shown = tool("submit", "--profile", "small.yaml", *limit, *words)
+        assert code == 0, shown
+    leases = [tmp_path / ".tdenoise" / name / "lease" for name in ("one.zarr", "array.zarr")]
+    asleep: set[int] = set()
+
+    def all_asleep() -> bool:
+        """Or they would be done before their time is up."""
+        for file in (leases[0] / "owner.json", *(leases[1] / "members").glob("*.json")):
+            with contextlib.suppress(OSError, ValueError):
+                record = json.loads(file.read_text())
+                started = file.parent != leases[0] or markers(tmp_path / "one.zarr")
+                if started and record["pid"] not in asleep:
+                    os.kill(record["pid"], signal.SIGSTOP)
+                    asleep.add(record["pid"])
+        return len(asleep) == 3
+
+    wait_until(all_asleep, 0.01)
+    assert not (tmp_path / "one.zarr").exists() and not (tmp_path / "array.zarr").exists()
+
+    def all_warned() -> bool:
+        for pid in [pid for pid in asleep if is_warned(pid)]:
+            os.kill(pid, signal.SIGCONT)
+            asleep.remove(pid)
+        return not asleep
+
+    wait_until(all_warned)
+    for output in (tmp_path / "one.zarr", tmp_path / "array.zarr"):
+        run = wait_for_end(tool, output)
+        logs = sorted((tmp_path / f"{output.name}-batch/logs").glob("*.log"))
+        for log in logs:
+            assert "is queued again and goes on from here" in log.read_text(), log.read_text()
+        assert len(logs) == 1 + (output.name == "array.zarr") and run["blocks"] is None
+        assert tree(output) == tree(tmp_path / "undisturbed.zarr")
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
 def test_a_step_that_fails_ends_the_chain_and_says_why(slurm, tool, tmp_path):

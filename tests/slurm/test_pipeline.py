@@ -19,7 +19,7 @@ from tdenoise_pipeline.verify import verify
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
-def test_submit_run_queues_jobs_that_leave_the_denoised_store(slurm, tmp_path, capsys):
+def test_submit_run_queues_jobs_and_an_array_that_leave_the_denoised_store(slurm, tmp_path, capsys):
     np.save(tmp_path / "a movie.npy", counts((12, 32, 32)))
     profile = tmp_path / "profile.yaml"
     profile.write_text("cpus: 2\nmemory_gib: 4\ntime: '00:10:00'\n")
@@ -33,6 +33,8 @@ def test_submit_run_queues_jobs_that_leave_the_denoised_store(slurm, tmp_path, c
         tmp_path / "out",
         "--steps",
         "2",
+        "--workers",
+        "array:2",
     ]
     assert main([str(w) for w in words]) == 0
     jobs = dict(re.findall(r"(?m)^(\w+): job (\d+)$", capsys.readouterr().out))

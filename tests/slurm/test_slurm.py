@@ -15,21 +15,21 @@ from tdenoise_pipeline import cluster
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.driver import drive
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped
-from tdenoise_pipeline.site_profile import SlurmProfile
+from tdenoise_pipeline.site_profile import JobProfile
 from tdenoise_pipeline.slurm import render_script, submit_script
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-SMALL = SlurmProfile(cpus=1, memory_gib=1, time="00:10:00")
+SMALL = JobProfile(cpus=1, memory_gib=1, time="00:10:00")
 
 
 @pytest.fixture
 def connect(slurm, tmp_path, monkeypatch):
     """connect("slurm:N") with a small profile, quick checks, and a log folder whose name needs quoting."""
     pytest.importorskip("dask_jobqueue")
-    from tdenoise_pipeline import slurm_workers
+    from tdenoise_pipeline import worker_cluster
 
-    monkeypatch.setattr(slurm_workers, "CHECK_INTERVAL_S", 3.0)
+    monkeypatch.setattr(worker_cluster, "CHECK_INTERVAL_S", 3.0)
     monkeypatch.setitem(cluster.SETTINGS, "distributed.deploy.lost-worker-timeout", "2s")
     profile = tmp_path / "profile.yaml"
 
@@ -200,11 +200,11 @@ def test_a_refused_worker_job_is_an_error_in_slurms_words(slurm, connect):
 
 
 def test_a_wait_that_never_ends_is_an_error_with_slurms_reason(slurm, connect, monkeypatch):
-    from tdenoise_pipeline import slurm_workers
+    from tdenoise_pipeline import worker_cluster
 
-    wait = slurm_workers.wait_for_first
+    wait = worker_cluster.wait_for_first
     monkeypatch.setattr(
-        slurm_workers, "wait_for_first", lambda jobs, *, timeout_s, stop: wait(jobs, timeout_s=2, stop=stop)
+        worker_cluster, "wait_for_first", lambda jobs, *, timeout_s, stop: wait(jobs, timeout_s=2, stop=stop)
     )
     with (
         pytest.raises(ResourceError, match=r"no worker started .*PENDING .*BeginTime"),
@@ -223,7 +223,7 @@ def test_a_stop_request_ends_the_wait_in_the_queue(slurm, connect):
     assert not slurm.jobs()
 
 
-def batch_job(tmp_path: Path, code: str, *arguments: str, profile: SlurmProfile = SMALL) -> tuple[str, Path]:
+def batch_job(tmp_path: Path, code: str, *arguments: str, profile: JobProfile = SMALL) -> tuple[str, Path]:
     """Submit a Python program; job id and log."""
     logs = tmp_path / "batch logs"
     logs.mkdir()
@@ -276,6 +276,6 @@ def test_a_cancelled_job_does_not_come_back(slurm, tmp_path):
 
 
 def test_a_refused_batch_job_is_an_error_in_slurms_words(slurm, tmp_path):
-    profile = SlurmProfile(cpus=1, memory_gib=1, partition="nowhere")
+    profile = JobProfile(cpus=1, memory_gib=1, partition="nowhere")
     with pytest.raises(PipelineError, match="invalid partition specified: nowhere"):
         batch_job(tmp_path, "pass", profile=profile)

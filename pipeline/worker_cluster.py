@@ -1,11 +1,12 @@
-"""Dask workers as Slurm jobs: dask-jobqueue, with some of its gaps closed.
+"""Dask workers as jobs of a batch system: dask-jobqueue, with some of its gaps closed.
 
 One job is one worker with one compute thread, and one GPU where the profile asks for it. Closed here: a job
 that is cancelled, or ends before its worker is ready, is replaced (dask-jobqueue #611, #620); a refused
-``sbatch`` is reported in Slurm's words; ``SBATCH_*`` of the caller steers nothing; keys and certificates
-live in a private folder and go with the run, or with the next one where the driver was killed; jobs left behind
-are found by name; a worker finishes its block and leaves ahead of its time limit (`drain`); other versions than
-the driver's end a job before it works; a job that waits behind a limit it can never meet is told at once.
+submission is reported in the words of the batch system; ``SBATCH_*`` of the caller steers nothing; keys and
+certificates live in a private folder and go with the run, or with the next one where the driver was killed; jobs left
+behind are found by name; a worker finishes its block and leaves ahead of its time limit (`drain`); other versions than
+the driver's end a job before it works; a job that Slurm lets wait behind a limit it can never meet is told at once.
+What differs from one batch system to the other is in `worker_jobs`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import logging
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from dask_jobqueue import SLURMCluster
-from dask_jobqueue.slurm import SLURMJob
+from dask_jobqueue.core import JobQueueCluster
 from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
 from distributed.security import Security
@@ -35,12 +34,12 @@ from distributed.security import Security
 from . import drain, preflight
 from .errors import ResourceError, Stopped, UsageError
 from .reasons import Pending, hopeless, newest_log
-from .site_profile import SlurmProfile
-from .slurm import clean_environment, output_option, site_options, time_limit_s
+from .site_profile import JobProfile
+from .worker_jobs import CLASSES, WorkerJob
 
 logger = logging.getLogger(__name__)
 
-# Slurm's operators ask for no more. Longer than distributed.deploy.lost-worker-timeout: see forget_ended.
+# Operators ask for no more. Longer than distributed.deploy.lost-worker-timeout: see forget_ended.
 CHECK_INTERVAL_S = 30.0
 STILLBORN = (
     4  # worker jobs in a row, and as many as were asked for, that end before a worker is ready: give up
@@ -49,32 +48,10 @@ PASSING = ("timed out", "Unable to contact", "Connection refused")  # refusals o
 KEYS = ".keys-"  # and the name of the jobs: a private folder among the logs
 
 
-class WorkerJob(SLURMJob):  # type: ignore[misc]
-    """One job with one worker in it."""
-
-    refusal: str | None = None  # sbatch's words
-
-    async def start(self) -> None:
-        try:
-            await super().start()
-        except RuntimeError as error:
-            # Raised, it would be logged as a traceback, and the cluster would neither retry nor close.
-            self.refusal = str(error).partition("stderr:\n")[2].strip() or str(error)
-            self.status = Status.running
-
-    async def _submit_job(self, script_filename: str) -> str:
-        output: str = await self._call(["sbatch", script_filename], env=clean_environment(os.environ))
-        return output
-
-    async def close(self) -> None:
-        await super().close()
-        self.status = Status.closed
-
-
-class WorkerCluster(SLURMCluster):  # type: ignore[misc]
+class WorkerCluster(JobQueueCluster):  # type: ignore[misc]
     """A scheduler here, and worker jobs that all bear one name."""
 
-    job_cls = WorkerJob
+    job_cls: type[WorkerJob]
 
     def __init__(self, *, tls_dir: Path, log_dir: Path, size: int, **options: Any) -> None:
         self.tls_dir = tls_dir
@@ -100,11 +77,8 @@ class WorkerCluster(SLURMCluster):  # type: ignore[misc]
         return on_disk
 
     async def queue(self) -> dict[str, str]:
-        """State and reason of each job of this run that Slurm still has, by job id."""
-        mine = ["--user", str(os.getuid()), "--name", self.job_name]
-        command = ["squeue", "--noheader", "--format=%A %T %r", *mine]
-        listing: str = await WorkerJob._call(command, env=clean_environment(os.environ))
-        return dict(line.split(" ", 1) for line in listing.splitlines())
+        """State (and Slurm's reason) of each job that the batch system still has, by job id."""
+        return await self.job_cls.listing(self.job_name)
 
     async def ended(self) -> set[tuple[str, str | None]]:
         """Worker names and job ids of jobs that are over (or were refused) and have no worker."""
@@ -136,7 +110,7 @@ class WorkerCluster(SLURMCluster):  # type: ignore[misc]
             self.stillborn += 1
             if self.stillborn >= max(STILLBORN, self.size):
                 self.given_up = (
-                    f"Slurm refused the worker jobs: {job.refusal}"
+                    f"{self.job_cls.system} refused the worker jobs: {job.refusal}"
                     if job.refusal
                     else f"{self.stillborn} worker jobs in a row ended before a worker was ready; {self.newest_log()}"
                 )
@@ -171,9 +145,10 @@ class Replacing(Adaptive):  # type: ignore[misc]
 
 @contextmanager
 def worker_jobs(
+    system: str,
     count: int,
     *,
-    profile: SlurmProfile,
+    profile: JobProfile,
     memory_bytes: int,
     scratch: Path,
     log_dir: Path,
@@ -183,9 +158,11 @@ def worker_jobs(
 
     Parameters
     ----------
+    system : str
+        ``slurm``, ``pbs`` or ``lsf``.
     count : int
         Number of worker jobs.
-    profile : SlurmProfile
+    profile : JobProfile
         What each of them asks for.
     memory_bytes : int
         Memory limit of a worker [bytes], below that of its job.
@@ -202,25 +179,23 @@ def worker_jobs(
     WorkerCluster
     """
     log_dir.mkdir(parents=True, exist_ok=True)
+    job_cls = CLASSES[system]
     local_directory = f'"{profile.local_directory}"' if profile.local_directory else shlex.quote(str(scratch))
-    # Of a batch run: its own name first, so that status, cancel and the costs find the workers too.
-    name = f"{os.environ.get('TDENOISE_RUN', 'tdenoise')}-{uuid.uuid4().hex[:8]}"
+    # Of a batch run: its own name first, so that status, cancel and the costs find the workers too. PBS takes 15
+    # characters.
+    name = f"{os.environ.get('TDENOISE_RUN', 'tdn')}-{uuid.uuid4().hex[:8]}"
     options = {
         "cores": 1,
         "processes": 1,
         "memory": f"{memory_bytes}B",
-        "job_cpu": profile.cpus,
-        "job_mem": f"{profile.memory_gib}G",
         "queue": profile.partition,
-        "account": profile.account,
-        "walltime": profile.time,
         "interface": profile.interface,
         "job_name": name,
         # exec: signals to the job's shell reach the worker. -P: no yaml.py of the user's is imported.
         "python": f"exec {shlex.quote(sys.executable)} -P",
         "local_directory": local_directory,
         "worker_extra_args": [
-            *_site("worker-extra-args"),
+            *_site(system, "worker-extra-args"),
             "--no-dashboard",
             "--dashboard-address=127.0.0.1:0",
             "--resources",
@@ -228,28 +203,35 @@ def worker_jobs(
             "--preload",
             drain.__name__,
         ],
-        "job_script_prologue": [*_site("job-script-prologue"), *_prologue(profile, settings)],
-        "job_extra_directives": [
-            *_site("job-extra-directives"),
-            output_option(log_dir, f"{name}-%j.log"),
-            "--export=NONE",
-            "--no-requeue",  # a lost job is replaced; requeued, it would come back as a second one
-            *site_options(profile),
-        ],
         "scheduler_options": {
-            **(dask.config.get("jobqueue.slurm.scheduler-options") or {}),
+            **(dask.config.get(f"jobqueue.{system}.scheduler-options") or {}),
             "dashboard": False,
             "dashboard_address": "127.0.0.1:0",
         },
+        **job_cls.options(profile, log_dir, name),
     }
+    options["job_extra_directives"] = [
+        *_site(system, "job-extra-directives"),
+        *options["job_extra_directives"],
+    ]
+    options["job_script_prologue"] = [
+        *job_cls.log_lines(log_dir, name),
+        *_site(system, "job-script-prologue"),
+        *_prologue(profile, settings),
+    ]
     dask_settings = {
         "distributed.scheduler.no-workers-timeout": f"{profile.queue_wait_min}m",
-        "jobqueue.slurm.log-directory": None,  # where a site sets one: our logs have one place
+        f"jobqueue.{system}.log-directory": None,  # where a site sets one: our logs have one place
     }
-    with _keys_folder(log_dir, name) as tls_dir, dask.config.set(dask_settings):
+    with _keys_folder(log_dir, name, job_cls) as tls_dir, dask.config.set(dask_settings):
         try:
             cluster = WorkerCluster(
-                tls_dir=tls_dir, log_dir=log_dir, size=count, security=Security.temporary(), **options
+                job_cls=job_cls,
+                tls_dir=tls_dir,
+                log_dir=log_dir,
+                size=count,
+                security=Security.temporary(),
+                **options,
             )
         except (RuntimeError, OSError, ValueError) as error:
             raise UsageError(f"the Dask scheduler does not start on this machine: {error}") from error
@@ -263,7 +245,7 @@ def worker_jobs(
             try:
                 cluster.close()
             finally:
-                _cancel(name)
+                job_cls.cancel_all(name)
 
 
 def wait_for_first(cluster: WorkerCluster, *, timeout_s: float, stop: threading.Event) -> None:
@@ -281,11 +263,12 @@ def wait_for_first(cluster: WorkerCluster, *, timeout_s: float, stop: threading.
     Raises
     ------
     ResourceError
-        If Slurm refuses the jobs or never will start them, if one after the other ends before a worker is ready,
-        or if time is up; with Slurm's words and the end of the newest log.
+        If the batch system refuses the jobs or never will start them, if one after the other ends before a worker
+        is ready, or if time is up; with its words and the end of the newest log.
     Stopped
         If ``stop`` was set.
     """
+    system = cluster.job_cls.system
     deadline = time.monotonic() + timeout_s
     pause_s = 1.0
     never_before: str | None = None
@@ -303,17 +286,17 @@ def wait_for_first(cluster: WorkerCluster, *, timeout_s: float, stop: threading.
         jobs = list(cluster.workers.values())
         if jobs and all(job.refusal and not any(w in job.refusal for w in PASSING) for job in jobs):
             words = sorted({str(job.refusal) for job in jobs})
-            raise ResourceError(f"Slurm refused the worker jobs: {'; '.join(words)}")
+            raise ResourceError(f"{system} refused the worker jobs: {'; '.join(words)}")
         if cluster.given_up is not None:
             raise ResourceError(cluster.given_up)
-        with suppress(RuntimeError):  # squeue does not answer: that says nothing about the jobs
+        with suppress(RuntimeError):  # it does not answer: that says nothing about the jobs
             reason = hopeless(cluster.sync(cluster.queue))
             if reason is not None and reason == never_before:
                 raise ResourceError(f"the worker jobs would wait for ever ({reason}).")
             never_before = reason  # twice: Slurm's first reason may be a passing one
         if time.monotonic() > deadline:
             raise ResourceError(
-                f"no worker started within {timeout_s / 60:g} minutes; Slurm says: {_reasons(cluster)}. "
+                f"no worker started within {timeout_s / 60:g} minutes; {system} says: {_reasons(cluster)}. "
                 "Ask for less, use another partition, or raise queue_wait_min in the profile; "
                 f"{cluster.newest_log()}"
             )
@@ -323,35 +306,26 @@ def _reasons(cluster: WorkerCluster) -> str:
     try:
         states = cluster.sync(cluster.queue)
     except RuntimeError:
-        return "nothing, squeue does not answer"
+        return "nothing, it does not answer"
     return ", ".join(sorted(set(states.values()))) or "the jobs are not in the queue"
 
 
-def _cancel(name: str) -> None:
-    """Cancel what bears the name: a timed-out sbatch may have submitted a job whose number nobody knows."""
-    command = ["scancel", "--user", str(os.getuid()), "--name", name]
-    with suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(
-            command, env=clean_environment(os.environ), capture_output=True, timeout=60, check=False
-        )
-
-
-def _prologue(profile: SlurmProfile, settings: Mapping[str, object]) -> list[str]:
+def _prologue(profile: JobProfile, settings: Mapping[str, object]) -> list[str]:
     """Shell lines before the worker starts; they end the job where it could only fail later."""
     exports = [
         f"export DASK_{key.upper().replace('.', '__').replace('-', '_')}={shlex.quote(str(value))}"
         for key, value in settings.items()
     ]
-    end = [f"export {drain.END}=$(( $(date +%s) + {time_limit_s(profile.time)} ))"]
+    end = [f"export {drain.END}=$(( $(date +%s) + {profile.time_s} ))"]
     margin = [f"export {drain.MARGIN}={profile.stop_early_s}"]
     return [*end, *margin, *exports, *profile.setup, f"{shlex.join(preflight.command())} || exit 1"]
 
 
 @contextmanager
-def _keys_folder(log_dir: Path, name: str) -> Iterator[Path]:
+def _keys_folder(log_dir: Path, name: str, job_cls: type[WorkerJob]) -> Iterator[Path]:
     """A private folder for keys; what a driver that was killed left is removed first, its jobs included."""
     for stale in log_dir.glob(f"{KEYS}*"):
-        _cancel(stale.name.removeprefix(KEYS))
+        job_cls.cancel_all(stale.name.removeprefix(KEYS))
         shutil.rmtree(stale, ignore_errors=True)
     folder = log_dir / f"{KEYS}{name}"
     folder.mkdir(mode=0o700)
@@ -361,6 +335,6 @@ def _keys_folder(log_dir: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _site(key: str) -> list[str]:
+def _site(system: str, key: str) -> list[str]:
     """What the site's or the user's jobqueue.yaml already asks for."""
-    return list(dask.config.get(f"jobqueue.slurm.{key}") or [])
+    return list(dask.config.get(f"jobqueue.{system}.{key}") or [])
