@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import queue
 import time
@@ -89,6 +90,7 @@ def drive(
     """
     failed: set[int] = set()
     todo = list(items)
+    gc.freeze()  # else the collector goes through all blocks of a large movie again and again
     for attempt in range(REBUILDS + 1):
         if not todo:
             return
