@@ -87,7 +87,7 @@ def start(folder: Path, run: str, names: Sequence[str]) -> str:
     )
     record = progress.this_process() | {
         "pid": process.pid,
-        "process_start": progress._process_start(process.pid),
+        "process_start": progress.process_start(process.pid),
         "run": run,
         "names": list(names),
     }

@@ -391,7 +391,7 @@ def process_holder(record: dict[str, Any], age: float) -> str | None:
     job = owner["job"]
     here = owner["host"] == socket.gethostname()
     if here:
-        dead = not isinstance(owner["pid"], int) or _process_start(owner["pid"]) != owner["process_start"]
+        dead = not isinstance(owner["pid"], int) or process_start(owner["pid"]) != owner["process_start"]
     else:
         # A job that was queued again runs elsewhere only after it has ended there; of others 'resume' says so.
         ended = os.environ.get("TDENOISE_ENDED_JOBS", "").split()
@@ -409,7 +409,7 @@ def this_process() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "process_start": _process_start(os.getpid()),
+        "process_start": process_start(os.getpid()),
         "job": _slurm_job(),
     }
 
@@ -455,7 +455,7 @@ def _difference(before: Any, now: dict[str, Any]) -> str:
     )
 
 
-def _process_start(pid: int) -> str | None:
+def process_start(pid: int) -> str | None:
     """When a process began, in clock ticks since boot; None where it does not run. Tells a reused pid."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
