@@ -50,7 +50,7 @@ bench-quality: .venv/.ready
 	$(BIN)/python benchmarks/quality.py $(MOVIES) --time-limit $(LIMIT) --save table
 
 # Every way to break a run that one machine can host; each case ends after MINUTES. Writes docs/reliability.md.
-MINUTES ?= 5
+MINUTES ?= 12
 reliability: .venv/.ready
 	$(BIN)/python benchmarks/reliability.py --save --minutes $(MINUTES)
 

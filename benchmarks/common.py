@@ -62,16 +62,20 @@ def save(name: str, results: Any) -> None:
     """
     if source_hash() != SOURCE_AT_START:
         raise RuntimeError("the code changed while it was measured; nothing was saved. Measure again.")
-    record = {
+    record = {**circumstances(), "results": results}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def circumstances() -> dict[str, Any]:
+    """When, where and of what something was measured, and by which command."""
+    return {
         "date": datetime.date.today().isoformat(),
         "device": {"cpu": cpu_model(), "cores": budget.n_cores()},
         "versions": VERSION,
         "commit": commit(),
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_bare, sys.argv[1:])]),
-        "results": results,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def source_hash() -> str:

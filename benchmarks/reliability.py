@@ -30,6 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import common
 import numpy as np
 import psutil
 from small import counts, model_folder, movie_store
@@ -129,7 +130,7 @@ def main() -> int:
     options.add_argument("--save", action="store_true", help="keep the counts and write docs/reliability.md")
     options.add_argument("--folder", type=Path, help="where it all happens (default: the system's)")
     chosen = options.parse_args()
-    failed = 0
+    failed, first = 0, time.monotonic()
     for name in chosen.case:
         what, trials, function = CASES[name]
         trials = chosen.trials or (max(1, trials // 10) if chosen.quick else trials)
@@ -146,6 +147,7 @@ def main() -> int:
         )
         if chosen.save and result.trials:
             _keep(result)
+    print(f"{len(chosen.case)} cases, {failed} failures, {(time.monotonic() - first) / 60:.1f} minutes")
     return 1 if failed else 0
 
 
@@ -159,7 +161,8 @@ def _keep(result: Result) -> None:
         time.sleep(0.05)
     try:
         known: dict[str, Any] = json.loads(STATE.read_text()) if STATE.exists() else {}
-        known[result.name] = {k: v for k, v in asdict(result).items() if k != "deadline"}
+        counts = {k: v for k, v in asdict(result).items() if k != "deadline"}
+        known[result.name] = counts | common.circumstances()
         STATE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
         PAGE.write_text(page(known))
     finally:
