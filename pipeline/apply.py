@@ -239,18 +239,16 @@ def _run_blocks(
 
     def remaining() -> list[Block]:
         done = run.done()
-        # A marker counts only while the shards it names are whole.
-        return [
-            b for b in plan.blocks if b.number not in done or not _whole(job, plan.geometry, done[b.number])
-        ]
-
-    def forget_broken() -> None:
-        for block in remaining():
-            (run.folder / "done" / f"{block.number:08d}.json").unlink(missing_ok=True)
+        # A marker counts only while the shards it names are whole; from then on, it is enough.
+        for number in run.done_numbers():
+            if number not in done or not _whole(job, plan.geometry, done[number]):
+                progress.forget(run.folder, number)
+                done.pop(number, None)
+        return [block for block in plan.blocks if block.number not in done]
 
     n_blocks = len(plan.blocks)
     if isinstance(run, sharing.SharedRun):
-        run.once("markers", forget_broken)  # from then on, a marker is enough for all who share the work
+        run.once("markers", remaining)
         done = run.done_numbers()
         todo = [b for b in plan.blocks if b.number not in done]
     else:

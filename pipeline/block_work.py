@@ -91,8 +91,13 @@ def load(model: Path, model_id: str, device: str) -> tuple[checkpoint.Model, str
 
 
 def run_block(job: Job, block: Block) -> int:
-    """Denoise and write one block; pure and idempotent, so that it may run twice. Returns its number."""
+    """Denoise and write one block; pure and idempotent, so that it may run twice. Returns its number.
+
+    A worker may be killed after it has marked a block and before it could say so: nothing is left to do then.
+    """
     progress.check_lease(job.folder, job.token, job.member)
+    if progress.marker(job.folder, block.number) is not None:
+        return block.number
     model, device = load(job.model, job.model_id, job.device)
     # A GPU keeps more than one core busy with its input and output; of CPU workers there is one per core.
     n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // torch.cuda.device_count())

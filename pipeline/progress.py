@@ -141,12 +141,11 @@ class OutputRun:
 
     def done(self) -> dict[int, dict[str, Any]]:
         """What the markers say, by block number. One that cannot be read counts as not there."""
-        records = {}
-        for marker in (self.folder / "done").glob("*.json"):
-            record = read_json(marker)
-            if marker.stem.isdigit() and isinstance(record.get("shards"), dict):
-                records[int(marker.stem)] = record
-        return records
+        return {n: found for n in self.done_numbers() if (found := marker(self.folder, n)) is not None}
+
+    def done_numbers(self) -> set[int]:
+        """Numbers of the blocks that have a marker; cheap, for no marker is looked into."""
+        return {int(f.stem) for f in (self.folder / "done").glob("*.json") if f.stem.isdigit()}
 
     def check(self) -> None:
         """Refuse to go on where another run has taken over; asked before anything gets its name."""
@@ -331,8 +330,24 @@ def mark(folder: Path, number: int, record: dict[str, Any], token: str, member: 
         maybe_crash("marker.synced")
         check_lease(folder, token, member)
 
-    write_atomically(folder / "done" / f"{number:08d}.json", json.dumps(record).encode(), before)
+    write_atomically(marker_path(folder, number), json.dumps(record).encode(), before)
     maybe_crash("marker.written")
+
+
+def marker(folder: Path, number: int) -> dict[str, Any] | None:
+    """What the marker of a block says; None if there is none that can be read."""
+    record = read_json(marker_path(folder, number))
+    return record if isinstance(record.get("shards"), dict) else None
+
+
+def forget(folder: Path, number: int) -> None:
+    """Take the marker of a block away, whose shards turned out to be broken."""
+    marker_path(folder, number).unlink(missing_ok=True)
+
+
+def marker_path(folder: Path, number: int) -> Path:
+    """Where the marker of a block lies."""
+    return folder / "done" / f"{number:08d}.json"
 
 
 def tidy_up(output: Path) -> None:

@@ -229,13 +229,9 @@ class SharedRun(OutputRun):
         """How many processes have died with this piece of work in hand."""
         return sum(1 for _ in self._claims.glob(f"dead-{name}-*"))
 
-    def done_numbers(self) -> set[int]:
-        """Numbers of the blocks that have a marker; cheap, for `once` the markers were looked into."""
-        return {int(f.name[:-5]) for f in (self.folder / "done").glob("[0-9]*.json")}
-
     def is_done(self, number: int) -> bool:
-        """Whether a block has a marker."""
-        return (self.folder / "done" / f"{number:08d}.json").exists()
+        """Whether a block has a marker; cheap, for `once` the markers were looked into."""
+        return progress.marker_path(self.folder, number).exists()
 
     @property
     def _members(self) -> Path:

@@ -12,8 +12,10 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from small import counts, model_folder, movie_store, network
-from tdenoise_pipeline import apply_plan, block_work, cluster, store
+from tdenoise_pipeline import apply_plan, block_work, cluster, driver, progress, store
 from tdenoise_pipeline.apply import _shard_file, apply
 from tdenoise_pipeline.apply_plan import describe_plan
 from tdenoise_pipeline.blocks import Halo, Region, plan_blocks
@@ -372,6 +374,57 @@ def wait_until(condition: object, process: subprocess.Popen[bytes], timeout_s: f
     while not condition() and process.poll() is None:  # type: ignore[operator]
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_a_block_that_is_asked_for_again_after_it_was_marked_is_not_done_again(
+    sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is killed between its marker and its answer leaves such a block behind."""
+    output = tmp_path / "d.zarr"
+    files: dict[Path, tuple[int, int]] = {}
+
+    def twice(_c: object, _p: object, function: Any, items: list[Any], *_: object) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            for _ in range(2):
+                function(item)
+                for path in (tmp_path / "d.zarr-partial/denoised/c").rglob("*"):
+                    state = path.stat()
+                    assert path.is_dir() or files.setdefault(path, (state.st_ino, state.st_mtime_ns)) == (
+                        state.st_ino,
+                        state.st_mtime_ns,
+                    )
+            yield driver.Outcome(item, None, len(items) - number - 1)
+
+    monkeypatch.setattr(driver, "drive", twice)
+    apply(config(sources, output))
+    assert len(files) == 8
+    assert output.exists()
+
+
+@pytest.mark.parametrize("what", ["the shard is cut", "the marker is cut"])
+def test_a_marker_does_not_count_when_what_it_says_cannot_be_found(
+    what: str, sources: tuple[Path, Path], workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(config(sources, tmp_path / "undisturbed.zarr", workers=workers))
+    output = tmp_path / "d.zarr"
+
+    def some(_c: object, _p: object, function: Any, items: list[Any], *_: object) -> Iterator[Any]:
+        for item in items[:3]:
+            function(item)
+            yield driver.Outcome(item, None, 5)
+        raise Stopped("enough")
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(driver, "drive", some)
+        apply(config(sources, output))
+    marker = progress.marker_path(progress.work_folder(output), 1)
+    shard = _shard_file(
+        tmp_path / "d.zarr-partial/denoised", next(iter(json.loads(marker.read_text())["shards"]))
+    )
+    cut = marker if what == "the marker is cut" else shard
+    cut.write_bytes(cut.read_bytes()[:20])
+    apply(config(sources, output, workers=workers))
+    assert tree(output) == tree(tmp_path / "undisturbed.zarr")
 
 
 @pytest.mark.chaos
