@@ -7,6 +7,7 @@ What needs a service that is not reachable is skipped and said so; what can be j
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -53,7 +54,11 @@ def versions(lock: Path) -> list[str]:
     for distribution in metadata.distributions():
         name = normal(distribution.metadata["Name"])
         wanted = locked.get(name)
-        if wanted is not None and wanted.partition("+")[0] != distribution.version.partition("+")[0]:
+        if (
+            name != "pip"
+            and wanted is not None
+            and wanted.partition("+")[0] != distribution.version.partition("+")[0]
+        ):
             found.append(f"{name} {distribution.version} is installed, {lock} says {wanted}: run 'make lock'")
     for name in re.findall(r"^([\w.-]+)==[^\n]*\\?\n(?!    --hash)", lock.read_text(), re.M):
         found.append(f"{name} has no hash in {lock}")
@@ -77,19 +82,27 @@ def hashes(lock: Path) -> list[str]:
 
 
 def vulnerabilities(lock: Path) -> list[str]:
-    """Known vulnerabilities, where pip-audit is installed and its database can be reached."""
+    """Known vulnerabilities, as far as the database can be reached and knows the packages."""
     command = [sys.executable, "-m", "pip_audit", "--require-hashes", "--disable-pip", "-r", str(lock)]
-    command += ["--timeout", "10", "--progress-spinner", "off"]
+    command += ["--format", "json", "--timeout", "10", "--progress-spinner", "off"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        packages = json.loads(done.stdout)["dependencies"]
     except subprocess.TimeoutExpired:
         return skipped("vulnerabilities: the database answers too slowly")
-    if done.returncode == 0:
-        print("audit: no known vulnerability")
-        return []
-    if re.search(r"Found \d+ known vulnerabilit", done.stdout + done.stderr):
-        return [line for line in done.stdout.splitlines() if line.strip()]
-    return skipped(f"vulnerabilities: no answer from pip-audit ({last_line(done.stderr)})")
+    except (ValueError, KeyError):
+        return skipped(f"vulnerabilities: no answer from pip-audit ({last_line(done.stderr)})")
+    # It ends with 0 where it knows nothing of a package.
+    known = [package for package in packages if "vulns" in package]
+    if known:
+        print(f"audit: vulnerabilities of {len(known)} packages looked up")
+    if len(known) < len(packages):
+        skipped(f"vulnerabilities: the database does not tell of {len(packages) - len(known)} packages")
+    return [
+        f"{package['name']} {package['version']} has {found['id']}, which is mended in {found['fix_versions']}"
+        for package in known
+        for found in package["vulns"]
+    ]
 
 
 def skipped(why: str) -> list[str]:
