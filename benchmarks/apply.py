@@ -22,15 +22,13 @@ from typing import Any
 import numpy as np
 from common import (
     Spent,
+    at_both_ensembles,
     frames,
     interleaved,
     median,
-    parser,
     random_model,
     ratio,
     rounded,
-    save,
-    scratch,
     spent,
 )
 from tdenoise_pipeline import store
@@ -43,24 +41,6 @@ from tdenoise_pipeline.ingest import ingest
 from tdenoise.infer import Tile, denoise
 
 TARGET = 1.1  # times the bare loop
-
-
-def main() -> None:
-    options = parser(__doc__ or "")
-    options.add_argument("--size", type=int, default=192, help="rows and columns [pixels]")
-    options.add_argument("--frames", type=int, default=192, help="at ensemble 16; four times as many at 1")
-    options.add_argument("--repeats", type=int, default=3)
-    chosen = options.parse_args()
-    size, n_frames, repeats = chosen.size, chosen.frames, chosen.repeats
-    if chosen.quick:
-        size, n_frames, repeats = 64, 24, 1
-    results = {}
-    with scratch(chosen.folder) as folder:
-        for ensemble, factor in ((1, 4), (16, 1)):
-            shape = (factor * n_frames, size, size)
-            results[f"ensemble {ensemble}"] = measure(folder / str(ensemble), shape, ensemble, repeats)
-    if chosen.save:
-        save("apply", results)
 
 
 def measure(folder: Path, shape: tuple[int, int, int], ensemble: int, repeats: int) -> dict[str, Any]:
@@ -138,4 +118,4 @@ def movie_store(folder: Path, shape: tuple[int, int, int]) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    at_both_ensembles("apply", __doc__ or "", measure)

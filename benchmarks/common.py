@@ -51,6 +51,41 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
+Measure = Callable[[Path, tuple[int, int, int], int, int], dict[str, Any]]
+
+
+def at_both_ensembles(name: str, description: str, measure: Measure, frames_step: int = 1) -> None:
+    """The command line of a benchmark of `apply`: one movie at ensemble 1, and one of a quarter the length at 16.
+
+    Parameters
+    ----------
+    name : str
+        Of the results.
+    description : str
+    measure : callable
+        Takes a folder, the shape of the movie, the ensemble and the number of repeats.
+    frames_step : int
+        What the number of frames has to be a multiple of.
+    """
+    options = parser(description)
+    options.add_argument("--size", type=int, default=192, help="rows and columns [pixels]")
+    options.add_argument("--frames", type=int, default=192, help="at ensemble 16; four times as many at 1")
+    options.add_argument("--repeats", type=int, default=3)
+    chosen = options.parse_args()
+    size, n_frames, repeats = chosen.size, chosen.frames, chosen.repeats
+    if chosen.quick:
+        size, n_frames, repeats = 64, 32, 1
+    if n_frames % frames_step or size > store.CHUNK_PIXELS:
+        options.error(f"--frames: a multiple of {frames_step}; --size: at most {store.CHUNK_PIXELS}")
+    results = {}
+    with scratch(chosen.folder) as folder:
+        for ensemble, factor in ((1, 4), (16, 1)):
+            shape = (factor * n_frames, size, size)
+            results[f"ensemble {ensemble}"] = measure(folder / str(ensemble), shape, ensemble, repeats)
+    if chosen.save:
+        save(name, results)
+
+
 def save(name: str, results: Any) -> None:
     """Write results with what is needed to judge and repeat them.
 

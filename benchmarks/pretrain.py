@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from tdenoise_pipeline import budget, config
+from tdenoise_pipeline import budget, values
 from tdenoise_pipeline.version import VERSION
 
 from tdenoise import checkpoint, runtime
@@ -31,7 +31,7 @@ log = logging.getLogger("pretrain")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="model folder to write")
-    parser.add_argument("--time-limit", type=config.seconds, default=3600.0)
+    parser.add_argument("--time-limit", type=values.seconds, default=3600.0)
     parser.add_argument("--scenes", type=float, default=1.0, help="share of the usual number of scenes")
     parser.add_argument("--seed", type=int, default=0, help="of scenes and noise")
     parser.add_argument("--from", type=Path, dest="start", help="model whose weights are trained further")

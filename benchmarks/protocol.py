@@ -28,7 +28,16 @@ from unittest.mock import patch
 
 import google_crc32c
 import numpy as np
-from common import Spent, interleaved, parser, random_model, ratio, rounded, save, scratch, spent, write_mrc
+from common import (
+    Spent,
+    at_both_ensembles,
+    interleaved,
+    random_model,
+    ratio,
+    rounded,
+    spent,
+    write_mrc,
+)
 from numcodecs.blosc import BITSHUFFLE, Blosc
 from tdenoise_pipeline import apply_plan, progress, shards, store
 from tdenoise_pipeline.block_work import Job, run_block
@@ -40,26 +49,6 @@ from tdenoise_pipeline.shards import ShardWriter
 
 TARGET = 1.05  # times apply without the protocol
 CODEC = Blosc(cname="zstd", clevel=shards.LEVEL, shuffle=BITSHUFFLE)
-
-
-def main() -> None:
-    options = parser(__doc__ or "")
-    options.add_argument("--size", type=int, default=192, help="rows and columns [pixels]")
-    options.add_argument("--frames", type=int, default=192, help="at ensemble 16; four times as many at 1")
-    options.add_argument("--repeats", type=int, default=3)
-    chosen = options.parse_args()
-    size, n_frames, repeats = chosen.size, chosen.frames, chosen.repeats
-    if chosen.quick:
-        size, n_frames, repeats = 64, 32, 1
-    if n_frames % store.SHARD_FRAMES or size > store.CHUNK_PIXELS:
-        options.error(f"--frames: a multiple of {store.SHARD_FRAMES}; --size: at most {store.CHUNK_PIXELS}")
-    results = {}
-    with scratch(chosen.folder) as folder:
-        for ensemble, factor in ((1, 4), (16, 1)):
-            shape = (factor * n_frames, size, size)
-            results[f"ensemble {ensemble}"] = measure(folder / str(ensemble), shape, ensemble, repeats)
-    if chosen.save:
-        save("protocol", results)
 
 
 def measure(folder: Path, shape: tuple[int, int, int], ensemble: int, repeats: int) -> dict[str, Any]:
@@ -101,6 +90,7 @@ def measure(folder: Path, shape: tuple[int, int, int], ensemble: int, repeats: i
             )
             run_block(job, plan.blocks[0])  # loads the model
             shutil.rmtree(run.partial / store.DENOISED / "c")
+            progress.forget(run.folder, plan.blocks[0].number)
             times = Parts()
             (observe if way == "with" else strip)(times, patched)
             took = spent(lambda: [run_block(job, block) for block in plan.blocks])
@@ -279,4 +269,4 @@ def sha256(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    at_both_ensembles("protocol", __doc__ or "", measure, store.SHARD_FRAMES)

@@ -4,11 +4,12 @@ Each model is trained on the movie alone, from its raw counts, for the same time
 ``tdenoise-pipeline evaluate --truth``. Movies are files in the format of ``tdenoise-pipeline simulate``; all doses in a
 file are used. Files that are absent are named and left out.
 
-    python benchmarks/quality.py FILE.npz ... [--model split-blind udvd:0 thinned] [--dose 2] [--time-limit 5m]
+    python benchmarks/quality.py FILE.npz ... [--model base split-blind udvd:0 thinned] [--dose 2] [--time-limit 5m]
                                               [--save NAME]
     python benchmarks/quality.py --quick
 
 A model may be followed by a blind radius, as in ``udvd:0``, or by ``scratch``: random weights, not the base model.
+``base`` is the model that comes with the package, as it is.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from typing import Any
 import numpy as np
 from common import command_line, save, scratch
 
+from tdenoise.checkpoint import BASE, load_model
+
 CURVES = ("map", "frequency", "power", "spots")
-MODELS = ("split-blind", "udvd:0", "udvd:1", "thinned")
+MODELS = ("base", "split-blind", "udvd:0", "udvd:1", "thinned")
 SHOWN = ("-2", "-1", "0", "+1")
 REGIONS = ("all", "particle", "changing")
 
@@ -100,9 +103,12 @@ def measure(raw: Path, truth: Path, dose: float, folder: Path, chosen: argparse.
         if variant:
             words += ["--from", variant] if variant == "scratch" else ["--blind-radius", variant]
         try:
-            trained = command_line("train", movie, "-o", model, *words)
+            if kind == "base":
+                trained, used, model = None, [], BASE
+            else:
+                trained, used = command_line("train", movie, "-o", model, *words), ["--model", model]
             applied = command_line(
-                "apply", movie, "--model", model, "-o", denoised, "--force", "--quiet",
+                "apply", movie, *used, "-o", denoised, "--force", "--quiet",
                 "--ensemble", chosen.ensemble, "--workers", chosen.workers,
             )  # fmt: skip
         except RuntimeError as error:
@@ -120,7 +126,7 @@ def measure(raw: Path, truth: Path, dose: float, folder: Path, chosen: argparse.
             "regions": metrics["regions"],
             "megamac_per_pixel": megamac_per_pixel(model),
             "steps": card.get("steps"),
-            "training_s": round(trained.time.wall, 1),
+            "training_s": 0.0 if trained is None else round(trained.time.wall, 1),
             "apply_s": round(applied.time.wall, 1),
         }
         result |= {"knowable": metrics["knowable"], "n_changes": metrics["events"]["denoised"]["n_changes"]}
@@ -157,8 +163,6 @@ def megamac_per_pixel(folder: Path) -> float:
     """Multiply-accumulates for one pixel of one frame in one pass, in millions; nothing is kept between frames."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
-
-    from tdenoise.checkpoint import load_model
 
     network = load_model(folder).network
     extent = 16 * network.architecture.stride

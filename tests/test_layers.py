@@ -48,7 +48,7 @@ def test_only_the_command_line_prints() -> None:
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for folder in ("tdenoise", "pipeline")
         for path in sorted((ROOT / folder).rglob("*.py"))
-        if path.name != "cli.py"
+        if path.name not in ("cli.py", "commands.py", "terminal.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
