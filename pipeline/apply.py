@@ -85,6 +85,7 @@ def apply(
     """
     control = control or Control()
     kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)  # before anything slow
+    cluster.check_jobs(config.workers, config.worker_memory, config.profile)
     share = None if config.share is None else _parse_share(config)
     movie = store.open_store(config.movie, store.MOVIE)
     model = config.model or checkpoint.BASE
@@ -101,7 +102,8 @@ def apply(
     check_budget(config, plan, movie, card)
     create = functools.partial(_create, movie=movie, plan=plan)
     if kind == "array" and isinstance(count, int):
-        array.apply_array(config, count, plan.identity, create, control)
+        # A task without a block would wait in the queue for nothing.
+        array.apply_array(config, min(count, len(plan.blocks)), plan.identity, create, control)
         return store.read_attributes(config.output)
     try:
         with _open_run(config, plan, share, [config.movie, model]) as run:

@@ -233,6 +233,37 @@ def _local(
             yield client
 
 
+def check_jobs(workers: str, memory_bytes: int | None, profile_path: Path | None) -> None:
+    """Refuse workers that this machine cannot ask for, before anything is begun.
+
+    Parameters
+    ----------
+    workers : str
+        The ``--workers`` option; of other kinds than batch jobs nothing is said.
+    memory_bytes : int, optional
+        That a worker may use.
+    profile_path : Path, optional
+
+    Raises
+    ------
+    UsageError
+        If the batch system is not here, or the jobs of the profile are too small.
+    """
+    system = workers.partition(":")[0]
+    if system not in SUBMIT:
+        return
+    profile = worker_profile(profile_path, workers, system)
+    if memory_bytes is not None and memory_bytes > profile.memory_gib * 2**30:
+        raise UsageError(
+            f"a worker may use {memory_bytes / 2**30:.1f} GiB, but its job asks for "
+            f"{profile.memory_gib} GiB. Raise memory_gib under workers: in {profile_path or 'a profile'}."
+        )
+    if shutil.which(SUBMIT[system]) is None:
+        raise UsageError(
+            f"--workers {workers} needs {SUBMIT[system]}, which this machine does not have: use local:N."
+        )
+
+
 @contextmanager
 def _jobs(
     system: str,
@@ -245,13 +276,6 @@ def _jobs(
 ) -> Iterator[Client]:
     workers = f"--workers {system}:{count}"
     profile = worker_profile(profile_path, f"{system}:{count}", system)
-    if memory_bytes is not None and memory_bytes > profile.memory_gib * 2**30:
-        raise UsageError(
-            f"a worker may use {memory_bytes / 2**30:.1f} GiB, but its job asks for "
-            f"{profile.memory_gib} GiB. Raise memory_gib under workers: in {profile_path or 'a profile'}."
-        )
-    if shutil.which(SUBMIT[system]) is None:
-        raise UsageError(f"{workers} needs {SUBMIT[system]}, which this machine does not have: use local:N.")
     try:
         import cryptography  # noqa: F401  (for the keys)
         from distributed import Client

@@ -23,7 +23,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from small import counts, model_folder, movie_store, network
-from tdenoise_pipeline import apply_plan, block_work, cluster, driver, progress, store
+from tdenoise_pipeline import apply_plan, array, block_work, cluster, driver, progress, store
 from tdenoise_pipeline.apply import _shard_file, apply
 from tdenoise_pipeline.apply_plan import describe_plan
 from tdenoise_pipeline.blocks import Halo, Region, plan_blocks
@@ -489,3 +489,32 @@ def test_sigterm_ends_with_75_and_the_same_command_goes_on(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors.decode()
     verify(VerifyConfig(store=output, deep=True))
+
+
+@pytest.mark.parametrize(
+    ("workers", "command"), [("slurm:2", "sbatch"), ("pbs:2", "qsub"), ("lsf:2", "bsub")]
+)
+def test_workers_of_a_batch_system_that_is_not_here_are_refused_before_anything_is_begun(
+    workers: str, command: str, sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    profile = tmp_path / "profile.yaml"
+    profile.write_text(f"scheduler: {workers.partition(':')[0]}\nworkers:\n  memory_gib: 4\n")
+    with pytest.raises(UsageError, match=f"needs {command}, which this machine does not have"):
+        apply(config(sources, tmp_path / "d.zarr", workers=workers, profile=profile))
+    assert list(tmp_path.iterdir()) == [profile]
+
+
+def test_an_array_has_no_more_tasks_than_there_are_blocks(
+    sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def asked(_: object, count: int, *__: object) -> None:
+        raise Asked(count)
+
+    monkeypatch.setattr(array, "apply_array", asked)
+    with pytest.raises(Asked) as caught:
+        apply(config(sources, tmp_path / "d.zarr", workers="array:500"))
+    assert caught.value.args == (8,)
