@@ -274,8 +274,9 @@ def _jobs(
     log_dir: Path,
     stop: threading.Event,
 ) -> Iterator[Client]:
-    workers = f"--workers {system}:{count}"
-    profile = worker_profile(profile_path, f"{system}:{count}", system)
+    workers = f"{system}:{count}"
+    check_jobs(workers, memory_bytes, profile_path)
+    profile = worker_profile(profile_path, workers, system)
     try:
         import cryptography  # noqa: F401  (for the keys)
         from distributed import Client
@@ -283,7 +284,7 @@ def _jobs(
         from .worker_cluster import wait_for_first, worker_jobs
     except ImportError as error:
         raise UsageError(
-            f"{workers} lacks the package {error.name}: pip install 'tdenoise[slurm]'."
+            f"--workers {workers} lacks the package {error.name}: pip install 'tdenoise[slurm]'."
         ) from error
 
     jobs = worker_jobs(
