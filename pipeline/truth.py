@@ -331,9 +331,11 @@ class Events:
             events.bleed_limit(clean, known, truth.dose, mixed_frame=mixed) for mixed in (False, True)
         )
         scores = events.observed_states(electrons, clean, self._columns, known, truth.dose)
+        reached = events.bleed_of_scores(scores, self._columns, known, clean.shape)
         return {
             "bleed": _by_offset(sharp.offsets, sharp.values),
             "bleed_with_mixed_frame": _by_offset(mixed.offsets, mixed.values),
+            "bleed_on_these_counts": _by_offset(reached.offsets, reached.values),
             **self._detection(scores),
         }
 

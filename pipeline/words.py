@@ -162,9 +162,11 @@ def events_in_words(result: dict[str, Any]) -> list[str]:
         for name, found in of.items()
         if "part_occupied" in found
     )
+    reached = result["events"]["limit"]["bleed_on_these_counts"]
     return [
         f"bleed of {result['n_events_isolated']} occupancy changes, share of the step on the wrong side 2 and 1 frames "
-        f"before, 1 and 2 after: {bleed}",
+        f"before, 1 and 2 after: {bleed}; what the ideal observer makes of these very counts, where a column also "
+        f"changes before and after, {', '.join(_fixed(reached[at], '.2f') for at in shown)}",
         f"states of columns told apart (AUC), changes dated: {told}",
         f"steady part-occupied columns, contrast over the truth's: {part}",
     ]

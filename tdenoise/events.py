@@ -4,7 +4,8 @@ A column that gains or loses atoms is the event that a movie is recorded for, an
 destroys without a trace in the PSNR. Three questions; the first two beside the answer of the ideal observer of
 ``tdenoise.observer``:
 
-- `bleed`: how much of the step shows on its wrong side, some frames before and after it; `bleed_limit`.
+- `bleed`: how much of the step shows on its wrong side, some frames before and after it; `bleed_limit` and
+  `bleed_of_scores`.
 - `state_scores` and `detection`: can the state of a column be told in each frame, and how late is a change
   seen; `observed_states`.
 - `part_occupied`: are steady columns with some of their atoms there at all, and how strong.
@@ -402,6 +403,50 @@ def observed_states(
     for i, (column, found) in enumerate(zip(columns, evidence, strict=True)):
         scores[:, i] = forward_backward(found, rate) @ column.marks
     return scores
+
+
+def bleed_of_scores(
+    scores: Array,
+    columns: Sequence[Column],
+    truth: Mapping[str, Array],
+    shape: Sequence[int],
+    offsets: Sequence[int] = OFFSETS,
+    radius_px: float = RADIUS_PX,
+    isolation_frames: int = ISOLATION_FRAMES,
+) -> Bleed:
+    """The `bleed` of one score per column and frame, in place of a movie.
+
+    Of `observed_states` it is what the ideal observer reaches on the very counts. `bleed_limit` takes every change for
+    the only one of its column; here the column may have changed a few frames more than ``isolation_frames`` earlier
+    or later, which leaves less to tell its state from, and the noise is that of the movie at hand.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n_frames, len(columns))
+    columns : sequence of Column
+        Changes of other columns are left out.
+    truth : mapping of str to ndarray
+        ``events`` (K, 4), ``col_pos`` (T, N, 2) and ``col_occ`` (T, N).
+    shape : sequence of int
+        (n_frames, height, width) of the movie.
+    offsets, radius_px, isolation_frames
+        As in `bleed`.
+    """
+    occupancy = np.asarray(truth["col_occ"], np.float64)
+    number = {column.number: i for i, column in enumerate(columns)}
+    changes = [c for c in isolated_changes(truth, shape, radius_px, isolation_frames) if c.column in number]
+    pooled, norm = np.zeros((len(offsets), len(changes))), np.zeros(len(changes))
+    for i, change in enumerate(changes):
+        column = columns[number[change.column]]
+        true = np.interp(occupancy[:, change.column], column.levels, column.marks)
+        step = true[change.at(0)] - true[change.at(-1)]
+        size = float(np.sum((column.images[-1] - column.images[0]) ** 2))
+        norm[i] = size * step**2
+        for row, offset in zip(pooled, offsets, strict=True):
+            k = change.at(offset)
+            error = scores[k, number[change.column]] - true[k]
+            row[i] = size * error * step * (1 if offset < 0 else -1)
+    return _bleed(offsets, pooled, norm)
 
 
 @dataclass(frozen=True)

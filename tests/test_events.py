@@ -1,6 +1,7 @@
 """Events: smearing, detection and strength of columns, right on cases with a known answer."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,16 +25,18 @@ def still_movie():
     return movie.clean, truth_arrays(movie)
 
 
-def one_column(states, time, n_frames=41, size=31):
-    """A square column that changes once, with the exposure of the frame of the change shared."""
-    occupancy = np.where(np.arange(n_frames) < time, *states).astype(float)
-    k = math.floor(time)
-    occupancy[k] = states[0] * (time - k) + states[1] * (k + 1 - time)
+def one_column(states, *times, n_frames=41, size=31):
+    """A square column that changes at some times, with the exposure of the frame of a change shared."""
+    occupancy = np.full(n_frames, float(states[0]))
+    for time, (before, after) in zip(times, pairwise(states), strict=True):
+        k = math.floor(time)
+        occupancy[k] = before * (time - k) + after * (k + 1 - time)
+        occupancy[k + 1 :] = after
     shape = np.zeros((size, size))
     shape[size // 2 - 3 : size // 2 + 4, size // 2 - 3 : size // 2 + 4] = 0.1
     clean = 1 + occupancy[:, None, None] * shape
     truth = {
-        "events": np.array([[time, 0, *states]]),
+        "events": np.array([[time, 0, *states[i : i + 2]] for i, time in enumerate(times)]),
         "col_pos": np.full((n_frames, 1, 2), float(size // 2)),
         "col_occ": occupancy[:, None],
         "col_n_full": np.array([4]),
@@ -182,6 +185,38 @@ def test_late_prediction_has_its_delay(still_movie):
     result = events.detection(np.roll(scores, 2, axis=0), columns, truth, clean.shape)
     # Two frames later the frame of the change itself has arrived, half of the time with more of the new state.
     assert result.delay == pytest.approx(1.5, abs=0.3) and result.missed < 0.2
+
+
+def test_bleed_of_scores_is_that_of_a_movie_with_these_states():
+    clean, truth = one_column((0, 1, 0), 20.5, 32.5)
+    columns = events.changing_columns(clean, truth)
+    rng = np.random.default_rng(4)
+    scores = rng.uniform(-0.5, 1.5, (len(clean), 1))
+    (column,) = columns
+    empty, full = (clean[truth["col_occ"][:, 0] == level][0] for level in column.levels)
+    movie = empty + scores[:, :, None] * (full - empty)
+    expected = events.bleed(movie, clean, truth)
+    found = events.bleed_of_scores(scores, columns, truth, clean.shape)
+    assert found.n_events == expected.n_events == 2
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-6)
+    exact = truth["col_occ"].astype(float)
+    none = events.bleed_of_scores(exact, columns, truth, clean.shape).values
+    np.testing.assert_allclose(none, 0, atol=1e-12)
+
+
+def test_the_observer_is_worse_where_a_column_changes_again_soon():
+    rng, dose = np.random.default_rng(6), 1.5
+    reached = []
+    for times in ((30.5,), (24.0, 30.5, 37.0)):
+        clean, truth = one_column((0, 1, 0, 1)[: len(times) + 1], *times)
+        columns = events.changing_columns(clean, truth)
+        values = []
+        for _ in range(200):
+            counts = rng.poisson(dose * clean)
+            scores = events.observed_states(counts, clean, columns, truth, dose)
+            values.append(events.bleed_of_scores(scores, columns, truth, clean.shape).values)
+        reached.append(np.mean(values, axis=0))
+    assert reached[1][2] > reached[0][2] + 0.03  # two frames before
 
 
 def test_area_under_the_curve_is_that_of_all_pairs():
