@@ -12,7 +12,7 @@ PART_PIXELS = 2**18  # of a frame: what is looked at closely is at most this lar
 TRAIN_BASE_BYTES, TRAIN_HELD_BYTES, TRAIN_HELD_PIXELS = 537_000_000, 150, 1_000_000
 EVALUATE_BASE_BYTES, EVALUATE_PART_BYTES, EVALUATE_PIXEL_BYTES = 262_000_000, 547, 243
 REPORT_BASE_BYTES, REPORT_PART_BYTES, REPORT_PIXEL_BYTES = 339_000_000, 232, 325
-VERIFY_BASE_BYTES = 78_000_000
+VERIFY_BASE_BYTES = 62_000_000
 VERIFY_PART_BYTES = 32 * 2**20  # of a shard that a thread checks at a time
 VERIFY_PARTS = 2.2  # that a thread holds: the file and its decoded chunks, and the frames
 
