@@ -42,6 +42,7 @@ def main() -> None:
     )
     options.add_argument("--dose", type=float, nargs="+", help="take only these doses of the files")
     options.add_argument("--time-limit", default="5m", help="for each training: 90s, 20m, 2h")
+    options.add_argument("--least-dose", help="of training: see `train --least-dose`; pure counts only")
     options.add_argument("--ensemble", type=int, default=1, help="symmetries to average over in apply")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--workers", default="local:1")
@@ -86,7 +87,7 @@ def measure(raw: Path, truth: Path, dose: float, folder: Path, chosen: argparse.
     command_line("ingest", raw, "-o", movie, "--quiet")
     methods: dict[str, Any] = {}
     result: dict[str, Any] = {"movie": truth.name, "dose": dose}
-    result |= {"time_limit": chosen.time_limit, "ensemble": chosen.ensemble}
+    result |= {"time_limit": chosen.time_limit, "ensemble": chosen.ensemble, "least_dose": chosen.least_dose}
     for name in chosen.model:
         kind, _, variant = name.partition(":")
         model, denoised = folder / "model", folder / "denoised.zarr"
@@ -100,6 +101,8 @@ def measure(raw: Path, truth: Path, dose: float, folder: Path, chosen: argparse.
             "--force",
             "--quiet",
         ]
+        if chosen.least_dose:
+            words += ["--least-dose", chosen.least_dose]
         if variant:
             words += ["--from", variant] if variant == "scratch" else ["--blind-radius", variant]
         try:
@@ -156,6 +159,7 @@ def _filters(metrics: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
             **gaussian["events"],
         },
         "ideal observer": metrics["events"]["limit"],
+        "  of these counts": {"bleed": metrics["events"]["limit"]["bleed_on_these_counts"]},
     }
 
 
