@@ -199,7 +199,7 @@ def show(result: dict[str, Any]) -> None:
         "apply",
     ]
     columns.append("error without and with truth")
-    widths = [28, 8, 7, 26, 6, 8, 7, 7, 38]
+    widths = [28, 8, 7, 26, 6, 8, 7, 7, 40]
     print(f"{'':<18}" + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True)))
     for name, found in result["methods"].items():
         if "failed" in found:
