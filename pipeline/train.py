@@ -539,6 +539,7 @@ def state_bytes(state: TrainingState) -> bytes:
         "elapsed_s": state.elapsed_s,
         "best_step": state.best_step,
         "best_error": state.best_error if math.isfinite(state.best_error) else None,
+        "annealing_since": state.annealing_since,
         "history": state.history,
     }
     return save_tensors(tensors, {"state": json.dumps(rest)})
@@ -582,6 +583,7 @@ def _fill(state: TrainingState, data: bytes) -> None:
     state.elapsed_s = rest["elapsed_s"]
     state.best_step = rest["best_step"]
     state.best_error = math.inf if rest["best_error"] is None else rest["best_error"]
+    state.annealing_since = rest.get("annealing_since")  # not in checkpoints of old versions
     state.history = rest["history"]
 
 

@@ -23,6 +23,7 @@ from .thinning import thin
 BETAS = (0.9, 0.999)  # 0.99 for the second let the loss collapse now and then
 WARM_UP_STEPS = 100
 MAX_GRADIENT = 0.25  # norm; about five times the usual one. Without it a rare step undoes hundreds.
+ANNEAL_STEPS = 2000  # in which the learning rate falls to nothing once the held-out error has stopped falling
 VALIDATION_FRAMES = 24
 VALIDATION_PIXELS = 256
 
@@ -39,7 +40,7 @@ class TrainingSettings:
     patch: int = 96  # [pixels]
     average: float = 0.998  # of the weights, per step
     validate_every: int = 250  # steps
-    patience: int = 16  # validations without improvement before it stops
+    patience: int = 16  # validations without improvement before it anneals and stops
     seed: int = 0
     mixed_precision: bool = False  # bfloat16 in the convolutions
     # Of the training of given weights, the first share: only one factor per channel is adapted (Mohan et al. 2021,
@@ -61,6 +62,7 @@ class TrainingState:
     best_step: int = 0
     best_error: float = math.inf
     history: list[dict[str, float]] = field(default_factory=list)
+    annealing_since: int | None = None  # step at which it went back to its best weights, to anneal and stop
     new: frozenset[str] = frozenset()  # names of the weights that were not given
 
     @classmethod
@@ -85,6 +87,16 @@ class TrainingState:
         state = cls(network, copy.deepcopy(network), copy.deepcopy(network), optimizer)
         state.new = frozenset(own) - frozenset(fitting)
         return state
+
+    def anneal(self) -> None:
+        """Go back to the best weights; from now on the learning rate falls.
+
+        Weights that have wandered on at a high rate have learnt noise; the best of them were measured at that rate,
+        and are better still when it has come down.
+        """
+        for network in (self.network, self.averaged):
+            network.load_state_dict(self.best.state_dict())
+        self.annealing_since = self.step
 
     @property
     def spread_is_new(self) -> bool:
@@ -138,7 +150,7 @@ def train(
     ------
     dict
         ``step``, ``loss`` (mean since the last record), ``held_out``, ``best``, ``elapsed_s``,
-        ``patches_per_s``; with ``likelihood`` also ``held_out_nll``.
+        ``patches_per_s``, ``gains_only`` (0 or 1); with ``likelihood`` also ``held_out_nll``.
 
     Raises
     ------
@@ -157,32 +169,46 @@ def train(
         share = state.step / settings.steps
         if settings.time_limit_s is not None:
             share = max(share, team.of_first(lambda: time.monotonic() - began) / settings.time_limit_s)
-        if share >= 1:
+        since = state.annealing_since
+        annealed = 0.0 if since is None else (state.step - since) / ANNEAL_STEPS
+        if max(share, annealed) >= 1:
             break
         if stopped():
             losses = []  # nothing is recorded; the next run goes on from this very step
             state.elapsed_s = time.monotonic() - began
             break
+        warm_up = min(1.0, (state.step + 1) / WARM_UP_STEPS)
         for group in state.optimizer.param_groups:
-            warm_up = min(1.0, (state.step + 1) / WARM_UP_STEPS)
-            group["lr"] = settings.learning_rate * warm_up * (0.5 + 0.5 * math.cos(math.pi * share))
-        losses.append(_step(state, gradients, batch, settings, share < (settings.gain_share or 0)))
+            group["lr"] = settings.learning_rate * warm_up * _cosine(share) * _cosine(annealed)
+        gains_only = share < (settings.gain_share or 0)
+        losses.append(_step(state, gradients, batch, settings, gains_only))
         state.step += 1
         if state.step % settings.validate_every == 0:
             state.elapsed_s = time.monotonic() - began
             record = _validate(state, validation, losses, resolution, likelihood)
             record["patches_per_s"] = settings.batch * len(losses) / (time.monotonic() - last)
+            record["gains_only"] = float(gains_only)
             losses, last = [], time.monotonic()
+            # Before the yield: a checkpoint that is written there goes on from here.
+            if since is None and _stale(state) >= settings.patience:
+                state.anneal()
             yield record
-            lowest = min(state.history, key=lambda r: r.get("held_out_nll", r["held_out"]))["step"]
-            stale = (state.step - lowest) // settings.validate_every
-            if stale >= settings.patience:
-                break
     batches.close()
     gradients.close()
     if losses:
         state.elapsed_s = time.monotonic() - began
         yield _validate(state, validation, losses, resolution, likelihood)
+
+
+def _cosine(share: float) -> float:
+    """From 1 to 0."""
+    return 0.5 + 0.5 * math.cos(math.pi * share)
+
+
+def _stale(state: TrainingState) -> int:
+    """Validations since the lowest held-out error; those in which only gains could be adapted do not count."""
+    lowest = min(state.history, key=lambda r: r.get("held_out_nll", r["held_out"]))["step"]
+    return sum(r["step"] > lowest and not r.get("gains_only") for r in state.history)
 
 
 class _Gradients:

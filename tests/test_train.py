@@ -23,6 +23,7 @@ from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, PipelineError, Stopped, UsageError
 from tdenoise_pipeline.train import choose_architecture, restore, snapshot, train_model
 
+import tdenoise.train as training
 from tdenoise.checkpoint import BASE, load_model, read_card
 from tdenoise.network import Architecture, stack_window, window_indices
 from tdenoise.noise import NoiseAccumulator, Scale
@@ -152,10 +153,60 @@ def test_the_best_weights_are_a_true_copy() -> None:
     assert any(not torch.equal(kept[k], v) for k, v in state.averaged.state_dict().items())
 
 
-def test_training_stops_when_the_held_out_error_no_longer_falls() -> None:
+def test_training_anneals_and_stops_when_the_held_out_error_no_longer_falls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "ANNEAL_STEPS", 20)
     state, loader, _, chosen = fresh(10_000)
-    records = list(train(state, loader, lambda network: 1.0, replace(chosen, patience=3)))
-    assert records[-1]["step"] == 40
+    rates = [
+        state.optimizer.param_groups[0]["lr"]
+        for _ in train(state, loader, lambda network: 1.0, replace(chosen, patience=3))
+    ]
+    assert len(rates) == 6 and state.step == 60 and state.annealing_since == 40
+    assert rates[0] < rates[1] < rates[2] < rates[3]  # warm-up
+    assert rates[5] < 0.05 * rates[3]
+
+
+def test_annealing_begins_at_the_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "ANNEAL_STEPS", 20)
+    state, loader, _, chosen = fresh(10_000)
+    errors = iter([3.0, 1.0, *[2.0] * 20])
+    for record in train(state, loader, lambda network: next(errors), replace(chosen, patience=3)):
+        if record["step"] in (40, 50):
+            best = state.best.state_dict()
+            same = [torch.equal(value, best[name]) for name, value in state.network.state_dict().items()]
+            assert all(same) == (record["step"] == 50)
+    assert state.best_step == 20
+
+
+def test_an_error_that_gains_alone_cannot_lower_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "ANNEAL_STEPS", 20)
+    _, loader, _, chosen = fresh(100)
+    chosen = replace(chosen, patience=3, gain_share=0.6)
+    state = TrainingState.start(TINY, chosen, "cpu", network().state_dict())
+    records = list(train(state, loader, lambda network: 1.0, chosen))
+    assert state.annealing_since == 90 and records[-1]["step"] == 100
+
+
+def test_annealing_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "ANNEAL_STEPS", 40)
+    states = []
+    for stop in (None, 50):
+        state, loader, _, chosen = fresh(1000)
+        chosen = replace(chosen, patience=3)
+        for record in train(state, loader, lambda network: 1.0, chosen):
+            if record["step"] == stop:
+                snapshot(state, tmp_path / "checkpoint.safetensors")
+                break
+        states.append(state)
+    resumed, loader, _, chosen = fresh(1000)
+    restore(resumed, tmp_path / "checkpoint.safetensors")
+    list(train(resumed, loader, lambda network: 1.0, replace(chosen, patience=3)))
+    assert resumed.step == states[0].step == 80
+    a, b = states[0].network.state_dict(), resumed.network.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_training_lowers_the_held_out_error() -> None:
