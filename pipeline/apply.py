@@ -85,7 +85,6 @@ def apply(
     """
     control = control or Control()
     kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)  # before anything slow
-    cluster.check_jobs(config.workers, config.worker_memory, config.profile)
     share = None if config.share is None else _parse_share(config)
     movie = store.open_store(config.movie, store.MOVIE)
     model = config.model or checkpoint.BASE
@@ -100,6 +99,7 @@ def apply(
         progress.tidy_up(config.output)
         return store.read_attributes(config.output)
     check_budget(config, plan, movie, card)
+    cluster.check_jobs(config.workers, config.worker_memory, config.profile)
     create = functools.partial(_create, movie=movie, plan=plan)
     if kind == "array" and isinstance(count, int):
         # A task without a block would wait in the queue for nothing.

@@ -505,6 +505,14 @@ def test_workers_of_a_batch_system_that_is_not_here_are_refused_before_anything_
     assert list(tmp_path.iterdir()) == [profile]
 
 
+def test_an_output_that_is_there_needs_no_batch_system(
+    sources: tuple[Path, Path], workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = apply(config(sources, tmp_path / "d.zarr", workers=workers))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert apply(config(sources, tmp_path / "d.zarr", workers="slurm:2"))["id"] == made["id"]
+
+
 def test_an_array_has_no_more_tasks_than_there_are_blocks(
     sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
