@@ -240,12 +240,13 @@ def _run_blocks(
     """Hand out the blocks that have no valid marker until all have one."""
 
     def remaining() -> list[Block]:
-        done = run.done()
         # A marker counts only while the shards it names are whole; from then on, it is enough.
-        for number in run.done_numbers():
-            if number not in done or not _whole(job, plan.geometry, done[number]):
+        done = run.done_numbers()
+        for number in sorted(done):
+            found = progress.marker(run.folder, number)
+            if found is None or not _whole(job, plan.geometry, found):
                 progress.forget(run.folder, number)
-                done.pop(number, None)
+                done.remove(number)
         return [block for block in plan.blocks if block.number not in done]
 
     n_blocks = len(plan.blocks)

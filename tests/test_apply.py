@@ -401,6 +401,38 @@ def test_a_block_that_is_asked_for_again_after_it_was_marked_is_not_done_again(
     assert output.exists()
 
 
+def test_a_block_that_is_marked_while_the_markers_are_looked_at_stays_marked(
+    sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was taken for lost may go on."""
+    output, aside = tmp_path / "d.zarr", tmp_path / "aside"
+    late = progress.marker_path(progress.work_folder(output), 1)
+    read = progress.marker
+
+    def read_slowly(folder: Path, number: int) -> dict[str, Any] | None:
+        if aside.exists():
+            aside.rename(late)
+        return read(folder, number)
+
+    def look(
+        _c: object, _p: object, function: Any, items: list[Any], remaining: Any, *_: object
+    ) -> Iterator[Any]:
+        for item in items[:2]:
+            function(item)
+        late.rename(aside)
+        with monkeypatch.context() as patch:
+            patch.setattr(progress, "marker", read_slowly)
+            remaining()
+        assert late.exists()
+        for item in items[2:]:
+            function(item)
+        yield driver.Outcome(items[-1], None, 0)
+
+    monkeypatch.setattr(driver, "drive", look)
+    apply(config(sources, output))
+    assert output.exists()
+
+
 @pytest.mark.parametrize("what", ["the shard is cut", "the marker is cut"])
 def test_a_marker_does_not_count_when_what_it_says_cannot_be_found(
     what: str, sources: tuple[Path, Path], workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
