@@ -89,11 +89,7 @@ class TrainingState:
         return state
 
     def anneal(self) -> None:
-        """Go back to the best weights; from now on the learning rate falls.
-
-        Weights that have wandered on at a high rate have learnt noise; the best of them were measured at that rate,
-        and are better still when it has come down.
-        """
+        """Go back to the best weights; from now on the learning rate falls."""
         for network in (self.network, self.averaged):
             network.load_state_dict(self.best.state_dict())
         self.annealing_since = self.step
