@@ -159,7 +159,7 @@ def _filters(metrics: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
             **gaussian["events"],
         },
         "ideal observer": metrics["events"]["limit"],
-        "  of these counts": {"bleed": metrics["events"]["limit"]["bleed_on_these_counts"]},
+        "ideal, these counts": {"bleed": metrics["events"]["limit"]["bleed_on_these_counts"]},
     }
 
 
@@ -200,10 +200,10 @@ def show(result: dict[str, Any]) -> None:
     ]
     columns.append("error without and with truth")
     widths = [28, 8, 7, 26, 6, 8, 7, 7, 40]
-    print(f"{'':<18}" + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True)))
+    print(f"{'':<20}" + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True)))
     for name, found in result["methods"].items():
         if "failed" in found:
-            print(f"{name:<18}{found['failed']}")
+            print(f"{name:<20}{found['failed']}")
             continue
         mse = found.get("mse")
         cells = [
@@ -219,7 +219,7 @@ def show(result: dict[str, Any]) -> None:
             if mse is None
             else f"{mse['estimate']:.3g} ({mse['low']:.2g} to {mse['high']:.2g}), {mse['true']:.3g}",
         ]
-        print(f"{name:<18}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)))
+        print(f"{name:<20}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)))
 
 
 def _fixed(value: float | None, form: str) -> str:
