@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import shutil
@@ -31,11 +32,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import common
+import dask
 import numpy as np
 import psutil
 from small import counts, model_folder, movie_store
 from tdenoise_pipeline import cli, faults, progress
 from trials import Node, command, contents, ended, fork, start
+
+from tdenoise.network import SplitBlind
 
 STATE = ROOT / "benchmarks" / "results" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
@@ -65,7 +69,8 @@ NOT_RUN = {
     "S13": "needs a slow file system (FUSE)",
     "B1 to B10": "bad input has its own fuzzers: `pytest tests/test_fuzz.py tests/test_array_files.py "
     "tests/test_camera_files.py tests/test_readers.py`",
-    "X1 to X6, X8 to X10": "security has its own tests: `pytest -m security`, where they exist",
+    "X1 to X6, X8 to X10": "security has its own tests: `pytest tests/test_security.py tests/test_report.py "
+    "tests/test_store.py tests/test_udvd.py`, and `make audit`",
 }
 
 
@@ -145,6 +150,8 @@ def main() -> int:
             f"({result.seconds:.0f} s)",
             flush=True,
         )
+        for why in result.failures:
+            print(f"  {why}", flush=True)
         if chosen.save and result.trials:
             _keep(result)
     print(f"{len(chosen.case)} cases, {failed} failures, {(time.monotonic() - first) / 60:.1f} minutes")
@@ -214,9 +221,14 @@ class Cluster:
         given = ["--model", str(self.folder / "model"), "-o", str(self.output)]
         return ["apply", str(self.folder / "movie.zarr"), *given, "--workers", f"local:{self.workers}", "-q"]
 
-    def start(self) -> int:
-        """Start it in a session of its own; the pid of the driver."""
-        return fork(lambda: cli.main(self.words()), self.log)
+    def start(self, preload: Path | None = None) -> int:
+        """Start it in a session of its own, its workers with a script that they run first; the pid of the driver."""
+
+        def run() -> int:
+            with dask.config.set({"distributed.worker.preload": [] if preload is None else [str(preload)]}):
+                return cli.main(self.words())
+
+        return fork(run, self.log)
 
     def remember(self) -> None:
         """Note the files of all blocks that are marked now."""
@@ -350,6 +362,47 @@ def starting(result: Result, folder: Path, trials: int, rng: random.Random) -> N
         cluster.judge(result, 1)
 
 
+@case(
+    "F8", 5, "one block kills every worker that tries it: it is named, the others are done, nothing is shown"
+)
+def poisonous(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    cluster = Cluster(folder, 32 * 8)
+    deaths, script = folder / "deaths", folder / "poison.py"
+    for _ in result.rounds(trials):
+        deaths.write_text("")
+        cluster.log.write_text("")
+        number = rng.randrange(8)
+        script.write_text(POISON.format(number=number, deaths=str(deaths)))
+        code = ended(cluster.start(script))
+        cluster.remember()
+        named = f"first block {number}: it ended every worker" in cluster.log.read_text()
+        n_deaths, n_marked, hidden = len(deaths.read_text()), cluster.n_marked(), not cluster.output.exists()
+        again = ended(cluster.start())
+        if not (code == 1 and named and n_deaths in (4, 8) and n_marked == 7 and hidden and again == 0):
+            result.failures.append(
+                f"{code}, {named}, {n_deaths} deaths, {n_marked} marked, {hidden}, {again}"
+            )
+        cluster.judge(result, 1)
+
+
+POISON = """
+import os, signal
+from tdenoise_pipeline import block_work
+
+healthy = getattr(block_work, "healthy", block_work.denoise_block)  # Dask runs this twice
+block_work.healthy = healthy
+
+def poisoned(model, source, job, block, *rest):
+    if block.number == {number}:
+        with open({deaths!r}, "a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return healthy(model, source, job, block, *rest)
+
+block_work.denoise_block = poisoned
+"""
+
+
 @case("F6", 12, "SIGTERM, SIGUSR1 or SIGINT at a random time, every fourth time SIGINT twice")
 def signals(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     cluster = Cluster(folder)
@@ -472,6 +525,35 @@ def _abandon(output: Path) -> None:
     old = time.time() - progress.STALE_S - 60
     for file in lease.iterdir():
         os.utime(file, (old, old))
+
+
+@case("F11", 10, "the network gives NaN or Inf in some frame: its block fails, nothing is shown")
+def not_finite(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, output, log = Node(folder), folder / "out", folder / "log"
+    healthy = SplitBlind.from_looks
+    for number in result.rounds(trials):
+        left, value = rng.randint(1, 100), (math.nan, math.inf)[number % 2]
+
+        def sick(network: SplitBlind, *inputs: Any, value: float = value) -> Any:
+            nonlocal left
+            left -= 1
+            frames = healthy(network, *inputs)
+            if left == 0:
+                frames[0, 0, 0, 0] = value
+            return frames
+
+        SplitBlind.from_looks = sick  # type: ignore[method-assign]
+        log.write_text("")
+        try:
+            code = command(*node.words("apply", output), log=log)
+        finally:
+            SplitBlind.from_looks = healthy  # type: ignore[method-assign]
+        told, hidden = "returned NaN or Inf in frame" in log.read_text(), not output.exists()
+        again = command(*node.words("apply", output), log=log)
+        problem = node.problem("apply", output)
+        good = code == 1 and told and hidden and again == 0 and problem is None
+        result.check(good, f"{code}, {told}, {hidden}, {again}, {problem}")
+        _clear(output)
 
 
 @case("F12", 30, "kill -9 training at a random time or while it saves (F13), then the same command")

@@ -288,7 +288,7 @@ def _run_blocks(
         outcomes = driver.drive(
             reconnect(connect), plugin, task, todo, remaining, control, patience, resources
         )
-    failures: dict[int, str] = {}
+    failures: dict[int, BaseException] = {}
     for outcome in outcomes:
         if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
             raise ResourceError(
@@ -298,20 +298,21 @@ def _run_blocks(
         if isinstance(outcome.error, PipelineError) and outcome.error.exit_code != 1:
             raise outcome.error
         if outcome.error is not None:
-            failures[outcome.item.number] = str(outcome.error) or type(outcome.error).__name__
+            failures[outcome.item.number] = outcome.error
             log.error(
                 "block %d (frames %d to %d) failed: %s",
                 outcome.item.number,
                 *outcome.item.core.frames,
-                failures[outcome.item.number],
+                str(outcome.error) or type(outcome.error).__name__,
             )
         control.progress("apply", n_blocks - outcome.n_left, n_blocks)
     if failures:
-        number, reason = next(iter(failures.items()))
+        number, error = next(iter(failures.items()))
         raise PipelineError(
-            f"{len(failures)} of {n_blocks} blocks failed, first block {number}: {reason}. The others are done; "
-            "run the same command again to try the failed ones once more."
-        )
+            f"{len(failures)} of {n_blocks} blocks failed, first block {number}: "
+            f"{str(error) or type(error).__name__}. The others are done; run the same command again to try the "
+            "failed ones once more."
+        ) from error
 
 
 def _shard_file(array: Path, key: str) -> Path:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import logging
+import pickle
 import queue
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ REBUILDS = 3  # fresh clusters after all workers were lost
 NO_WORKERS_S = 90.0  # without a worker before the cluster is built anew
 NO_PROGRESS_S = 3600.0  # with workers but no block finished, before the cluster is built anew
 PATIENCE = 20  # times the longest wait for a block so far, where that is more
+KILLED = "it ended every worker that tried it, most likely for lack of memory"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -126,6 +130,7 @@ def _drive_once(
     no_workers_s: float,
     resources: dict[str, float] | None,
 ) -> Iterator[Outcome[Item]]:
+    task = functools.partial(_on_worker, function)
     waiting = list(reversed(items))
     n_left = len(items)
     finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -133,13 +138,15 @@ def _drive_once(
     heard = moved = time.monotonic()
     longest = checked = 0.0
     width = 2
-    while waiting or running:
+    suspects: list[Item] = []
+    alone = False
+    while waiting or running or suspects:
         now = time.monotonic()
         if now - checked > 1.0:  # not per item: it asks the scheduler
             checked = now
             workers = _count_workers(client)
             if workers > 0:
-                width = IN_FLIGHT_PER_WORKER * workers
+                width = 1 if alone else IN_FLIGHT_PER_WORKER * workers
                 heard = now
             elif (why := cluster.given_up(client)) is not None:
                 raise ResourceError(why)
@@ -149,11 +156,18 @@ def _drive_once(
                 raise _WorkersLost(f"no block was finished for {now - moved:.0f} s")
         while waiting and len(running) < width and not control.stop.is_set():
             item = waiting.pop()
-            future = client.submit(function, item, pure=False, resources=resources)
+            future = client.submit(task, item, pure=False, resources=resources)
             running[future.key] = (future, item)
             future.add_done_callback(finished.put)
         if not running:
             control.check("apply")
+            # Dask blames all that a lost worker had in hand. If that is more than one, each is tried by itself.
+            alone, width = len(suspects) > 1, 1
+            waiting, suspects = suspects, []
+            if not alone:
+                yield from (Outcome(item, RuntimeError(KILLED), n_left) for item in waiting)
+                return
+            continue
         try:
             future = finished.get(timeout=0.5)
         except queue.Empty:
@@ -168,8 +182,45 @@ def _drive_once(
         if error is None:
             n_left -= 1
         elif type(error).__name__ == "KilledWorker":
-            error = RuntimeError("it ended every worker that tried it, most likely for lack of memory")
+            if not alone:
+                suspects.append(item)
+                continue
+            error = RuntimeError(KILLED)
         yield Outcome(item, error, n_left)
+
+
+def _on_worker(function: Callable[[Item], Any], item: Item) -> None:
+    """Call it, and let an error leave the worker in a form that arrives, its traceback as a note.
+
+    Dask sends an error with its traceback. Where one of them cannot be packed or unpacked, nothing arrives, and the
+    driver would wait for ever.
+    """
+    try:
+        function(item)
+        return
+    except Exception as error:  # noqa: BLE001  (whatever it is, the driver is told)
+        note = traceback.format_exc()
+        portable = _portable(error)
+    portable.add_note(note)
+    logging.getLogger("distributed.worker").addFilter(_is_news)
+    raise portable  # not above, where the old error would become its context, and go with it
+
+
+def _portable(error: Exception) -> Exception:
+    """The same error on its own, or what it says where it cannot be packed."""
+    error.__cause__ = error.__context__ = error.__traceback__ = None
+    try:
+        same = pickle.loads(pickle.dumps(error))  # noqa: S301  (its own)
+    except Exception:  # noqa: BLE001  (whatever its own methods raise)
+        same = None
+    if type(same) is type(error) and str(same) == str(error):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what Dask logs of an error that the driver is told, too."""
+    return not record.getMessage().startswith("Compute Failed")
 
 
 def _count_workers(client: Any) -> int:

@@ -48,7 +48,7 @@ def test_a_crash_at_any_point_shows_nothing_or_all_and_is_made_good_by_the_same_
 
 @pytest.mark.chaos
 def test_late_writers_races_errors_of_the_disk_and_dead_leases_do_no_harm() -> None:
-    cases = ("F7", "S2", "S7", "S9", "S10")
+    cases = ("F7", "F11", "S2", "S7", "S9", "S10")
     printed = apart("benchmarks/reliability.py", "--case", *cases, "--trials", "4")
     for case in cases:
         assert f"{case}: 4 trials, 0 failures" in printed
