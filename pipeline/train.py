@@ -45,6 +45,8 @@ CHECKPOINT_S = 120.0  # time between checkpoints
 UNLIMITED = 10**9  # steps, where the time limit ends the training
 GAIN_SHARE = 0.15  # of the time, when a model is adapted
 LEARNING_RATES = {"udvd": 5e-4}  # peak, of kinds of network that need another
+# Patches per step and their size on a CPU, where a step of the usual size takes 10 s and more.
+CPU_BATCHES = {"udvd": (2, 64)}
 
 
 def train_model(config: TrainConfig, control: Control | None = None) -> dict[str, Any]:
@@ -216,7 +218,11 @@ def make_plan(config: TrainConfig) -> Plan:
             check_gamma(movie, "--head gamma", "Use --head mean.")
     teacher = None if config.distill is None else _teacher(config.distill, movies, architecture)
     learning_rate = LEARNING_RATES.get(kind_of(architecture), TrainingSettings.learning_rate)
+    usual = TrainingSettings.batch, TrainingSettings.patch
+    batch, patch = CPU_BATCHES.get(kind_of(architecture), usual) if device == "cpu" else usual
     settings = TrainingSettings(
+        batch=batch,
+        patch=patch,
         steps=config.steps or (TrainingSettings.steps if config.time_limit is None else UNLIMITED),
         time_limit_s=config.time_limit,
         seed=config.seed,
