@@ -125,7 +125,8 @@ def apply(
                 ensemble=config.ensemble,
                 kept_bits=None if config.lossless else store.KEPT_BITS,
                 device=config.device,
-                stand_ins=None if bad is None else _save_stand_ins(run.folder.absolute(), bad),
+                stand_ins=_save(run.folder.absolute(), "stand_ins", bad),
+                drift=_save(run.folder.absolute(), "drift", plan.drift),
                 layers=plan.layers,
                 posterior=config.posterior,
                 gain=electron_counts(movie),
@@ -219,11 +220,13 @@ def _take_over(known: Known, plan: Plan, run: progress.OutputRun) -> None:
         progress.mark(run.folder, block.number, marker_of(hashes, known.device), run.token)
 
 
-def _save_stand_ins(folder: Path, bad: NDArray[np.float32]) -> Path:
+def _save(folder: Path, name: str, values: NDArray[Any] | None) -> Path | None:
     """A file that all workers read their part of."""
-    path = folder / "done" / "stand_ins.npy"  # beside the markers, which go when the output is whole
+    if values is None:
+        return None
+    path = folder / "done" / f"{name}.npy"  # beside the markers, which go when the output is whole
     data = io.BytesIO()
-    np.save(data, bad)
+    np.save(data, values)
     write_atomically(path, data.getvalue())
     return path
 

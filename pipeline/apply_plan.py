@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tdenoise import checkpoint
-from tdenoise.infer import memory_bytes
+from tdenoise.infer import STILL, Motion, halo_with_shift, memory_bytes, motion_of
 from tdenoise.kinds import Architecture, architecture_of
 
 from . import blocks, budget, cluster, store
@@ -21,7 +21,7 @@ from .block_work import ROW_FRAMES
 from .blocks import Block, Halo
 from .config import ApplyConfig
 from .errors import UsageError
-from .fit import movie_scale, open_model
+from .fit import movie_drift, movie_scale, open_model
 from .heads import check_uncertainty
 from .pixels import movie_stand_ins
 from .site_profile import load_profile
@@ -41,6 +41,7 @@ class Plan:
     worker_bytes: int  # memory that the largest block needs
     disk_bytes: int
     layers: tuple[str, ...]  # names of the arrays to write
+    drift: NDArray[np.float64] | None  # that the windows follow [pixels], (n_frames, 2)
 
 
 def make_plan(
@@ -48,6 +49,7 @@ def make_plan(
 ) -> Plan:
     """Blocks, memory and disk; the same for any number of workers."""
     architecture = architecture_of(card)
+    drift = None if config.ignore_drift else movie_drift(movie, architecture)
     laid = lay_out(
         config.tile,
         config.ensemble,
@@ -57,6 +59,7 @@ def make_plan(
         movie.array.dtype.itemsize,
         architecture,
         2 if config.variance or config.posterior else 1,
+        motion_of(drift, architecture.window),
     )
     planned = blocks.plan_blocks(movie.shape, laid.core, laid.halo, architecture.stride)
     identity = {
@@ -72,13 +75,14 @@ def make_plan(
         "n_blocks": len(planned),
         "profile": store.PROFILE,
         **({} if bad is None else {"stand_ins": store.content_hash(bad)}),
+        **({} if drift is None else {"drift": store.content_hash(drift)}),
     }
     layers: tuple[str, ...] = (store.DENOISED,)
     if config.variance or config.posterior:
         check_uncertainty(card, movie, config.posterior)
         layers = (store.DENOISED, store.VARIANCE)
         identity |= {"variance": True, "posterior": config.posterior}
-    return Plan(identity, planned, laid.geometry, laid.worker_bytes, laid.disk_bytes, layers)
+    return Plan(identity, planned, laid.geometry, laid.worker_bytes, laid.disk_bytes, layers, drift)
 
 
 @dataclass(frozen=True)
@@ -101,15 +105,17 @@ def lay_out(
     itemsize: int,
     architecture: Architecture,
     n_layers: int = 1,
+    motion: Motion = STILL,
 ) -> Layout:
     """Cut a movie of a shape into blocks for a model."""
-    halo = Halo(architecture.window, architecture.spatial_halo)  # not the card's: no one checks that
+    # Not the card's halo: no one checks that.
+    halo = Halo(architecture.window, halo_with_shift(architecture, motion.shift))
     geometry = store.Geometry.of(shape, _long(shape, shard_frames))
     if tile is not None:
         geometry = _tiled_geometry(shape, tile, architecture.stride, geometry)
     frames, rows, columns = geometry.shard
     if tile is None:
-        rows, columns = _largest_tile(shape, geometry, halo, architecture, itemsize)
+        rows, columns = _largest_tile(shape, geometry, halo, architecture, itemsize, motion)
     # The largest block lies in the middle.
     height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
     width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
@@ -119,7 +125,9 @@ def lay_out(
         geometry,
         (blocks.core_frames(frames, halo.frames), rows, columns),
         halo,
-        _block_bytes(architecture, read, height, width, itemsize, frames, ensemble, n_layers, lossless),
+        _block_bytes(
+            architecture, read, height, width, itemsize, frames, ensemble, motion, n_layers, lossless
+        ),
         int(n_layers * n_pixels * _packed_bytes(lossless)),
     )
 
@@ -192,6 +200,7 @@ def _largest_tile(
     halo: Halo,
     architecture: Architecture,
     itemsize: int,
+    motion: Motion,
 ) -> tuple[int, int]:
     """Whole frames where they fit `TILE_BYTES`, else as many shards as do; one shard at least."""
     n_frames = min(geometry.shard[0], ROW_FRAMES) + 2 * halo.frames
@@ -200,7 +209,7 @@ def _largest_tile(
         height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
         width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
         # As for the largest ensemble: the blocks are the same for all.
-        needed = _block_bytes(architecture, n_frames, height, width, itemsize, geometry.shard[0], 16)
+        needed = _block_bytes(architecture, n_frames, height, width, itemsize, geometry.shard[0], 16, motion)
         return needed <= TILE_BYTES
 
     rows, columns = geometry.shard[1:]
@@ -221,6 +230,7 @@ def _block_bytes(
     itemsize: int,
     shard_frames: int,
     ensemble: int,
+    motion: Motion,
     n_layers: int = 1,
     lossless: bool = False,
 ) -> int:
@@ -231,7 +241,7 @@ def _block_bytes(
     return (
         budget.WORKER_BASE_BYTES
         + (2 * n_frames + 2 * row) * height * width * itemsize
-        + memory_bytes(architecture, n_frames, height, width, ensemble)
+        + memory_bytes(architecture, n_frames, height, width, ensemble, motion.n_shifts)
         + n_layers * (3 * row * 4 + packed) * height * width
     )
 

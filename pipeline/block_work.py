@@ -47,6 +47,7 @@ class Job:
     kept_bits: int | None
     device: str
     stand_ins: Path | None = None  # what is shown in place of bad pixels, an array of the size of a frame
+    drift: Path | None = None  # of the scene, which the windows follow [pixels], (frames of the movie, 2)
     layers: tuple[str, ...] = (store.DENOISED,)  # the arrays that are written, all of one geometry
     posterior: bool = False  # whether the own count of a pixel joins in
     gain: float = 1.0  # [counts per electron]
@@ -200,7 +201,13 @@ def _denoised(
     bad: NDArray[np.float32] | None,
 ) -> Iterator[tuple[NDArray[np.float32], ...]]:
     """Every layer of a job, frame by frame."""
-    given: dict[str, Any] = {"ensemble": job.ensemble, "device": device, "stand_ins": bad}
+    drift = None if job.drift is None else np.load(job.drift)
+    given: dict[str, Any] = {
+        "ensemble": job.ensemble,
+        "device": device,
+        "stand_ins": bad,
+        "drift": drift,
+    }
     if store.VARIANCE not in job.layers:
         for frame in denoise(model.network, held, tile, job.scale, frames, **given):
             yield (frame,)

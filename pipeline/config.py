@@ -140,7 +140,16 @@ class IngestManyConfig(Preparation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning:
+class Following:
+    """Whether windows follow the scene; the same for ``train`` and ``apply``."""
+
+    ignore_drift: bool = setting(
+        False, "look at the same pixels of all frames, though the scene drifts", parse=flag
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning(Following):
     """How a model is trained; the same for ``train`` and ``run``."""
 
     steps: int | None = setting(
@@ -167,7 +176,7 @@ class Learning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
+class Placement(Following):
     """Where blocks are computed; the same for ``apply`` and ``run``."""
 
     workers: str = setting(

@@ -6,8 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
 from tdenoise import checkpoint, thinning
-from tdenoise.kinds import architecture_of, kind_of, scale_for
+from tdenoise.drift import largest_shift
+from tdenoise.kinds import Architecture, architecture_of, kind_of, scale_for
 from tdenoise.network import Architecture as SplitBlindArchitecture
 from tdenoise.noise import NoiseStatistics, Scale, choose
 
@@ -57,6 +62,22 @@ def check_as_it_is(movie: store.Store) -> None:
         "A model that 'train' has adapted to this movie does better.",
         movie.path,
     )
+
+
+def movie_drift(movie: store.Store, architecture: Architecture) -> NDArray[np.float64] | None:
+    """The drift of a movie, which the windows of a network follow [pixels], shape (n_frames, 2).
+
+    None where none was measured or the scene stays within its pixels, and for UDVD, whose five frames show little.
+    """
+    described = movie.attributes["drift"]
+    # Before it was measured in every few frames, it was not good enough.
+    if described is None or "every_n_frames" not in described or kind_of(architecture) == "udvd":
+        return None
+    steps = movie.coordinates.pixel_size_nm
+    moved = np.asarray(zarr.open_array(movie.path / "drift", mode="r")[:], dtype=np.float64)
+    if described["units"] == "nm":
+        moved = moved / np.asarray(steps)
+    return moved if largest_shift(moved, architecture.window) else None
 
 
 def signal_to_noise(noise: NoiseStatistics) -> float:

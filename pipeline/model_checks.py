@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tdenoise import probes
 from tdenoise.checkpoint import ModelError, load_model
 from tdenoise.contrast import ColumnsSeen, find_columns, plane_distance
+from tdenoise.drift import window_shifts
 from tdenoise.equivalent import EquivalentFilter, equivalent_filter
 from tdenoise.frc import RingSums, binomial_halves, truth_correlation
 from tdenoise.infer import Tile, denoise
@@ -31,6 +32,7 @@ from . import store
 from .control import Control
 from .errors import InputError
 from .estimates import NoiseLaw
+from .fit import movie_drift
 from .pairs import read
 from .pixels import movie_stand_ins
 
@@ -57,6 +59,7 @@ class Checked:
     corner: tuple[int, int, int]  # frame, row and column of the movie at which the part begins
     scale: Scale
     stand_ins: NDArray[np.float32] | None = None  # shown in place of bad pixels [counts]
+    drift: NDArray[np.float64] | None = None  # that windows follow [pixels], (n_frames, 2)
 
     def denoise(self, counts: Array, share: float = 1.0) -> Array:
         """Frames that hold a share of the movie's dose [counts], as a movie of their own."""
@@ -68,6 +71,7 @@ class Checked:
             range(len(counts)),
             ensemble=1,
             stand_ins=None if self.stand_ins is None else self.stand_ins * np.float32(share),
+            drift=self.drift,
         )
         return np.stack(list(frames))
 
@@ -75,11 +79,12 @@ class Checked:
         """The prediction of one frame as a differentiable function of all [counts]."""
         architecture, scale = self.network.architecture, self.scale
         indices = window_indices(centre, len(self.counts), architecture.window)
+        shifts = window_shifts(self.drift, centre, indices)
         height, width = (-n % architecture.stride for n in self.counts.shape[1:])
 
         def prediction(frames: torch.Tensor) -> torch.Tensor:
             seen = torch.nn.functional.pad((frames - scale.mean) / scale.noise, (0, width, 0, height))
-            window = stack_window(seen, indices, architecture.bins)
+            window = stack_window(seen, indices, architecture.bins, shifts)
             found: torch.Tensor = scale.mean + scale.contrast * self.network(
                 window[None], seen[centre][None, None]
             )
@@ -112,7 +117,11 @@ def open_checked(folder: Path, movie: store.Store, denoised: store.Store) -> Che
     bad = movie_stand_ins(movie)
     if bad is not None:
         bad = bad[corner[1] : corner[1] + sizes[1], corner[2] : corner[2] + sizes[2]]
-    return Checked(model.network, kind, counts, (corner[0], corner[1], corner[2]), scale, bad)
+    drift = None
+    if "drift" in denoised.attributes["settings"]:  # else it was made without
+        drift = movie_drift(movie, model.network.architecture)
+        drift = None if drift is None else drift[corner[0] : corner[0] + sizes[0]]
+    return Checked(model.network, kind, counts, (corner[0], corner[1], corner[2]), scale, bad, drift)
 
 
 def check(model: Checked, noise: NoiseLaw, spots: Array, control: Control) -> dict[str, Any]:

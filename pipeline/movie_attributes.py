@@ -15,6 +15,7 @@ from .corrections import Corrections
 from .ingest_plan import IngestPlan
 from .readers import MovieInfo
 from .source import Source
+from .survey import DRIFT_FRAMES
 from .version import VERSION
 
 MAX_NAMED = 1000  # pixels and X-ray hits that are named one by one
@@ -125,6 +126,7 @@ def _drift(moved: NDArray[np.float64], plan: IngestPlan) -> dict[str, Any]:
         "end": moved[-1].round(6).tolist(),
         "largest": float(np.hypot(*moved.T).max().round(6)),
         "applied": False,
+        "every_n_frames": DRIFT_FRAMES,
     }
 
 

@@ -22,7 +22,8 @@ NOISE_PIXELS = 20_000_000  # that the noise is measured on, about: errors of cor
 NOISE_PLACES = (8, 32)  # in time, evenly spread: at least, at most
 WINDOW = 512  # rows and columns looked at for noise and drift, at most [pixels]
 STRETCH = (8, 32)  # successive frames looked at for the noise: at least, at most
-DRIFT_GROUPS, DRIFT_FRAMES = 32, 8  # images that are correlated, and frames averaged for each
+DRIFT_FRAMES, DRIFT_PIXELS = 8, 256  # frames averaged for an image that is correlated, and its extent
+READ_GROUPS = 8  # such images that are made at once
 GAP = 1.5  # usual intervals between frames, beyond which one was lost
 UNEVEN = 0.1  # of the usual interval
 
@@ -106,29 +107,70 @@ def noise_windows(
     return windows
 
 
+class _Groups:
+    """Means of one and the other half of every few successive frames, of a part in the middle of the field."""
+
+    def __init__(self, array: Any, unsound: Collection[int]) -> None:
+        self._array, self._unsound = array, unsound
+        self._part = tuple(
+            _middle(n, chunk) for n, chunk in zip(array.shape[1:], array.chunks[1:], strict=True)
+        )
+        self._length = DRIFT_FRAMES
+        extent = (part.stop - part.start for part in self._part)
+        self.shape = (array.shape[0] // self._length, 2, *extent)
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """Middle of every group [frames]."""
+        return np.asarray(np.arange(self.shape[0]) * self._length + (self._length - 1) / 2)
+
+    def __getitem__(self, key: slice) -> NDArray[np.float32]:
+        groups = range(*key.indices(self.shape[0]))
+        out = np.zeros((len(groups), *self.shape[1:]), np.float32)
+        # A few groups at a time: their frames take more memory than their means.
+        for first in range(groups.start, groups.stop, READ_GROUPS):
+            last = min(first + READ_GROUPS, groups.stop)
+            begin = first * self._length
+            frames = self._array[begin : last * self._length, *self._part]
+            for group in range(first, last):
+                for half in (0, 1):
+                    wanted = range(group * self._length + half, (group + 1) * self._length, 2)
+                    sound = [frame - begin for frame in wanted if frame not in self._unsound]
+                    if sound:  # else zero: a constant image shows nothing
+                        out[group - groups.start, half] = frames[sound].mean(axis=0, dtype=np.float32)
+        return out
+
+
 def measure_drift(array: Any, unsound: Collection[int]) -> NDArray[np.float64] | None:
     """Displacement of the scene in every frame [pixels], shape (n_frames, 2); None where it does not show.
 
     From the mean of some frames at a time in the middle of the field; between these, along straight lines.
     """
-    n_frames, height, width = array.shape
-    starts = _starts(n_frames, DRIFT_FRAMES, DRIFT_GROUPS, array.chunks[0])
-    rows, columns = _chunk_at(0.5, height, array.chunks[1]), _chunk_at(0.5, width, array.chunks[2])
-    images, times = [], []
-    for start in starts:
-        frames = [f for f in range(start, min(start + DRIFT_FRAMES, n_frames)) if f not in unsound]
-        if frames:
-            part = array[start : frames[-1] + 1, rows, columns]
-            images.append(part[[f - start for f in frames]].mean(axis=0, dtype=np.float32))
-            times.append(float(np.mean(frames)))
-    if len(images) < 2 or min(images[0].shape) < 16:
+    groups = _Groups(array, unsound)
+    if groups.shape[0] < 2 or min(groups.shape[2:]) < 16:
         return None
-    moved = drift(np.stack(images))
+    moved = drift(groups)
     known = np.isfinite(moved[:, 0])
-    if known.sum() < max(2, len(images) / 2):
+    if known.sum() < max(2, len(moved) / 2):
         return None
-    at = np.asarray(times)[known]
-    return np.stack([np.interp(np.arange(n_frames), at, moved[known, k]) for k in (0, 1)], axis=1)
+    at, moved = groups.times[known], moved[known]
+    # Beyond the first and the last group it goes on as between these and the next.
+    ends = np.array([-0.5, array.shape[0] - 0.5])
+    slopes = (moved[[1, -1]] - moved[[0, -2]]) / (at[[1, -1]] - at[[0, -2]])[:, None]
+    beyond = moved[[0, -1]] + slopes * (ends - at[[0, -1]])[:, None]
+    at, moved = np.r_[ends[0], at, ends[1]], np.r_[beyond[:1], moved, beyond[1:]]
+    frames = np.arange(array.shape[0])
+    return np.stack(
+        [np.interp(frames, at, moved[:, k]) - np.interp(0, at, moved[:, k]) for k in (0, 1)], axis=1
+    )
+
+
+def _middle(size: int, chunk: int) -> slice:
+    """At most `DRIFT_PIXELS` in the middle of an axis; of a large frame, within one chunk."""
+    part = _chunk_at(0.5, size, chunk)
+    extent = min(DRIFT_PIXELS, part.stop - part.start)
+    start = part.start + (part.stop - part.start - extent) // 2
+    return slice(start, start + extent)
 
 
 def timing(stamps: NDArray[np.float64] | None) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ from .config import SCRATCH, TrainConfig
 from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
 from .faults import maybe_crash
-from .fit import movie_noise, open_model, signal_to_noise
+from .fit import movie_drift, movie_noise, open_model, signal_to_noise
 from .heads import check_gamma, electron_counts, has_gamma_head
 from .pixels import measure, movie_stand_ins
 from .version import VERSION
@@ -169,6 +169,7 @@ def _training_movie(
         hold_out(movie.shape[0]),
         clean=None if plan.teacher is None else plan.teacher.array,
         stand_ins=bad,
+        drift=plan.drifts[movie.id],
         gain=electron_counts(movie),
     )
 
@@ -185,6 +186,7 @@ class Plan:
     start: Path | None  # the model whose weights are adapted
     teacher: store.Store | None  # the movie as another model denoised it: the target instead of the counts
     parent: dict[str, Any] | None  # its card
+    drifts: dict[str, NDArray[np.float64] | None]  # that windows follow, of every movie by its id
     identity: dict[str, Any]
 
     @property
@@ -231,6 +233,7 @@ def make_plan(config: TrainConfig) -> Plan:
         mixed_precision=device == "cuda" or _fast_bfloat16(),
         least_dose=config.least_dose,
     )
+    drifts = {movie.id: None if config.ignore_drift else movie_drift(movie, architecture) for movie in movies}
     decisive = {k: v for k, v in asdict(settings).items() if k != "mixed_precision"}
     if settings.least_dose == 1:
         del decisive["least_dose"]  # as in plans of versions that did not know it
@@ -243,7 +246,9 @@ def make_plan(config: TrainConfig) -> Plan:
         "parent": None if parent is None else parent["sha256"],
         **({} if teacher is None else {"teacher": teacher.id}),
     }
-    return Plan(movies, architecture, reason, settings, device, start, teacher, parent, identity)
+    if any(drift is not None for drift in drifts.values()):
+        identity["drifts"] = [None if d is None else store.content_hash(d) for d in drifts.values()]
+    return Plan(movies, architecture, reason, settings, device, start, teacher, parent, drifts, identity)
 
 
 def describe_plan(config: TrainConfig) -> dict[str, Any]:

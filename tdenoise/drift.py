@@ -1,76 +1,208 @@
-"""How far the scene has moved, from the correlation of images with one another."""
+"""How the scene moves: measured by correlation, and followed by the windows that a network sees.
+
+A frame is denoised from those around it. Where the scene drifts, they show a pixel's place elsewhere; shifted by whole
+pixels, they show it where it is, and stay as noisy and as independent as they were, as nothing is interpolated.
+"""
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import numpy as np
-from numpy.fft import irfft2, rfft2
+from numpy.fft import fftfreq, irfft2, rfft2, rfftfreq
 from numpy.typing import NDArray
+from scipy.signal.windows import tukey
 
-MIN_SIGNIFICANCE = 6.0  # correlation of two noise images: at most about 5 over all shifts
-MAX_SHARE = 0.125  # of the field, after which a later image becomes the one to compare with
+AGREEMENT = (
+    2.0  # of two halves of the frames, within the reach: standard deviation of their difference [pixels]
+)
+HIGHEST = 0.25  # frequency that is looked at [1/pixel]; atomic columns are larger than four pixels
+REACH = 3  # images on each side that an image is compared with
+NEAR = 3  # pixels that the scene usually moves by from one image to the next, at most
+JUMP = (
+    2.0  # a peak further away is taken if it is so many times as high: the peaks of a lattice are all alike
+)
+ROUNDS = 6  # of comparing every image with those around it
+STRETCH = 128  # images that are in memory at once
+MAX_SHIFT = 16  # pixels that a frame is shifted by in a window, at most
 
 
-def drift(images: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Displacement of a scene in a series of images, relative to the first.
+class Images(Protocol):
+    """Sliced along the first axis like an array."""
 
-    Cross-correlation under a Hann window, without whitening, which would weigh all frequencies alike and so
-    mostly noise; the peak is refined by a parabola. Where the scene has moved far, a later image takes the place
-    of the first one, so that the two always overlap.
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, key: slice) -> Any: ...
+
+
+Array = NDArray[np.floating]
+Spectrum = NDArray[np.complexfloating]
+
+
+def drift(images: Images) -> NDArray[np.float64]:
+    """Displacement of a scene in a series of groups of frames, relative to the first group.
+
+    Each image is first compared with those before it, then, in rounds, with those on both sides, all moved to where
+    they are known to belong (as movies are aligned in cryo-electron microscopy; Zheng et al. 2017, MotionCor2). The
+    correlation weighs every frequency by the share of signal in it, which is measured from products of different
+    images. Only images near one another in time are compared, so a scene may change and leave the field.
+
+    Noise, too, has a highest peak somewhere. So it is done for two halves of the frames apart, and believed where they
+    agree.
 
     Parameters
     ----------
-    images : ndarray, shape (n, height, width)
-        Means of groups of frames.
+    images : array or anything that is sliced like one, shape (n, 2, height, width)
+        Means of one and the other half of each group of successive frames. Some are read at a time.
 
     Returns
     -------
     ndarray, shape (n, 2)
-        Rows and columns that the scene has moved by [pixels]; NaN where the correlation is not significant.
+        Rows and columns that the scene has moved by [pixels]; NaN where the halves do not agree.
 
     Examples
     --------
-    >>> scene = np.random.default_rng(0).normal(size=(64, 64))
-    >>> drift(np.stack([scene, np.roll(scene, (3, -2), axis=(0, 1))])).round().tolist()
+    >>> scene = np.random.default_rng(0).normal(size=(24, 24)).repeat(4, 0).repeat(4, 1)
+    >>> images = np.stack([scene, np.roll(scene, (3, -2), axis=(0, 1))])
+    >>> drift(np.stack([images, images], axis=1)).round().tolist()
     [[0.0, 0.0], [3.0, -2.0]]
     """
-    shape = images.shape[1:]
-    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in shape)).astype(np.float32)
-    n_pixels = float(np.square(window).sum() ** 2 / (window**4).sum())  # that count under the window
+    n = images.shape[0]
+    tracks = np.empty((3, n, 2))  # of all frames, and of the halves
+    margin = REACH * ROUNDS  # further images have no influence
+    for first in range(0, n, STRETCH):
+        before, last = max(0, first - margin), min(first + STRETCH, n)
+        part = np.asarray(images[before : min(n, last + margin)], dtype=np.float32)
+        for track, some in zip(tracks, (part.mean(axis=1), part[:, 0], part[:, 1]), strict=True):
+            found = _Stretch(some).drift()
+            # Joined to what is known by the images that both have.
+            shared = track[before:first] - found[: first - before]
+            known = shared[np.isfinite(shared[:, 0])]
+            track[first:last] = found[first - before : last - before] + (
+                known.mean(axis=0) if len(known) else 0
+            )
+    moved, difference = tracks[0], tracks[1] - tracks[2]
+    for i in range(n):
+        around = difference[max(0, i - REACH) : i + REACH + 1]
+        if not (np.std(around, axis=0) <= AGREEMENT).all():  # nor where it is NaN
+            moved[i] = np.nan
+    believed = moved[np.isfinite(moved[:, 0])]
+    return np.asarray(moved - believed[0] if len(believed) else moved)
 
-    def transform(image: NDArray[np.floating]) -> tuple[NDArray[np.complexfloating], float]:
-        flat = (image - (image * window).sum() / window.sum()).astype(np.float32) * window
-        norm = float(np.linalg.norm(flat))
+
+def window_shifts(
+    moved: NDArray[np.floating] | None, centre: int, indices: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Whole pixels by which the scene in the frames of a window lies further on than in their centre frame.
+
+    Parameters
+    ----------
+    moved : ndarray, shape (n_frames, 2), or None
+        From `drift`, for every frame of the movie; None: the scene stays.
+    centre : int
+        Frame of the movie.
+    indices : ndarray, shape (n,)
+        Frames of the movie around it.
+
+    Returns
+    -------
+    ndarray of int, shape (n, 2)
+        Rows and columns, at most `MAX_SHIFT`.
+    """
+    if moved is None:
+        return np.zeros((len(indices), 2), dtype=np.intp)
+    return np.asarray(np.rint(moved[indices] - moved[centre]).clip(-MAX_SHIFT, MAX_SHIFT), dtype=np.intp)
+
+
+def largest_shift(moved: NDArray[np.floating] | None, window: int) -> int:
+    """Largest of all `window_shifts` of a movie [pixels]; ``window`` frames are seen on each side."""
+    if moved is None:
+        return 0
+    steps = range(1, min(window, len(moved) - 1) + 1)
+    largest = max((float(np.abs(moved[step:] - moved[:-step]).max()) for step in steps), default=0.0)
+    return min(MAX_SHIFT, int(np.rint(largest)))
+
+
+class _Stretch:
+    """Images that are compared with one another, as spectra."""
+
+    def __init__(self, images: Array) -> None:
+        self._shape = images.shape[1:]
+        window = np.outer(*(tukey(n + 2, 0.2)[1:-1] for n in self._shape)).astype(np.float32)
+        means = (images * window).sum((1, 2), keepdims=True) / window.sum()
+        flat = ((images - means) * window).astype(np.float32)
+        self._norms = np.sqrt(np.square(flat, dtype=np.float64).sum((1, 2)))
         # What rounding leaves of a constant image is no contrast.
-        return rfft2(flat), norm if norm > 1e-5 * float(np.linalg.norm(image * window)) else 0.0
+        levels = np.sqrt(np.square(images * window, dtype=np.float64).sum((1, 2)))
+        self._norms[self._norms <= 1e-5 * levels] = 0
+        self._fy, self._fx = fftfreq(self._shape[0])[:, None], rfftfreq(self._shape[1])[None]
+        self._seen = (self._fy**2 + self._fx**2) <= HIGHEST**2
+        self._spectra = (rfft2(flat) * self._seen).astype(np.complex64)
+        steps = [np.minimum(np.arange(n), n - np.arange(n)) for n in self._shape]
+        self._near = (steps[0][:, None] <= NEAR) & (steps[1][None] <= NEAR)
 
-    moved = np.full((len(images), 2), np.nan)
-    moved[0] = 0
-    anchor, anchor_norm = transform(images[0])
-    anchor_at = last = np.zeros(2)
-    for number, image in enumerate(images[1:], start=1):
-        spectrum, norm = transform(image)
-        correlation = irfft2(spectrum * anchor.conj(), shape)
-        if not anchor_norm * norm > 0:
-            continue
-        # In units of its standard deviation for two images of white noise.
-        significance = correlation.max() / (anchor_norm * norm) * np.sqrt(n_pixels)
-        if significance < MIN_SIGNIFICANCE:
-            continue
-        last = anchor_at + _peak(correlation)
-        moved[number] = last
-        if (abs(last - anchor_at) > MAX_SHARE * np.asarray(shape)).any():
-            anchor, anchor_norm, anchor_at = spectrum, norm, last
-    return moved
+    def drift(self) -> NDArray[np.float64]:
+        """NaN where an image is constant."""
+        n = len(self._spectra)
+        moved = np.zeros((n, 2))
+        shows = self._norms > 0
+        weight = self._seen.astype(np.float32)
+        for i in range(1, n):
+            moved[i] = moved[i - 1]
+            reference = sum(self._back(j, moved[j]) for j in range(max(0, i - REACH), i) if shows[j])
+            if shows[i] and isinstance(reference, np.ndarray):
+                moved[i] += self._peak(self._back(i, moved[i]), reference, weight, jump=True)
+        for _ in range(ROUNDS):
+            back = np.stack([self._back(i, moved[i]) for i in range(n)])
+            weight = self._weight(back)
+            step = np.zeros((n, 2))
+            for i in np.flatnonzero(shows).tolist():
+                around = [j for j in range(max(0, i - REACH), min(n, i + REACH + 1)) if shows[j] and j != i]
+                if around:
+                    step[i] = self._peak(back[i], back[around].sum(0), weight)
+            moved += step.clip(-1, 1)
+            # The scene moves smoothly, the error of a measurement does not. A jump stays one.
+            ends = np.concatenate([2 * moved[:1] - moved[1:2], moved, 2 * moved[-1:] - moved[-2:-1]])
+            moved += (0.1 * np.diff(ends, 2, axis=0)).clip(-0.2, 0.2)
+        moved[~shows] = np.nan
+        return moved
 
+    def _back(self, number: int, moved: Array) -> Spectrum:
+        """An image moved back by so much."""
+        phase = np.exp(2j * np.pi * (self._fy * moved[0] + self._fx * moved[1])).astype(np.complex64)
+        return np.asarray(self._spectra[number] * phase)
 
-def _peak(correlation: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Position of the maximum (row, column), to a fraction of a pixel, as a shift of either sign."""
-    top = np.unravel_index(int(correlation.argmax()), correlation.shape)
-    found = np.empty(2)
-    for axis, (size, position) in enumerate(zip(correlation.shape, top, strict=True)):
-        line = np.take(correlation, top[1 - axis], axis=1 - axis)
-        before, here, after = (float(line[(position + k) % size]) for k in (-1, 0, 1))
-        bend = before - 2 * here + after
-        shift = position + (0.5 * (before - after) / bend if bend < 0 else 0.0)
-        found[axis] = shift - size if shift > size / 2 else shift
-    return found
+    def _weight(self, back: Spectrum) -> Array:
+        """Share of signal at every frequency of what an image is compared with."""
+        pairs = [
+            np.mean((back[k:] * back[:-k].conj()).real, axis=0) for k in range(1, REACH + 1) if k < len(back)
+        ]
+        signal = np.maximum(np.mean(pairs, axis=0), 0) if pairs else np.zeros(self._seen.shape)
+        noise = np.median((np.square(np.abs(back)).mean(axis=0) - signal)[self._seen]) / (2 * REACH)
+        return np.asarray(self._seen * signal / np.maximum(signal + max(noise, 0), 1e-30), dtype=np.float32)
+
+    def _peak(
+        self, image: Spectrum, reference: Spectrum, weight: Array, jump: bool = False
+    ) -> NDArray[np.float64]:
+        """Shift of the image against the reference, to a fraction of a pixel."""
+        correlation = irfft2(image * reference.conj() * weight, self._shape)
+        near = np.where(self._near, correlation, -np.inf)
+        far = jump and correlation.max() > JUMP * near.max()
+        highest = int((correlation if far else near).argmax())
+        top = divmod(highest, self._shape[1])
+        while True:  # uphill, should that lead further away
+            rows, columns = (np.arange(p - 1, p + 2) % n for p, n in zip(top, correlation.shape, strict=True))
+            around = correlation[np.ix_(rows, columns)]
+            if around.argmax() == 4 or around.max() <= correlation[top]:
+                break
+            row, column = divmod(int(around.argmax()), 3)
+            top = int(rows[row]), int(columns[column])
+        found = np.empty(2)
+        for axis, (size, position) in enumerate(zip(correlation.shape, top, strict=True)):
+            line = np.take(correlation, top[1 - axis], axis=1 - axis)
+            before, here, after = (float(line[(position + k) % size]) for k in (-1, 0, 1))
+            bend = before - 2 * here + after
+            shift = position + (0.5 * (before - after) / bend if bend < 0 else 0.0)
+            found[axis] = shift - size if shift > size / 2 else shift
+        return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import udvd
+from .drift import largest_shift, window_shifts
 from .gamma_poisson import pool, positive, posterior, prior_variance
 from .kinds import Architecture, Network
-from .network import LEAK, SplitBlind, window_indices
+from .network import LEAK, SplitBlind, shifted, window_indices
 from .network import Architecture as SplitBlindArchitecture
 from .noise import Scale
 from .patches import put_stand_ins, transform, transform_back
@@ -66,6 +67,7 @@ def denoise(
     ensemble: int = 16,
     device: str | torch.device = "cpu",
     stand_ins: NDArray[np.float32] | None = None,
+    drift: NDArray[np.floating] | None = None,
     precision: str = "float32",
 ) -> Iterator[NDArray[np.float32]]:
     """Denoised frames of a block, one at a time.
@@ -91,6 +93,8 @@ def denoise(
     device : str or torch.device
     stand_ins : ndarray, shape (height, width), optional
         What is shown in place of bad pixels; see `tdenoise.pixels.stand_ins`.
+    drift : ndarray, shape (frames of the movie, 2), optional
+        How the scene moves [pixels], which the windows follow; see `tdenoise.drift`. UDVD does not.
     precision : str
         Of the convolutions: ``float32``, ``tf32`` or ``bfloat16``. The latter two are faster on a GPU; after their
         coarser rounding a block is no longer equal to the same part of the whole movie.
@@ -105,7 +109,7 @@ def denoise(
     FloatingPointError
         If the network returns NaN or Inf.
     """
-    padded, windows, centres = _prepare(network, block, tile, scale, frames, device, stand_ins)
+    padded, windows, centres = _prepare(network, block, tile, scale, frames, device, stand_ins, drift)
     members = symmetries(ensemble)
     rows, columns = slice(*tile.core_rows), slice(*tile.core_columns)
     with torch.inference_mode():
@@ -132,6 +136,7 @@ def denoise_with_variance(
     ensemble: int = 16,
     device: str | torch.device = "cpu",
     stand_ins: NDArray[np.float32] | None = None,
+    drift: NDArray[np.floating] | None = None,
     precision: str = "float32",
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Denoised frames of a block and their variance, from a network with a gamma head.
@@ -147,7 +152,7 @@ def denoise_with_variance(
     own_counts : bool
         Give the posterior mean, which also the count of the pixel itself goes into (not at bad pixels), in place of
         the blind one.
-    network, block, tile, scale, frames, ensemble, device, stand_ins, precision
+    network, block, tile, scale, frames, ensemble, device, stand_ins, drift, precision
         As for `denoise`.
 
     Yields
@@ -164,7 +169,7 @@ def denoise_with_variance(
     """
     if getattr(network.architecture, "head", None) != "gamma":
         raise ValueError("only a network with a gamma head knows the variance of what it predicts")
-    padded, windows, centres = _prepare(network, block, tile, scale, frames, device, stand_ins)
+    padded, windows, centres = _prepare(network, block, tile, scale, frames, device, stand_ins, drift)
     members = symmetries(ensemble)
     core = slice(*tile.core_rows), slice(*tile.core_columns)
     unseen = torch.zeros((), dtype=torch.bool, device=device)
@@ -202,7 +207,8 @@ def _prepare(
     frames: range,
     device: str | torch.device,
     stand_ins: NDArray[np.float32] | None,
-) -> tuple[Tensor, Windows, list[int]]:
+    drift: NDArray[np.floating] | None,
+) -> tuple[Tensor, list[Window], list[int]]:
     """Normalised and padded frames of a block; of the wanted ones their windows and numbers in the block."""
     architecture = network.architecture
     stride = architecture.stride
@@ -210,9 +216,10 @@ def _prepare(
     padded = _normalise_on(torch.device(device), block, scale, height, width)
     if stand_ins is not None:
         put_stand_ins(padded, stand_ins, scale)
-    windows = [
-        window_indices(centre, tile.n_frames, architecture.window) - tile.first_frame for centre in frames
-    ]
+    windows = []
+    for centre in frames:
+        indices = window_indices(centre, tile.n_frames, architecture.window)
+        windows.append(Window(indices - tile.first_frame, window_shifts(drift, centre, indices)))
     return padded, windows, [centre - tile.first_frame for centre in frames]
 
 
@@ -264,13 +271,17 @@ def _frames_of(batch: Tensor, finite: Tensor) -> Iterator[tuple[NDArray[np.float
     return zip(batch.numpy(), finite.tolist(), strict=True)
 
 
-Windows = list[NDArray[np.intp]]  # of every wanted frame, counted from the first frame of the block
+class Window(NamedTuple):
+    """What a wanted frame is predicted from."""
+
+    frames: NDArray[np.intp]  # counted from the first frame of the block
+    shifts: NDArray[np.intp]  # rows and columns, (n, 2)
 
 
 def _batches(
     network: SplitBlind,
     frames: Tensor,
-    windows: Windows,
+    windows: list[Window],
     centres: list[int],
     members: list[Symmetry],
     precision: str,
@@ -288,14 +299,17 @@ def _batches(
     length = max(RUN, together)
     for first in range(0, len(centres), length):
         chosen = slice(first, first + length)
-        numbers, own = torch.tensor(np.stack(windows[chosen])), torch.tensor(centres[chosen])
+        numbers = torch.tensor(np.stack([window.frames for window in windows[chosen]]))
+        shifts = torch.tensor(np.stack([window.shifts for window in windows[chosen]]))
+        own = torch.tensor(centres[chosen])
         needed = slice(min(int(numbers.min()), int(own.min())), max(int(numbers.max()), int(own.max())) + 1)
         numbers, own = numbers - needed.start, own - needed.start
         totals: Tensor | None = None
         for group in groups:
 
             def predict(seen: Tensor, group: list[Symmetry] = group) -> Tensor:
-                run = _Run(network, seen, numbers, own, group, moments)  # noqa: B023 - called before the next run
+                # Called before the next run.
+                run = _Run(network, seen, numbers, shifts, own, group, moments)  # noqa: B023
                 # Time reversals share their looks also where they do not go through the network together.
                 reversals = [run.reversals] if len(group) <= largest else [[r] for r in run.reversals]
                 parts = torch.split(torch.arange(len(own)), together)  # noqa: B023
@@ -306,7 +320,7 @@ def _batches(
                     predict,
                     frames[needed],
                     stride=architecture.stride,
-                    halo=architecture.spatial_halo,
+                    halo=halo_with_shift(architecture, int(shifts.abs().max())),
                 )
             totals = part if totals is None else totals.add_(part)
         assert totals is not None
@@ -321,17 +335,28 @@ class _Run:
         network: SplitBlind,
         frames: Tensor,
         windows: Tensor,
+        shifts: Tensor,
         centres: Tensor,
         members: list[Symmetry],
         moments: Callable[[Tensor], Tensor],
     ) -> None:
         self._network, self._moments = network, moments
-        self._frames, self._windows, self._centres = frames, windows, centres
+        self._frames, self._centres = frames, centres
         self._turns = list(dict.fromkeys(member[:2] for member in members))
         self.reversals = sorted({member[2] for member in members})
         assert network.look.bias is not None
+        # A frame is looked at once for every shift that it is seen with; a centre frame that is seen, as it is.
+        wanted = torch.cat([windows[..., None], shifts], dim=2).flatten(0, 1)
+        if network.architecture.centre == "seen":
+            wanted = torch.cat([wanted, torch.nn.functional.pad(centres[:, None], (0, 2))])
+        unique, places = torch.unique(wanted, dim=0, return_inverse=True)
+        self._windows, self._own = places[: windows.numel()].reshape(windows.shape), places[windows.numel() :]
         n_looked = 1 if frames.device.type == "cpu" else max(1, GPU_PIXELS // frames[0].numel())
-        self._looks = torch.cat([self._look(some) for some in torch.split(frames, n_looked)], dim=1)
+        looks = []
+        for some in torch.split(unique, n_looked):
+            moved = [shifted(frames[number], rows, columns) for number, rows, columns in some.tolist()]
+            looks.append(self._look(torch.stack(moved)))
+        self._looks = torch.cat(looks, dim=1)
         self._bias = network.look.bias.to(self._looks.dtype)
 
     def _look(self, frames: Tensor) -> Tensor:
@@ -363,7 +388,7 @@ class _Run:
             total = total / size**0.5 if size > 1 else total
             put(total, [len(sizes) - 1 - number if reverse else number for reverse in reversals])
         if a.centre == "seen":
-            put(_choose(looks, self._centres[part]), [len(sizes)] * len(reversals))
+            put(_choose(looks, self._own[part]), [len(sizes)] * len(reversals))
         torch.nn.functional.leaky_relu_(inputs, LEAK)
         own = _choose(self._frames[None], self._centres[part])[0]
         centre = torch.stack([transform(own, turn, mirror, 0) for turn, mirror in self._turns], dim=1)
@@ -403,7 +428,7 @@ def _gamma_moments(outputs: Tensor) -> Tensor:
 def _streamed(
     network: udvd.Udvd,
     frames: Tensor,
-    windows: Windows,
+    windows: list[Window],
     centres: list[int],
     members: list[Symmetry],
     precision: str,
@@ -413,8 +438,8 @@ def _streamed(
     for mirror, reverse in sorted({member[1:] for member in members}):
         turns = [turn for turn, *others in members if tuple(others) == (mirror, reverse)]
         ordered = [
-            [*indices[:2].tolist(), centre, *indices[2:].tolist()][:: -1 if reverse else 1]
-            for indices, centre in zip(windows, centres, strict=True)
+            [*window.frames[:2].tolist(), centre, *window.frames[2:].tolist()][:: -1 if reverse else 1]
+            for window, centre in zip(windows, centres, strict=True)
         ]
 
         def predict(seen: Tensor, ordered: list[list[int]] = ordered, turns: list[int] = turns) -> Tensor:
@@ -506,14 +531,43 @@ def _precision(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
+class Motion(NamedTuple):
+    """What following a drift costs; see `motion_of`."""
+
+    shift: int  # rows or columns that a frame is shifted by, at most
+    n_shifts: int  # with which a frame is seen by the frames of a run, at most
+
+
+STILL = Motion(0, 1)
+
+
+def motion_of(drift: NDArray[np.floating] | None, window: int) -> Motion:
+    """Of a drift that windows of so many frames on each side follow."""
+    if drift is None:
+        return STILL
+    runs = (drift[start : start + RUN] for start in range(0, len(drift), RUN))
+    widest = max(int(np.ceil(np.ptp(run, axis=0)).sum()) for run in runs)
+    return Motion(largest_shift(drift, window), min(RUN, 1 + widest))
+
+
+def halo_with_shift(architecture: Architecture, shift: int) -> int:
+    """Pixels around a tile that can change its result where frames are shifted by so many pixels at most."""
+    return int(architecture.spatial_halo + -(-shift // architecture.stride) * architecture.stride)
+
+
 def memory_bytes(
-    architecture: Architecture, n_frames: int, height: int, width: int, ensemble: int = 16
+    architecture: Architecture,
+    n_frames: int,
+    height: int,
+    width: int,
+    ensemble: int = 16,
+    n_shifts: int = 1,
 ) -> int:
     """Memory that `denoise` takes for a block beyond the block itself, on the high side [bytes]."""
     if isinstance(architecture, udvd.UdvdArchitecture):
         return udvd.memory_bytes(n_frames, height, width)
     group = next((n for n in (8, 4, 2) if n <= ensemble and n * height * width <= CPU_PIXELS), 1)
-    looks = max(1, group // 2) * _look_maps(architecture)
+    looks = max(1, group // 2) * _look_maps(architecture) * n_shifts
     return int(4 * height * width * (n_frames + looks + 3 * RUN + group * _maps(architecture)))
 
 

@@ -173,7 +173,36 @@ def window_indices(centre: int, n_frames: int, window: int) -> NDArray[np.intp]:
     return np.concatenate([left[::-1], right])
 
 
-def stack_window(frames: Tensor, indices: NDArray[np.intp], bins: tuple[int, ...]) -> Tensor:
+def shifted(frame: Tensor, rows: int, columns: int) -> Tensor:
+    """A frame whose pixels come from so many rows and columns further on; 0, the mean, where there are none.
+
+    Examples
+    --------
+    >>> shifted(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), 1, 0).tolist()
+    [[3.0, 4.0], [0.0, 0.0]]
+    """
+    if rows == columns == 0:
+        return frame
+    height, width = frame.shape[-2:]
+    out = torch.zeros_like(frame)
+    if abs(rows) < height and abs(columns) < width:
+        inside, seen = (
+            (
+                slice(max(0, -sign * rows), height - max(0, sign * rows)),
+                slice(max(0, -sign * columns), width - max(0, sign * columns)),
+            )
+            for sign in (1, -1)
+        )
+        out[..., *inside] = frame[..., *seen]
+    return out
+
+
+def stack_window(
+    frames: Tensor,
+    indices: NDArray[np.intp],
+    bins: tuple[int, ...],
+    shifts: NDArray[np.intp] | None = None,
+) -> Tensor:
     """Neighbour frames as channels, the far ones summed in bins of unit noise variance.
 
     Parameters
@@ -184,6 +213,8 @@ def stack_window(frames: Tensor, indices: NDArray[np.intp], bins: tuple[int, ...
         From `window_indices`, counted from the first of ``frames``.
     bins : tuple of int
         Frames per channel, from the centre outwards.
+    shifts : ndarray, shape (2 * window, 2), optional
+        By which the frames are `shifted`; see `tdenoise.drift.window_shifts`.
 
     Returns
     -------
@@ -191,13 +222,14 @@ def stack_window(frames: Tensor, indices: NDArray[np.intp], bins: tuple[int, ...
         In order of time, so that flipping the channels reverses time.
     """
     sizes = (*bins[::-1], *bins)
+    moves = np.zeros((len(indices), 2), int) if shifts is None else shifts
+    chosen = [shifted(frames[int(i)], int(dy), int(dx)) for i, (dy, dx) in zip(indices, moves, strict=True)]
     channels = []
     position = 0
     for size in sizes:
-        chosen = indices[position : position + size]
-        total = frames[int(chosen[0])]
-        for index in chosen[1:]:
-            total = total + frames[int(index)]
+        total = chosen[position]
+        for frame in chosen[position + 1 : position + size]:
+            total = total + frame
         channels.append(total / size**0.5 if size > 1 else total)
         position += size
     return torch.stack(channels)

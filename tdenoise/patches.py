@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .drift import largest_shift, window_shifts
 from .kinds import Architecture
 from .network import window_indices
 from .noise import Scale
@@ -59,6 +60,7 @@ class TrainingMovie:
     clean_unit: float = 1.0  # counts that 1 of ``clean`` stands for
     stand_ins: NDArray[np.float32] | None = None  # shown at bad pixels; see `tdenoise.pixels.stand_ins`
     gain: float = 1.0  # counts per electron; used by a gamma head only
+    drift: NDArray[np.float64] | None = None  # of the scene [pixels], (n_frames, 2), which the windows follow
     importance: NDArray[Any] | None = None  # weight of the error at every pixel, (height, width); None: equal
 
     def electrons(self, share: float = 1.0) -> Tensor:
@@ -147,10 +149,11 @@ def _spans(length: int, patch: int) -> list[tuple[int, int]]:
 
 
 class _Held(NamedTuple):
-    """What of a region lies in memory."""
+    """What of a region lies in memory, with the pixels around it that its frames may be shifted by."""
 
     frames: NDArray[Any]
     first: int  # frame
+    corner: tuple[int, int]  # row and column of the movie
     clean: NDArray[Any] | None
 
 
@@ -200,6 +203,7 @@ class PatchLoader:
         self._seed = seed
         self._split = split
         self._least_dose = least_dose
+        self._shifts = [largest_shift(m.drift, architecture.window) for m in movies]
         self._own = np.array_split(np.arange(batch), share[1])[share[0]]  # patches of a batch
         regions = regions_of(movies, self.patch)
         if not regions:
@@ -209,10 +213,10 @@ class PatchLoader:
         context = REGION_FRAMES + 2 * architecture.window
         bytes_each = max(
             min(context, m.frames.shape[0])
-            * min(REGION_PIXELS + self.patch, m.frames.shape[1])
-            * min(REGION_PIXELS + self.patch, m.frames.shape[2])
+            * min(REGION_PIXELS + self.patch + 2 * shift, m.frames.shape[1])
+            * min(REGION_PIXELS + self.patch + 2 * shift, m.frames.shape[2])
             * (m.frames.dtype.itemsize + (0 if m.clean is None else m.clean.dtype.itemsize))
-            for m in movies
+            for m, shift in zip(movies, self._shifts, strict=True)
         )
         self._pool_size = int(min(len(regions), max(2, pool_bytes // bytes_each)))
         self._steps_per_region = max(1, round(256 / batch))
@@ -325,35 +329,66 @@ class PatchLoader:
         known = self._cache.get(place.region)
         # The parts of processes shift a little when a region of another size comes into the pool.
         if known is None or first < known.first or last > known.first + len(known.frames):
-            part = slice(first, last), slice(*region.rows), slice(*region.columns)
+            shift = self._shifts[region.movie]
+            rows, columns = (
+                (max(0, a - shift), min(n, b + shift))
+                for (a, b), n in zip((region.rows, region.columns), movie.frames.shape[1:], strict=True)
+            )
+            part = slice(first, last), slice(*rows), slice(*columns)
             clean = None if movie.clean is None else np.asarray(movie.clean[part])
-            known = self._cache[place.region] = _Held(np.asarray(movie.frames[part]), first, clean)
+            corner = rows[0], columns[0]
+            known = self._cache[place.region] = _Held(np.asarray(movie.frames[part]), first, corner, clean)
         return known
 
     def _patch(self, place: Place) -> tuple[Tensor, ...]:
         region = self._regions[place.region]
         movie = self._movies[region.movie]
-        block, offset, clean = self._read(place)
-        centre, row, column, size = place.centre, place.row, place.column, self.patch
-        indices = window_indices(centre, movie.frames.shape[0], self._architecture.window) - offset
-        cut = block[:, row : row + size, column : column + size]
-        known: NDArray[np.float32] | None = None
-        if clean is not None:
-            known = clean[centre - offset, row : row + size, column : column + size][None].astype(np.float32)
+        block, offset, corner, clean = self._read(place)
+        size = self.patch
+        top, left = region.rows[0] + place.row, region.columns[0] + place.column
+        indices = window_indices(place.centre, movie.frames.shape[0], self._architecture.window)
+        shifts = window_shifts(movie.drift, place.centre, indices)
+        indices, own = indices - offset, place.centre - offset
+        # Where the patch lies in what is read, and that with the pixels that frames are shifted by.
+        shift = self._shifts[region.movie]
+        row, column = top - corner[0], left - corner[1]
+        around = (
+            slice(max(0, row - shift), row + size + shift),
+            slice(max(0, column - shift), column + size + shift),
+        )
+        row, column = min(row, shift), min(column, shift)
+        wide = block[:, *around]
+        inner = slice(row, row + size), slice(column, column + size)
         share = self._share(place.rng)
         scale = movie.scale.at_share(share)
         if share < 1:
             # Of the frames that are seen only, the same electrons wherever one is seen twice.
-            first, last = (int(reach) for reach in (indices.min(), indices.max()))
-            first, last = min(first, centre - offset), max(last, centre - offset)
-            cut, indices, offset = (
-                thin(cut[first : last + 1], share, place.rng),
-                indices - first,
-                offset + first,
+            first, last = min(int(indices.min()), own), max(int(indices.max()), own)
+            wide = thin(wide[first : last + 1], share, place.rng)
+            indices, own = indices - first, own - first
+        cut = wide[:, *inner]
+        known: NDArray[np.float32] | None = None
+        if clean is not None:
+            known = clean[place.centre - offset, *around][None, *inner].astype(np.float32)
+        levels: NDArray[np.float32] | None = None
+        if movie.stand_ins is not None:
+            levels = np.float32(share) * movie.stand_ins[top : top + size, left : left + size]
+        if shift:
+            seen = wide
+            if movie.stand_ins is not None:
+                first_row, first_column = top - row, left - column
+                wider = movie.stand_ins[
+                    first_row : first_row + wide.shape[1], first_column : first_column + wide.shape[2]
+                ]
+                seen = np.where(np.isfinite(wider), np.float32(share) * wider, wide)
+            neighbours = _shifted_window(
+                seen, indices, shifts, (row, column), self._architecture.bins, scale, size
             )
-        neighbours = _window(cut, indices, self._architecture.bins, scale, size)
-        top, left = region.rows[0] + row, region.columns[0] + column
-        noisy = target = normalise(cut[centre - offset][None], scale, size, size)
+        else:
+            neighbours = _window(cut, indices, self._architecture.bins, scale, size)
+            if levels is not None:
+                put_stand_ins(neighbours, levels, scale, self._architecture.bins)
+        noisy = target = normalise(cut[own][None], scale, size, size)
         if known is not None:
             target = normalise(share * movie.clean_unit * known, scale, size, size)
         weight = torch.zeros_like(target)
@@ -363,12 +398,10 @@ class PatchLoader:
                 movie.importance[top : top + cut.shape[1], left : left + cut.shape[2]].astype(np.float32)
             )
         if self._split is not None and movie.clean is None:
-            shown, held, worth = self._split(cut[centre - offset][None], place.rng)
+            shown, held, worth = self._split(cut[own][None], place.rng)
             noisy, target = (normalise(part, scale, size, size) for part in (shown, held))
             weight *= worth
-        if movie.stand_ins is not None:
-            levels = np.float32(share) * movie.stand_ins[top : top + size, left : left + size]
-            put_stand_ins(neighbours, levels, scale, self._architecture.bins)
+        if levels is not None:
             bad = put_stand_ins(noisy, levels, scale)
             if movie.clean is None:
                 weight[:, *bad] = 0
@@ -404,6 +437,29 @@ def _window(
     out = torch.zeros((len(sums), size, size))
     out[:, : sums.shape[1], : sums.shape[2]] = torch.from_numpy(sums)
     return out
+
+
+def _shifted_window(
+    frames: NDArray[Any],
+    indices: NDArray[np.intp],
+    shifts: NDArray[np.intp],
+    corner: tuple[int, int],
+    bins: tuple[int, ...],
+    scale: Scale,
+    size: int,
+) -> Tensor:
+    """The same for frames that are shifted, of which the patch at ``corner`` is wanted; 0 where they have no pixels."""
+    sizes = (*bins[::-1], *bins)
+    sums = np.zeros((len(sizes), size, size), dtype=np.float32)
+    channels = np.repeat(np.arange(len(sizes)), sizes)
+    height, width = frames.shape[1:]
+    for channel, index, (rows, columns) in zip(channels, indices, shifts.tolist(), strict=True):
+        top, left = corner[0] + rows, corner[1] + columns
+        seen = frames[index, max(0, top) : min(top + size, height), max(0, left) : min(left + size, width)]
+        inner = sums[channel, max(0, -top) :, max(0, -left) :][: seen.shape[0], : seen.shape[1]]
+        inner += seen - np.float32(scale.mean)
+    sums /= np.sqrt(np.array(sizes, dtype=np.float32))[:, None, None] * np.float32(scale.noise)
+    return torch.from_numpy(sums)
 
 
 def normalise(frames: NDArray[Any], scale: Scale, height: int, width: int) -> Tensor:

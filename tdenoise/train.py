@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .drift import largest_shift, window_shifts
 from .gamma_poisson import LOG_SPREADS, negative_log_likelihood, positive, prior_variance
 from .kinds import Architecture, Network, build
 from .network import stack_window, window_indices
@@ -473,17 +474,28 @@ def _validation_sample(
     column = int(rng.integers(max(1, width - size_x + 1)))
     indices = window_indices(frame, n_frames, architecture.window)
     first, last = min(indices.min(), frame), max(indices.max(), frame)
-    cut = np.asarray(movie.frames[first : last + 1, row : row + size_y, column : column + size_x])
+    # With the pixels around that frames are shifted by.
+    shift = largest_shift(movie.drift, architecture.window)
+    top, left = max(0, row - shift), max(0, column - shift)
+    around = slice(top, row + size_y + shift), slice(left, column + size_x + shift)
+    inner = slice(row - top, row - top + size_y), slice(column - left, column - left + size_x)
+    wide = np.asarray(movie.frames[first : last + 1, *around])
     if share < 1:
-        cut = thin(cut, share, rng)
+        wide = thin(wide, share, rng)
+    cut = wide[:, *inner]
     scale = movie.scale.at_share(share)
-    frames = normalise(cut, scale, size_y, size_x)
+    extent = (max(n, part.stop) for n, part in zip(wide.shape[1:], inner, strict=True))
+    frames = normalise(wide, scale, *extent)
     weight = torch.zeros((1, size_y, size_x))
     weight[:, : cut.shape[1], : cut.shape[2]] = 1
     if movie.stand_ins is not None:
+        put_stand_ins(frames, np.float32(share) * movie.stand_ins[around], scale)
         levels = np.float32(share) * movie.stand_ins[row : row + size_y, column : column + size_x]
-        weight[:, *put_stand_ins(frames, levels, scale)] = 0
-    neighbours = stack_window(frames, indices - first, architecture.bins)
+        rows, columns = np.nonzero(np.isfinite(levels))
+        weight[:, rows, columns] = 0
+    shifts = window_shifts(movie.drift, frame, indices)
+    neighbours = stack_window(frames, indices - first, architecture.bins, shifts)[:, inner[0], inner[1]]
+    frames = frames[:, inner[0], inner[1]]
     centre = target = frames[frame - first][None]
     if split is not None:
         shown, held, worth = split(cut[frame - first][None], rng)

@@ -34,6 +34,11 @@ def counts(shape: tuple[int, int, int], seed: int = 0, dose: float = 2.0) -> np.
     return np.random.default_rng(seed).poisson(dose * clean).astype(np.uint8)
 
 
+def drifting(n_frames: int, seed: int = 0, step: float = 1.0) -> np.ndarray:
+    """A random walk of the scene, rows and columns for every frame [pixels]."""
+    return np.cumsum(np.random.default_rng(seed).normal(0, step, (n_frames, 2)), axis=0)
+
+
 def network(architecture: Architecture = TINY, seed: int = 0) -> SplitBlind:
     """A network with random weights, large enough that its output is not lost in rounding."""
     torch.manual_seed(seed)

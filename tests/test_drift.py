@@ -18,25 +18,39 @@ def moved(rows: float, columns: float) -> np.ndarray:
 @settings(max_examples=30, deadline=None)
 @given(st.floats(-8, 8), st.floats(-8, 8))
 def test_a_shift_is_measured_to_a_tenth_of_a_pixel(rows: float, columns: float) -> None:
-    found = drift(np.stack([SCENE, moved(rows, columns)]))
+    images = np.stack([SCENE, moved(rows, columns)])
+    found = drift(np.stack([images, images], axis=1))
     np.testing.assert_allclose(found[1], (rows, columns), atol=0.1 + 0.02 * max(abs(rows), abs(columns)))
 
 
 def test_a_scene_that_leaves_the_first_image_behind_is_followed() -> None:
     path = np.stack([np.linspace(0, 60, 25), np.linspace(0, -40, 25)], axis=1)
-    found = drift(np.stack([moved(*step) for step in path]))
-    np.testing.assert_allclose(found, path, atol=1.5)
+    images = np.stack([moved(*step) for step in path])
+    np.testing.assert_allclose(drift(np.stack([images, images], axis=1)), path, atol=1.5)
 
 
 def test_noise_has_no_drift_and_a_constant_image_none_either() -> None:
-    noise = np.random.default_rng(1).poisson(2.0, (20, 64, 64)).astype(np.float32)
-    assert np.isnan(drift(noise)[1:]).all()
-    assert np.isnan(drift(np.ones((3, 32, 32)))[1:]).all()
+    noise = np.random.default_rng(1).poisson(2.0, (20, 2, 64, 64)).astype(np.float32)
+    assert np.isnan(drift(noise)).all()
+    assert np.isnan(drift(np.ones((3, 2, 32, 32)))).all()
 
 
-def test_drift_shows_under_noise() -> None:
+def test_drift_shows_under_noise_and_in_a_series_of_any_length() -> None:
     rng = np.random.default_rng(2)
-    clean = np.stack([1 + 2 * moved(k / 4, -k / 8) for k in range(12)]).clip(0)
-    found = drift(rng.poisson(20 * clean).astype(np.float32))
-    np.testing.assert_allclose(found, [(k / 4, -k / 8) for k in range(12)], atol=0.5)
+    path = np.stack([3 * np.sin(np.arange(200) / 9), np.arange(200) / 8], axis=1)
+    clean = np.stack([1 + 2 * moved(*step) for step in path]).clip(0)
+    first, second = rng.poisson(10 * clean, (2, *clean.shape)).astype(np.float32)
+    found = drift(np.stack([first, second], axis=1))
+    np.testing.assert_allclose(found[20:] - found[:-20], path[20:] - path[:-20], atol=0.5)
     assert found[0] == pytest.approx(0)
+
+
+def test_a_lattice_is_not_mistaken_for_itself_one_period_further() -> None:
+    y, x = np.mgrid[:96, :96]
+    rng = np.random.default_rng(3)
+    path = np.stack([np.arange(40) / 4, -np.arange(40) / 5], axis=1)
+    waves = [1 + 0.2 * np.cos(2 * np.pi * (y - a) / 12) * np.cos(2 * np.pi * (x - b) / 12) for a, b in path]
+    first, second = rng.poisson(4 * np.stack(waves), (2, 40, 96, 96)).astype(np.float32)
+    np.testing.assert_allclose(
+        np.diff(drift(np.stack([first, second], axis=1)), axis=0), np.diff(path, axis=0), atol=1
+    )

@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import TINY, counts, network
+from small import TINY, counts, drifting, network
 from tdenoise_pipeline.blocks import Halo, plan_blocks
 
 from tdenoise import infer
-from tdenoise.infer import Tile, denoise, symmetries
+from tdenoise.drift import window_shifts
+from tdenoise.infer import Tile, denoise, halo_with_shift, motion_of, symmetries
 from tdenoise.network import Architecture, SplitBlind, stack_window, window_indices
 from tdenoise.noise import Scale
 from tdenoise.patches import normalise, transform, transform_back
@@ -19,16 +20,23 @@ from tdenoise.patches import normalise, transform, transform_back
 SCALE = Scale(2.0, 1.4, 0.3)
 
 
-def whole(made: SplitBlind, frames: np.ndarray, ensemble: int) -> np.ndarray:
-    return np.stack(
-        list(denoise(made, frames, Tile.whole(frames.shape), SCALE, range(len(frames)), ensemble=ensemble))
-    )
+def whole(made: SplitBlind, frames: np.ndarray, ensemble: int, drift: np.ndarray | None = None) -> np.ndarray:
+    tile = Tile.whole(frames.shape)
+    given = denoise(made, frames, tile, SCALE, range(len(frames)), ensemble=ensemble, drift=drift)
+    return np.stack(list(given))
 
 
-def in_blocks(made: SplitBlind, frames: np.ndarray, core: tuple[int, int, int], ensemble: int) -> np.ndarray:
+def in_blocks(
+    made: SplitBlind,
+    frames: np.ndarray,
+    core: tuple[int, int, int],
+    ensemble: int,
+    drift: np.ndarray | None = None,
+) -> np.ndarray:
     arch = made.architecture
     out = np.full(frames.shape, np.nan, dtype=np.float32)
-    for block in plan_blocks(frames.shape, core, Halo(arch.window, arch.spatial_halo), arch.stride):
+    halo = Halo(arch.window, halo_with_shift(arch, motion_of(drift, arch.window).shift))
+    for block in plan_blocks(frames.shape, core, halo, arch.stride):
         rows, columns = block.padded.rows, block.padded.columns
         tile = Tile(
             len(frames),
@@ -36,9 +44,8 @@ def in_blocks(made: SplitBlind, frames: np.ndarray, core: tuple[int, int, int], 
             (block.core.rows[0] - rows[0], block.core.rows[1] - rows[0]),
             (block.core.columns[0] - columns[0], block.core.columns[1] - columns[0]),
         )
-        result = denoise(
-            made, frames[block.padded.slices], tile, SCALE, range(*block.core.frames), ensemble=ensemble
-        )
+        part, wanted = frames[block.padded.slices], range(*block.core.frames)
+        result = denoise(made, part, tile, SCALE, wanted, ensemble=ensemble, drift=drift)
         out[block.core.slices] = np.stack(list(result))
     return out
 
@@ -50,15 +57,22 @@ def in_blocks(made: SplitBlind, frames: np.ndarray, core: tuple[int, int, int], 
     tile=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     ensemble=st.sampled_from([1, 4, 16]),
     radius=st.sampled_from([0, 1, None]),
+    step=st.sampled_from([0.0, 0.3, 4.0]),
 )
 def test_denoised_in_blocks_equals_denoised_whole(
-    shape: tuple[int, int, int], frames: int, tile: tuple[int, int], ensemble: int, radius: int | None
+    shape: tuple[int, int, int],
+    frames: int,
+    tile: tuple[int, int],
+    ensemble: int,
+    radius: int | None,
+    step: float,
 ) -> None:
     made = network(Architecture(**{**TINY.to_json(), "blind_radius": radius}))
     movie = counts(shape)
     stride = made.architecture.stride
-    expected = whole(made, movie, ensemble)
-    result = in_blocks(made, movie, (frames, tile[0] * stride, tile[1] * stride), ensemble)
+    drift = drifting(len(movie), step=step) if step else None
+    expected = whole(made, movie, ensemble, drift)
+    result = in_blocks(made, movie, (frames, tile[0] * stride, tile[1] * stride), ensemble, drift)
     assert np.abs(result - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
@@ -128,13 +142,16 @@ def test_a_gpu_short_of_memory_gives_the_same_movie(largest: int, monkeypatch: p
 
 @pytest.mark.parametrize("centre", ["blind", "seen"])
 @pytest.mark.parametrize("ensemble", [1, 16])
-def test_what_is_kept_between_frames_changes_nothing(centre: str, ensemble: int) -> None:
+@pytest.mark.parametrize("step", [0.0, 2.0])
+def test_what_is_kept_between_frames_changes_nothing(centre: str, ensemble: int, step: float) -> None:
     made = network(Architecture(**{**TINY.to_json(), "centre": centre}))
     movie = counts((40, 20, 28))  # longer than a run of frames that share their first layer
     frames = normalise(movie, SCALE, 20, 28)
+    drift = drifting(len(movie), step=step) if step else None
     expected = np.zeros(movie.shape, np.float32)
     for number in range(len(movie)):
-        window = stack_window(frames, window_indices(number, len(movie), TINY.window), TINY.bins)
+        indices = window_indices(number, len(movie), TINY.window)
+        window = stack_window(frames, indices, TINY.bins, window_shifts(drift, number, indices))
         for turn, mirror, reverse in symmetries(ensemble):
             output = made(
                 transform(window, turn, mirror, reverse)[None],
@@ -142,7 +159,20 @@ def test_what_is_kept_between_frames_changes_nothing(centre: str, ensemble: int)
             )
             expected[number] += transform_back(output[0], turn, mirror)[0].numpy() / ensemble
     expected = SCALE.mean + SCALE.contrast * expected
-    np.testing.assert_allclose(whole(made, movie, ensemble), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(whole(made, movie, ensemble, drift), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_window_follows_the_scene() -> None:
+    made = network()
+    still, stride = counts((9, 160, 168)), made.architecture.stride  # on whose grid a network sees frames
+    drift = stride * np.stack([np.arange(9) - 4, np.arange(9) % 3], axis=1)
+    moved = np.stack([np.roll(f, d, axis=(0, 1)) for f, d in zip(still, drift, strict=True)])
+    found, expected = whole(made, moved, 1, drift), whole(made, still, 1)
+    # Far from the edges, where nothing that was shown came from outside.
+    middle = (slice(76, 84), slice(80, 88))
+    for number, (rows, columns) in enumerate(drift):
+        back = np.roll(found[number], (-rows, -columns), axis=(0, 1))
+        np.testing.assert_allclose(back[middle], expected[number][middle], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])

@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import TINY, counts, model_folder, movie_store, network
+from small import TINY, counts, drifting, model_folder, movie_store, network
 from tdenoise_pipeline import store
 from tdenoise_pipeline import train as module
 from tdenoise_pipeline.apply import apply
@@ -25,9 +25,19 @@ from tdenoise_pipeline.train import choose_architecture, restore, snapshot, trai
 
 import tdenoise.train as training
 from tdenoise.checkpoint import BASE, load_model, read_card
+from tdenoise.drift import window_shifts
 from tdenoise.network import Architecture, stack_window, window_indices
 from tdenoise.noise import NoiseAccumulator, Scale
-from tdenoise.patches import PatchLoader, TrainingMovie, _window, hold_out, normalise, regions_of
+from tdenoise.patches import (
+    PatchLoader,
+    TrainingMovie,
+    _window,
+    hold_out,
+    normalise,
+    put_stand_ins,
+    regions_of,
+    transform,
+)
 from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
 
 SCALE = Scale(2.0, 1.4, 0.3)
@@ -312,6 +322,34 @@ def test_the_fast_window_of_a_patch_is_that_of_inference(centre: int, seed: int)
     bins = Architecture().bins
     expected = stack_window(normalise(frames, SCALE, 16, 16), indices, bins)
     torch.testing.assert_close(_window(frames, indices, bins, SCALE, 16), expected, rtol=1e-4, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    shape=st.tuples(st.integers(3, 30), st.integers(5, 40), st.integers(5, 40)),
+    step=st.sampled_from([0.3, 4.0]),
+    bad=st.booleans(),
+    number=st.integers(0, 99),
+)
+def test_the_window_of_a_patch_follows_the_scene_as_that_of_inference(
+    shape: tuple[int, int, int], step: float, bad: bool, number: int
+) -> None:
+    frames, drift = counts(shape), drifting(shape[0], step=step)
+    levels = np.full(shape[1:], np.nan, np.float32)
+    if bad:
+        levels[1:4:2, 2] = 1.5
+    movie = TrainingMovie(frames, SCALE, (), stand_ins=levels if bad else None, drift=drift)
+    loader = PatchLoader([movie], TINY, patch=16, batch=1, seed=number)
+    place, batch = loader._places(0)[0], loader.draw(0)
+    extent = [max(16 + 16, n) for n in shape[1:]]
+    shown = normalise(frames, SCALE, *extent)
+    put_stand_ins(shown, levels, SCALE)
+    indices = window_indices(place.centre, shape[0], TINY.window)
+    window = stack_window(shown, indices, TINY.bins, window_shifts(drift, place.centre, indices))
+    size = loader.patch
+    part = window[:, place.row : place.row + size, place.column : place.column + size]
+    expected = transform(part, place.turn, place.mirror, place.reverse)
+    torch.testing.assert_close(batch.neighbours[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
