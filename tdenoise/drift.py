@@ -16,9 +16,9 @@ from scipy.signal.windows import tukey
 AGREEMENT = (
     2.0  # of two halves of the frames, within the reach: standard deviation of their difference [pixels]
 )
-HIGHEST = 0.25  # frequency that is looked at [1/pixel]; atomic columns are larger than four pixels
+BIN = 2  # pixels that are joined before images are compared: atomic columns are larger than four
 REACH = 3  # images on each side that an image is compared with
-NEAR = 3  # pixels that the scene usually moves by from one image to the next, at most
+NEAR = 4  # pixels that the scene usually moves by from one image to the next, at most
 JUMP = (
     2.0  # a peak further away is taken if it is so many times as high: the peaks of a lattice are all alike
 )
@@ -128,6 +128,8 @@ class _Stretch:
     """Images that are compared with one another, as spectra."""
 
     def __init__(self, images: Array) -> None:
+        height, width = (n - n % BIN for n in images.shape[1:])
+        images = images[:, :height, :width].reshape(-1, height // BIN, BIN, width // BIN, BIN).mean((2, 4))
         self._shape = images.shape[1:]
         window = np.outer(*(tukey(n + 2, 0.2)[1:-1] for n in self._shape)).astype(np.float32)
         means = (images * window).sum((1, 2), keepdims=True) / window.sum()
@@ -137,17 +139,16 @@ class _Stretch:
         levels = np.sqrt(np.square(images * window, dtype=np.float64).sum((1, 2)))
         self._norms[self._norms <= 1e-5 * levels] = 0
         self._fy, self._fx = fftfreq(self._shape[0])[:, None], rfftfreq(self._shape[1])[None]
-        self._seen = (self._fy**2 + self._fx**2) <= HIGHEST**2
-        self._spectra = (rfft2(flat) * self._seen).astype(np.complex64)
+        self._spectra = rfft2(flat).astype(np.complex64)
         steps = [np.minimum(np.arange(n), n - np.arange(n)) for n in self._shape]
-        self._near = (steps[0][:, None] <= NEAR) & (steps[1][None] <= NEAR)
+        self._near = (steps[0][:, None] <= NEAR // BIN) & (steps[1][None] <= NEAR // BIN)
 
     def drift(self) -> NDArray[np.float64]:
         """NaN where an image is constant."""
         n = len(self._spectra)
         moved = np.zeros((n, 2))
         shows = self._norms > 0
-        weight = self._seen.astype(np.float32)
+        weight = np.ones(self._spectra.shape[1:], np.float32)
         for i in range(1, n):
             moved[i] = moved[i - 1]
             reference = sum(self._back(j, moved[j]) for j in range(max(0, i - REACH), i) if shows[j])
@@ -161,11 +162,10 @@ class _Stretch:
                 around = [j for j in range(max(0, i - REACH), min(n, i + REACH + 1)) if shows[j] and j != i]
                 if around:
                     step[i] = self._peak(back[i], back[around].sum(0), weight)
-            moved += step.clip(-1, 1)
-            # The scene moves smoothly, the error of a measurement does not. A jump stays one.
-            ends = np.concatenate([2 * moved[:1] - moved[1:2], moved, 2 * moved[-1:] - moved[-2:-1]])
-            moved += (0.1 * np.diff(ends, 2, axis=0)).clip(-0.2, 0.2)
+            # Not by all of it: both of two images would make the same step.
+            moved += 0.7 * step.clip(-1, 1)
         moved[~shows] = np.nan
+        moved *= BIN
         return moved
 
     def _back(self, number: int, moved: Array) -> Spectrum:
@@ -178,9 +178,9 @@ class _Stretch:
         pairs = [
             np.mean((back[k:] * back[:-k].conj()).real, axis=0) for k in range(1, REACH + 1) if k < len(back)
         ]
-        signal = np.maximum(np.mean(pairs, axis=0), 0) if pairs else np.zeros(self._seen.shape)
-        noise = np.median((np.square(np.abs(back)).mean(axis=0) - signal)[self._seen]) / (2 * REACH)
-        return np.asarray(self._seen * signal / np.maximum(signal + max(noise, 0), 1e-30), dtype=np.float32)
+        signal = np.maximum(np.mean(pairs, axis=0), 0) if pairs else np.zeros(back.shape[1:])
+        noise = np.median(np.square(np.abs(back)).mean(axis=0) - signal) / (2 * REACH)
+        return np.asarray(signal / np.maximum(signal + max(noise, 0), 1e-30), dtype=np.float32)
 
     def _peak(
         self, image: Spectrum, reference: Spectrum, weight: Array, jump: bool = False

@@ -111,6 +111,43 @@ def test_tiles_with_halos_give_the_same_movie(
         describe_plan(config(sources, tmp_path / "e.zarr", tile=18))
 
 
+@pytest.fixture(scope="session")
+def drifting_movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A movie store of a scene that moves by 25 rows and 20 columns."""
+    y, x = np.mgrid[:64, :72]
+    rng = np.random.default_rng(3)
+    places = rng.uniform((-30, -25), (70, 78), (110, 2))
+    frames = [
+        1 + sum(np.exp(-((y - r - 0.25 * t) ** 2 + (x - c - 0.2 * t) ** 2) / 8) for r, c in places)
+        for t in range(100)
+    ]
+    return movie_store(tmp_path_factory.mktemp("drifting"), rng.poisson(frames).astype(np.uint8))
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_windows_follow_the_drift_that_ingest_measured(
+    drifting_movie: Path, sources: tuple[Path, Path], tmp_path: Path, tile: int | None
+) -> None:
+    drift = xr.open_zarr(drifting_movie)["drift"].values
+    np.testing.assert_allclose(drift[90] - drift[10], (20, 16), atol=1)
+    movie, made = store.open_store(drifting_movie, store.MOVIE), network()
+    frames = xr.open_zarr(drifting_movie)["counts"].values
+    output, found = tmp_path / "d.zarr", {}
+    for name, moved in (("followed", drift), ("ignored", None)):
+        settings = config(
+            (drifting_movie, sources[1]), output, lossless=True, ensemble=1, tile=tile, workers="local:1"
+        )
+        apply(replace(settings, ignore_drift=moved is None, force=True))
+        found[name] = xr.open_zarr(output)["denoised"].values
+        whole = denoise(
+            made, frames, Tile.whole(frames.shape), movie_scale(movie), range(100), ensemble=1, drift=moved
+        )
+        np.testing.assert_allclose(found[name], np.stack(list(whole)), rtol=1e-4, atol=1e-4)
+    assert np.abs(found["followed"] - found["ignored"]).max() > 0.01
+    with pytest.raises(UsageError, match="other settings|--force"):
+        apply(config((drifting_movie, sources[1]), output, lossless=True, ensemble=1, tile=tile))
+
+
 def test_long_shards_hold_the_same_frames_in_fewer_files(
     sources: tuple[Path, Path],
     expected: np.ndarray,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import TINY, counts, network
+from small import TINY, counts, drifting, network
 
 from tdenoise.infer import Tile, denoise
 from tdenoise.network import Architecture, SplitBlind, cell_reach, stack_window, window_indices
@@ -68,15 +68,19 @@ def test_no_pixel_depends_on_its_own_blind_region(radius: int | None, n_frames: 
 
 
 @pytest.mark.parametrize("radius", RADII)
-def test_a_changed_pixel_leaves_its_own_prediction_alone_with_all_symmetries(radius: int | None) -> None:
+@pytest.mark.parametrize("step", [0.0, 3.0])
+def test_a_changed_pixel_leaves_its_own_prediction_alone_with_all_symmetries(
+    radius: int | None, step: float
+) -> None:
     made = network(architecture(radius))
     frames = counts((9, 24, 24))
     scale = Scale(2.0, 1.4, 0.3)
+    drift = drifting(9, step=step) if step else None
     for centre in (0, 4, 8):
         changed = frames.copy()
         changed[centre, 11, 13] = 200
         before, after = (
-            next(denoise(made, f, Tile.whole(f.shape), scale, range(centre, centre + 1)))
+            next(denoise(made, f, Tile.whole(f.shape), scale, range(centre, centre + 1), drift=drift))
             for f in (frames, changed)
         )
         assert before[11, 13] == after[11, 13]
