@@ -43,6 +43,7 @@ def main() -> None:
     options.add_argument("--dose", type=float, nargs="+", help="take only these doses of the files")
     options.add_argument("--time-limit", default="5m", help="for each training: 90s, 20m, 2h")
     options.add_argument("--least-dose", help="of training: see `train --least-dose`; pure counts only")
+    options.add_argument("--ignore-drift", action="store_true", help="in train and apply, as their option")
     options.add_argument("--ensemble", type=int, default=1, help="symmetries to average over in apply")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--workers", default="local:1")
@@ -88,6 +89,7 @@ def measure(raw: Path, truth: Path, dose: float, folder: Path, chosen: argparse.
     methods: dict[str, Any] = {}
     result: dict[str, Any] = {"movie": truth.name, "dose": dose}
     result |= {"time_limit": chosen.time_limit, "ensemble": chosen.ensemble, "least_dose": chosen.least_dose}
+    result["ignore_drift"] = chosen.ignore_drift
     for name in chosen.model:
         kind, _, variant = name.partition(":")
         model, denoised = folder / "model", folder / "denoised.zarr"
@@ -101,6 +103,7 @@ def measure(raw: Path, truth: Path, dose: float, folder: Path, chosen: argparse.
             "--force",
             "--quiet",
         ]
+        still = ["--ignore-drift"] if chosen.ignore_drift else []
         if chosen.least_dose:
             words += ["--least-dose", chosen.least_dose]
         if variant:
@@ -109,9 +112,9 @@ def measure(raw: Path, truth: Path, dose: float, folder: Path, chosen: argparse.
             if kind == "base":
                 trained, used, model = None, [], BASE
             else:
-                trained, used = command_line("train", movie, "-o", model, *words), ["--model", model]
+                trained, used = command_line("train", movie, "-o", model, *words, *still), ["--model", model]
             applied = command_line(
-                "apply", movie, *used, "-o", denoised, "--force", "--quiet",
+                "apply", movie, *used, *still, "-o", denoised, "--force", "--quiet",
                 "--ensemble", chosen.ensemble, "--workers", chosen.workers,
             )  # fmt: skip
         except RuntimeError as error:

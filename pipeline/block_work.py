@@ -176,6 +176,7 @@ def denoise_block(
     core_rows = (block.core.rows[0] - rows[0], block.core.rows[1] - rows[0])
     core_columns = (block.core.columns[0] - columns[0], block.core.columns[1] - columns[0])
     n_frames = source.shape[0]
+    drift = None if job.drift is None else np.load(job.drift)
     bad: NDArray[np.float32] | None = None
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
@@ -185,7 +186,9 @@ def denoise_block(
         tile = Tile(n_frames, first, core_rows, core_columns)
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
         result = np.empty((len(job.layers), stop - start, *core), np.float32)
-        for number, layers in enumerate(_denoised(model, held, tile, job, range(start, stop), device, bad)):
+        for number, layers in enumerate(
+            _denoised(model, held, tile, job, range(start, stop), device, bad, drift)
+        ):
             for layer, frame in enumerate(layers):
                 result[layer, number] = frame
         yield (start, stop), result
@@ -199,15 +202,10 @@ def _denoised(
     frames: range,
     device: str,
     bad: NDArray[np.float32] | None,
+    drift: NDArray[np.float64] | None,
 ) -> Iterator[tuple[NDArray[np.float32], ...]]:
     """Every layer of a job, frame by frame."""
-    drift = None if job.drift is None else np.load(job.drift)
-    given: dict[str, Any] = {
-        "ensemble": job.ensemble,
-        "device": device,
-        "stand_ins": bad,
-        "drift": drift,
-    }
+    given: dict[str, Any] = {"ensemble": job.ensemble, "device": device, "stand_ins": bad, "drift": drift}
     if store.VARIANCE not in job.layers:
         for frame in denoise(model.network, held, tile, job.scale, frames, **given):
             yield (frame,)

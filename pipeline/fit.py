@@ -75,9 +75,17 @@ def movie_drift(movie: store.Store, architecture: Architecture) -> NDArray[np.fl
         return None
     steps = movie.coordinates.pixel_size_nm
     moved = np.asarray(zarr.open_array(movie.path / "drift", mode="r")[:], dtype=np.float64)
+    if moved.shape != (movie.shape[0], 2) or not np.isfinite(moved).all():
+        raise InputError(
+            movie.path / "drift", "is not a drift of this movie. Verify the store, or ingest it again."
+        )
     if described["units"] == "nm":
         moved = moved / np.asarray(steps)
-    return moved if largest_shift(moved, architecture.window) else None
+    largest = largest_shift(moved, architecture.window)
+    if not largest:
+        return None
+    log.info("%s: the scene drifts, and the windows follow it by up to %d pixels", movie.path, largest)
+    return moved
 
 
 def signal_to_noise(noise: NoiseStatistics) -> float:

@@ -14,16 +14,14 @@ from numpy.typing import NDArray
 from scipy.signal.windows import tukey
 
 AGREEMENT = (
-    2.0  # of two halves of the frames, within the reach: standard deviation of their difference [pixels]
+    2.0  # of two halves of the frames within the reach: standard deviation of what they differ by [pixels]
 )
 BIN = 2  # pixels that are joined before images are compared: atomic columns are larger than four
 REACH = 3  # images on each side that an image is compared with
 NEAR = 4  # pixels that the scene usually moves by from one image to the next, at most
-JUMP = (
-    2.0  # a peak further away is taken if it is so many times as high: the peaks of a lattice are all alike
-)
+JUMP = 2.0  # a peak further away is taken if it is so many times as high: those of a lattice are all alike
 ROUNDS = 6  # of comparing every image with those around it
-STRETCH = 128  # images that are in memory at once
+STRETCH = 64  # images that are in memory at once
 MAX_SHIFT = 16  # pixels that a frame is shifted by in a window, at most
 
 
@@ -85,7 +83,8 @@ def drift(images: Images) -> NDArray[np.float64]:
     moved, difference = tracks[0], tracks[1] - tracks[2]
     for i in range(n):
         around = difference[max(0, i - REACH) : i + REACH + 1]
-        if not (np.std(around, axis=0) <= AGREEMENT).all():  # nor where it is NaN
+        around = around[np.isfinite(around[:, 0])]
+        if len(around) < 2 or (np.std(around, axis=0) > AGREEMENT).any():
             moved[i] = np.nan
     believed = moved[np.isfinite(moved[:, 0])]
     return np.asarray(moved - believed[0] if len(believed) else moved)
