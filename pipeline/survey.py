@@ -14,6 +14,7 @@ from tdenoise.drift import drift
 from tdenoise.noise import NoiseAccumulator, NoiseStatistics
 from tdenoise.pixels import PixelAccumulator
 
+from .corrections import bin_pixels
 from .ingest_plan import Selection
 from .readers import Reader
 
@@ -23,6 +24,7 @@ NOISE_PLACES = (8, 32)  # in time, evenly spread: at least, at most
 WINDOW = 512  # rows and columns looked at for noise and drift, at most [pixels]
 STRETCH = (8, 32)  # successive frames looked at for the noise: at least, at most
 DRIFT_FRAMES, DRIFT_PIXELS = 8, 256  # frames averaged for an image that is correlated, and its extent
+DRIFT_BIN = 2  # pixels that are joined for it: atomic columns are larger than four
 READ_GROUPS = 8  # such images that are made at once
 GAP = 1.5  # usual intervals between frames, beyond which one was lost
 UNEVEN = 0.1  # of the usual interval
@@ -116,7 +118,7 @@ class _Groups:
             _middle(n, chunk) for n, chunk in zip(array.shape[1:], array.chunks[1:], strict=True)
         )
         self._length = DRIFT_FRAMES
-        extent = (part.stop - part.start for part in self._part)
+        extent = ((part.stop - part.start) // DRIFT_BIN for part in self._part)
         self.shape = (array.shape[0] // self._length, 2, *extent)
 
     @property
@@ -137,7 +139,8 @@ class _Groups:
                     wanted = range(group * self._length + half, (group + 1) * self._length, 2)
                     sound = [frame - begin for frame in wanted if frame not in self._unsound]
                     if sound:  # else zero: a constant image shows nothing
-                        out[group - groups.start, half] = frames[sound].mean(axis=0, dtype=np.float32)
+                        mean = frames[sound].mean(axis=0, dtype=np.float32)
+                        out[group - groups.start, half] = bin_pixels(mean[None], DRIFT_BIN)[0]
         return out
 
 
@@ -147,9 +150,9 @@ def measure_drift(array: Any, unsound: Collection[int]) -> NDArray[np.float64] |
     From the mean of some frames at a time in the middle of the field; between these, along straight lines.
     """
     groups = _Groups(array, unsound)
-    if groups.shape[0] < 2 or min(groups.shape[2:]) < 16:
+    if groups.shape[0] < 2 or min(groups.shape[2:]) < 8:
         return None
-    moved = drift(groups)
+    moved = DRIFT_BIN * drift(groups)
     known = np.isfinite(moved[:, 0])
     if known.sum() < max(2, len(moved) / 2):
         return None

@@ -13,12 +13,9 @@ from numpy.fft import fftfreq, irfft2, rfft2, rfftfreq
 from numpy.typing import NDArray
 from scipy.signal.windows import tukey
 
-AGREEMENT = (
-    2.0  # of two halves of the frames within the reach: standard deviation of what they differ by [pixels]
-)
-BIN = 2  # pixels that are joined before images are compared: atomic columns are larger than four
+AGREEMENT = 1.0  # of the halves within the reach: standard deviation of what they differ by [pixels]
 REACH = 3  # images on each side that an image is compared with
-NEAR = 4  # pixels that the scene usually moves by from one image to the next, at most
+NEAR = 2  # pixels that the scene usually moves by from one image to the next, at most
 JUMP = 2.0  # a peak further away is taken if it is so many times as high: those of a lattice are all alike
 ROUNDS = 6  # of comparing every image with those around it
 STRETCH = 64  # images that are in memory at once
@@ -127,8 +124,6 @@ class _Stretch:
     """Images that are compared with one another, as spectra."""
 
     def __init__(self, images: Array) -> None:
-        height, width = (n - n % BIN for n in images.shape[1:])
-        images = images[:, :height, :width].reshape(-1, height // BIN, BIN, width // BIN, BIN).mean((2, 4))
         self._shape = images.shape[1:]
         window = np.outer(*(tukey(n + 2, 0.2)[1:-1] for n in self._shape)).astype(np.float32)
         means = (images * window).sum((1, 2), keepdims=True) / window.sum()
@@ -140,7 +135,7 @@ class _Stretch:
         self._fy, self._fx = fftfreq(self._shape[0])[:, None], rfftfreq(self._shape[1])[None]
         self._spectra = rfft2(flat).astype(np.complex64)
         steps = [np.minimum(np.arange(n), n - np.arange(n)) for n in self._shape]
-        self._near = (steps[0][:, None] <= NEAR // BIN) & (steps[1][None] <= NEAR // BIN)
+        self._near = (steps[0][:, None] <= NEAR) & (steps[1][None] <= NEAR)
 
     def drift(self) -> NDArray[np.float64]:
         """NaN where an image is constant."""
@@ -164,7 +159,6 @@ class _Stretch:
             # Not by all of it: both of two images would make the same step.
             moved += 0.7 * step.clip(-1, 1)
         moved[~shows] = np.nan
-        moved *= BIN
         return moved
 
     def _back(self, number: int, moved: Array) -> Spectrum:
