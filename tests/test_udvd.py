@@ -16,6 +16,7 @@ from small import counts, model_folder, movie_store
 from tdenoise_pipeline import cli, store
 from tdenoise_pipeline import train as train_module
 from tdenoise_pipeline.blocks import Halo, plan_blocks
+from tdenoise_pipeline.config import TrainConfig
 from tdenoise_pipeline.fit import movie_scale
 from torch import Tensor, nn
 
@@ -441,6 +442,17 @@ def test_it_trains_and_denoises_like_any_model(
     assert run("evaluate", out, "--movie", movie) == 0
     assert run("models", "show", tmp_path / "model") == 0
     assert "trained on: movie.zarr" in capsys.readouterr().out
+
+
+def test_on_a_cpu_its_steps_are_small(tmp_path: Path) -> None:
+    movie = movie_store(tmp_path, counts((12, 24, 24)))
+    sizes = {}
+    for kind in ("udvd", "split-blind"):
+        plan = train_module.make_plan(
+            TrainConfig(movie=(movie,), output=tmp_path / "m", model=kind, device="cpu")
+        )
+        sizes[kind] = plan.settings.batch * plan.settings.patch**2
+    assert sizes["udvd"] < sizes["split-blind"] / 8
 
 
 def test_nobody_knows_what_an_imported_model_was_trained_on(
