@@ -19,7 +19,7 @@ from tdenoise_pipeline.apply_plan import describe_plan
 from tdenoise_pipeline.config import ApplyConfig, TrainConfig, VerifyConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, Stopped, UsageError, VerificationError
-from tdenoise_pipeline.fit import movie_scale
+from tdenoise_pipeline.fit import movie_drift, movie_scale
 from tdenoise_pipeline.train import train_model
 from tdenoise_pipeline.verify import verify
 
@@ -57,9 +57,16 @@ def config(sources: tuple[Path, Path], output: Path, **settings: object) -> Appl
 def whole(sources: tuple[Path, Path], own_counts: bool) -> tuple[np.ndarray, np.ndarray]:
     """Denoised movie and variance, made in one piece in this process."""
     frames = counts(SHAPE)
-    scale = movie_scale(store.open_store(sources[0], store.MOVIE))
+    movie = store.open_store(sources[0], store.MOVIE)
     pairs = denoise_with_variance(
-        uncertain(), frames, Tile.whole(SHAPE), scale, range(len(frames)), ensemble=2, own_counts=own_counts
+        uncertain(),
+        frames,
+        Tile.whole(SHAPE),
+        movie_scale(movie),
+        range(len(frames)),
+        ensemble=2,
+        own_counts=own_counts,
+        drift=movie_drift(movie, GAMMA),
     )
     denoised, variance = (np.stack(part) for part in zip(*pairs, strict=True))
     return denoised, variance
