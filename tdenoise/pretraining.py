@@ -24,6 +24,9 @@ Array = NDArray[Any]
 
 FAINTEST = 0.02  # of the vacuum level: no pixel is darker
 EVENT_IMPORTANCE = 4.0  # weight of the error near columns that come and go; elsewhere it is 1
+FOLLOWED = 0.9  # of the movies; of the others nobody knows how they drift
+DRIFT_ERROR_PX = 0.3  # standard deviation of a measured drift in the worst movies
+DRIFT_FRAMES = 8  # between two measurements of the drift, as at ingest
 
 
 class Scene(NamedTuple):
@@ -31,6 +34,7 @@ class Scene(NamedTuple):
 
     clean: NDArray[np.float16]  # (n_frames, size, size); vacuum is about 1
     changing: NDArray[np.bool_]  # (size, size), near columns that come and go
+    drift: NDArray[np.float64]  # (n_frames, 2), rows and columns [pixels]
 
 
 def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = False) -> Scene:
@@ -73,10 +77,12 @@ def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = F
     top, left = np.clip(middle - extent // 2, 0, field - extent)
     cut = movie.clean[:, top : top + extent, left : left + extent]
     changing = movie.changing_mask[top : top + extent, left : left + extent].astype(np.float32)
+    drift = movie.drift_px.astype(np.float64)
     if rng.uniform() < 0.6:
         angle = rng.uniform(0, 360)
         cut = ndimage.rotate(cut, angle, axes=(1, 2), reshape=False, order=3, mode="nearest")
         changing = ndimage.rotate(changing, angle, reshape=False, order=1)
+        drift = drift @ _turn(angle)
     clean = cut[:, margin : margin + size, margin : margin + size]
     near = changing[margin : margin + size, margin : margin + size] > 0.5
 
@@ -85,10 +91,12 @@ def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = F
     if rng.uniform() < 0.4:
         blur = rng.uniform(0.3, 1.2)
         clean = ndimage.gaussian_filter(clean, (0, blur, blur))
-    clean = clean * (1 + rng.uniform(0, 0.08) * _texture(rng, size, rng.uniform(10, 50)))  # thickness
+    thickness = _texture(rng, size, rng.uniform(10, 50), drift)
+    clean = clean * (1 + rng.uniform(0, 0.08) * thickness)
     if rng.uniform() < 0.4:
-        clean = clean + rng.uniform(0.005, 0.04) * _texture(rng, size, rng.uniform(2, 6))  # amorphous layers
-    return Scene(np.asarray(np.maximum(clean, FAINTEST), np.float16), near)
+        amorphous = _texture(rng, size, rng.uniform(2, 6), drift)
+        clean = clean + rng.uniform(0.005, 0.04) * amorphous
+    return Scene(np.asarray(np.maximum(clean, FAINTEST), np.float16), near, drift)
 
 
 def noisy(made: Scene, seed: int) -> TrainingMovie:
@@ -97,6 +105,8 @@ def noisy(made: Scene, seed: int) -> TrainingMovie:
     Half of the doses lie below one electron per pixel and frame, half above: where changes are plain to see, a
     network learns to look for them. Errors near columns that come and go weigh more: they are few pixels, and
     what users look for.
+
+    The windows of the network follow the drift as well as it would be measured.
 
     Parameters
     ----------
@@ -114,14 +124,33 @@ def noisy(made: Scene, seed: int) -> TrainingMovie:
     mean = float(expected.mean())
     scale = Scale(mean, math.sqrt(mean), OUTPUT_UNIT * math.sqrt(mean))
     importance = np.where(made.changing, EVENT_IMPORTANCE, 1.0)
-    return TrainingMovie(counts, scale, (), made.clean, dose, importance=importance)
+    drift = _measured(made.drift, rng) if rng.uniform() < FOLLOWED else None
+    return TrainingMovie(counts, scale, (), made.clean, dose, drift=drift, importance=importance)
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(math.log(low), math.log(high))))
 
 
-def _texture(rng: np.random.Generator, size: int, grain: float) -> Array:
-    """A random image of mean 0 and variance 1 that varies over some pixels."""
-    image = ndimage.gaussian_filter(rng.standard_normal((size, size)), grain)
-    return np.asarray((image - image.mean()) / image.std())
+def _turn(angle: float) -> Array:
+    """Matrix that (row, column) is multiplied with from the right, as `scipy.ndimage.rotate` turns an image."""
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    return np.array([[cos, sin], [-sin, cos]])
+
+
+def _measured(drift: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """A drift with the errors of measuring it, which are alike in frames next to each other."""
+    n_frames = len(drift)
+    knots = np.arange(0, n_frames + DRIFT_FRAMES, DRIFT_FRAMES)
+    errors = rng.normal(0, rng.uniform(0, DRIFT_ERROR_PX), (2, len(knots)))
+    between = [np.interp(np.arange(n_frames), knots, error) for error in errors]
+    return np.asarray(drift + np.stack(between, axis=-1))
+
+
+def _texture(rng: np.random.Generator, size: int, grain: float, drift: NDArray[np.float64]) -> Array:
+    """A random image of mean 0 and variance 1 that varies over some pixels, and drifts: (n_frames, size, size)."""
+    margin = math.ceil(np.abs(drift).max()) + 2
+    image = ndimage.gaussian_filter(rng.standard_normal((size + 2 * margin,) * 2), grain)
+    image = (image - image.mean()) / image.std()
+    inside = slice(margin, margin + size)
+    return np.stack([ndimage.shift(image, moved, order=1)[inside, inside] for moved in drift])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from safetensors import safe_open
+from scipy import ndimage
 from small import movie_store
 from tdenoise_pipeline.apply import apply
 from tdenoise_pipeline.config import ApplyConfig
@@ -35,13 +36,38 @@ def test_errors_weigh_more_where_columns_come_and_go() -> None:
     made = scene(5, n_frames=40, size=64, at_events=True)
     assert 0 < made.changing.mean() < 1
     swing = np.ptp(made.clean.astype(float), axis=0)
-    assert (
-        swing[made.changing].mean() > 1.5 * swing[~made.changing].mean()
-    )  # the mask was turned with the scene
-    batch = PatchLoader([noisy(made, seed=1)], Architecture(), patch=64, batch=4).draw(0)
+    # The mask was turned with the scene.
+    assert swing[made.changing].mean() > 1.3 * swing[~made.changing].mean()
+    mask = np.broadcast_to(made.changing, made.clean.shape).astype(np.float32)
+    movie = replace(noisy(made, seed=1), clean=mask)
+    batch = PatchLoader([movie], Architecture(), patch=48, batch=4).draw(0)
     assert set(batch.weight.unique().tolist()) == {1.0, EVENT_IMPORTANCE}
-    moved = (batch.target - batch.target.mean(dim=(-2, -1), keepdim=True)).square()
-    assert moved[batch.weight > 1].mean() > moved[batch.weight == 1].mean()
+    # The weights are cut and turned as the targets are.
+    assert batch.target[batch.weight > 1].min() > batch.target[batch.weight == 1].max()
+
+
+@pytest.mark.parametrize("at_events", [False, True])
+@pytest.mark.parametrize("seed", [0, 1, 4])  # of the six, some are turned
+def test_a_scene_moves_as_its_drift_says(seed: int, at_events: bool) -> None:
+    made = scene(seed, n_frames=40, size=64, at_events=at_events)
+    first, last = made.clean[0].astype(float), made.clean[-1].astype(float)
+    back = ndimage.shift(last, made.drift[0] - made.drift[-1], order=1)
+    inside = slice(14, -14)
+
+    def difference(image: np.ndarray) -> float:
+        return float(np.abs(image - first)[inside, inside].mean())
+
+    assert np.abs(made.drift[-1] - made.drift[0]).max() > 1
+    assert difference(back) < 0.8 * difference(last)  # columns change, and the particle turns
+
+
+def test_most_noisy_movies_come_with_their_drift_and_its_errors() -> None:
+    made = scene(0, n_frames=40, size=40)
+    drifts = [noisy(made, seed=seed).drift for seed in range(60)]
+    errors = [drift - made.drift for drift in drifts if drift is not None]
+    assert 45 <= len(errors) < 60
+    assert 0.05 < np.std(errors) < 0.3
+    assert np.abs(np.diff(errors, axis=1)).max() < 0.3, "from one frame to the next it is nearly the same"
 
 
 def test_the_target_of_a_noisy_movie_is_what_its_counts_are_on_average() -> None:
