@@ -25,13 +25,14 @@ from scipy.ndimage import gaussian_filter
 from tdenoise_pipeline import budget
 
 from tdenoise import runtime
+from tdenoise.held_out import HeldOut
 from tdenoise.infer import Tile, denoise
 from tdenoise.kinds import Architecture, scale_for
 from tdenoise.network import Architecture as SplitBlindArchitecture
 from tdenoise.noise import NoiseAccumulator, NoiseStatistics, choose
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.simulate import SimulationSettings, simulate
-from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
+from tdenoise.train import TrainingSettings, TrainingState, train
 from tdenoise.udvd import UdvdArchitecture
 
 SCORED_FRAMES = 8  # evenly spread over the movie

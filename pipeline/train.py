@@ -21,12 +21,13 @@ from safetensors.torch import save as save_tensors
 
 from tdenoise import checkpoint, runtime, thinning
 from tdenoise.atomic import write_atomically
+from tdenoise.held_out import HeldOut
 from tdenoise.kinds import Architecture, Network, architecture_of, build, kind_of, scale_for
 from tdenoise.network import Architecture as SplitBlindArchitecture
 from tdenoise.noise import NoiseStatistics, choose, persistence_warning, widest
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.team import Team
-from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
+from tdenoise.train import TrainingSettings, TrainingState, train, turn_back
 from tdenoise.udvd import UdvdArchitecture
 
 from . import budget, memory, processes, progress, store
@@ -106,10 +107,12 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         orders = {"plan": run.id, "mixed_precision": plan.settings.mixed_precision, "software": VERSION}
         team.broadcast(json.dumps(orders).encode())
         team.broadcast(state_bytes(state) if team.size > 1 else b"")
-        _train(state, training, plan, run, control, team)
-        card = _save(run, plan, training, state)
+        kept = _train(state, training, plan, run, control, team)
+        card = _save(run, plan, training, state, kept)
         run.commit()
     log.info("model %s: %d steps, best at %d", card["sha256"][:12], state.step, state.best_step)
+    if kept.get("share", 1.0) < 1:
+        log.info("of its difference from the given weights, %.0f %% are kept", 100 * kept["share"])
     return card
 
 
@@ -368,11 +371,16 @@ def _already_trained(config: TrainConfig, plan: str) -> bool:
 
 
 def _fresh(plan: Plan, device: str) -> TrainingState:
+    return TrainingState.start(plan.architecture, plan.settings, device, _given(plan))
+
+
+def _given(plan: Plan) -> dict[str, torch.Tensor] | None:
+    """The weights to adapt."""
     weights = None if plan.start is None else open_model(plan.start).network.state_dict()
     if weights is not None and plan.start == checkpoint.BASE and has_gamma_head(plan.architecture):
         # One noisy movie is too small to tell how large the error of a good prediction is.
         weights = checkpoint.base_spread() | weights
-    return TrainingState.start(plan.architecture, plan.settings, device, weights)
+    return weights
 
 
 def _start(plan: Plan, folder: Path, device: str) -> TrainingState:
@@ -391,8 +399,11 @@ def _train(
     run: progress.OutputRun | None,
     control: Control,
     team: Team,
-) -> None:
-    """Run the loop; the first process of a team validates, and writes metrics and checkpoints as it goes."""
+) -> dict[str, float]:
+    """Run the loop; the first process of a team validates, and writes metrics and checkpoints as it goes.
+
+    What was measured of the weights that are kept, for the first process.
+    """
     runtime.prepare(n_threads=1)
     architecture, settings, device = plan.architecture, plan.settings, _device(plan, team)
     thinned = kind_of(architecture) == "thinned"
@@ -461,6 +472,16 @@ def _train(
             keep()
     if stopping:
         raise Stopped(f"stopped at step {state.step}; run the same command again to continue")
+    if team.rank > 0:
+        return {}
+    kept: dict[str, float] = {}
+    given = _given(plan)
+    if given is not None and not state.new and state.best_step > 0:
+        kept["share"] = turn_back(state, given, validation.compare)
+    kept["held_out_error"] = validation(state.best)
+    if has_gamma_head(architecture):
+        kept["held_out_nll"] = validation.likelihood(state.best)
+    return kept
 
 
 def _show(control: Control, state: TrainingState, settings: TrainingSettings) -> None:
@@ -476,7 +497,11 @@ def _write_metrics(folder: Path, state: TrainingState) -> None:
 
 
 def _save(
-    run: progress.OutputRun, plan: Plan, training: list[TrainingMovie], state: TrainingState
+    run: progress.OutputRun,
+    plan: Plan,
+    training: list[TrainingMovie],
+    state: TrainingState,
+    kept: dict[str, float],
 ) -> dict[str, Any]:
     """Write the model folder's weights and card, and take the checkpoint away."""
     details = {
@@ -503,11 +528,7 @@ def _save(
         "device": plan.device,
         "parent": None if plan.parent is None else plan.parent["sha256"],
         **({} if plan.teacher is None else {"teacher": plan.teacher.attributes["model"]["id"]}),
-        "metrics": {
-            "held_out_error": _kept(state)["held_out"],
-            **({"held_out_nll": _kept(state)["held_out_nll"]} if "held_out_nll" in _kept(state) else {}),
-            "elapsed_s": state.elapsed_s,
-        },
+        "metrics": {**kept, "elapsed_s": state.elapsed_s},
         "software": VERSION,
     }
     run.check()
@@ -516,11 +537,6 @@ def _save(
     (run.partial / "checkpoint.safetensors").unlink(missing_ok=True)
     maybe_crash("model.tidied")
     return card
-
-
-def _kept(state: TrainingState) -> dict[str, float]:
-    """What was measured of the weights that are kept."""
-    return next(r for r in state.history if r["step"] == state.best_step)
 
 
 def snapshot(state: TrainingState, path: Path, allowed: Callable[[], None] = lambda: None) -> None:

@@ -183,3 +183,27 @@ def refusal(statistics: NoiseStatistics, gain: float, some_counts: Array) -> str
     if broken.any():
         return f"{100 * broken.mean():.3g} % of the values are not whole electrons of {gain:g} counts"
     return None
+
+
+def likelihood_terms(output: Tensor, target: Tensor, contrast: float | Tensor, electrons: Tensor) -> Tensor:
+    """Negative log-likelihood of the counts under both channels of a gamma head.
+
+    Parameters
+    ----------
+    output, target : Tensor, shapes (..., 2, height, width) and (..., 1, height, width)
+        Of the network, and the counts in units of the noise.
+    contrast : float or Tensor
+        `tdenoise.noise.Scale.contrast` over the noise.
+    electrons : Tensor
+        `tdenoise.patches.Batch.electrons`.
+
+    Returns
+    -------
+    Tensor of float64, shape (..., 1, height, width)
+    """
+    mean, log_spread = output[..., :1, :, :], output[..., 1:, :, :]
+    level, noise = electrons.double()[..., :1, :, :], electrons.double()[..., 1:, :, :]
+    predicted = positive(level + noise * contrast * mean, level)
+    return negative_log_likelihood(
+        level + noise * target, predicted, prior_variance(log_spread, noise * contrast)
+    )

@@ -5,28 +5,23 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .drift import largest_shift, window_shifts
-from .gamma_poisson import LOG_SPREADS, negative_log_likelihood, positive, prior_variance
+from .gamma_poisson import likelihood_terms
 from .kinds import Architecture, Network, build
-from .network import stack_window, window_indices
-from .patches import Batch, PatchLoader, Split, TrainingMovie, normalise, put_stand_ins
+from .patches import Batch, PatchLoader
 from .team import ALONE, Team
-from .thinning import thin
 
 BETAS = (0.9, 0.999)  # 0.99 for the second let the loss collapse now and then
 WARM_UP_STEPS = 100
 MAX_GRADIENT = 0.25  # norm; about five times the usual one. Without it a rare step undoes hundreds.
+SHARES = (0.0, 0.25, 0.5, 0.75)  # of the way from given weights to adapted ones, at which it may turn back
 ANNEAL_STEPS = 2000  # in which the learning rate falls to nothing once the held-out error has stopped falling
-VALIDATION_FRAMES = 24
-VALIDATION_PIXELS = 256
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ class TrainingState:
         return "spread.bias" in self.new and not self.step and not self.history
 
     def start_spread(self, level: float) -> None:
-        """Let a gamma head begin with one uncertainty everywhere; see `HeldOut.constant_spread`."""
+        """Let a gamma head begin with one uncertainty everywhere; see `tdenoise.held_out.HeldOut.constant_spread`."""
         for network in (self.network, self.averaged, self.best):
             nn.init.constant_(network.spread.bias, level)  # type: ignore[union-attr, arg-type]
 
@@ -126,7 +121,7 @@ def train(
         Changed in place; may come from a checkpoint.
     loader : PatchLoader
     validation : callable
-        Held-out error of a network; see `HeldOut`.
+        Held-out error of a network; see `tdenoise.held_out`.
     settings : TrainingSettings
     device : str
     stopped : callable
@@ -138,7 +133,7 @@ def train(
         rate was lower.
     likelihood : callable, optional
         Of a gamma head, the negative logarithm by which the best weights are chosen: the held-out error does not
-        tell whether the uncertainty is right. See `HeldOut.likelihood`.
+        tell whether the uncertainty is right. See `tdenoise.held_out.HeldOut.likelihood`.
     team : Team, optional
         Processes that share every batch, each with a loader of its own share; ``stopped``, ``validation`` and
         ``likelihood`` must give all of them the same answer.
@@ -255,7 +250,7 @@ class _Gradients:
             output = self._network(neighbours, centre)
         if output.shape[1] == 2:
             # Twice, so that where counts are many it changes with the mean as the mean square does.
-            terms = 2 * _likelihood_terms(output, target, contrast, electrons)
+            terms = 2 * likelihood_terms(output, target, contrast, electrons)
         else:
             # The mean square is lowest at the expected counts, whatever the noise; a mean absolute error is not.
             terms = (target - contrast * output.float()).square()
@@ -353,155 +348,38 @@ def _validate(
     return record
 
 
-def _likelihood_terms(output: Tensor, target: Tensor, contrast: float | Tensor, electrons: Tensor) -> Tensor:
-    """Negative log-likelihood of the counts under both channels of a gamma head; channels are third from last."""
-    mean, log_spread = output[..., :1, :, :], output[..., 1:, :, :]
-    level, noise = electrons.double()[..., :1, :, :], electrons.double()[..., 1:, :, :]
-    predicted = positive(level + noise * contrast * mean, level)
-    return negative_log_likelihood(
-        level + noise * target, predicted, prior_variance(log_spread, noise * contrast)
-    )
+def turn_back(
+    state: TrainingState,
+    given: dict[str, Tensor],
+    compare: Callable[[Network, Network], tuple[float, float]],
+) -> float:
+    """Keep of an adaptation no more than the held-out frames ask for.
 
+    What a movie does not teach, given weights know from the many that they were trained on; what it teaches by
+    chance, they do not know. Between them and the best adapted ones, the error changes smoothly (Wortsman et al.
+    2022, robust fine-tuning). Kept are the weights nearest to the given ones whose error exceeds that of the best by
+    no more than the standard error of the difference (the rule of one standard error, Breiman et al. 1984).
 
-class HeldOut:
-    """Error of a prediction on held-out frames, from noisy counts alone that it never saw.
+    Parameters
+    ----------
+    state : TrainingState
+        Its best weights are changed.
+    given : dict
+        The weights that it started with, all of them.
+    compare : callable
+        See `tdenoise.held_out.HeldOut.compare`.
 
-    For a prediction ``f`` that never saw the counts ``y``, ``mean((y - f)^2)`` exceeds the true error by the
-    noise variance, the same for every network; so it is called with networks that are compared, and the lowest
-    wins (design, section 6). A network that is not blind is shown a part of the counts of a frame and compared
-    with the rest, by ``split``. With ``least_dose``, two of three frames are thinned, to that share of the dose
-    and half of the way there.
+    Returns
+    -------
+    float
+        Share of the way from the given weights, 1 at the best ones.
     """
-
-    def __init__(
-        self,
-        movies: Sequence[TrainingMovie],
-        architecture: Architecture,
-        device: str,
-        mixed_precision: bool,
-        split: Split | None = None,
-        least_dose: float = 1.0,
-    ) -> None:
-        self._samples: list[tuple[Tensor, Tensor, float, Tensor]] = []
-        self._device = device
-        self._mixed = mixed_precision
-        n_each = max(1, VALIDATION_FRAMES // max(1, len(movies)))
-        for movie in movies:
-            held = movie.held_out
-            chosen = [held[i] for i in np.unique(np.linspace(0, len(held) - 1, n_each).round().astype(int))]
-            for number, frame in enumerate(chosen):
-                share = least_dose ** (number % 3 / 2)
-                self._samples.append(_validation_sample(movie, architecture, frame, number, split, share))
-
-    @property
-    def resolution(self) -> float:
-        """Difference of two networks that differ by a few percent of the noise, which chance alone explains."""
-        n_pixels = sum(float(weighted[2].sum()) for _, weighted, *_ in self._samples)
-        return 0.03 / math.sqrt(n_pixels)
-
-    def __call__(self, network: Network) -> float:
-        """Mean square of ``noisy - predicted`` in units of the noise variance."""
-        return self._mean(
-            network, lambda output, target, contrast, _: (target - contrast * output[:1]).square()
-        )
-
-    def likelihood(self, network: Network) -> float:
-        """Mean negative logarithm of the likelihood of the counts of a pixel, for a gamma head."""
-        return self._mean(network, _likelihood_terms)
-
-    def constant_spread(self, network: Network) -> float:
-        """The second output of a gamma head that is likeliest if it is the same everywhere.
-
-        Not below what these frames can tell: the error of a good prediction is a thousandth of the noise variance,
-        and its estimate may be less than nothing. A head that began there would learn no more: the likelihood of an
-        uncertainty so small does not depend on it.
-        """
-        n_pixels = sum(float(weighted[2].sum()) for _, weighted, *_ in self._samples)
-        contrast = self._samples[0][2]
-        least = math.log((2 / n_pixels) ** 0.25 / contrast)
-        levels = torch.linspace(max(least, LOG_SPREADS[0]), LOG_SPREADS[1], 37)
-
-        def terms(output: Tensor, target: Tensor, contrast: float | Tensor, electrons: Tensor) -> Tensor:
-            heads = (torch.cat([output[:1], level.expand_as(output[:1])]) for level in levels)
-            return torch.cat([_likelihood_terms(head, target, contrast, electrons) for head in heads])
-
-        return float(levels[self._means(network, terms).argmin()])
-
-    def _mean(
-        self, network: Network, terms: Callable[[Tensor, Tensor, float | Tensor, Tensor], Tensor]
-    ) -> float:
-        return float(self._means(network, terms))
-
-    def _means(
-        self, network: Network, terms: Callable[[Tensor, Tensor, float | Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        """Means over all sound pixels of functions of output, target, contrast and `Batch.electrons`.
-
-        One for each channel of what ``terms`` returns.
-        """
-        network.eval()
-        total, n_pixels = torch.zeros(1, dtype=torch.float64), 0.0
-        kind = torch.device(self._device).type
-        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self._mixed):
-            for neighbours, weighted, contrast, electrons in self._samples:
-                centre, target, weight = weighted[:1], weighted[1:2], weighted[2:]
-                output = (
-                    network(neighbours[None].to(self._device), centre[None].to(self._device)).float().cpu()
-                )
-                found = terms(output[0], target, contrast, electrons)
-                total = total + (weight * found).sum(dim=(1, 2), dtype=torch.float64)
-                n_pixels += float(weight.sum(dtype=torch.float64))
-        return total / n_pixels
-
-
-def _validation_sample(
-    movie: TrainingMovie,
-    architecture: Architecture,
-    frame: int,
-    number: int,
-    split: Split | None,
-    share: float = 1.0,
-) -> tuple[Tensor, Tensor, float, Tensor]:
-    """Window of a held-out frame; what is shown of it, its target and the weight of that; `Batch.electrons`.
-
-    Of a large frame, a part that differs from frame to frame.
-    """
-    n_frames, height, width = movie.frames.shape
-    stride = architecture.stride
-    size_y, size_x = (min(VALIDATION_PIXELS, -(-n // stride) * stride) for n in (height, width))
-    rng = np.random.default_rng(number)
-    row = int(rng.integers(max(1, height - size_y + 1)))
-    column = int(rng.integers(max(1, width - size_x + 1)))
-    indices = window_indices(frame, n_frames, architecture.window)
-    first, last = min(indices.min(), frame), max(indices.max(), frame)
-    # With the pixels around that frames are shifted by.
-    shift = largest_shift(movie.drift, architecture.window)
-    top, left = max(0, row - shift), max(0, column - shift)
-    around = slice(top, row + size_y + shift), slice(left, column + size_x + shift)
-    inner = slice(row - top, row - top + size_y), slice(column - left, column - left + size_x)
-    wide = np.asarray(movie.frames[first : last + 1, *around])
-    if share < 1:
-        wide = thin(wide, share, rng)
-    cut = wide[:, *inner]
-    scale = movie.scale.at_share(share)
-    extent = (max(n, part.stop) for n, part in zip(wide.shape[1:], inner, strict=True))
-    frames = normalise(wide, scale, *extent)
-    weight = torch.zeros((1, size_y, size_x))
-    weight[:, : cut.shape[1], : cut.shape[2]] = 1
-    if movie.stand_ins is not None:
-        put_stand_ins(frames, np.float32(share) * movie.stand_ins[around], scale)
-        levels = np.float32(share) * movie.stand_ins[row : row + size_y, column : column + size_x]
-        rows, columns = np.nonzero(np.isfinite(levels))
-        weight[:, rows, columns] = 0
-    shifts = window_shifts(movie.drift, frame, indices)
-    neighbours = stack_window(frames, indices - first, architecture.bins, shifts)[:, inner[0], inner[1]]
-    frames = frames[:, inner[0], inner[1]]
-    centre = target = frames[frame - first][None]
-    if split is not None:
-        shown, held, worth = split(cut[frame - first][None], rng)
-        centre, target = (normalise(part, scale, size_y, size_x) for part in (shown, held))
-        if movie.stand_ins is not None:
-            put_stand_ins(centre, levels, scale)
-        weight *= worth
-    contrast = scale.contrast / scale.noise
-    return neighbours, torch.cat([centre, target, weight]), contrast, movie.electrons(share)
+    adapted = state.best.state_dict()
+    for share in SHARES:
+        between = copy.deepcopy(state.best)
+        between.load_state_dict({k: v.to(adapted[k]).lerp(adapted[k], share) for k, v in given.items()})
+        excess, error = compare(between, state.best)
+        if excess <= error:
+            state.best = between
+            return share
+    return 1.0

@@ -24,11 +24,12 @@ from tdenoise_pipeline.train import train_model
 from tdenoise_pipeline.verify import verify
 
 from tdenoise.checkpoint import BASE, load_model, read_card
+from tdenoise.held_out import HeldOut
 from tdenoise.infer import Tile, denoise, denoise_with_variance
 from tdenoise.network import SplitBlind
 from tdenoise.noise import NoiseAccumulator, Scale
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
-from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
+from tdenoise.train import TrainingSettings, TrainingState, train
 
 GAMMA = replace(TINY, head="gamma")
 SHAPE = (70, 30, 44)

@@ -17,11 +17,12 @@ from tdenoise_pipeline.train import train_model
 
 from tdenoise import thinning
 from tdenoise.checkpoint import load_model
+from tdenoise.held_out import HeldOut
 from tdenoise.kinds import architecture_of, blind_radius, kind_of
 from tdenoise.network import Architecture
 from tdenoise.noise import NoiseAccumulator, NoiseStatistics, Scale
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
-from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
+from tdenoise.train import TrainingSettings, TrainingState, train
 
 SEEN = Architecture(
     window=3, bins=(1, 2), unshuffle=2, widths=(4, 6), features=2, fusion_width=4, centre="seen"

@@ -26,6 +26,7 @@ from tdenoise_pipeline.train import choose_architecture, restore, snapshot, trai
 import tdenoise.train as training
 from tdenoise.checkpoint import BASE, load_model, read_card
 from tdenoise.drift import window_shifts
+from tdenoise.held_out import HeldOut
 from tdenoise.network import Architecture, stack_window, window_indices
 from tdenoise.noise import NoiseAccumulator, Scale
 from tdenoise.patches import (
@@ -38,7 +39,7 @@ from tdenoise.patches import (
     regions_of,
     transform,
 )
-from tdenoise.train import HeldOut, TrainingSettings, TrainingState, train
+from tdenoise.train import TrainingSettings, TrainingState, train
 
 SCALE = Scale(2.0, 1.4, 0.3)
 
