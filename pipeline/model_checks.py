@@ -213,17 +213,18 @@ def _atoms(model: Checked, reference: Array, spots: Array) -> dict[str, Any] | N
     distance = plane_distance(spots)
     if distance is None or len(model.counts) < 3 * DWELL:
         return None
-    mean = reference.mean(axis=0, dtype=np.float64)
+    mean = probes.level_at(reference, len(reference) // 2, model.drift)
     flat, columns = probes.flat_sites(mean, distance, SITES), find_columns(mean, distance)
     if not len(flat) or not len(columns.sites):
         return None
     contrast = float(np.median(columns.contrasts))
     sigma = probes.ADATOM_SHARE * distance
     movie = model.denoise, model.counts, reference
-    put_in = probes.adatom_probe(*movie, flat, [n * contrast for n in ATOMS], sigma, DWELL)
+    drift = model.drift
+    put_in = probes.adatom_probe(*movie, flat, [n * contrast for n in ATOMS], sigma, DWELL, drift=drift)
     taken = _apart(columns, distance)
-    taken_out = probes.adatom_probe(*movie, taken, [-contrast / (1 + contrast)], sigma, DWELL)
-    flash = probes.flash_probe(*movie, flat, FLASH * contrast, sigma)
+    taken_out = probes.adatom_probe(*movie, taken, [-contrast / (1 + contrast)], sigma, DWELL, drift=drift)
+    flash = probes.flash_probe(*movie, flat, FLASH * contrast, sigma, drift=drift)
     return {
         "typical_contrast": contrast,
         "dwell_frames": DWELL,
@@ -244,8 +245,8 @@ def _apart(columns: ColumnsSeen, distance: float) -> Array:
 
 def _filters(model: Checked, spots: Array) -> dict[str, Any]:
     """Of the flattest place, the strongest column, and where the counts change most over time."""
-    mean = model.counts.mean(axis=0)
     centre = len(model.counts) // 2
+    mean = probes.level_at(model.counts, centre, model.drift)
     distance = plane_distance(spots) or 8.0
     places = {}
     flat, columns = probes.flat_sites(mean, distance, 1), find_columns(mean, distance).sites

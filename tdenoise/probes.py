@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .drift import window_shifts
 from .observer import detection_index
 from .residuals import spot_power
 
@@ -86,6 +87,30 @@ def atom_image(shape: Sequence[int], sites: Array, sigma_px: float) -> Array:
     return image
 
 
+def level_at(movie: Array, frame: int, drift: Array | None = None) -> Array:
+    """The mean of a movie over time, shifted to where the scene is in one of its frames.
+
+    Parameters
+    ----------
+    movie : ndarray, shape (n_frames, height, width)
+    frame : int
+    drift : ndarray, shape (n_frames, 2), optional
+        Rows and columns that the scene has moved by [pixels]; at the edges, the nearest pixel stands in.
+
+    Returns
+    -------
+    ndarray, shape (height, width)
+    """
+    if drift is None:
+        return np.asarray(movie.mean(axis=0, dtype=np.float64))
+    total = np.zeros(movie.shape[1:])
+    shifts = window_shifts(drift, frame, np.arange(len(movie)))
+    for other, shift in zip(movie, shifts, strict=True):
+        rows, columns = ((np.arange(n) + s).clip(0, n - 1) for n, s in zip(other.shape, shift, strict=True))
+        total += other[np.ix_(rows, columns)]
+    return total / len(movie)
+
+
 def flat_sites(frame: Array, distance_px: float, n_sites: int) -> Array:
     """The places of a denoised frame that are most like vacuum, apart from each other and from the edges.
 
@@ -139,6 +164,7 @@ def adatom_probe(
     sigma_px: float,
     dwell: int,
     seed: int = 0,
+    drift: Array | None = None,
 ) -> list[AdatomProbe]:
     """Put atoms into a movie, or take them out, for some frames in its middle: are they seen, and how strong?
 
@@ -150,7 +176,7 @@ def adatom_probe(
     reference : ndarray, same shape
         The denoised movie of these counts; its mean over time is the level that changes refer to [electrons].
     sites : ndarray, shape (n, 2)
-        Rows and columns.
+        Rows and columns in the movie's middle frame.
     strengths : sequence of float
         Changes at the centre of an atom, as shares of the local level: above 0 electrons are added, below 0
         dropped.
@@ -159,6 +185,8 @@ def adatom_probe(
     dwell : int
         Frames for which it is there, or away.
     seed : int
+    drift : ndarray, shape (n_frames, 2), optional
+        Rows and columns that the scene has moved by [pixels]; atoms and the level move along.
 
     Returns
     -------
@@ -168,20 +196,20 @@ def adatom_probe(
     rng = np.random.default_rng(seed)
     first = (len(counts) - dwell) // 2
     during = slice(first, first + dwell)
-    profile = atom_image(counts.shape[1:], sites, sigma_px)
-    expected = reference.mean(axis=0, dtype=np.float64)
-    without = _scores(reference[during], expected, sites, sigma_px)
+    expected, places = _level(reference, drift)[during], _places(sites, len(counts), drift)[during]
+    profile = np.stack([atom_image(counts.shape[1:], now, sigma_px) for now in places])
+    without = _scores(reference[during], expected, places, sigma_px)
+    near = _near(places[dwell // 2, 0], counts.shape[1:], sigma_px)
+    level, shape = np.maximum(expected[dwell // 2][near], 1e-3), profile[dwell // 2][near]
     found = []
     for strength in strengths:
         changed = counts.copy()
         changed[during] = _changed(counts[during], expected, strength * profile, rng)
-        scores = _scores(denoise(changed, 1.0)[during], expected, sites, sigma_px)
-        near = _near(sites[0], counts.shape[1:], sigma_px)
-        level = np.maximum(expected[near], 1e-3)
+        scores = _scores(denoise(changed, 1.0)[during], expected, places, sigma_px)
         found.append(
             AdatomProbe(
                 strength,
-                detection_index(level, level * (1 + strength * profile[near]), 1.0),
+                detection_index(level, level * (1 + strength * shape), 1.0),
                 float(np.mean((scores - without)[dwell // 2])) / strength,
                 _auc(np.sign(strength) * scores.ravel(), np.sign(strength) * without.ravel()),
                 len(sites),
@@ -209,6 +237,7 @@ def flash_probe(
     strength: float,
     sigma_px: float,
     seed: int = 0,
+    drift: Array | None = None,
 ) -> FlashProbe:
     """Put atoms into a single frame in the middle of a movie, and look for them in the frames around.
 
@@ -216,20 +245,33 @@ def flash_probe(
     ----------
     strength : float
         As in `adatom_probe`; strong enough to be seen in a single frame, so that what is measured is the smearing.
-    denoise, counts, reference, sites, sigma_px, seed
+    denoise, counts, reference, sites, sigma_px, seed, drift
         As in `adatom_probe`.
     """
     rng = np.random.default_rng(seed)
     middle = len(counts) // 2
-    profile = atom_image(counts.shape[1:], sites, sigma_px)
-    expected = reference.mean(axis=0, dtype=np.float64)
+    expected, places = _level(reference, drift), _places(sites, len(counts), drift)
     changed = counts.copy()
-    changed[middle] = _changed(counts[middle], expected, strength * profile, rng)
+    profile = atom_image(counts.shape[1:], places[middle], sigma_px)
+    changed[middle] = _changed(counts[middle], expected[middle], strength * profile, rng)
     offsets = tuple(o for o in FLASH_OFFSETS if 0 <= middle + o < len(counts))
     shown = slice(middle + offsets[0], middle + offsets[-1] + 1)
     difference = np.asarray(denoise(changed, 1.0)[shown], np.float64) - reference[shown]
-    response = _scores(expected + difference, expected, sites, sigma_px).mean(axis=1) / strength
+    scores = _scores(expected[shown] + difference, expected[shown], places[shown], sigma_px)
+    response = scores.mean(axis=1) / strength
     return FlashProbe(offsets, tuple(map(float, response)), strength)
+
+
+def _level(reference: Array, drift: Array | None) -> Array:
+    if drift is None:
+        return np.broadcast_to(level_at(reference, 0), reference.shape)
+    return np.stack([level_at(reference, frame, drift) for frame in range(len(reference))])
+
+
+def _places(sites: Array, n_frames: int, drift: Array | None) -> Array:
+    """Where sites of the middle frame are in every frame, shape (n_frames, n_sites, 2)."""
+    moved = np.zeros((n_frames, 2)) if drift is None else drift - drift[n_frames // 2]
+    return sites + moved[:, None]
 
 
 def _changed(counts: Array, expected: Array, change: Array, rng: np.random.Generator) -> Array:
@@ -247,18 +289,19 @@ def _near(site: Array, shape: Sequence[int], sigma_px: float) -> tuple[slice, sl
     return rows, columns
 
 
-def _scores(frames: Array, expected: Array, sites: Array, sigma_px: float) -> Array:
+def _scores(frames: Array, expected: Array, places: Array, sigma_px: float) -> Array:
     """Strength of an atom at each site of frames: regression of what differs from the level on its image there.
 
     Shape (n_frames, n_sites).
     """
-    scores = []
-    for site in sites:
-        near = _near(site, expected.shape, sigma_px)
-        image = atom_image(expected.shape, site[None], sigma_px)[near] * expected[near]
-        difference = frames[:, near[0], near[1]] - expected[near]
-        scores.append(np.sum(difference * image, axis=(1, 2)) / np.sum(image**2))
-    return np.stack(scores, axis=-1)
+    scores = np.empty(places.shape[:2])
+    for t, sites in enumerate(places):
+        for number, site in enumerate(sites):
+            near = _near(site, expected.shape[1:], sigma_px)
+            level = expected[t][near]
+            image = atom_image(expected.shape[1:], site[None], sigma_px)[near] * level
+            scores[t, number] = np.sum((frames[t][near] - level) * image) / np.sum(image**2)
+    return scores
 
 
 def _auc(hits: Array, others: Array) -> float:

@@ -121,6 +121,47 @@ def test_flash_in_a_moving_average_lasts_as_long_as_the_window():
     np.testing.assert_allclose(box.response, [0, 0, *[0.2] * 5, 0, 0], atol=0.05)
 
 
+def following(movie, drift, reach):
+    """Mean over some frames around each, shifted to where the scene is there."""
+    return np.stack(
+        [
+            probes.level_at(
+                movie[max(0, t - reach) : t + reach + 1], min(t, reach), drift[max(0, t - reach) :]
+            )
+            if reach <= t < len(movie) - reach
+            else movie[t]
+            for t in range(len(movie))
+        ]
+    )
+
+
+def test_the_level_of_a_frame_is_that_of_the_scene_where_it_is_then():
+    scene = np.random.default_rng(0).normal(size=(40, 50))
+    drift = np.stack([np.arange(6), -2 * np.arange(6)], axis=-1).astype(float)
+    movie = np.stack([np.roll(scene, d.astype(int), axis=(0, 1)) for d in drift])
+    for frame in (0, 3):
+        inside = slice(6, -6), slice(12, -12)
+        np.testing.assert_allclose(probes.level_at(movie, frame, drift)[inside], movie[frame][inside])
+
+
+def test_atoms_move_with_the_scene():
+    drift = np.stack([0.5 * np.arange(40), -0.25 * np.arange(40)], axis=-1)
+
+    def average(y, share):
+        return following(y * 1.0, drift, 2)
+
+    sites = np.array([[30, 30], [20, 44]])
+    reference = average(counts(), 1.0)
+    box = probes.flash_probe(average, counts(), reference, sites, 8.0, 2.0, drift=drift)
+    np.testing.assert_allclose(box.response, [0, 0, *[0.2] * 5, 0, 0], atol=0.05)
+    (stays,) = probes.adatom_probe(average, counts(), reference, sites, (2.0,), 2.0, 12, drift=drift)
+    assert stays.recovered == pytest.approx(1, abs=0.15)
+    # An atom that stays on its pixel while the scene moves is smeared by a denoiser that follows the scene.
+    (smeared,) = probes.adatom_probe(average, counts(), reference, sites, (2.0,), 1.0, 12)
+    (sharp,) = probes.adatom_probe(average, counts(), reference, sites, (2.0,), 1.0, 12, drift=drift)
+    assert smeared.recovered < sharp.recovered
+
+
 def test_what_is_put_in_has_the_statistics_of_the_other_scene():
     rng = np.random.default_rng(1)
     for change in (0.5, -0.5):
