@@ -7,7 +7,7 @@ radius 0 makes small by predicting the noise.
 
 The predictors are the best linear filters of 7 x 7 pixels in 9 frames, fitted to the noisy movie alone: they are
 found in seconds and exactly, so nothing but the blind spot tells them apart. With ``--time-limit`` networks are
-trained too, each for that time.
+trained too, each for that time, as `train` does on a CPU.
 
     python benchmarks/correlated.py [--blur 0.5] [--dose 2] [--time-limit 600] [--save NAME] [--quick]
 """
@@ -23,11 +23,12 @@ import numpy as np
 from common import save
 from scipy.ndimage import gaussian_filter
 from tdenoise_pipeline import budget
+from tdenoise_pipeline.train import CPU_BATCHES, LEARNING_RATES, fast_bfloat16
 
 from tdenoise import runtime
 from tdenoise.held_out import HeldOut
 from tdenoise.infer import Tile, denoise
-from tdenoise.kinds import Architecture, scale_for
+from tdenoise.kinds import Architecture, kind_of, scale_for
 from tdenoise.network import Architecture as SplitBlindArchitecture
 from tdenoise.noise import NoiseAccumulator, NoiseStatistics, choose
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
@@ -150,15 +151,19 @@ def score_of_network(movie: Movie, architecture: Architecture, time_limit_s: flo
     """Train on the noisy movie alone, then compare with the truth."""
     scale = scale_for(architecture, movie.noise)
     training = TrainingMovie(movie.counts, scale, hold_out(len(movie.counts)))
+    kind = kind_of(architecture)
+    batch, patch = CPU_BATCHES.get(kind, (TrainingSettings.batch, TrainingSettings.patch))
     settings = TrainingSettings(
         steps=10**9,
         time_limit_s=time_limit_s,
-        learning_rate=5e-4 if isinstance(architecture, UdvdArchitecture) else TrainingSettings.learning_rate,
-        batch=2 if isinstance(architecture, UdvdArchitecture) else TrainingSettings.batch,
+        learning_rate=LEARNING_RATES.get(kind, TrainingSettings.learning_rate),
+        batch=batch,
+        patch=patch,
+        mixed_precision=fast_bfloat16(),
     )
     state = TrainingState.start(architecture, settings, "cpu")
     loader = PatchLoader([training], architecture, patch=settings.patch, batch=settings.batch)
-    validation = HeldOut([training], architecture, "cpu", False)
+    validation = HeldOut([training], architecture, "cpu", settings.mixed_precision)
     for _ in train(state, loader, validation, settings, n_threads=budget.n_cores()):
         pass
     network = state.best.eval().requires_grad_(False)

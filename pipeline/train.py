@@ -233,7 +233,7 @@ def make_plan(config: TrainConfig) -> Plan:
         seed=config.seed,
         learning_rate=learning_rate / (4 if parent else 1),
         gain_share=GAIN_SHARE if parent else None,
-        mixed_precision=device == "cuda" or _fast_bfloat16(),
+        mixed_precision=device == "cuda" or fast_bfloat16(),
         least_dose=config.least_dose,
     )
     drifts = {movie.id: None if config.ignore_drift else movie_drift(movie, architecture) for movie in movies}
@@ -354,7 +354,7 @@ def _check_thinning(movies: list[store.Store], what: str, instead: str) -> None:
             raise InputError(movie.path, f"{what} is not valid here: {refused}. {instead}")
 
 
-def _fast_bfloat16() -> bool:
+def fast_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
