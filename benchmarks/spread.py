@@ -17,7 +17,6 @@ from functools import partial
 
 import torch
 from safetensors.torch import save
-from torch.nn import functional as F
 
 from tdenoise import checkpoint, runtime
 from tdenoise.atomic import write_atomically
@@ -59,18 +58,21 @@ def collect(network: SplitBlind, seed: int) -> tuple[torch.Tensor, torch.Tensor]
     movies = [noisy(clean, seed=seed + number) for number, clean in enumerate(cleans)]
     loader = PatchLoader(movies, network.architecture, seed=seed, pool_bytes=2**30)
     features, errors = [], []
-    seen: list[torch.Tensor] = []
-    fuse = network.fuse.register_forward_hook(lambda _, __, out: seen.append(F.leaky_relu(out, 0.1)))
+    # With a last layer that leaves them as they are, the features come out.
+    last = network.head
+    width = last.in_channels
+    network.head = torch.nn.Conv2d(width, width, 1)
+    network.head.weight.data[:] = torch.eye(width)[:, :, None, None]
+    network.head.bias.data.zero_()
     for step in range(BATCHES):
         batch = loader.draw(step)
-        seen.clear()
-        output = network(batch.neighbours, batch.centre)
+        seen = network(batch.neighbours, batch.centre)[:, :width]
         inside = batch.weight[:, 0] > 0
-        squares = (output[:, 0] - (batch.target / batch.contrast)[:, 0]).square()[inside]
+        squares = (last(seen)[:, 0] - (batch.target / batch.contrast)[:, 0]).square()[inside]
         chosen = torch.randperm(len(squares), generator=torch.Generator().manual_seed(step))[:10_000]
-        features.append(seen[-1].movedim(1, -1)[inside][chosen])
+        features.append(seen.movedim(1, -1)[inside][chosen])
         errors.append(squares[chosen])
-    fuse.remove()
+    network.head = last
     return torch.cat(features).clone(), torch.cat(errors).clone()
 
 
