@@ -455,7 +455,9 @@ def _shifted_window(
     height, width = frames.shape[1:]
     for channel, index, (rows, columns) in zip(channels, indices, shifts.tolist(), strict=True):
         top, left = corner[0] + rows, corner[1] + columns
-        seen = frames[index, max(0, top) : min(top + size, height), max(0, left) : min(left + size, width)]
+        # A frame that is shifted by more than a patch ends before it begins.
+        bottom, right = (max(0, min(a + size, n)) for a, n in ((top, height), (left, width)))
+        seen = frames[index, max(0, top) : bottom, max(0, left) : right]
         inner = sums[channel, max(0, -top) :, max(0, -left) :][: seen.shape[0], : seen.shape[1]]
         inner += seen - np.float32(scale.mean)
     sums /= np.sqrt(np.array(sizes, dtype=np.float32))[:, None, None] * np.float32(scale.noise)

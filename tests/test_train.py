@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small import TINY, counts, drifting, model_folder, movie_store, network
 from tdenoise_pipeline import store
@@ -332,6 +332,7 @@ def test_the_fast_window_of_a_patch_is_that_of_inference(centre: int, seed: int)
     bad=st.booleans(),
     number=st.integers(0, 99),
 )
+@example(shape=(7, 5, 5), step=4.0, bad=False, number=2)  # shifted by more than the frame
 def test_the_window_of_a_patch_follows_the_scene_as_that_of_inference(
     shape: tuple[int, int, int], step: float, bad: bool, number: int
 ) -> None:
