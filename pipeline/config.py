@@ -144,7 +144,9 @@ class Following:
     """Whether windows follow the scene; the same for ``train`` and ``apply``."""
 
     ignore_drift: bool = setting(
-        False, "look at the same pixels of all frames, though the scene drifts", parse=flag
+        False,
+        "look at the same pixels of all frames, though the scene drifts; a model that was trained so is applied so",
+        parse=flag,
     )
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save as save_tensors
 
 from tdenoise import checkpoint, runtime, thinning
 from tdenoise.atomic import write_atomically
-from tdenoise.held_out import HeldOut
+from tdenoise.held_out import HeldOut, Sums
 from tdenoise.kinds import Architecture, Network, architecture_of, build, kind_of, scale_for
 from tdenoise.network import Architecture as SplitBlindArchitecture
 from tdenoise.noise import NoiseStatistics, choose, persistence_warning, widest
@@ -190,6 +190,7 @@ class Plan:
     teacher: store.Store | None  # the movie as another model denoised it: the target instead of the counts
     parent: dict[str, Any] | None  # its card
     drifts: dict[str, NDArray[np.float64] | None]  # that windows follow, of every movie by its id
+    ignore_drift: bool  # as `apply` then does, too
     identity: dict[str, Any]
 
     @property
@@ -251,7 +252,19 @@ def make_plan(config: TrainConfig) -> Plan:
     }
     if any(drift is not None for drift in drifts.values()):
         identity["drifts"] = [None if d is None else store.content_hash(d) for d in drifts.values()]
-    return Plan(movies, architecture, reason, settings, device, start, teacher, parent, drifts, identity)
+    return Plan(
+        movies,
+        architecture,
+        reason,
+        settings,
+        device,
+        start,
+        teacher,
+        parent,
+        drifts,
+        config.ignore_drift,
+        identity,
+    )
 
 
 def describe_plan(config: TrainConfig) -> dict[str, Any]:
@@ -430,6 +443,10 @@ def _train(
         state.start_spread(team.of_first(lambda: validation.constant_spread(state.network)))
     stopping = False
 
+    def errors(network: Network) -> Sums:
+        control.check("compare with the given weights")
+        return validation.by_block(network)
+
     def likelihood(network: Network) -> float:
         return team.of_first(lambda: validation.likelihood(network))
 
@@ -468,16 +485,16 @@ def _train(
             if time.monotonic() - saved > CHECKPOINT_S:
                 keep()
                 saved = time.monotonic()
-        if stopping:
-            keep()
+        # What follows takes as long as some validations, and begins anew after a stop.
+        keep()
     if stopping:
         raise Stopped(f"stopped at step {state.step}; run the same command again to continue")
     if team.rank > 0:
         return {}
     kept: dict[str, float] = {}
     given = _given(plan)
-    if given is not None and not state.new and state.best_step > 0:
-        kept["share"] = turn_back(state, given, validation.compare)
+    if given is not None:
+        kept["share"] = 0.0 if state.best_step == 0 else turn_back(state, given, errors)
     kept["held_out_error"] = validation(state.best)
     if has_gamma_head(architecture):
         kept["held_out_nll"] = validation.likelihood(state.best)
@@ -521,6 +538,7 @@ def _save(
         **({"imported": plan.parent["imported"]} if plan.parent and "imported" in plan.parent else {}),
         "ancestors": [] if plan.parent is None else [*plan.parent["movies"], *plan.parent["ancestors"]],
         "settings": asdict(plan.settings),
+        "ignore_drift": plan.ignore_drift,
         "reason": plan.reason,
         "steps": state.step,
         "best_step": state.best_step,

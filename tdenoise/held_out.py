@@ -4,23 +4,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .drift import largest_shift, window_shifts
 from .gamma_poisson import LOG_SPREADS, likelihood_terms
 from .kinds import Architecture, Network
+from .metrics import block_sums
 from .network import stack_window, window_indices
 from .patches import Split, TrainingMovie, normalise, put_stand_ins
 from .thinning import thin
 
 VALIDATION_FRAMES = 24
 VALIDATION_PIXELS = 256
+BLOCK = 8  # rows and columns of what `compare` takes as independent: noise is correlated over few pixels
 
 # Of output, target, contrast and `Batch.electrons`, for every pixel of a frame.
 Terms = Callable[[Tensor, Tensor, "float | Tensor", Tensor], Tensor]
+
+
+class Sums(NamedTuple):
+    """Over blocks of pixels; see `HeldOut.by_block`."""
+
+    errors: NDArray[np.float64]  # of all sound pixels of a block
+    weights: NDArray[np.float64]  # their number
+
+
+def compare(one: Sums, other: Sums) -> tuple[float, float]:
+    """By how much the error of one network exceeds that of another, and the standard error of this difference.
+
+    Over the same pixels: most of their noise is the same in both errors and cancels. Of what is left, that of
+    neighbouring pixels is alike where the noise is correlated, and where the networks differ by what is smooth. So
+    blocks are taken as independent, not pixels (the standard error of a ratio; Cochran 1977, chapter 6).
+
+    Parameters
+    ----------
+    one, other : Sums
+        From the same held-out frames.
+
+    Returns
+    -------
+    tuple of float
+        In units of the noise variance; of gamma heads, of the negative logarithm of the likelihood per pixel.
+    """
+    difference, weights = one.errors - other.errors, one.weights
+    total = float(weights.sum())
+    mean = float(difference.sum()) / total
+    n_blocks = int((weights > 0).sum())
+    squares = float(np.square(difference - mean * weights).sum())
+    return mean, math.sqrt(squares * n_blocks / max(1, n_blocks - 1)) / total
 
 
 class HeldOut:
@@ -67,22 +103,14 @@ class HeldOut:
         """Mean negative logarithm of the likelihood of the counts of a pixel, for a gamma head."""
         return float(self._means(network, likelihood_terms)[0])
 
-    def compare(self, one: Network, other: Network) -> tuple[float, float]:
-        """By how much the error of one network exceeds that of another, and the standard error of this difference.
-
-        Over the same pixels: most of their noise is the same in both errors and cancels. What is left of it is
-        independent from pixel to pixel, for neither network saw it. Of gamma heads, the likelihood is compared.
-        """
-        total, squares, n_pixels = 0.0, 0.0, 0.0
-        for (first, weight), (second, _) in zip(
-            self._found(one, _deciding), self._found(other, _deciding), strict=True
-        ):
-            difference = (weight.double() * (first - second)).flatten()
-            total += float(difference.sum())
-            squares += float(difference.square().sum())
-            n_pixels += float(weight.sum(dtype=torch.float64))
-        mean = total / n_pixels
-        return mean, math.sqrt(max(0.0, squares / n_pixels - mean**2) / n_pixels)
+    def by_block(self, network: Network) -> Sums:
+        """Sums of the error, of a gamma head of the likelihood, over blocks of every frame; see `compare`."""
+        found = [
+            [block_sums(terms.double().numpy(), (1, BLOCK, BLOCK))[0] for terms in (weight * error, weight)]
+            for error, weight in self._found(network, _deciding)
+        ]
+        errors, weights = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return Sums(errors, weights)
 
     def constant_spread(self, network: Network) -> float:
         """The second output of a gamma head that is likeliest if it is the same everywhere.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .gamma_poisson import likelihood_terms
+from .held_out import Sums, compare
 from .kinds import Architecture, Network, build
 from .patches import Batch, PatchLoader
 from .team import ALONE, Team
@@ -351,7 +352,7 @@ def _validate(
 def turn_back(
     state: TrainingState,
     given: dict[str, Tensor],
-    compare: Callable[[Network, Network], tuple[float, float]],
+    errors: Callable[[Network], Sums],
 ) -> float:
     """Keep of an adaptation no more than the held-out frames ask for.
 
@@ -363,11 +364,11 @@ def turn_back(
     Parameters
     ----------
     state : TrainingState
-        Its best weights are changed.
+        Its best weights are changed, but for those that are new.
     given : dict
-        The weights that it started with, all of them.
-    compare : callable
-        See `tdenoise.held_out.HeldOut.compare`.
+        The weights that it started from; those that the network does not have do not matter.
+    errors : callable
+        See `tdenoise.held_out.HeldOut.by_block`.
 
     Returns
     -------
@@ -375,10 +376,12 @@ def turn_back(
         Share of the way from the given weights, 1 at the best ones.
     """
     adapted = state.best.state_dict()
+    old = {k: given[k].to(v) for k, v in adapted.items() if k not in state.new}
+    lowest = errors(state.best)
     for share in SHARES:
         between = copy.deepcopy(state.best)
-        between.load_state_dict({k: v.to(adapted[k]).lerp(adapted[k], share) for k, v in given.items()})
-        excess, error = compare(between, state.best)
+        between.load_state_dict(adapted | {k: v.lerp(adapted[k], share) for k, v in old.items()})
+        excess, error = compare(errors(between), lowest)
         if excess <= error:
             state.best = between
             return share

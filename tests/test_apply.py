@@ -27,7 +27,7 @@ from tdenoise_pipeline import apply_plan, array, block_work, cluster, driver, pr
 from tdenoise_pipeline.apply import _shard_file, apply
 from tdenoise_pipeline.apply_plan import describe_plan
 from tdenoise_pipeline.blocks import Halo, Region, plan_blocks
-from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
+from tdenoise_pipeline.config import ApplyConfig, TrainConfig, VerifyConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import (
     InputError,
@@ -38,6 +38,7 @@ from tdenoise_pipeline.errors import (
     VerificationError,
 )
 from tdenoise_pipeline.fit import movie_drift, movie_scale
+from tdenoise_pipeline.train import train_model
 from tdenoise_pipeline.verify import verify
 
 from tdenoise.infer import Tile, denoise
@@ -149,6 +150,16 @@ def test_windows_follow_the_drift_that_ingest_measured(
     assert np.abs(found["followed"] - found["ignored"]).max() > 0.01
     with pytest.raises(UsageError, match="other settings|--force"):
         apply(config((drifting_movie, sources[1]), output, lossless=True, ensemble=1, tile=tile))
+
+
+def test_a_model_that_learned_without_following_the_drift_is_applied_without(
+    drifting_movie: Path, tmp_path: Path
+) -> None:
+    model, output = tmp_path / "model", tmp_path / "d.zarr"
+    learning = TrainConfig(movie=(drifting_movie,), output=model, steps=1, ignore_drift=True)
+    assert train_model(learning)["ignore_drift"]
+    plan = describe_plan(ApplyConfig(movie=drifting_movie, model=model, output=output))
+    assert "drift" not in plan and "drift" in describe_plan(ApplyConfig(movie=drifting_movie, output=output))
 
 
 def test_long_shards_hold_the_same_frames_in_fewer_files(

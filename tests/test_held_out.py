@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small import TINY, counts, movie_store, network
+from scipy.ndimage import uniform_filter
+from small import TINY, counts, model_folder, movie_store, network
 from tdenoise_pipeline.config import TrainConfig
+from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.errors import Stopped
 from tdenoise_pipeline.train import train_model
 
 from tdenoise.checkpoint import BASE, load_model
-from tdenoise.held_out import HeldOut
+from tdenoise.held_out import HeldOut, Sums, compare
 from tdenoise.kinds import Network
 from tdenoise.noise import Scale
-from tdenoise.patches import TrainingMovie, hold_out
+from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.train import TrainingSettings, TrainingState, turn_back
 
 
-def held_out(seed: int) -> HeldOut:
-    frames = counts((24, 32, 32), seed)
+def held_out(seed: int, blurred: bool) -> HeldOut:
+    frames = counts((24, 64, 64), seed).astype(np.float32)
+    if blurred:
+        frames = uniform_filter(frames, (0, 3, 3))
     movie = TrainingMovie(frames, Scale(2.0, 1.4, 0.4), hold_out(24, 0.5))
     return HeldOut([movie], TINY, "cpu", False)
 
 
-def test_the_difference_of_two_networks_is_that_of_their_errors_and_its_error_is_right() -> None:
+@pytest.mark.parametrize("blurred", [False, True])
+def test_the_difference_of_two_networks_is_that_of_their_errors_and_its_error_is_right(blurred: bool) -> None:
     one, other = network(seed=0), network(seed=1)
     found = []
     for seed in range(40):
-        validation = held_out(seed)
-        difference, error = validation.compare(one, other)
+        validation = held_out(seed, blurred)
+        sums = validation.by_block(one), validation.by_block(other)
+        difference, error = compare(*sums)
         assert difference == pytest.approx(validation(one) - validation(other), rel=1e-3, abs=1e-6)
-        assert validation.compare(one, one) == (0.0, 0.0)
+        assert compare(sums[0], sums[0]) == (0.0, 0.0)
         found.append((difference, error))
     differences, errors = np.array(found).T
-    # New noise changes the predictions as well, so it scatters a little more than the error of one set of frames.
-    assert 0.7 < differences.std() / errors.mean() < 1.6
+    assert 0.7 < differences.std() / errors.mean() < 1.4
 
 
 def adapted() -> tuple[TrainingState, dict[str, torch.Tensor]]:
@@ -54,13 +61,13 @@ def test_the_weights_nearest_to_the_given_ones_that_are_no_worse_are_kept(error:
     best = copy.deepcopy(state.best.state_dict())
     whole = sum(float((best[k] - given[k]).square().sum()) for k in given)
 
-    def compare(one: Network, other: Network) -> tuple[float, float]:
+    def errors(one: Network) -> Sums:
         """An error that is lowest at the best weights, and rises with the square of the way from there."""
-        assert all(torch.equal(v, best[k]) for k, v in other.state_dict().items())
         way = sum(float((v - best[k]).square().sum()) for k, v in one.state_dict().items())
-        return way / whole, error
+        # Two blocks, whose differences from the best scatter by twice `error`: that of their mean is `error`.
+        return Sums(np.array([way / whole + error, way / whole - error]) * (way > 0), np.ones(2))
 
-    assert turn_back(state, given, compare) == share
+    assert turn_back(state, given, errors) == share
     for name, value in state.best.state_dict().items():
         torch.testing.assert_close(value, given[name] + share * (best[name] - given[name]))
 
@@ -72,3 +79,46 @@ def test_of_a_movie_that_teaches_nothing_nothing_is_kept(tmp_path: Path) -> None
     assert card["metrics"]["share"] == 0 and card["best_step"] > 0
     kept, given = (load_model(folder).network.state_dict() for folder in (tmp_path / "model", BASE))
     assert all(torch.equal(kept[name], given[name]) for name in given)
+
+
+def test_layers_that_are_new_stay_as_they_were_learned() -> None:
+    state, given = adapted()
+    learned = copy.deepcopy(state.best.state_dict())
+    state.new = frozenset({"look.weight"})
+    given["look.weight"] = torch.zeros(3)  # of another blind spot
+    assert (
+        turn_back(state, given | {"of another head": torch.zeros(1)}, lambda _: Sums(*np.ones((2, 1)))) == 0
+    )
+    for name, value in state.best.state_dict().items():
+        assert torch.equal(value, learned[name] if name in state.new else given[name])
+
+
+def test_a_model_is_adapted_without_its_head(tmp_path: Path) -> None:
+    parent = model_folder(tmp_path / "parent", network(replace(TINY, head="gamma")))
+    movie = movie_store(tmp_path, counts((30, 64, 64)))
+    settings = TrainConfig(
+        movie=(movie,), output=tmp_path / "model", from_model=parent, head="mean", steps=30
+    )
+    card = train_model(settings)
+    assert card["architecture"]["head"] == "mean" and card["best_step"] > 0 and card["metrics"]["share"] > 0
+
+
+def test_a_stop_while_weights_are_compared_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    movie = movie_store(tmp_path, counts((30, 64, 64)))
+    settings = TrainConfig(movie=(movie,), output=tmp_path / "model", steps=20)
+    control, by_block = Control(), HeldOut.by_block
+
+    def stop(validation: HeldOut, network: Network) -> Sums:
+        control.stop.set()
+        return by_block(validation, network)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="run the same command again"):
+        patch.setattr(HeldOut, "by_block", stop)
+        train_model(settings, control)
+    assert not settings.output.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchLoader, "draw", None)  # nothing is left to learn
+        card = train_model(settings)
+    assert card["sha256"] == train_model(replace(settings, output=tmp_path / "undisturbed"))["sha256"]
