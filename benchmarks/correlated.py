@@ -23,7 +23,7 @@ import numpy as np
 from common import save
 from scipy.ndimage import gaussian_filter
 from tdenoise_pipeline import budget
-from tdenoise_pipeline.train import CPU_BATCHES, LEARNING_RATES, fast_bfloat16
+from tdenoise_pipeline.train_plan import CPU_BATCHES, LEARNING_RATES, fast_bfloat16
 
 from tdenoise import runtime
 from tdenoise.held_out import HeldOut

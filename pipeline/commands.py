@@ -75,7 +75,7 @@ def _train(config: Any, control: Control) -> dict[str, Any]:
 
 
 def _train_plan(config: Any) -> dict[str, Any]:
-    from .train import describe_plan
+    from .train_plan import describe_plan
 
     return describe_plan(config)
 

@@ -6,8 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,39 +14,31 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from tdenoise import checkpoint, runtime, thinning
 from tdenoise.atomic import write_atomically
 from tdenoise.held_out import HeldOut, Sums
-from tdenoise.kinds import Architecture, Network, architecture_of, build, kind_of, scale_for
-from tdenoise.network import Architecture as SplitBlindArchitecture
-from tdenoise.noise import NoiseStatistics, choose, persistence_warning, widest
+from tdenoise.kinds import Network, kind_of, scale_for
+from tdenoise.noise import NoiseStatistics, persistence_warning
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.team import Team
 from tdenoise.train import TrainingSettings, TrainingState, train, turn_back
-from tdenoise.udvd import UdvdArchitecture
 
 from . import budget, memory, processes, progress, store
-from .config import SCRATCH, TrainConfig
+from .config import TrainConfig
 from .control import Control
-from .errors import InputError, PipelineError, Stopped, UsageError
+from .errors import PipelineError, Stopped
 from .faults import maybe_crash
-from .fit import movie_drift, movie_noise, open_model, signal_to_noise
-from .heads import check_gamma, electron_counts, has_gamma_head
+from .fit import movie_noise, open_model, signal_to_noise
+from .heads import electron_counts, has_gamma_head
 from .pixels import measure, movie_stand_ins
+from .train_plan import Plan, make_plan
+from .training_state import fill, restore, snapshot, state_bytes
 from .version import VERSION
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_S = 120.0  # time between checkpoints
-UNLIMITED = 10**9  # steps, where the time limit ends the training
-GAIN_SHARE = 0.15  # of the time, when a model is adapted
-LEARNING_RATES = {"udvd": 5e-4}  # peak, of kinds of network that need another
-# Patches per step and their size on a CPU, where a step of the usual size takes 10 s and more.
-CPU_BATCHES = {"udvd": (2, 64)}
 
 
 def train_model(config: TrainConfig, control: Control | None = None) -> dict[str, Any]:
@@ -133,7 +124,7 @@ def _follow(plan: Plan, control: Control, team: Team) -> None:
         _training_movie(movie, plan, movie_noise(movie), movie_stand_ins(movie)) for movie in plan.movies
     ]
     state = _fresh(plan, _device(plan, team))
-    _fill(state, team.broadcast(b""))
+    fill(state, team.broadcast(b""))
     _train(state, training, plan, None, control, team)
 
 
@@ -175,205 +166,6 @@ def _training_movie(
         drift=plan.drifts[movie.id],
         gain=electron_counts(movie),
     )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides the model, known before training starts."""
-
-    movies: list[store.Store]
-    architecture: Architecture
-    reason: str  # why it is blind as it is
-    settings: TrainingSettings
-    device: str
-    start: Path | None  # the model whose weights are adapted
-    teacher: store.Store | None  # the movie as another model denoised it: the target instead of the counts
-    parent: dict[str, Any] | None  # its card
-    drifts: dict[str, NDArray[np.float64] | None]  # that windows follow, of every movie by its id
-    ignore_drift: bool  # as `apply` then does, too
-    identity: dict[str, Any]
-
-    @property
-    def n_devices(self) -> int:
-        """GPUs to use here, or 1 for the processor, of which one process uses all cores."""
-        return torch.cuda.device_count() if self.device == "cuda" else 1
-
-
-def make_plan(config: TrainConfig) -> Plan:
-    """Check the movies and choose what the settings leave open."""
-    movies = [store.open_store(path, store.MOVIE) for path in config.movie]
-    if len({movie.id for movie in movies}) < len(movies):
-        raise UsageError("the same movie is given twice. Name every movie once.")
-    device = checkpoint.default_device() if config.device == "auto" else config.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda, but no GPU is usable here. Use --device cpu, or ask for a GPU node.")
-    given = config.from_model if config.from_model not in (None, SCRATCH) else None
-    architecture, reason = choose_architecture(
-        config, movies, None if given is None else open_model(given).card
-    )
-    start = given
-    if config.from_model is None and kind_of(architecture) == "split-blind":
-        start = checkpoint.BASE
-    parent = None if start is None else open_model(start).card
-    if kind_of(architecture) == "thinned":
-        _check_thinning(movies, "--model thinned", "Use --model split-blind.")
-    if config.least_dose < 1:
-        _check_thinning(movies, "--least-dose", "Leave it away.")
-    if has_gamma_head(architecture):
-        for movie in movies:
-            check_gamma(movie, "--head gamma", "Use --head mean.")
-    teacher = None if config.distill is None else _teacher(config.distill, movies, architecture)
-    learning_rate = LEARNING_RATES.get(kind_of(architecture), TrainingSettings.learning_rate)
-    usual = TrainingSettings.batch, TrainingSettings.patch
-    batch, patch = CPU_BATCHES.get(kind_of(architecture), usual) if device == "cpu" else usual
-    settings = TrainingSettings(
-        batch=batch,
-        patch=patch,
-        steps=config.steps or (TrainingSettings.steps if config.time_limit is None else UNLIMITED),
-        time_limit_s=config.time_limit,
-        seed=config.seed,
-        learning_rate=learning_rate / (4 if parent else 1),
-        gain_share=GAIN_SHARE if parent else None,
-        mixed_precision=device == "cuda" or fast_bfloat16(),
-        least_dose=config.least_dose,
-    )
-    drifts = {movie.id: None if config.ignore_drift else movie_drift(movie, architecture) for movie in movies}
-    decisive = {k: v for k, v in asdict(settings).items() if k != "mixed_precision"}
-    if settings.least_dose == 1:
-        del decisive["least_dose"]  # as in plans of versions that did not know it
-    identity = {
-        "step": "train",
-        "movies": [movie.id for movie in movies],
-        "architecture": architecture.to_json(),
-        # Not the precision and the device: a job that is queued again may land on another kind of node.
-        "settings": decisive,
-        "parent": None if parent is None else parent["sha256"],
-        **({} if teacher is None else {"teacher": teacher.id}),
-    }
-    if any(drift is not None for drift in drifts.values()):
-        identity["drifts"] = [None if d is None else store.content_hash(d) for d in drifts.values()]
-    return Plan(
-        movies,
-        architecture,
-        reason,
-        settings,
-        device,
-        start,
-        teacher,
-        parent,
-        drifts,
-        config.ignore_drift,
-        identity,
-    )
-
-
-def describe_plan(config: TrainConfig) -> dict[str, Any]:
-    """What ``--dry-run`` prints."""
-    plan = make_plan(config)
-    for movie in plan.movies:
-        movie_noise(movie)
-    return {
-        **plan.identity,
-        "reason": plan.reason,
-        "device": plan.device,
-        "n_parameters": sum(p.numel() for p in build(plan.architecture).parameters()),
-        "held_out": [list(hold_out(m.shape[0])) for m in plan.movies],
-        "memory_bytes": memory.train_bytes(plan.movies),
-    }
-
-
-def choose_architecture(
-    config: TrainConfig, movies: list[store.Store], parent: dict[str, Any] | None
-) -> tuple[Architecture, str]:
-    """The parent's architecture, or the standard one with a blind spot that fits the noise; and why.
-
-    UDVD has the blind spot of the script that is used for it, 3 x 3 pixels, whatever the noise. The head may be
-    another one than the parent's.
-    """
-    architecture, reason = _choose_blindness(config, movies, parent)
-    if config.head is None:
-        return architecture, reason
-    if isinstance(architecture, SplitBlindArchitecture) and architecture.centre == "blind":
-        return replace(architecture, head=config.head), reason
-    if config.head == "gamma":
-        raise UsageError(f"--head gamma: only a split-blind model can have it, not {kind_of(architecture)}.")
-    return architecture, reason
-
-
-def _choose_blindness(
-    config: TrainConfig, movies: list[store.Store], parent: dict[str, Any] | None
-) -> tuple[Architecture, str]:
-    if parent is not None:
-        inherited = architecture_of(parent)
-        if config.model not in (None, kind_of(inherited)):
-            raise UsageError(f"--model {config.model}: the model given with --from is {kind_of(inherited)}.")
-        if config.blind_radius not in (
-            "auto",
-            "frame" if inherited.blind_radius is None else inherited.blind_radius,
-        ):
-            raise UsageError("--blind-radius cannot change the blind spot of the model given with --from.")
-        return inherited, "blind as the model given with --from"
-    if config.model == "udvd":
-        if config.blind_radius not in ("auto", 0, 1):
-            raise UsageError(
-                f"--blind-radius {config.blind_radius}: of udvd it is 0, 1 or auto (which is 1)."
-            )
-        radius = 0 if config.blind_radius == 0 else 1
-        return UdvdArchitecture(radius), "udvd hides the same pixels of all its frames"
-    if config.model == "thinned":
-        if config.blind_radius != "auto":
-            raise UsageError("--blind-radius: a thinned model has no blind spot. Leave it away.")
-        reason = "not blind: single electrons (Fano factor 1, no correlations) can be split at random"
-        return SplitBlindArchitecture(centre="seen"), reason
-    measured = [NoiseStatistics.from_json(m.attributes["noise"]) for m in movies if m.attributes["noise"]]
-    choices = [choose(statistics) for statistics in measured]
-    fitting = widest(choice.blind_radius for choice in choices)
-    if config.blind_radius != "auto":
-        wanted = None if config.blind_radius == "frame" else int(config.blind_radius)
-        reason = f"--blind-radius {config.blind_radius}"
-        if widest([wanted, fitting]) != wanted:
-            advised = "frame" if fitting is None else fitting
-            reason += f", less than the {advised} that the measured noise asks for"
-        return SplitBlindArchitecture(blind_radius=wanted), reason
-    deciding = [choice.reason for choice in choices if choice.blind_radius == fitting]
-    return SplitBlindArchitecture(blind_radius=fitting), deciding[0] if deciding else "the noise is not known"
-
-
-def _teacher(path: Path, movies: list[store.Store], architecture: Architecture) -> store.Store:
-    """The denoised movie whose values are to be learnt.
-
-    It is blind itself, so its value of a pixel has nothing of that pixel's noise, and a network that learns it
-    learns no noise either.
-    """
-    if len(movies) > 1:
-        raise UsageError("--distill takes one movie at a time. Name one.")
-    if kind_of(architecture) == "thinned" or has_gamma_head(architecture):
-        raise UsageError("--distill is for blind models with the mean head. Leave --model or --head away.")
-    teacher = store.open_store(path, store.DENOISED)
-    if teacher.attributes["movie"]["id"] != movies[0].id:
-        raise InputError(
-            path, f"is not denoised from {movies[0].path}. Give the store that was made from it."
-        )
-    if teacher.attributes.get("posterior"):
-        raise InputError(path, "holds the own count of every pixel. Denoise the movie without --posterior.")
-    return teacher
-
-
-def _check_thinning(movies: list[store.Store], what: str, instead: str) -> None:
-    """Refuse movies whose counts cannot be split into independent frames."""
-    for movie in movies:
-        refused = thinning.refusal(movie_noise(movie), movie.attributes["detector"]["counts_per_electron"])
-        if refused is not None:
-            raise InputError(movie.path, f"{what} is not valid here: {refused}. {instead}")
-
-
-def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _already_trained(config: TrainConfig, plan: str) -> bool:
@@ -555,82 +347,3 @@ def _save(
     (run.partial / "checkpoint.safetensors").unlink(missing_ok=True)
     maybe_crash("model.tidied")
     return card
-
-
-def snapshot(state: TrainingState, path: Path, allowed: Callable[[], None] = lambda: None) -> None:
-    """Write a checkpoint, unless ``allowed`` raises; a crash while writing leaves the previous one."""
-
-    def before() -> None:
-        maybe_crash("checkpoint.synced")
-        allowed()
-
-    write_atomically(path, state_bytes(state), before)
-    maybe_crash("checkpoint.written")
-
-
-def state_bytes(state: TrainingState) -> bytes:
-    """A training state as safetensors."""
-    tensors: dict[str, torch.Tensor] = {}
-    networks = {"network": state.network, "averaged": state.averaged, "best": state.best}
-    for prefix, network in networks.items():
-        tensors |= {f"{prefix}.{k}": v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    moments = state.optimizer.state_dict()["state"]
-    for number, values in moments.items():
-        tensors |= {
-            f"optimizer.{number}.{k}": v.detach().cpu().contiguous().clone() for k, v in values.items()
-        }
-    rest = {
-        "step": state.step,
-        "elapsed_s": state.elapsed_s,
-        "best_step": state.best_step,
-        "best_error": state.best_error if math.isfinite(state.best_error) else None,
-        "annealing_since": state.annealing_since,
-        "history": state.history,
-    }
-    return save_tensors(tensors, {"state": json.dumps(rest)})
-
-
-def restore(state: TrainingState, path: Path) -> None:
-    """Fill a fresh state from a checkpoint.
-
-    Raises
-    ------
-    PipelineError
-        If the checkpoint is damaged.
-    """
-    try:
-        _fill(state, path.read_bytes())
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise PipelineError(
-            f"{path}: the checkpoint is damaged ({error}). Remove {path.parent} to start over."
-        ) from None
-
-
-def _fill(state: TrainingState, data: bytes) -> None:
-    """Fill a fresh state from what `state_bytes` gave."""
-    tensors = load_tensors(data)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    rest = json.loads(header["__metadata__"]["state"])
-    networks: dict[str, Network] = {
-        "network": state.network,
-        "averaged": state.averaged,
-        "best": state.best,
-    }
-    for prefix, network in networks.items():
-        network.load_state_dict(_under(tensors, prefix))
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in _under(tensors, "optimizer").items():
-        number, _, key = name.partition(".")
-        moments.setdefault(int(number), {})[key] = value
-    optimizer = state.optimizer.state_dict()
-    state.optimizer.load_state_dict({"state": moments, "param_groups": optimizer["param_groups"]})
-    state.step = rest["step"]
-    state.elapsed_s = rest["elapsed_s"]
-    state.best_step = rest["best_step"]
-    state.best_error = math.inf if rest["best_error"] is None else rest["best_error"]
-    state.annealing_since = rest.get("annealing_since")  # not in checkpoints of old versions
-    state.history = rest["history"]
-
-
-def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}

@@ -257,7 +257,7 @@ def test_the_held_out_frames_hold_the_lower_doses_too() -> None:
 
 
 def test_settings_of_old_plans_keep_their_identity(sources: tuple[Path, Path], tmp_path: Path) -> None:
-    from tdenoise_pipeline.train import make_plan
+    from tdenoise_pipeline.train_plan import make_plan
 
     plan = make_plan(TrainConfig(movie=(sources[0],), output=tmp_path / "m", steps=2))
     assert "least_dose" not in plan.identity["settings"]

@@ -16,12 +16,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small import TINY, counts, drifting, model_folder, movie_store, network
 from tdenoise_pipeline import store
-from tdenoise_pipeline import train as module
 from tdenoise_pipeline.apply import apply
 from tdenoise_pipeline.config import ApplyConfig, TrainConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, PipelineError, Stopped, UsageError
-from tdenoise_pipeline.train import choose_architecture, restore, snapshot, train_model
+from tdenoise_pipeline.train import _looked_at, train_model
+from tdenoise_pipeline.train_plan import choose_architecture, make_plan
+from tdenoise_pipeline.training_state import restore, snapshot
 
 import tdenoise.train as training
 from tdenoise.checkpoint import BASE, load_model, read_card
@@ -288,14 +289,14 @@ def test_what_a_denoised_movie_says_is_learnt_and_the_card_says_so(tmp_path: Pat
     config = TrainConfig(
         movie=(movie,), output=tmp_path / "fast", from_model=model, distill=denoised, steps=30
     )
-    plan = module.make_plan(config)
+    plan = make_plan(config)
     assert plan.identity["teacher"] == store.open_store(denoised, store.DENOISED).id
     said = xr.open_zarr(denoised)["denoised"].values
-    (seen,) = [module._looked_at(each, plan) for each in plan.movies]
+    (seen,) = [_looked_at(each, plan) for each in plan.movies]
     np.testing.assert_array_equal(np.asarray(seen.clean[:]), said)  # type: ignore[index]
     card = train_model(config)
     assert card["teacher"] == read_card(model)["sha256"]
-    assert "teacher" not in module.make_plan(replace(config, distill=None)).identity
+    assert "teacher" not in make_plan(replace(config, distill=None)).identity
 
 
 def test_only_a_blind_store_of_this_movie_can_be_learnt(tmp_path: Path) -> None:
@@ -440,15 +441,15 @@ def test_a_stop_leaves_a_checkpoint_and_the_next_run_finishes(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tdenoise_pipeline import train as module
+from tdenoise_pipeline import train as module, train_plan
 from tdenoise_pipeline.apply import apply
 from tdenoise_pipeline.config import ApplyConfig, TrainConfig
 module.CHECKPOINT_S = 0.0
-settings = module.TrainingSettings
+settings = train_plan.TrainingSettings
 class Short(settings):
     def __init__(self, **given):
         super().__init__(**{**given, "validate_every": 3, "batch": 2, "patch": 32})
-module.TrainingSettings = Short
+train_plan.TrainingSettings = Short
 kill_at = int(sys.argv[3])
 save, seen = module.snapshot, [0]
 def counted(state, path, *rest):
@@ -480,4 +481,4 @@ def test_the_module_needs_no_gpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(UsageError, match="no GPU is usable"):
-        module.train_model(TrainConfig(movie=(), output=Path("x"), device="cuda"))
+        train_model(TrainConfig(movie=(), output=Path("x"), device="cuda"))

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline import cli, store
-from tdenoise_pipeline import train as train_module
+from tdenoise_pipeline import cli, store, train_plan
 from tdenoise_pipeline.blocks import Halo, plan_blocks
 from tdenoise_pipeline.config import TrainConfig
 from tdenoise_pipeline.fit import movie_scale
@@ -407,11 +406,11 @@ def test_an_imported_model_says_what_it_is(tmp_path: Path, capsys: pytest.Captur
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training with small batches."""
 
-    class Short(train_module.TrainingSettings):
+    class Short(train_plan.TrainingSettings):
         def __init__(self, **given: Any) -> None:
             super().__init__(**{**given, "batch": 2, "patch": 16})
 
-    monkeypatch.setattr(train_module, "TrainingSettings", Short)
+    monkeypatch.setattr(train_plan, "TrainingSettings", Short)
 
 
 def test_it_trains_and_denoises_like_any_model(
@@ -448,7 +447,7 @@ def test_on_a_cpu_its_steps_are_small(tmp_path: Path) -> None:
     movie = movie_store(tmp_path, counts((12, 24, 24)))
     sizes = {}
     for kind in ("udvd", "split-blind"):
-        plan = train_module.make_plan(
+        plan = train_plan.make_plan(
             TrainConfig(movie=(movie,), output=tmp_path / "m", model=kind, device="cpu")
         )
         sizes[kind] = plan.settings.batch * plan.settings.patch**2

@@ -1,0 +1,99 @@
+"""The checkpoint of a training: all its state as bytes, written so that a crash leaves the previous one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from tdenoise.atomic import write_atomically
+from tdenoise.kinds import Network
+from tdenoise.train import TrainingState
+
+from .errors import PipelineError
+from .faults import maybe_crash
+
+
+def snapshot(state: TrainingState, path: Path, allowed: Callable[[], None] = lambda: None) -> None:
+    """Write a checkpoint, unless ``allowed`` raises; a crash while writing leaves the previous one."""
+
+    def before() -> None:
+        maybe_crash("checkpoint.synced")
+        allowed()
+
+    write_atomically(path, state_bytes(state), before)
+    maybe_crash("checkpoint.written")
+
+
+def state_bytes(state: TrainingState) -> bytes:
+    """A training state as safetensors."""
+    tensors: dict[str, torch.Tensor] = {}
+    networks = {"network": state.network, "averaged": state.averaged, "best": state.best}
+    for prefix, network in networks.items():
+        tensors |= {f"{prefix}.{k}": v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    moments = state.optimizer.state_dict()["state"]
+    for number, values in moments.items():
+        tensors |= {
+            f"optimizer.{number}.{k}": v.detach().cpu().contiguous().clone() for k, v in values.items()
+        }
+    rest = {
+        "step": state.step,
+        "elapsed_s": state.elapsed_s,
+        "best_step": state.best_step,
+        "best_error": state.best_error if math.isfinite(state.best_error) else None,
+        "annealing_since": state.annealing_since,
+        "history": state.history,
+    }
+    return save_tensors(tensors, {"state": json.dumps(rest)})
+
+
+def restore(state: TrainingState, path: Path) -> None:
+    """Fill a fresh state from a checkpoint.
+
+    Raises
+    ------
+    PipelineError
+        If the checkpoint is damaged.
+    """
+    try:
+        fill(state, path.read_bytes())
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise PipelineError(
+            f"{path}: the checkpoint is damaged ({error}). Remove {path.parent} to start over."
+        ) from None
+
+
+def fill(state: TrainingState, data: bytes) -> None:
+    """Fill a fresh state from what `state_bytes` gave."""
+    tensors = load_tensors(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    rest = json.loads(header["__metadata__"]["state"])
+    networks: dict[str, Network] = {
+        "network": state.network,
+        "averaged": state.averaged,
+        "best": state.best,
+    }
+    for prefix, network in networks.items():
+        network.load_state_dict(_under(tensors, prefix))
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in _under(tensors, "optimizer").items():
+        number, _, key = name.partition(".")
+        moments.setdefault(int(number), {})[key] = value
+    optimizer = state.optimizer.state_dict()
+    state.optimizer.load_state_dict({"state": moments, "param_groups": optimizer["param_groups"]})
+    state.step = rest["step"]
+    state.elapsed_s = rest["elapsed_s"]
+    state.best_step = rest["best_step"]
+    state.best_error = math.inf if rest["best_error"] is None else rest["best_error"]
+    state.annealing_since = rest.get("annealing_since")  # not in checkpoints of old versions
+    state.history = rest["history"]
+
+
+def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
