@@ -225,6 +225,8 @@ def _atoms(model: Checked, reference: Array, spots: Array) -> dict[str, Any] | N
     taken = _apart(columns, distance)
     taken_out = probes.adatom_probe(*movie, taken, [-contrast / (1 + contrast)], sigma, DWELL, drift=drift)
     flash = probes.flash_probe(*movie, flat, FLASH * contrast, sigma, drift=drift)
+    if not put_in or flash is None:  # the scene moves out of the part
+        return None
     return {
         "typical_contrast": contrast,
         "dwell_frames": DWELL,

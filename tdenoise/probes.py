@@ -152,7 +152,7 @@ class AdatomProbe:
     recovered: float  # share of the change that the denoised movie shows in the middle of its dwell
     # How often a site in a frame of the dwell looks more like the change with it than without; 0.5 is chance.
     auc: float
-    n_sites: int
+    n_sites: int  # that stay in the field
 
 
 def adatom_probe(
@@ -191,12 +191,15 @@ def adatom_probe(
     Returns
     -------
     list of AdatomProbe
-        One for each strength.
+        One for each strength; empty if no site stays in the field, with what an atom reaches, for the dwell.
     """
     rng = np.random.default_rng(seed)
     first = (len(counts) - dwell) // 2
     during = slice(first, first + dwell)
-    expected, places = _level(reference, drift)[during], _places(sites, len(counts), drift)[during]
+    places = _staying(_places(sites, len(counts), drift)[during], counts.shape[1:], sigma_px)
+    if not places.size:
+        return []
+    expected = _level(reference, drift)[during]
     profile = np.stack([atom_image(counts.shape[1:], now, sigma_px) for now in places])
     without = _scores(reference[during], expected, places, sigma_px)
     near = _near(places[dwell // 2, 0], counts.shape[1:], sigma_px)
@@ -212,7 +215,7 @@ def adatom_probe(
                 detection_index(level, level * (1 + strength * shape), 1.0),
                 float(np.mean((scores - without)[dwell // 2])) / strength,
                 _auc(np.sign(strength) * scores.ravel(), np.sign(strength) * without.ravel()),
-                len(sites),
+                places.shape[1],
             )
         )
     return found
@@ -238,7 +241,7 @@ def flash_probe(
     sigma_px: float,
     seed: int = 0,
     drift: Array | None = None,
-) -> FlashProbe:
+) -> FlashProbe | None:
     """Put atoms into a single frame in the middle of a movie, and look for them in the frames around.
 
     Parameters
@@ -247,17 +250,26 @@ def flash_probe(
         As in `adatom_probe`; strong enough to be seen in a single frame, so that what is measured is the smearing.
     denoise, counts, reference, sites, sigma_px, seed, drift
         As in `adatom_probe`.
+
+    Returns
+    -------
+    FlashProbe or None
+        None if no site stays in the field, with what an atom reaches, for the frames that are looked at.
     """
     rng = np.random.default_rng(seed)
     middle = len(counts) // 2
-    expected, places = _level(reference, drift), _places(sites, len(counts), drift)
-    changed = counts.copy()
-    profile = atom_image(counts.shape[1:], places[middle], sigma_px)
-    changed[middle] = _changed(counts[middle], expected[middle], strength * profile, rng)
     offsets = tuple(o for o in FLASH_OFFSETS if 0 <= middle + o < len(counts))
     shown = slice(middle + offsets[0], middle + offsets[-1] + 1)
+    places = _staying(_places(sites, len(counts), drift)[shown], counts.shape[1:], sigma_px)
+    if not places.size:
+        return None
+    expected = _level(reference, drift)[shown]
+    changed = counts.copy()
+    at = offsets.index(0)
+    profile = atom_image(counts.shape[1:], places[at], sigma_px)
+    changed[middle] = _changed(counts[middle], expected[at], strength * profile, rng)
     difference = np.asarray(denoise(changed, 1.0)[shown], np.float64) - reference[shown]
-    scores = _scores(expected[shown] + difference, expected[shown], places[shown], sigma_px)
+    scores = _scores(expected + difference, expected, places, sigma_px)
     response = scores.mean(axis=1) / strength
     return FlashProbe(offsets, tuple(map(float, response)), strength)
 
@@ -274,6 +286,13 @@ def _places(sites: Array, n_frames: int, drift: Array | None) -> Array:
     return sites + moved[:, None]
 
 
+def _staying(places: Array, shape: Sequence[int], sigma_px: float) -> Array:
+    """Of places in some frames, shape (n_frames, n_sites, 2), those that are well inside in all of them."""
+    reach, whole = _reach(sigma_px), np.rint(places)
+    inside = (whole >= reach) & (whole < np.asarray(shape) - reach)
+    return places[:, inside.all(axis=(0, 2))]
+
+
 def _changed(counts: Array, expected: Array, change: Array, rng: np.random.Generator) -> Array:
     """Counts of the scene whose level is changed by a share of itself."""
     more = rng.poisson(np.maximum(change, 0) * np.maximum(expected, 0), counts.shape)
@@ -281,10 +300,16 @@ def _changed(counts: Array, expected: Array, change: Array, rng: np.random.Gener
     return (kept + more).astype(counts.dtype)
 
 
+def _reach(sigma_px: float) -> int:
+    return math.ceil(2.5 * sigma_px)
+
+
 def _near(site: Array, shape: Sequence[int], sigma_px: float) -> tuple[slice, slice]:
-    reach = math.ceil(2.5 * sigma_px)
+    """Pixels around a place in the field that an atom reaches."""
+    reach = _reach(sigma_px)
     rows, columns = (
-        slice(max(0, int(s) - reach), min(n, int(s) + reach + 1)) for s, n in zip(site, shape, strict=True)
+        slice(*np.clip([round(float(s)) - reach, round(float(s)) + reach + 1], 0, n).tolist())
+        for s, n in zip(site, shape, strict=True)
     )
     return rows, columns
 

@@ -162,6 +162,28 @@ def test_atoms_move_with_the_scene():
     assert smeared.recovered < sharp.recovered
 
 
+def test_sites_that_leave_the_field_are_not_counted():
+    drift = np.stack([np.zeros(40), 2.0 * np.arange(40)], axis=-1)
+    reference = raw(counts(), 1.0)
+    # In the middle frame, 20: the first stays, the others are over an edge within four frames, or at once.
+    sites = np.array([[30, 32], [30, 54], [30, 9], [2, 32], [61, 32]])
+    (probe,) = probes.adatom_probe(raw, counts(), reference, sites, (2.0,), 2.0, 8, drift=drift)
+    assert probe.n_sites == 1 and probe.recovered == pytest.approx(1, abs=0.4)
+    assert np.isfinite([probe.recovered, probe.auc, probe.index]).all()
+    (alone,) = probes.adatom_probe(raw, counts(), reference, sites[:1], (2.0,), 2.0, 8, drift=drift)
+    assert probe == alone
+    flash = probes.flash_probe(raw, counts(), reference, sites, 8.0, 2.0, drift=drift)
+    assert flash == probes.flash_probe(raw, counts(), reference, sites[:1], 8.0, 2.0, drift=drift)
+    np.testing.assert_allclose(flash.response, [0, 0, 0, 0, 1, 0, 0, 0, 0], atol=0.2)
+
+
+def test_without_a_site_that_stays_there_is_no_probe():
+    drift = np.stack([np.zeros(40), 2.0 * np.arange(40)], axis=-1)
+    given = raw, counts(), raw(counts(), 1.0), np.array([[30, 60], [30, 2]])
+    assert probes.adatom_probe(*given, (2.0, -0.5), 2.0, 8, drift=drift) == []
+    assert probes.flash_probe(*given, 8.0, 2.0, drift=drift) is None
+
+
 def test_what_is_put_in_has_the_statistics_of_the_other_scene():
     rng = np.random.default_rng(1)
     for change in (0.5, -0.5):
