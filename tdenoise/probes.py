@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .drift import window_shifts
 from .observer import detection_index
 from .residuals import spot_power
 
@@ -104,7 +103,8 @@ def level_at(movie: Array, frame: int, drift: Array | None = None) -> Array:
     if drift is None:
         return np.asarray(movie.mean(axis=0, dtype=np.float64))
     total = np.zeros(movie.shape[1:])
-    shifts = window_shifts(drift, frame, np.arange(len(movie)))
+    # Unlike those of a network's windows, the shifts have no limit: far frames would show another place.
+    shifts = np.rint(drift - drift[frame]).astype(int)
     for other, shift in zip(movie, shifts, strict=True):
         rows, columns = ((np.arange(n) + s).clip(0, n - 1) for n, s in zip(other.shape, shift, strict=True))
         total += other[np.ix_(rows, columns)]

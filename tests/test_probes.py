@@ -125,9 +125,7 @@ def following(movie, drift, reach):
     """Mean over some frames around each, shifted to where the scene is there."""
     return np.stack(
         [
-            probes.level_at(
-                movie[max(0, t - reach) : t + reach + 1], min(t, reach), drift[max(0, t - reach) :]
-            )
+            probes.level_at(movie[t - reach : t + reach + 1], reach, drift[t - reach : t + reach + 1])
             if reach <= t < len(movie) - reach
             else movie[t]
             for t in range(len(movie))
@@ -141,6 +139,15 @@ def test_the_level_of_a_frame_is_that_of_the_scene_where_it_is_then():
     movie = np.stack([np.roll(scene, d.astype(int), axis=(0, 1)) for d in drift])
     for frame in (0, 3):
         inside = slice(6, -6), slice(12, -12)
+        np.testing.assert_allclose(probes.level_at(movie, frame, drift)[inside], movie[frame][inside])
+
+
+def test_the_level_follows_the_scene_however_far_it_goes():
+    scene = np.random.default_rng(0).normal(size=(40, 120))
+    drift = np.stack([np.zeros(24), 2.0 * np.arange(24)], axis=-1)
+    movie = np.stack([np.roll(scene, d.astype(int), axis=(0, 1)) for d in drift])
+    inside = slice(None), slice(50, -50)
+    for frame in (0, 12, 23):
         np.testing.assert_allclose(probes.level_at(movie, frame, drift)[inside], movie[frame][inside])
 
 
