@@ -7,7 +7,7 @@ average over symmetries that `apply` may take.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -213,8 +213,7 @@ def _atoms(model: Checked, reference: Array, spots: Array) -> dict[str, Any] | N
     distance = plane_distance(spots)
     if distance is None or len(model.counts) < 3 * DWELL:
         return None
-    mean = probes.level_at(reference, len(reference) // 2, model.drift)
-    flat, columns = probes.flat_sites(mean, distance, SITES), find_columns(mean, distance)
+    flat, columns = _places(model, reference, distance, SITES)
     if not len(flat) or not len(columns.sites):
         return None
     contrast = float(np.median(columns.contrasts))
@@ -236,6 +235,18 @@ def _atoms(model: Checked, reference: Array, spots: Array) -> dict[str, Any] | N
     }
 
 
+def _places(model: Checked, movie: Array, distance: float, n_flat: int) -> tuple[Array, ColumnsSeen]:
+    """Flat sites and columns in the middle frame of a movie, where the part shows the scene at all times."""
+    middle = len(movie) // 2
+    seen = probes.always_seen(movie.shape[1:], middle, model.drift)
+    mean = probes.level_at(movie, middle, model.drift)[seen]
+    if not mean.size:
+        return np.zeros((0, 2), int), ColumnsSeen(np.zeros((0, 2), int), np.zeros(0), np.zeros(0))
+    corner = np.array([seen[0].start, seen[1].start])
+    columns = find_columns(mean, distance)
+    return probes.flat_sites(mean, distance, n_flat) + corner, replace(columns, sites=columns.sites + corner)
+
+
 def _apart(columns: ColumnsSeen, distance: float) -> Array:
     """The strongest columns that do not touch each other."""
     chosen: list[Array] = []
@@ -248,14 +259,12 @@ def _apart(columns: ColumnsSeen, distance: float) -> Array:
 def _filters(model: Checked, spots: Array) -> dict[str, Any]:
     """Of the flattest place, the strongest column, and where the counts change most over time."""
     centre = len(model.counts) // 2
-    mean = probes.level_at(model.counts, centre, model.drift)
-    distance = plane_distance(spots) or 8.0
+    flat, columns = _places(model, model.counts, plane_distance(spots) or 8.0, 1)
     places = {}
-    flat, columns = probes.flat_sites(mean, distance, 1), find_columns(mean, distance).sites
     if len(flat):
         places["flat"] = flat[0]
-    if len(columns):
-        places["column"] = columns[0]
+    if len(columns.sites):
+        places["column"] = columns.sites[0]
     radius = model.network.architecture.blind_radius
     found = {}
     for name, (row, column) in places.items():

@@ -94,7 +94,8 @@ def level_at(movie: Array, frame: int, drift: Array | None = None) -> Array:
     movie : ndarray, shape (n_frames, height, width)
     frame : int
     drift : ndarray, shape (n_frames, 2), optional
-        Rows and columns that the scene has moved by [pixels]; at the edges, the nearest pixel stands in.
+        Rows and columns that the scene has moved by [pixels]; where a frame does not show a place, its nearest pixel
+        stands in: see `always_seen`.
 
     Returns
     -------
@@ -103,12 +104,39 @@ def level_at(movie: Array, frame: int, drift: Array | None = None) -> Array:
     if drift is None:
         return np.asarray(movie.mean(axis=0, dtype=np.float64))
     total = np.zeros(movie.shape[1:])
-    # Unlike those of a network's windows, the shifts have no limit: far frames would show another place.
-    shifts = np.rint(drift - drift[frame]).astype(int)
-    for other, shift in zip(movie, shifts, strict=True):
+    for other, shift in zip(movie, _shifts(drift, frame), strict=True):
         rows, columns = ((np.arange(n) + s).clip(0, n - 1) for n, s in zip(other.shape, shift, strict=True))
         total += other[np.ix_(rows, columns)]
     return total / len(movie)
+
+
+def always_seen(shape: Sequence[int], frame: int, drift: Array | None = None) -> tuple[slice, slice]:
+    """Rows and columns of one frame whose place in the scene all frames show.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        (height, width) of the frames.
+    frame : int
+    drift : ndarray, shape (n_frames, 2), optional
+        Rows and columns that the scene has moved by [pixels].
+
+    Returns
+    -------
+    tuple of 2 slice
+        Empty where the scene moves by more than the frame's size.
+
+    Examples
+    --------
+    >>> always_seen((10, 10), 0, np.array([[0, 0], [2, -3]]))
+    (slice(0, 8, None), slice(3, 10, None))
+    """
+    shifts = np.zeros((1, 2), int) if drift is None else _shifts(drift, frame)
+    rows, columns = (
+        slice(max(0, -low), max(0, -low, n - max(0, high)))
+        for n, low, high in zip(shape, shifts.min(0).tolist(), shifts.max(0).tolist(), strict=True)
+    )
+    return rows, columns
 
 
 def flat_sites(frame: Array, distance_px: float, n_sites: int) -> Array:
@@ -272,6 +300,14 @@ def flash_probe(
     scores = _scores(expected + difference, expected, places, sigma_px)
     response = scores.mean(axis=1) / strength
     return FlashProbe(offsets, tuple(map(float, response)), strength)
+
+
+def _shifts(drift: Array, frame: int) -> NDArray[np.intp]:
+    """Whole pixels by which the scene lies further on in each frame than in one of them.
+
+    Unlike those of a network's windows, they have no limit: far frames would show another place.
+    """
+    return np.asarray(np.rint(drift - drift[frame]), dtype=np.intp)
 
 
 def _level(reference: Array, drift: Array | None) -> Array:

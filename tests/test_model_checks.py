@@ -57,6 +57,36 @@ def test_all_checks_are_made_and_go_into_json(found):
     assert len(checks_in_words(plain(found))) >= 6
 
 
+def drifts(checked, pixels_per_frame):
+    """The part with a scene that moves to the right, and a model that is told so."""
+    steps = pixels_per_frame * np.arange(len(checked.counts))
+    counts = np.stack(
+        [np.roll(frame, step, axis=1) for frame, step in zip(checked.counts, steps, strict=True)]
+    )
+    return replace(checked, counts=counts, drift=np.stack([0.0 * steps, 1.0 * steps], axis=-1))
+
+
+def test_places_are_where_the_part_shows_a_drifting_scene_at_all_times(pair):
+    checked = drifts(model_checks.open_checked(*pair), 1)
+    # Frame 15 of 30: the scene comes from 15 columns further left and goes on for 14.
+    flat, columns = model_checks._places(checked, checked.counts, 12.0, 6)
+    assert len(flat) and len(columns.sites)
+    assert flat[:, 1].min() >= 15 + 12 and flat[:, 1].max() < 72 - 14 - 12
+    assert columns.sites[:, 1].min() >= 15 + 7 and columns.sites[:, 1].max() < 72 - 14 - 7
+    found = model_checks._filters(checked, SPOTS)
+    assert 15 <= found["flat"]["pixel"][2] < 58 and 15 <= found["column"]["pixel"][2] < 58
+    atoms = model_checks._atoms(checked, checked.denoise(checked.counts), SPOTS)
+    assert all(probe["n_sites"] and np.isfinite(probe["recovered"]) for probe in atoms["put_in"])
+    assert np.isfinite(atoms["flash"]["response"]).all()
+
+
+def test_scene_that_leaves_the_part_is_not_probed(pair):
+    checked = drifts(model_checks.open_checked(*pair), 3)
+    found = model_checks.check(checked, noise_law(pair[1]), SPOTS, Control())
+    assert found["atoms"] is None and found["filters"] == {} and found["vacuum"]
+    assert json.loads(json.dumps(plain(found), allow_nan=False)) and checks_in_words(plain(found))
+
+
 def test_filter_predicts_how_the_denoised_pixel_answers_to_a_count(pair):
     checked = model_checks.open_checked(*pair)
     filtered = model_checks.filter_at(checked, (15, 20, 30))

@@ -151,6 +151,20 @@ def test_the_level_follows_the_scene_however_far_it_goes():
         np.testing.assert_allclose(probes.level_at(movie, frame, drift)[inside], movie[frame][inside])
 
 
+def test_what_is_always_seen_has_no_pixel_that_another_stands_in_for():
+    scene = np.random.default_rng(0).normal(size=(90, 90))
+    drift = np.stack([np.arange(-8, 4), 0.7 * np.arange(12)], axis=-1)
+    movie = np.stack([scene[30 - a : 60 - a, 30 - b : 62 - b] for a, b in np.rint(drift).astype(int)])
+    for frame in (0, 11):  # from where the drift is a whole number
+        seen = probes.always_seen((30, 32), frame, drift - drift[frame])
+        assert [s.stop - s.start for s in seen] == [30 - 11, 32 - 8]
+        level = probes.level_at(movie, frame, np.rint(drift))
+        np.testing.assert_allclose(level[seen], movie[frame][seen])
+    assert probes.always_seen((30, 32), 0) == (slice(0, 30), slice(0, 32))
+    gone = probes.always_seen((30, 32), 6, 4.0 * drift)
+    assert scene[:30, :32][gone].size == 0
+
+
 def test_atoms_move_with_the_scene():
     drift = np.stack([0.5 * np.arange(40), -0.25 * np.arange(40)], axis=-1)
 
