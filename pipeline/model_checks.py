@@ -26,6 +26,7 @@ from tdenoise.kinds import Network, scale_for
 from tdenoise.metrics import block_sums, bootstrap_interval
 from tdenoise.network import stack_window, window_indices
 from tdenoise.noise import NoiseStatistics, Scale
+from tdenoise.patches import put_stand_ins
 from tdenoise.umse import single_image_error
 
 from . import store
@@ -84,6 +85,8 @@ class Checked:
 
         def prediction(frames: torch.Tensor) -> torch.Tensor:
             seen = torch.nn.functional.pad((frames - scale.mean) / scale.noise, (0, width, 0, height))
+            if self.stand_ins is not None:
+                put_stand_ins(seen, self.stand_ins, scale)
             window = stack_window(seen, indices, architecture.bins, shifts)
             found: torch.Tensor = scale.mean + scale.contrast * self.network(
                 window[None], seen[centre][None, None]
@@ -287,19 +290,26 @@ def filter_at(model: Checked, pixel: tuple[int, int, int]) -> EquivalentFilter:
 
 
 def _single_image(model: Checked) -> dict[str, Any] | None:
-    """uMSE of half-size images as published, and as the users' script computes it."""
+    """uMSE of half-size images as published, and as the users' script computes it.
+
+    None where there are bad pixels: their counts would be among the references, and dealt to any of the images.
+    """
+    if model.stand_ins is not None and np.isfinite(model.stand_ins).any():
+        return None
     length = 2 * model.network.architecture.window + 1
     n_frames, height, width = model.counts.shape
     if n_frames < length or min(height, width) < 2 * model.network.architecture.stride:
         return None
     starts = np.unique(np.linspace(0, n_frames - length, SINGLE_IMAGES).round().astype(int))
 
+    drift = model.drift
+    # Of each window in turn, at half the size.
+    moved = iter([None if drift is None else drift[start : start + length] / 2 for start in starts])
+
     def middle(window: Array) -> Array:
         tile = Tile.whole(window.shape)
-        centre = length // 2
-        return next(
-            iter(denoise(model.network, window, tile, model.scale, range(centre, centre + 1), ensemble=1))
-        )
+        centre = range(length // 2, length // 2 + 1)
+        return next(denoise(model.network, window, tile, model.scale, centre, ensemble=1, drift=next(moved)))
 
     windows = (model.counts[start : start + length] for start in starts)
     peak = float(np.percentile(model.counts.mean(axis=0), 99.9))
