@@ -7,7 +7,7 @@ average over symmetries that `apply` may take.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tdenoise.kinds import Network, scale_for
 from tdenoise.metrics import block_sums, bootstrap_interval
 from tdenoise.network import stack_window, window_indices
 from tdenoise.noise import NoiseStatistics, Scale
+from tdenoise.patches import put_stand_ins
 from tdenoise.umse import single_image_error
 
 from . import store
@@ -84,6 +85,8 @@ class Checked:
 
         def prediction(frames: torch.Tensor) -> torch.Tensor:
             seen = torch.nn.functional.pad((frames - scale.mean) / scale.noise, (0, width, 0, height))
+            if self.stand_ins is not None:
+                put_stand_ins(seen, self.stand_ins, scale)
             window = stack_window(seen, indices, architecture.bins, shifts)
             found: torch.Tensor = scale.mean + scale.contrast * self.network(
                 window[None], seen[centre][None, None]
@@ -213,8 +216,7 @@ def _atoms(model: Checked, reference: Array, spots: Array) -> dict[str, Any] | N
     distance = plane_distance(spots)
     if distance is None or len(model.counts) < 3 * DWELL:
         return None
-    mean = probes.level_at(reference, len(reference) // 2, model.drift)
-    flat, columns = probes.flat_sites(mean, distance, SITES), find_columns(mean, distance)
+    flat, columns = _places(model, reference, distance, SITES)
     if not len(flat) or not len(columns.sites):
         return None
     contrast = float(np.median(columns.contrasts))
@@ -225,6 +227,8 @@ def _atoms(model: Checked, reference: Array, spots: Array) -> dict[str, Any] | N
     taken = _apart(columns, distance)
     taken_out = probes.adatom_probe(*movie, taken, [-contrast / (1 + contrast)], sigma, DWELL, drift=drift)
     flash = probes.flash_probe(*movie, flat, FLASH * contrast, sigma, drift=drift)
+    if not put_in or flash is None:  # the scene moves out of the part
+        return None
     return {
         "typical_contrast": contrast,
         "dwell_frames": DWELL,
@@ -232,6 +236,18 @@ def _atoms(model: Checked, reference: Array, spots: Array) -> dict[str, Any] | N
         "taken_out": [asdict(probe) for probe in taken_out],
         "flash": {"columns": FLASH, **asdict(flash)},
     }
+
+
+def _places(model: Checked, movie: Array, distance: float, n_flat: int) -> tuple[Array, ColumnsSeen]:
+    """Flat sites and columns in the middle frame of a movie, where the part shows the scene at all times."""
+    middle = len(movie) // 2
+    seen = probes.always_seen(movie.shape[1:], middle, model.drift)
+    mean = probes.level_at(movie, middle, model.drift)[seen]
+    if not mean.size:
+        return np.zeros((0, 2), int), ColumnsSeen(np.zeros((0, 2), int), np.zeros(0), np.zeros(0))
+    corner = np.array([seen[0].start, seen[1].start])
+    columns = find_columns(mean, distance)
+    return probes.flat_sites(mean, distance, n_flat) + corner, replace(columns, sites=columns.sites + corner)
 
 
 def _apart(columns: ColumnsSeen, distance: float) -> Array:
@@ -246,14 +262,12 @@ def _apart(columns: ColumnsSeen, distance: float) -> Array:
 def _filters(model: Checked, spots: Array) -> dict[str, Any]:
     """Of the flattest place, the strongest column, and where the counts change most over time."""
     centre = len(model.counts) // 2
-    mean = probes.level_at(model.counts, centre, model.drift)
-    distance = plane_distance(spots) or 8.0
+    flat, columns = _places(model, model.counts, plane_distance(spots) or 8.0, 1)
     places = {}
-    flat, columns = probes.flat_sites(mean, distance, 1), find_columns(mean, distance).sites
     if len(flat):
         places["flat"] = flat[0]
-    if len(columns):
-        places["column"] = columns[0]
+    if len(columns.sites):
+        places["column"] = columns.sites[0]
     radius = model.network.architecture.blind_radius
     found = {}
     for name, (row, column) in places.items():
@@ -276,19 +290,26 @@ def filter_at(model: Checked, pixel: tuple[int, int, int]) -> EquivalentFilter:
 
 
 def _single_image(model: Checked) -> dict[str, Any] | None:
-    """uMSE of half-size images as published, and as the users' script computes it."""
+    """uMSE of half-size images as published, and as the users' script computes it.
+
+    None where there are bad pixels: their counts would be among the references, and dealt to any of the images.
+    """
+    if model.stand_ins is not None and np.isfinite(model.stand_ins).any():
+        return None
     length = 2 * model.network.architecture.window + 1
     n_frames, height, width = model.counts.shape
     if n_frames < length or min(height, width) < 2 * model.network.architecture.stride:
         return None
     starts = np.unique(np.linspace(0, n_frames - length, SINGLE_IMAGES).round().astype(int))
 
+    drift = model.drift
+    # Of each window in turn, at half the size.
+    moved = iter([None if drift is None else drift[start : start + length] / 2 for start in starts])
+
     def middle(window: Array) -> Array:
         tile = Tile.whole(window.shape)
-        centre = length // 2
-        return next(
-            iter(denoise(model.network, window, tile, model.scale, range(centre, centre + 1), ensemble=1))
-        )
+        centre = range(length // 2, length // 2 + 1)
+        return next(denoise(model.network, window, tile, model.scale, centre, ensemble=1, drift=next(moved)))
 
     windows = (model.counts[start : start + length] for start in starts)
     peak = float(np.percentile(model.counts.mean(axis=0), 99.9))

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .drift import window_shifts
 from .observer import detection_index
 from .residuals import spot_power
 
@@ -95,7 +94,8 @@ def level_at(movie: Array, frame: int, drift: Array | None = None) -> Array:
     movie : ndarray, shape (n_frames, height, width)
     frame : int
     drift : ndarray, shape (n_frames, 2), optional
-        Rows and columns that the scene has moved by [pixels]; at the edges, the nearest pixel stands in.
+        Rows and columns that the scene has moved by [pixels]; where a frame does not show a place, its nearest pixel
+        stands in: see `always_seen`.
 
     Returns
     -------
@@ -104,11 +104,39 @@ def level_at(movie: Array, frame: int, drift: Array | None = None) -> Array:
     if drift is None:
         return np.asarray(movie.mean(axis=0, dtype=np.float64))
     total = np.zeros(movie.shape[1:])
-    shifts = window_shifts(drift, frame, np.arange(len(movie)))
-    for other, shift in zip(movie, shifts, strict=True):
+    for other, shift in zip(movie, _shifts(drift, frame), strict=True):
         rows, columns = ((np.arange(n) + s).clip(0, n - 1) for n, s in zip(other.shape, shift, strict=True))
         total += other[np.ix_(rows, columns)]
     return total / len(movie)
+
+
+def always_seen(shape: Sequence[int], frame: int, drift: Array | None = None) -> tuple[slice, slice]:
+    """Rows and columns of one frame whose place in the scene all frames show.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        (height, width) of the frames.
+    frame : int
+    drift : ndarray, shape (n_frames, 2), optional
+        Rows and columns that the scene has moved by [pixels].
+
+    Returns
+    -------
+    tuple of 2 slice
+        Empty where the scene moves by more than the frame's size.
+
+    Examples
+    --------
+    >>> always_seen((10, 10), 0, np.array([[0, 0], [2, -3]]))
+    (slice(0, 8, None), slice(3, 10, None))
+    """
+    shifts = np.zeros((1, 2), int) if drift is None else _shifts(drift, frame)
+    rows, columns = (
+        slice(max(0, -low), max(0, -low, n - max(0, high)))
+        for n, low, high in zip(shape, shifts.min(0).tolist(), shifts.max(0).tolist(), strict=True)
+    )
+    return rows, columns
 
 
 def flat_sites(frame: Array, distance_px: float, n_sites: int) -> Array:
@@ -152,7 +180,7 @@ class AdatomProbe:
     recovered: float  # share of the change that the denoised movie shows in the middle of its dwell
     # How often a site in a frame of the dwell looks more like the change with it than without; 0.5 is chance.
     auc: float
-    n_sites: int
+    n_sites: int  # that stay in the field
 
 
 def adatom_probe(
@@ -191,12 +219,15 @@ def adatom_probe(
     Returns
     -------
     list of AdatomProbe
-        One for each strength.
+        One for each strength; empty if no site stays in the field, with what an atom reaches, for the dwell.
     """
     rng = np.random.default_rng(seed)
     first = (len(counts) - dwell) // 2
     during = slice(first, first + dwell)
-    expected, places = _level(reference, drift)[during], _places(sites, len(counts), drift)[during]
+    places = _staying(_places(sites, len(counts), drift)[during], counts.shape[1:], sigma_px)
+    if not places.size:
+        return []
+    expected = _level(reference, drift)[during]
     profile = np.stack([atom_image(counts.shape[1:], now, sigma_px) for now in places])
     without = _scores(reference[during], expected, places, sigma_px)
     near = _near(places[dwell // 2, 0], counts.shape[1:], sigma_px)
@@ -212,7 +243,7 @@ def adatom_probe(
                 detection_index(level, level * (1 + strength * shape), 1.0),
                 float(np.mean((scores - without)[dwell // 2])) / strength,
                 _auc(np.sign(strength) * scores.ravel(), np.sign(strength) * without.ravel()),
-                len(sites),
+                places.shape[1],
             )
         )
     return found
@@ -238,7 +269,7 @@ def flash_probe(
     sigma_px: float,
     seed: int = 0,
     drift: Array | None = None,
-) -> FlashProbe:
+) -> FlashProbe | None:
     """Put atoms into a single frame in the middle of a movie, and look for them in the frames around.
 
     Parameters
@@ -247,19 +278,36 @@ def flash_probe(
         As in `adatom_probe`; strong enough to be seen in a single frame, so that what is measured is the smearing.
     denoise, counts, reference, sites, sigma_px, seed, drift
         As in `adatom_probe`.
+
+    Returns
+    -------
+    FlashProbe or None
+        None if no site stays in the field, with what an atom reaches, for the frames that are looked at.
     """
     rng = np.random.default_rng(seed)
     middle = len(counts) // 2
-    expected, places = _level(reference, drift), _places(sites, len(counts), drift)
-    changed = counts.copy()
-    profile = atom_image(counts.shape[1:], places[middle], sigma_px)
-    changed[middle] = _changed(counts[middle], expected[middle], strength * profile, rng)
     offsets = tuple(o for o in FLASH_OFFSETS if 0 <= middle + o < len(counts))
     shown = slice(middle + offsets[0], middle + offsets[-1] + 1)
+    places = _staying(_places(sites, len(counts), drift)[shown], counts.shape[1:], sigma_px)
+    if not places.size:
+        return None
+    expected = _level(reference, drift)[shown]
+    changed = counts.copy()
+    at = offsets.index(0)
+    profile = atom_image(counts.shape[1:], places[at], sigma_px)
+    changed[middle] = _changed(counts[middle], expected[at], strength * profile, rng)
     difference = np.asarray(denoise(changed, 1.0)[shown], np.float64) - reference[shown]
-    scores = _scores(expected[shown] + difference, expected[shown], places[shown], sigma_px)
+    scores = _scores(expected + difference, expected, places, sigma_px)
     response = scores.mean(axis=1) / strength
     return FlashProbe(offsets, tuple(map(float, response)), strength)
+
+
+def _shifts(drift: Array, frame: int) -> NDArray[np.intp]:
+    """Whole pixels by which the scene lies further on in each frame than in one of them.
+
+    Unlike those of a network's windows, they have no limit: far frames would show another place.
+    """
+    return np.asarray(np.rint(drift - drift[frame]), dtype=np.intp)
 
 
 def _level(reference: Array, drift: Array | None) -> Array:
@@ -274,6 +322,13 @@ def _places(sites: Array, n_frames: int, drift: Array | None) -> Array:
     return sites + moved[:, None]
 
 
+def _staying(places: Array, shape: Sequence[int], sigma_px: float) -> Array:
+    """Of places in some frames, shape (n_frames, n_sites, 2), those that are well inside in all of them."""
+    reach, whole = _reach(sigma_px), np.rint(places)
+    inside = (whole >= reach) & (whole < np.asarray(shape) - reach)
+    return places[:, inside.all(axis=(0, 2))]
+
+
 def _changed(counts: Array, expected: Array, change: Array, rng: np.random.Generator) -> Array:
     """Counts of the scene whose level is changed by a share of itself."""
     more = rng.poisson(np.maximum(change, 0) * np.maximum(expected, 0), counts.shape)
@@ -281,10 +336,16 @@ def _changed(counts: Array, expected: Array, change: Array, rng: np.random.Gener
     return (kept + more).astype(counts.dtype)
 
 
+def _reach(sigma_px: float) -> int:
+    return math.ceil(2.5 * sigma_px)
+
+
 def _near(site: Array, shape: Sequence[int], sigma_px: float) -> tuple[slice, slice]:
-    reach = math.ceil(2.5 * sigma_px)
+    """Pixels around a place in the field that an atom reaches."""
+    reach = _reach(sigma_px)
     rows, columns = (
-        slice(max(0, int(s) - reach), min(n, int(s) + reach + 1)) for s, n in zip(site, shape, strict=True)
+        slice(*np.clip([round(float(s)) - reach, round(float(s)) + reach + 1], 0, n).tolist())
+        for s, n in zip(site, shape, strict=True)
     )
     return rows, columns
 

@@ -125,9 +125,7 @@ def following(movie, drift, reach):
     """Mean over some frames around each, shifted to where the scene is there."""
     return np.stack(
         [
-            probes.level_at(
-                movie[max(0, t - reach) : t + reach + 1], min(t, reach), drift[max(0, t - reach) :]
-            )
+            probes.level_at(movie[t - reach : t + reach + 1], reach, drift[t - reach : t + reach + 1])
             if reach <= t < len(movie) - reach
             else movie[t]
             for t in range(len(movie))
@@ -142,6 +140,29 @@ def test_the_level_of_a_frame_is_that_of_the_scene_where_it_is_then():
     for frame in (0, 3):
         inside = slice(6, -6), slice(12, -12)
         np.testing.assert_allclose(probes.level_at(movie, frame, drift)[inside], movie[frame][inside])
+
+
+def test_the_level_follows_the_scene_however_far_it_goes():
+    scene = np.random.default_rng(0).normal(size=(40, 120))
+    drift = np.stack([np.zeros(24), 2.0 * np.arange(24)], axis=-1)
+    movie = np.stack([np.roll(scene, d.astype(int), axis=(0, 1)) for d in drift])
+    inside = slice(None), slice(50, -50)
+    for frame in (0, 12, 23):
+        np.testing.assert_allclose(probes.level_at(movie, frame, drift)[inside], movie[frame][inside])
+
+
+def test_what_is_always_seen_has_no_pixel_that_another_stands_in_for():
+    scene = np.random.default_rng(0).normal(size=(90, 90))
+    drift = np.stack([np.arange(-8, 4), 0.7 * np.arange(12)], axis=-1)
+    movie = np.stack([scene[30 - a : 60 - a, 30 - b : 62 - b] for a, b in np.rint(drift).astype(int)])
+    for frame in (0, 11):  # from where the drift is a whole number
+        seen = probes.always_seen((30, 32), frame, drift - drift[frame])
+        assert [s.stop - s.start for s in seen] == [30 - 11, 32 - 8]
+        level = probes.level_at(movie, frame, np.rint(drift))
+        np.testing.assert_allclose(level[seen], movie[frame][seen])
+    assert probes.always_seen((30, 32), 0) == (slice(0, 30), slice(0, 32))
+    gone = probes.always_seen((30, 32), 6, 4.0 * drift)
+    assert scene[:30, :32][gone].size == 0
 
 
 def test_atoms_move_with_the_scene():
@@ -160,6 +181,28 @@ def test_atoms_move_with_the_scene():
     (smeared,) = probes.adatom_probe(average, counts(), reference, sites, (2.0,), 1.0, 12)
     (sharp,) = probes.adatom_probe(average, counts(), reference, sites, (2.0,), 1.0, 12, drift=drift)
     assert smeared.recovered < sharp.recovered
+
+
+def test_sites_that_leave_the_field_are_not_counted():
+    drift = np.stack([np.zeros(40), 2.0 * np.arange(40)], axis=-1)
+    reference = raw(counts(), 1.0)
+    # In the middle frame, 20: the first stays, the others are over an edge within four frames, or at once.
+    sites = np.array([[30, 32], [30, 54], [30, 9], [2, 32], [61, 32]])
+    (probe,) = probes.adatom_probe(raw, counts(), reference, sites, (2.0,), 2.0, 8, drift=drift)
+    assert probe.n_sites == 1 and probe.recovered == pytest.approx(1, abs=0.4)
+    assert np.isfinite([probe.recovered, probe.auc, probe.index]).all()
+    (alone,) = probes.adatom_probe(raw, counts(), reference, sites[:1], (2.0,), 2.0, 8, drift=drift)
+    assert probe == alone
+    flash = probes.flash_probe(raw, counts(), reference, sites, 8.0, 2.0, drift=drift)
+    assert flash == probes.flash_probe(raw, counts(), reference, sites[:1], 8.0, 2.0, drift=drift)
+    np.testing.assert_allclose(flash.response, [0, 0, 0, 0, 1, 0, 0, 0, 0], atol=0.2)
+
+
+def test_without_a_site_that_stays_there_is_no_probe():
+    drift = np.stack([np.zeros(40), 2.0 * np.arange(40)], axis=-1)
+    given = raw, counts(), raw(counts(), 1.0), np.array([[30, 60], [30, 2]])
+    assert probes.adatom_probe(*given, (2.0, -0.5), 2.0, 8, drift=drift) == []
+    assert probes.flash_probe(*given, 8.0, 2.0, drift=drift) is None
 
 
 def test_what_is_put_in_has_the_statistics_of_the_other_scene():
