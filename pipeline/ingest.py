@@ -160,7 +160,7 @@ def _survey(
     if info.timestamps_s is not None:
         stamps = info.timestamps_s[slice(*plan.selection.frames)].reshape(plan.shape[0], -1).mean(axis=1)
     with ThreadPoolExecutor(1) as pool:  # beside the noise
-        drift = pool.submit(measure_drift, array, unsound)
+        drift = pool.submit(measure_drift, array, unsound, _bad_pixels(corrections))
         noise = measure_noise(array, unsound, n_threads)
     return Findings(
         corrections=corrections,
@@ -194,9 +194,14 @@ def _lost_frames(records: list[dict[str, Any]], first: int, group: int) -> tuple
     return sorted(blank), sorted(repeated)
 
 
+def _bad_pixels(corrections: Corrections) -> NDArray[np.bool_]:
+    """Pixels of the store that hold a bad one of the camera."""
+    return np.asarray(bin_pixels(corrections.bad.astype(np.uint8)[None], corrections.bin)[0] > 0)
+
+
 def _add_arrays(path: Path, plan: IngestPlan, found: Findings) -> None:
     """Store what is known of every pixel or frame, where there is anything to say."""
-    bad = bin_pixels(found.corrections.bad.astype(np.uint8)[None], found.corrections.bin)[0] > 0
+    bad = _bad_pixels(found.corrections)
     if bad.any():
         words = "hot, dead or listed as defect" + (
             "" if found.corrections.bin == 1 else ", one of the summed pixels at least"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tdenoise.bad_pixels import PixelStatistics
 from tdenoise.drift import drift
 from tdenoise.noise import NoiseAccumulator, NoiseStatistics
-from tdenoise.pixels import PixelAccumulator
+from tdenoise.pixels import PixelAccumulator, stand_ins
 
 from .corrections import bin_pixels
 from .ingest_plan import Selection
@@ -112,11 +112,12 @@ def noise_windows(
 class _Groups:
     """Means of one and the other half of every few successive frames, of a part in the middle of the field."""
 
-    def __init__(self, array: Any, unsound: Collection[int]) -> None:
+    def __init__(self, array: Any, unsound: Collection[int], bad: NDArray[np.bool_] | None = None) -> None:
         self._array, self._unsound = array, unsound
         self._part = tuple(
             _middle(n, chunk) for n, chunk in zip(array.shape[1:], array.chunks[1:], strict=True)
         )
+        self._bad = np.zeros(array.shape[1:], bool)[self._part] if bad is None else bad[self._part]
         self._length = DRIFT_FRAMES
         extent = ((part.stop - part.start) // DRIFT_BIN for part in self._part)
         self.shape = (array.shape[0] // self._length, 2, *extent)
@@ -140,16 +141,21 @@ class _Groups:
                     sound = [frame - begin for frame in wanted if frame not in self._unsound]
                     if sound:  # else zero: a constant image shows nothing
                         mean = frames[sound].mean(axis=0, dtype=np.float32)
+                        if self._bad.any() and not self._bad.all():
+                            mean[self._bad] = stand_ins(mean, self._bad)[self._bad]
                         out[group - groups.start, half] = bin_pixels(mean[None], DRIFT_BIN)[0]
         return out
 
 
-def measure_drift(array: Any, unsound: Collection[int]) -> NDArray[np.float64] | None:
+def measure_drift(
+    array: Any, unsound: Collection[int], bad: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64] | None:
     """Displacement of the scene in every frame [pixels], shape (n_frames, 2); None where it does not show.
 
-    From the mean of some frames at a time in the middle of the field; between these, along straight lines.
+    From the mean of some frames at a time in the middle of the field; between these, along straight lines. Pixels that
+    are bad, shape (height, width), would hold it at zero: those around stand in for them.
     """
-    groups = _Groups(array, unsound)
+    groups = _Groups(array, unsound, bad)
     if groups.shape[0] < 2 or min(groups.shape[2:]) < 8:
         return None
     moved = DRIFT_BIN * drift(groups)
@@ -157,8 +163,9 @@ def measure_drift(array: Any, unsound: Collection[int]) -> NDArray[np.float64] |
     if known.sum() < max(2, len(moved) / 2):
         return None
     at, moved = groups.times[known], moved[known]
-    # Beyond the first and the last group it goes on as between these and the next.
-    ends = np.array([-0.5, array.shape[0] - 0.5])
+    # Before the first and after the last group it goes on as between these and the next, for as long as a group; where
+    # more is not known, it stays.
+    ends = np.array([at[0] - DRIFT_FRAMES, at[-1] + DRIFT_FRAMES])
     slopes = (moved[[1, -1]] - moved[[0, -2]]) / (at[[1, -1]] - at[[0, -2]])[:, None]
     beyond = moved[[0, -1]] + slopes * (ends - at[[0, -1]])[:, None]
     at, moved = np.r_[ends[0], at, ends[1]], np.r_[beyond[:1], moved, beyond[1:]]

@@ -6,6 +6,7 @@ pixels, they show it where it is, and stay as noisy and as independent as they w
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,7 +45,8 @@ def drift(images: Images) -> NDArray[np.float64]:
     images. Only images near one another in time are compared, so a scene may change and leave the field.
 
     Noise, too, has a highest peak somewhere. So it is done for two halves of the frames apart, and believed where they
-    agree.
+    agree, in four images or more. What lies between images too far apart to be compared is not known: after such a gap
+    the scene is taken to be where it was before it.
 
     Parameters
     ----------
@@ -59,9 +61,9 @@ def drift(images: Images) -> NDArray[np.float64]:
     Examples
     --------
     >>> scene = np.random.default_rng(0).normal(size=(24, 24)).repeat(4, 0).repeat(4, 1)
-    >>> images = np.stack([scene, np.roll(scene, (3, -2), axis=(0, 1))])
+    >>> images = np.stack([np.roll(scene, (2 * n, -n), axis=(0, 1)) for n in range(4)])
     >>> drift(np.stack([images, images], axis=1)).round().tolist()
-    [[0.0, 0.0], [3.0, -2.0]]
+    [[0.0, 0.0], [2.0, -1.0], [4.0, -2.0], [6.0, -3.0]]
     """
     n = images.shape[0]
     tracks = np.empty((3, n, 2))  # of all frames, and of the halves
@@ -81,10 +83,14 @@ def drift(images: Images) -> NDArray[np.float64]:
     for i in range(n):
         around = difference[max(0, i - REACH) : i + REACH + 1]
         around = around[np.isfinite(around[:, 0])]
-        if len(around) < 2 or (np.std(around, axis=0) > AGREEMENT).any():
+        # Of fewer, the first of which is zero in both halves, those of noise agree now and then.
+        if len(around) <= REACH or (np.std(around, axis=0) > AGREEMENT).any():
             moved[i] = np.nan
-    believed = moved[np.isfinite(moved[:, 0])]
-    return np.asarray(moved - believed[0] if len(believed) else moved)
+    believed = np.flatnonzero(np.isfinite(moved[:, 0]))
+    for before, after in pairwise(believed.tolist()):
+        if after - before > REACH:  # they were not compared
+            moved[after:] += moved[before] - moved[after]
+    return np.asarray(moved - moved[believed[0]] if len(believed) else moved)
 
 
 def window_shifts(

@@ -18,9 +18,10 @@ def moved(rows: float, columns: float) -> np.ndarray:
 @settings(max_examples=30, deadline=None)
 @given(st.floats(-8, 8), st.floats(-8, 8))
 def test_a_shift_is_measured_to_a_tenth_of_a_pixel(rows: float, columns: float) -> None:
-    images = np.stack([SCENE, moved(rows, columns)])
+    there = moved(rows, columns)
+    images = np.stack([SCENE, SCENE, there, there])
     found = drift(np.stack([images, images], axis=1))
-    np.testing.assert_allclose(found[1], (rows, columns), atol=0.1 + 0.02 * max(abs(rows), abs(columns)))
+    np.testing.assert_allclose(found[2], (rows, columns), atol=0.1 + 0.02 * max(abs(rows), abs(columns)))
 
 
 def test_a_scene_that_leaves_the_first_image_behind_is_followed() -> None:
@@ -29,9 +30,32 @@ def test_a_scene_that_leaves_the_first_image_behind_is_followed() -> None:
     np.testing.assert_allclose(drift(np.stack([images, images], axis=1)), path, atol=1.5)
 
 
-def test_noise_has_no_drift_and_a_constant_image_none_either() -> None:
-    noise = np.random.default_rng(1).poisson(2.0, (20, 2, 64, 64)).astype(np.float32)
-    assert np.isnan(drift(noise)).all()
+@pytest.mark.parametrize("n", [*range(2, 13), 20])
+def test_noise_has_no_drift_however_short_it_is(n: int) -> None:
+    for seed in range(4):
+        noise = np.random.default_rng(seed).poisson(2.0, (n, 2, 48, 48)).astype(np.float32)
+        assert np.isnan(drift(noise)).all()
+
+
+def test_a_gap_says_nothing_about_the_other_side() -> None:
+    rng = np.random.default_rng(4)
+    path = np.stack([0.4 * np.arange(40), -0.3 * np.arange(40)], axis=1)
+    clean = np.stack([1 + 2 * moved(*step) for step in path]).clip(0)
+    clean[15:25] = clean.mean()
+    first, second = rng.poisson(16 * clean, (2, *clean.shape)).astype(np.float32)
+    found = drift(np.stack([first, second], axis=1))
+    known = np.isfinite(found[:, 0])
+    assert known[:12].all() and not known[16:24].any() and known[28:].all()
+    for side in (slice(0, 12), slice(28, 40)):
+        np.testing.assert_allclose(found[side] - found[side][0], path[side] - path[side][0], atol=0.5)
+    before, after = (
+        np.flatnonzero(known[part])[end] + part.start
+        for part, end in ((slice(0, 20), -1), (slice(20, 40), 0))
+    )
+    np.testing.assert_allclose(found[after], found[before])
+
+
+def test_a_constant_image_has_no_drift() -> None:
     assert np.isnan(drift(np.ones((3, 2, 32, 32)))).all()
 
 

@@ -216,15 +216,21 @@ def test_intervals_say_what_was_lost(steps: list[float], expected: tuple[object,
     assert (found["interval_s"], found["uneven"], found["dropped_after"], found["n_dropped"]) == expected
 
 
-def test_drift_is_measured_stored_and_not_applied(tmp_path: Path) -> None:
+def drifting_scene(n_frames: int = 160) -> np.ndarray:
+    """Counts of a scene that moves by 0.05 rows and -0.03 columns per frame."""
     y, x = np.mgrid[:96, :96]
     scene = np.random.default_rng(3).uniform(0, 96, (60, 2))
-    frames = np.empty((160, 96, 96), dtype=np.uint8)
+    frames = np.empty((n_frames, 96, 96), dtype=np.uint8)
     for t, frame in enumerate(frames):
         clean = 0.5 + sum(
             2 * np.exp(-((y - r - 0.05 * t) ** 2 + (x - c + 0.03 * t) ** 2) / 8) for r, c in scene
         )
         frame[:] = np.random.default_rng(t).poisson(clean)
+    return frames
+
+
+def test_drift_is_measured_stored_and_not_applied(tmp_path: Path) -> None:
+    frames = drifting_scene()
     path = movie_store(tmp_path, frames, pixel_size=0.5)
     dataset = xr.open_zarr(path)
     np.testing.assert_array_equal(dataset["counts"], frames)
@@ -233,6 +239,26 @@ def test_drift_is_measured_stored_and_not_applied(tmp_path: Path) -> None:
     assert store.read_attributes(path)["drift"]["largest"] == pytest.approx(4.5, abs=0.5)
     noise = movie_store(tmp_path / "noise", np.random.default_rng(0).poisson(2.0, (64, 64, 64)).astype("u1"))
     assert "drift" not in xr.open_zarr(noise)
+
+
+def test_hot_pixels_that_are_kept_do_not_hold_the_drift(tmp_path: Path) -> None:
+    frames = drifting_scene(80)
+    places = np.random.default_rng(0).integers(2, 94, (12, 2))
+    frames[:, places[:, 0], places[:, 1]] += np.random.default_rng(1).poisson(60, (80, 12)).astype(np.uint8)
+    dataset = xr.open_zarr(movie_store(tmp_path, frames, keep_defects=True))
+    np.testing.assert_array_equal(dataset["counts"], frames)
+    np.testing.assert_allclose(dataset["drift"][76] - dataset["drift"][4], [3.6, -2.16], atol=0.4)
+
+
+@pytest.mark.parametrize("lost", [slice(80, 120), slice(0, 48), slice(152, 200)])
+def test_where_the_scene_is_lost_no_drift_is_made_up(tmp_path: Path, lost: slice) -> None:
+    frames = drifting_scene(200)
+    frames[lost] = np.random.default_rng(5).poisson(frames.mean(), frames[lost].shape)
+    found = xr.open_zarr(movie_store(tmp_path, frames))["drift"].values
+    speed = np.diff(found, axis=0)
+    assert np.abs(speed).max() < 0.15
+    inner = slice(lost.start + 12 if lost.start else 0, lost.stop - 12 if lost.stop < 200 else 199)
+    np.testing.assert_allclose(speed[inner], 0, atol=1e-9)
 
 
 def test_a_changed_small_array_is_found_by_verify(tmp_path: Path) -> None:
