@@ -103,7 +103,7 @@ def summary(card: dict[str, Any]) -> list[str]:
         )
     if card["ancestors"]:
         lines.append(f"before that on: {', '.join(m.get('name', m['id'][:12]) for m in card['ancestors'])}")
-    if "metrics" in card:
+    if "best_step" in card:  # of the model that comes with tdenoise no frames were held out
         lines.append(
             f"training: {card['steps']} steps, best at {card['best_step']}, held-out error "
             f"{card['metrics']['held_out_error']:.5f} of the noise variance"
