@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tdenoise import checkpoint
+from tdenoise.drift import largest_shift
 from tdenoise.kinds import architecture_of
 
 from . import archive, blocks, budget, store
 from .apply import Connect, apply
-from .apply_plan import describe_plan, lay_out
+from .apply_plan import describe_plan, followed_drift, lay_out
 from .config import ApplyConfig, ApplyManyConfig
 from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
@@ -53,12 +54,18 @@ def apply_many(config: ApplyManyConfig, control: Control | None = None) -> dict[
 
 
 def describe_plans(config: ApplyManyConfig) -> dict[str, Any]:
-    """What ``--dry-run`` prints; of an archive from its cards alone, so that no movie is opened."""
+    """What ``--dry-run`` prints; of an archive from its cards alone, so that no movie is opened.
+
+    The cards do not tell a drift, which takes somewhat more memory: ``n_movies_drift_not_counted``.
+    """
     if is_single(config):
         return describe_plan(single(config))
-    architecture = architecture_of(open_model(config.model or checkpoint.BASE).card)
+    model = open_model(config.model or checkpoint.BASE).card
+    architecture = architecture_of(model)
     total = {"n_movies": 0, "n_blocks": 0, "n_files": 0, "disk_estimate_bytes": 0, "worker_memory_bytes": 0}
-    for shape, shard_frames, itemsize, _, _ in _movies(config):
+    total["n_movies_drift_not_counted"] = 0
+    for shape, shard_frames, itemsize, opened, _, identity in _movies(config):
+        drift = None if opened is None else followed_drift(config, opened, model)
         laid = lay_out(
             config.tile,
             config.ensemble,
@@ -68,8 +75,10 @@ def describe_plans(config: ApplyManyConfig) -> dict[str, Any]:
             itemsize,
             architecture,
             2 if config.variance or config.posterior else 1,
+            largest_shift(drift, architecture.window),
         )
         total["n_movies"] += 1
+        total["n_movies_drift_not_counted"] += identity is not None
         total["n_blocks"] += blocks.n_blocks(shape, laid.core)
         total["n_files"] += blocks.n_blocks(shape, laid.geometry.shard)
         total["disk_estimate_bytes"] += laid.disk_bytes
@@ -112,11 +121,11 @@ def jobs(config: ApplyManyConfig) -> Iterator[tuple[ApplyConfig, str | None]]:
         yield _job(config, path, output), identity
 
 
-Found = tuple[tuple[int, int, int], int, int, Path, str | None]
+Found = tuple[tuple[int, int, int], int, int, store.Store | None, Path, str | None]
 
 
 def _movies(config: ApplyManyConfig) -> Iterator[Found]:
-    """Shape, frames of a shard, bytes of a number, path and (from an archive) id of every movie."""
+    """Shape, frames of a shard, bytes of a number, opened store (or from an archive not), path and id (or else not)."""
     for path in config.movie:
         if archive.is_archive(path):
             for card in archive.cards(path):
@@ -125,9 +134,9 @@ def _movies(config: ApplyManyConfig) -> Iterator[Found]:
         else:
             opened = store.open_store(path, store.MOVIE) if path.exists() else None
             if opened is None:  # told in its turn, with the others done
-                yield (1, 1, 1), 1, 1, path, None
+                yield (1, 1, 1), 1, 1, None, path, None
                 continue
-            yield opened.shape, opened.geometry.shard[0], opened.array.dtype.itemsize, path, None
+            yield opened.shape, opened.geometry.shard[0], opened.array.dtype.itemsize, opened, path, None
 
 
 def _of_card(card: archive.Card, folder: Path) -> Found:
@@ -137,7 +146,8 @@ def _of_card(card: archive.Card, folder: Path) -> Found:
     place = folder / card["path"]
     if ".." in Path(card["path"]).parts:
         raise InputError(place, "is no place that an archive names")
-    return (n_frames, height, width), card["shard"][0], np.dtype(card["dtype"]).itemsize, place, card["id"]
+    itemsize = np.dtype(card["dtype"]).itemsize
+    return (n_frames, height, width), card["shard"][0], itemsize, None, place, card["id"]
 
 
 def _job(config: ApplyManyConfig, movie: Path, output: Path) -> ApplyConfig:

@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from tdenoise import checkpoint
-from tdenoise.infer import STILL, Motion, halo_with_shift, memory_bytes, motion_of
+from tdenoise.drift import largest_shift
+from tdenoise.infer import halo_with_shift, memory_bytes
 from tdenoise.kinds import Architecture, architecture_of
 
 from . import blocks, budget, cluster, store
 from .block_work import ROW_FRAMES
 from .blocks import Block, Halo
-from .config import ApplyConfig
+from .config import ApplyConfig, ApplyManyConfig
 from .errors import UsageError
 from .fit import movie_drift, movie_scale, open_model
 from .heads import check_uncertainty
@@ -49,9 +50,7 @@ def make_plan(
 ) -> Plan:
     """Blocks, memory and disk; the same for any number of workers."""
     architecture = architecture_of(card)
-    # As the network learned to see.
-    ignored = config.ignore_drift or card.get("ignore_drift", False)
-    drift = None if ignored else movie_drift(movie, architecture)
+    drift = followed_drift(config, movie, card)
     laid = lay_out(
         config.tile,
         config.ensemble,
@@ -61,7 +60,7 @@ def make_plan(
         movie.array.dtype.itemsize,
         architecture,
         2 if config.variance or config.posterior else 1,
-        motion_of(drift, architecture.window),
+        largest_shift(drift, architecture.window),
     )
     planned = blocks.plan_blocks(movie.shape, laid.core, laid.halo, architecture.stride)
     identity = {
@@ -87,6 +86,14 @@ def make_plan(
     return Plan(identity, planned, laid.geometry, laid.worker_bytes, laid.disk_bytes, layers, drift)
 
 
+def followed_drift(
+    config: ApplyConfig | ApplyManyConfig, movie: store.Store, card: dict[str, Any]
+) -> NDArray[np.float64] | None:
+    """The drift that the windows of a model follow: as it learned to see."""
+    ignored = config.ignore_drift or card.get("ignore_drift", False)
+    return None if ignored else movie_drift(movie, architecture_of(card))
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a movie is cut and what that takes; pure arithmetic, for a movie that nobody opened."""
@@ -107,17 +114,17 @@ def lay_out(
     itemsize: int,
     architecture: Architecture,
     n_layers: int = 1,
-    motion: Motion = STILL,
+    shift: int = 0,
 ) -> Layout:
-    """Cut a movie of a shape into blocks for a model."""
+    """Cut a movie of a shape into blocks for a model, which sees frames shifted by so many pixels at most."""
     # Not the card's halo: no one checks that.
-    halo = Halo(architecture.window, halo_with_shift(architecture, motion.shift))
+    halo = Halo(architecture.window, halo_with_shift(architecture, shift))
     geometry = store.Geometry.of(shape, _long(shape, shard_frames))
     if tile is not None:
         geometry = _tiled_geometry(shape, tile, architecture.stride, geometry)
     frames, rows, columns = geometry.shard
     if tile is None:
-        rows, columns = _largest_tile(shape, geometry, halo, architecture, itemsize, motion)
+        rows, columns = _largest_tile(shape, geometry, halo, architecture, itemsize, shift)
     # The largest block lies in the middle.
     height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
     width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
@@ -128,7 +135,7 @@ def lay_out(
         (blocks.core_frames(frames, halo.frames), rows, columns),
         halo,
         _block_bytes(
-            architecture, read, height, width, itemsize, frames, ensemble, motion, n_layers, lossless
+            architecture, read, height, width, itemsize, frames, ensemble, shift, n_layers, lossless
         ),
         int(n_layers * n_pixels * _packed_bytes(lossless)),
     )
@@ -202,7 +209,7 @@ def _largest_tile(
     halo: Halo,
     architecture: Architecture,
     itemsize: int,
-    motion: Motion,
+    shift: int,
 ) -> tuple[int, int]:
     """Whole frames where they fit `TILE_BYTES`, else as many shards as do; one shard at least."""
     n_frames = min(geometry.shard[0], ROW_FRAMES) + 2 * halo.frames
@@ -211,7 +218,7 @@ def _largest_tile(
         height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
         width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
         # As for the largest ensemble: the blocks are the same for all.
-        needed = _block_bytes(architecture, n_frames, height, width, itemsize, geometry.shard[0], 16, motion)
+        needed = _block_bytes(architecture, n_frames, height, width, itemsize, geometry.shard[0], 16, shift)
         return needed <= TILE_BYTES
 
     rows, columns = geometry.shard[1:]
@@ -232,7 +239,7 @@ def _block_bytes(
     itemsize: int,
     shard_frames: int,
     ensemble: int,
-    motion: Motion,
+    shift: int,
     n_layers: int = 1,
     lossless: bool = False,
 ) -> int:
@@ -243,7 +250,7 @@ def _block_bytes(
     return (
         budget.WORKER_BASE_BYTES
         + (2 * n_frames + 2 * row) * height * width * itemsize
-        + memory_bytes(architecture, n_frames, height, width, ensemble, motion.n_shifts)
+        + memory_bytes(architecture, n_frames, height, width, ensemble, shift)
         + n_layers * (3 * row * 4 + packed) * height * width
     )
 

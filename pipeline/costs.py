@@ -28,7 +28,7 @@ def sizes(config: Any) -> dict[str, Any]:
     ----------
     config : dataclass
         Settings of any command. What cannot be known yet is left out: a model or a store that an earlier job will
-        make.
+        make, or a drift that ``run`` will measure (it takes somewhat more memory).
     """
     found: dict[str, Any] = {}
     if limit := getattr(config, "time_limit", None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tdenoise import checkpoint
+from tdenoise.drift import MAX_SHIFT
 from tdenoise.udvd import read_weights
 
 from . import progress
@@ -79,10 +80,14 @@ def show_model(config: ModelsShowConfig) -> dict[str, Any]:
 
 def summary(card: dict[str, Any]) -> list[str]:
     """The main facts of a card, a line each."""
+    # Blocks of a drifting movie are read with so many more.
+    follows = card["kind"] != "udvd" and not card.get("ignore_drift", False)
+    further = f", {MAX_SHIFT} more where the scene drifts" if follows else ""
     lines = [
         f"model {card['sha256'][:12]}: {card['kind']}, {card['n_parameters']:,} parameters",
         f"never sees: {_hidden(card)}",
-        f"sees: {card['halo']['frames']} frames to each side, at most {card['halo']['pixels']} pixels away",
+        f"sees: {card['halo']['frames']} frames to each side, at most {card['halo']['pixels']} pixels away"
+        + further,
     ]
     if "imported" in card:
         lines.append(
@@ -98,7 +103,7 @@ def summary(card: dict[str, Any]) -> list[str]:
         )
     if card["ancestors"]:
         lines.append(f"before that on: {', '.join(m.get('name', m['id'][:12]) for m in card['ancestors'])}")
-    if "metrics" in card:
+    if "best_step" in card:  # of the model that comes with tdenoise no frames were held out
         lines.append(
             f"training: {card['steps']} steps, best at {card['best_step']}, held-out error "
             f"{card['metrics']['held_out_error']:.5f} of the noise variance"

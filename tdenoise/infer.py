@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import udvd
-from .drift import largest_shift, window_shifts
+from .drift import window_shifts
 from .gamma_poisson import pool, positive, posterior, prior_variance
 from .kinds import Architecture, Network
 from .network import LEAK, SplitBlind, shifted, window_indices
@@ -296,9 +296,7 @@ def _batches(
     groups = _groups(members, largest)
     # On a CPU frames together are no faster than one.
     together = 1 if frames.device.type == "cpu" else max(1, largest // len(groups[0]))
-    length = max(RUN, together)
-    for first in range(0, len(centres), length):
-        chosen = slice(first, first + length)
+    for chosen in _runs(windows, centres, max(RUN, together)):
         numbers = torch.tensor(np.stack([window.frames for window in windows[chosen]]))
         shifts = torch.tensor(np.stack([window.shifts for window in windows[chosen]]))
         own = torch.tensor(centres[chosen])
@@ -325,6 +323,25 @@ def _batches(
             totals = part if totals is None else totals.add_(part)
         assert totals is not None
         yield totals
+
+
+def _runs(windows: list[Window], centres: list[int], length: int) -> Iterator[slice]:
+    """Runs of so many frames; shorter ones where a drift would have them hold too many looks."""
+    start, held = 0, set[tuple[int, ...]]()
+    for number, (window, centre) in enumerate(zip(windows, centres, strict=True)):
+        looks = {(centre, 0, 0), *map(tuple, np.column_stack(window).tolist())}
+        most = _most_looks(length, len(window.frames) // 2, drifts=True)
+        if number == start + length or (number > start and len(held | looks) > most):
+            yield slice(start, number)
+            start, held = number, set()
+        held |= looks
+    yield slice(start, len(windows))
+
+
+def _most_looks(length: int, window: int, drifts: bool) -> int:
+    """Looks that a run of so many frames holds: one at every frame, or half more where they are shifted."""
+    still = length + 2 * window
+    return still + still // 2 if drifts else still
 
 
 class _Run:
@@ -412,7 +429,7 @@ def _sum(terms: Iterable[Tensor]) -> Tensor:
 
 
 def _choose(stack: Tensor, numbers: Tensor) -> Tensor:
-    """Entries along the second dimension; no copy of successive ones, which all are but at the movie's ends."""
+    """Entries along the second dimension; no copy of successive ones, as most are where nothing drifts."""
     first, n = int(numbers[0]), len(numbers)
     if torch.equal(numbers, torch.arange(first, first + n)):
         return stack[:, first : first + n]
@@ -531,25 +548,6 @@ def _precision(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
-class Motion(NamedTuple):
-    """What following a drift costs; see `motion_of`."""
-
-    shift: int  # rows or columns that a frame is shifted by, at most
-    n_shifts: int  # with which a frame is seen by the frames of a run, at most
-
-
-STILL = Motion(0, 1)
-
-
-def motion_of(drift: NDArray[np.floating] | None, window: int) -> Motion:
-    """Of a drift that windows of so many frames on each side follow."""
-    if drift is None:
-        return STILL
-    runs = (drift[start : start + RUN] for start in range(0, len(drift), RUN))
-    widest = max(int(np.ceil(np.ptp(run, axis=0)).sum()) for run in runs)
-    return Motion(largest_shift(drift, window), min(RUN, 1 + widest))
-
-
 def halo_with_shift(architecture: Architecture, shift: int) -> int:
     """Pixels around a tile that can change its result where frames are shifted by so many pixels at most."""
     return int(architecture.spatial_halo + -(-shift // architecture.stride) * architecture.stride)
@@ -561,19 +559,22 @@ def memory_bytes(
     height: int,
     width: int,
     ensemble: int = 16,
-    n_shifts: int = 1,
+    shift: int = 0,
 ) -> int:
-    """Memory that `denoise` takes for a block beyond the block itself, on the high side [bytes]."""
+    """Memory that `denoise` takes for a block beyond the block itself, on the high side [bytes].
+
+    Frames are shifted by ``shift`` pixels at most; a drift costs about the same however fast it is.
+    """
     if isinstance(architecture, udvd.UdvdArchitecture):
         return udvd.memory_bytes(n_frames, height, width)
     group = next((n for n in (8, 4, 2) if n <= ensemble and n * height * width <= CPU_PIXELS), 1)
-    looks = max(1, group // 2) * _look_maps(architecture) * n_shifts
+    looks = max(1, group // 2) * _look_maps(architecture, drifts=shift > 0)
     return int(4 * height * width * (n_frames + looks + 3 * RUN + group * _maps(architecture)))
 
 
-def _look_maps(a: SplitBlindArchitecture) -> float:
+def _look_maps(a: SplitBlindArchitecture, drifts: bool) -> float:
     """Numbers per pixel that are kept of the frames of a run and their windows; twice while they are joined."""
-    return 2 * (RUN + 2 * a.window) * a.frame_width / a.unshuffle**2
+    return 2 * _most_looks(RUN, a.window, drifts) * a.frame_width / a.unshuffle**2
 
 
 def _maps(a: SplitBlindArchitecture) -> float:

@@ -25,9 +25,10 @@ from hypothesis import strategies as st
 from small import counts, model_folder, movie_store, network
 from tdenoise_pipeline import apply_plan, array, block_work, cluster, driver, progress, store
 from tdenoise_pipeline.apply import _shard_file, apply
-from tdenoise_pipeline.apply_plan import describe_plan
+from tdenoise_pipeline.apply_many import describe_plans
+from tdenoise_pipeline.apply_plan import describe_plan, lay_out
 from tdenoise_pipeline.blocks import Halo, Region, plan_blocks
-from tdenoise_pipeline.config import ApplyConfig, TrainConfig, VerifyConfig
+from tdenoise_pipeline.config import ApplyConfig, ApplyManyConfig, TrainConfig, VerifyConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import (
     InputError,
@@ -42,6 +43,7 @@ from tdenoise_pipeline.train import train_model
 from tdenoise_pipeline.verify import verify
 
 from tdenoise.infer import Tile, denoise
+from tdenoise.network import Architecture
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +162,28 @@ def test_a_model_that_learned_without_following_the_drift_is_applied_without(
     assert train_model(learning)["ignore_drift"]
     plan = describe_plan(ApplyConfig(movie=drifting_movie, model=model, output=output))
     assert "drift" not in plan and "drift" in describe_plan(ApplyConfig(movie=drifting_movie, output=output))
+
+
+@pytest.mark.parametrize("shift", [1, 16])
+def test_a_drift_takes_little_more_memory_however_fast_it_is(shift: int) -> None:
+    still, moving = (
+        lay_out(None, 16, False, (1000, 4096, 4096), 32, 1, Architecture(), shift=n) for n in (0, shift)
+    )
+    assert still.core == moving.core
+    assert still.worker_bytes < moving.worker_bytes < 1.2 * still.worker_bytes
+
+
+def test_the_plan_of_several_movies_counts_their_drift(
+    drifting_movie: Path, sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    movies, needed = (drifting_movie, tmp_path / "missing.zarr"), []
+    for ignored in (True, False):
+        asked = config((drifting_movie, sources[1]), tmp_path / "out", ignore_drift=ignored)
+        several = describe_plans(ApplyManyConfig(**{**vars(asked), "movie": movies}))
+        assert several["n_movies_drift_not_counted"] == 0
+        needed.append(several["worker_memory_bytes"])
+        assert needed[-1] == describe_plan(asked)["worker_memory_bytes"]
+    assert needed[0] < needed[1]
 
 
 def test_long_shards_hold_the_same_frames_in_fewer_files(

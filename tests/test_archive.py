@@ -109,6 +109,7 @@ def test_a_model_is_applied_to_a_whole_archive_and_one_failure_keeps_no_other(
     words = ["apply", made, "--model", tmp_path / "model", "-o", tmp_path / "out", "--workers", workers]
     plan = said(capsys, *words, "--dry-run")
     assert (plan["n_movies"], plan["n_blocks"], plan["n_files"]) == (2, 2, 2)
+    assert plan["n_movies_drift_not_counted"] == 2  # their cards do not tell
     card = next(c for c in archive.cards(made) if c["kind"] == "movie")
     away = Path(card["path"]).rename(tmp_path / "away")
     capsys.readouterr()

@@ -22,6 +22,8 @@ from small import counts, model_folder, movie_store
 from tdenoise_pipeline import cli
 from tdenoise_pipeline.cli import main
 
+from tdenoise.checkpoint import BASE
+
 
 def run(*words: object) -> int:
     return main([str(w) for w in words])
@@ -67,6 +69,12 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(raw: Path, capsys: pytest.
         assert run(*words, "--dry-run", "--json") == 0
         assert json.loads(capsys.readouterr().out)["step"] == words[0]
     assert sorted(p.name for p in raw.parent.iterdir()) == ["model", "movie", "raw.npy"]
+
+
+def test_the_model_that_comes_with_tdenoise_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "show", BASE) == 0
+    said = capsys.readouterr().out
+    assert "128 pixels away, 16 more where the scene drifts" in said and "simulated movies" in said
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from small import TINY, counts, drifting, network
 from tdenoise_pipeline.blocks import Halo, plan_blocks
 
 from tdenoise import infer
-from tdenoise.drift import window_shifts
-from tdenoise.infer import Tile, denoise, halo_with_shift, motion_of, symmetries
+from tdenoise.drift import largest_shift, window_shifts
+from tdenoise.infer import Tile, denoise, halo_with_shift, symmetries
 from tdenoise.network import Architecture, SplitBlind, stack_window, window_indices
 from tdenoise.noise import Scale
 from tdenoise.patches import normalise, transform, transform_back
@@ -35,7 +35,7 @@ def in_blocks(
 ) -> np.ndarray:
     arch = made.architecture
     out = np.full(frames.shape, np.nan, dtype=np.float32)
-    halo = Halo(arch.window, halo_with_shift(arch, motion_of(drift, arch.window).shift))
+    halo = Halo(arch.window, halo_with_shift(arch, largest_shift(drift, arch.window)))
     for block in plan_blocks(frames.shape, core, halo, arch.stride):
         rows, columns = block.padded.rows, block.padded.columns
         tile = Tile(
@@ -160,6 +160,46 @@ def test_what_is_kept_between_frames_changes_nothing(centre: str, ensemble: int,
             expected[number] += transform_back(output[0], turn, mirror)[0].numpy() / ensemble
     expected = SCALE.mean + SCALE.contrast * expected
     np.testing.assert_allclose(whole(made, movie, ensemble, drift), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("centre", ["blind", "seen"])
+@pytest.mark.parametrize("step", [0.0, 0.3, 2.0])
+def test_how_frames_are_divided_into_runs_changes_no_bit(centre: str, step: float) -> None:
+    made = network(Architecture(**{**TINY.to_json(), "centre": centre}))
+    movie = counts((36, 20, 28))
+    drift = drifting(len(movie), step=step) if step else None
+    expected = whole(made, movie, 4, drift)
+    tile = Tile.whole(movie.shape)
+    for first, last in ((5, 6), (5, 7), (3, 36)):
+        frames = range(first, last)
+        found = denoise(made, movie, tile, SCALE, frames, ensemble=4, drift=drift)
+        np.testing.assert_array_equal(np.stack(list(found)), expected[first:last])
+
+
+@given(
+    n_frames=st.integers(3, 60),
+    window=st.integers(1, 8),
+    step=st.floats(0, 5),
+    length=st.sampled_from([1, 16, 40]),
+)
+def test_runs_hold_no_more_looks_than_the_plan_says(
+    n_frames: int, window: int, step: float, length: int
+) -> None:
+    drift = drifting(n_frames, step=step)
+    windows = []
+    for number in range(n_frames):
+        indices = window_indices(number, n_frames, window)
+        windows.append(infer.Window(indices, window_shifts(drift, number, indices)))
+    runs = list(infer._runs(windows, list(range(n_frames)), length))
+    assert [number for run in runs for number in range(n_frames)[run]] == list(range(n_frames))
+    drifts = largest_shift(drift, window) > 0
+    for run in runs:
+        looks = {(number, 0, 0) for number in range(n_frames)[run]}  # where the centre is seen
+        looks |= {tuple(look) for w in windows[run] for look in np.column_stack(w).tolist()}
+        assert len(looks) <= infer._most_looks(length, window, drifts)
+        assert 1 <= len(windows[run]) <= length
+    if not drifts:
+        assert len(runs) == -(-n_frames // length)
 
 
 def test_a_window_follows_the_scene() -> None:
