@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from tdenoise import checkpoint
 from tdenoise.atomic import write_atomically
+from tdenoise.kinds import architecture_of
 
 from . import array, cluster, driver, progress, sharing, store
 from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
@@ -30,7 +31,7 @@ from .blocks import Block
 from .config import ApplyConfig
 from .control import Control
 from .errors import PipelineError, ResourceError, UsageError, VerificationError
-from .fit import check_as_it_is, movie_scale, open_model
+from .fit import check_as_it_is, movie_scale, open_model, tell_drift
 from .heads import electron_counts
 from .ingest import already_done
 from .pixels import movie_stand_ins
@@ -99,6 +100,8 @@ def apply(
         progress.tidy_up(config.output)
         return store.read_attributes(config.output)
     check_budget(config, plan, movie, card)
+    if not config.ignore_drift:
+        tell_drift(movie, plan.drift, architecture_of(card))
     cluster.check_jobs(config.workers, config.worker_memory, config.profile)
     create = functools.partial(_create, movie=movie, plan=plan)
     if kind == "array" and isinstance(count, int):

@@ -81,11 +81,20 @@ def movie_drift(movie: store.Store, architecture: Architecture) -> NDArray[np.fl
         )
     if described["units"] == "nm":
         moved = moved / np.asarray(steps)
-    largest = largest_shift(moved, architecture.window)
-    if not largest:
-        return None
-    log.info("%s: the scene drifts, and the windows follow it by up to %d pixels", movie.path, largest)
-    return moved
+    return moved if largest_shift(moved, architecture.window) else None
+
+
+def tell_drift(movie: store.Store, drift: NDArray[np.float64] | None, architecture: Architecture) -> None:
+    """Say, once in a command, that windows follow the drift, or why they do not follow one that is known."""
+    described = movie.attributes["drift"]
+    if drift is not None:
+        largest = largest_shift(drift, architecture.window)
+        log.info("%s: the scene drifts, and the windows follow it by up to %d pixels", movie.path, largest)
+    elif described is not None and "every_n_frames" not in described and kind_of(architecture) != "udvd":
+        log.warning(
+            "%s: its drift was measured by an older version, not well enough to be followed. Ingest it again.",
+            movie.path,
+        )
 
 
 def signal_to_noise(noise: NoiseStatistics) -> float:

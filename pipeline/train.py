@@ -29,7 +29,7 @@ from .config import TrainConfig
 from .control import Control
 from .errors import PipelineError, Stopped
 from .faults import maybe_crash
-from .fit import movie_noise, open_model, signal_to_noise
+from .fit import movie_noise, open_model, signal_to_noise, tell_drift
 from .heads import electron_counts, has_gamma_head
 from .pixels import measure, movie_stand_ins
 from .train_plan import Plan, make_plan
@@ -85,6 +85,9 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         team.broadcast(b"{}")
         return checkpoint.read_card(config.output)
     log.info("%s", plan.reason)
+    if not config.ignore_drift:
+        for movie in plan.movies:
+            tell_drift(movie, plan.drifts[movie.id], plan.architecture)
     if has_gamma_head(plan.architecture):
         log.warning(
             "a few noisy movies hardly show how uncertain a good prediction is: take the variance that this model "
