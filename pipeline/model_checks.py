@@ -260,7 +260,7 @@ def _apart(columns: ColumnsSeen, distance: float) -> Array:
 
 
 def _filters(model: Checked, spots: Array) -> dict[str, Any]:
-    """Of the flattest place, the strongest column, and where the counts change most over time."""
+    """Of the flattest place and of the strongest column."""
     centre = len(model.counts) // 2
     flat, columns = _places(model, model.counts, plane_distance(spots) or 8.0, 1)
     places = {}

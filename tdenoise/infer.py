@@ -335,7 +335,8 @@ def _runs(windows: list[Window], centres: list[int], length: int) -> Iterator[sl
             yield slice(start, number)
             start, held = number, set()
         held |= looks
-    yield slice(start, len(windows))
+    if windows:
+        yield slice(start, len(windows))
 
 
 def _most_looks(length: int, window: int, drifts: bool) -> int:

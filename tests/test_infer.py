@@ -162,6 +162,11 @@ def test_what_is_kept_between_frames_changes_nothing(centre: str, ensemble: int,
     np.testing.assert_allclose(whole(made, movie, ensemble, drift), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_of_no_frames_nothing_is_denoised() -> None:
+    frames = counts((6, 16, 16))
+    assert list(denoise(network(), frames, Tile.whole(frames.shape), SCALE, range(0))) == []
+
+
 @pytest.mark.parametrize("centre", ["blind", "seen"])
 @pytest.mark.parametrize("step", [0.0, 0.3, 2.0])
 def test_how_frames_are_divided_into_runs_changes_no_bit(centre: str, step: float) -> None:
