@@ -62,6 +62,19 @@ class Checked:
     stand_ins: NDArray[np.float32] | None = None  # shown in place of bad pixels [counts]
     drift: NDArray[np.float64] | None = None  # that windows follow [pixels], (n_frames, 2)
 
+    @property
+    def sound(self) -> NDArray[np.bool_]:
+        """Pixels that measure something, (height, width)."""
+        if self.stand_ins is None:
+            return np.ones(self.counts.shape[1:], bool)
+        return ~np.isfinite(self.stand_ins)
+
+    def shown(self, counts: Array, share: float = 1.0) -> Array:
+        """What a network is shown of frames that hold a share of the dose [counts]."""
+        if self.stand_ins is None:
+            return counts
+        return np.where(self.sound, counts, np.float32(share) * self.stand_ins)
+
     def denoise(self, counts: Array, share: float = 1.0) -> Array:
         """Frames that hold a share of the movie's dose [counts], as a movie of their own."""
         frames = denoise(
@@ -173,14 +186,15 @@ def check(model: Checked, noise: NoiseLaw, spots: Array, control: Control) -> di
 
 def _vacuum(model: Checked) -> tuple[tuple[int, int, int], float]:
     n_frames, height, width = model.counts.shape
-    return (n_frames, height, width), float(model.counts.mean())
+    return (n_frames, height, width), float(model.counts[:, model.sound].mean())
 
 
 def _ring_correlation(model: Checked, spots: Array) -> dict[str, Any]:
     """Of halves of the counts, each denoised on its own, and of a denoised with the other raw half."""
     halves = binomial_halves(model.counts, np.random.default_rng(0))
     smooth = [model.denoise(half, 0.5) for half in halves]
-    pairs = {"raw": halves, "denoised": tuple(smooth), "denoised_with_raw": (smooth[0], halves[1])}
+    raw = [model.shown(half, 0.5) for half in halves]  # a hot pixel is the same in both
+    pairs = {"raw": tuple(raw), "denoised": tuple(smooth), "denoised_with_raw": (smooth[0], raw[1])}
     curves = {}
     for name, (one, other) in pairs.items():
         sums = RingSums()
@@ -207,7 +221,8 @@ def _held_back(model: Checked) -> dict[str, Any]:
     q = HELD_BACK
     held = np.random.default_rng(1).binomial(model.counts, q).astype(model.counts.dtype)
     smooth = model.denoise(model.counts - held, 1 - q).astype(np.float64) / (1 - q)
-    interval = bootstrap_interval(*block_sums((held / q - smooth) ** 2 - held / q**2))
+    terms = (held / q - smooth) ** 2 - held / q**2
+    interval = bootstrap_interval(*block_sums(terms, mask=model.sound))
     return {"share": q, "mse": {**interval._asdict(), "resolvable": bool(interval.low > 0)}}
 
 
@@ -262,7 +277,7 @@ def _apart(columns: ColumnsSeen, distance: float) -> Array:
 def _filters(model: Checked, spots: Array) -> dict[str, Any]:
     """Of the flattest place and of the strongest column."""
     centre = len(model.counts) // 2
-    flat, columns = _places(model, model.counts, plane_distance(spots) or 8.0, 1)
+    flat, columns = _places(model, model.shown(model.counts), plane_distance(spots) or 8.0, 1)
     places = {}
     if len(flat):
         places["flat"] = flat[0]
@@ -294,7 +309,7 @@ def _single_image(model: Checked) -> dict[str, Any] | None:
 
     None where there are bad pixels: their counts would be among the references, and dealt to any of the images.
     """
-    if model.stand_ins is not None and np.isfinite(model.stand_ins).any():
+    if not model.sound.all():
         return None
     length = 2 * model.network.architecture.window + 1
     n_frames, height, width = model.counts.shape

@@ -247,6 +247,10 @@ def checks_in_words(checks: dict[str, Any]) -> list[str]:
             f"an event of a single frame: {percent(at[0], 2)} of it shown in its frame, "
             f"{percent(at[-1], 2)} in the one before, {percent(at[1], 2)} in the one after",
         ]
+    elif vacuum is not None:
+        lines.append(
+            "no atoms were put in: the movie shows no lattice, is too short, or leaves the part that is looked at"
+        )
     for name, found in checks["filters"].items():
         lines.append(
             f"filter at a {name} pixel: weights add up to {found['sum']:.2f}, as an average of "

@@ -57,7 +57,10 @@ def test_all_checks_are_made_and_go_into_json(found):
     assert found["single_image"]["n_windows"] > 1
     assert set(found["filters"]) == {"flat", "column"}
     assert all(filtered["own"] == 0 for filtered in found["filters"].values())
-    assert len(checks_in_words(plain(found))) >= 6
+    words = checks_in_words(plain(found))
+    assert len(words) >= 6
+    without = checks_in_words(plain(found | {"atoms": None}))
+    assert not any("no atoms" in line for line in words) and any("no atoms" in line for line in without)
 
 
 def drifts(checked, pixels_per_frame):
@@ -124,6 +127,20 @@ def test_filter_gives_no_weight_to_bad_pixels(pair):
     weights = model_checks.filter_at(checked, (15, 22, 30)).weights
     assert weights[14, 21, 30] != 0
     assert not weights[:, 21, 31].any() and not weights[:, 40, 5].any()
+
+
+def test_no_check_depends_on_what_bad_pixels_count(pair):
+    hot = with_bad_pixels(model_checks.open_checked(*pair))
+    counts = hot.counts.copy()
+    counts[:, 21, 31] = counts[:, 40, 5] = 1
+    same = replace(hot, counts=counts)
+    assert model_checks._vacuum(hot) == model_checks._vacuum(same)
+    filters = [json.dumps(plain(model_checks._filters(each, SPOTS))) for each in (hot, same)]
+    assert filters[0] == filters[1]
+    errors = [model_checks._held_back(each)["mse"]["estimate"] for each in (hot, same)]
+    assert errors[0] == pytest.approx(errors[1], abs=0.1)  # electrons are dealt anew
+    raw, expected = (np.array(model_checks._ring_correlation(each, SPOTS)["raw"]) for each in (hot, same))
+    np.testing.assert_allclose(raw, expected, atol=0.1)
 
 
 def test_half_size_images_are_denoised_along_half_the_drift(pair):
