@@ -93,7 +93,7 @@ def series_of_scene(number: int) -> tuple[Array, Array]:
     rng = np.random.default_rng([number, 79])
     expected = made.clean.astype(np.float32) * np.exp(rng.uniform(np.log(0.5), np.log(6)))
     level = float(expected.mean())
-    rows, columns = (2 * index for index in np.nonzero(made.changing[::2, ::2]))
+    rows, columns = (2 * index for index in np.nonzero(made.importance.max(axis=0)[::2, ::2] > 1))
     inside = (rows > 8) & (rows < 88) & (columns > 8) & (columns < 88)
     noisy, clean = gathered(rng.poisson(expected), level), gathered(expected, level)
     return tuple(movie[:, rows[inside], columns[inside]].T for movie in (noisy, clean))  # type: ignore[return-value]

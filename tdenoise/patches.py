@@ -61,7 +61,7 @@ class TrainingMovie:
     stand_ins: NDArray[np.float32] | None = None  # shown at bad pixels; see `tdenoise.pixels.stand_ins`
     gain: float = 1.0  # counts per electron; used by a gamma head only
     drift: NDArray[np.float64] | None = None  # of the scene [pixels], (n_frames, 2), which the windows follow
-    importance: NDArray[Any] | None = None  # weight of the error at every pixel, (height, width); None: equal
+    importance: NDArray[Any] | None = None  # weight of an error, same shape as the frames; None: equal
 
     def electrons(self, share: float = 1.0) -> Tensor:
         """Mean and noise of the scale in electrons at a share of the dose, shape (2, 1, 1)."""
@@ -394,9 +394,8 @@ class PatchLoader:
         weight = torch.zeros_like(target)
         weight[:, : cut.shape[1], : cut.shape[2]] = 1
         if movie.importance is not None:
-            weight[0, : cut.shape[1], : cut.shape[2]] = torch.from_numpy(
-                movie.importance[top : top + cut.shape[1], left : left + cut.shape[2]].astype(np.float32)
-            )
+            part = movie.importance[place.centre, top : top + cut.shape[1], left : left + cut.shape[2]]
+            weight[0, : cut.shape[1], : cut.shape[2]] = torch.from_numpy(part.astype(np.float32))
         if self._split is not None and movie.clean is None:
             shown, held, worth = self._split(cut[own][None], place.rng)
             noisy, target = (normalise(part, scale, size, size) for part in (shown, held))

@@ -18,12 +18,14 @@ from scipy import ndimage
 from .kinds import OUTPUT_UNIT
 from .noise import Scale
 from .patches import TrainingMovie
-from .simulate import SimulationSettings, simulate
+from .simulate import MASK_RADIUS_NM, Simulation, SimulationSettings, near, simulate
 
 Array = NDArray[Any]
 
 FAINTEST = 0.02  # of the vacuum level: no pixel is darker
-EVENT_IMPORTANCE = 4.0  # weight of the error near columns that come and go; elsewhere it is 1
+# Weight of the error near columns that come and go, and in the frames beside their changes; elsewhere it is 1.
+CHANGING_IMPORTANCE, CHANGE_IMPORTANCE = 4, 16
+BESIDE = 4  # frames before a change, and from it on
 FOLLOWED = 0.9  # of the movies; of the others nobody knows how they drift
 DRIFT_ERROR_PX = 0.3  # standard deviation of a measured drift in the worst movies
 DRIFT_FRAMES = 8  # between two measurements of the drift, as at ingest
@@ -33,7 +35,7 @@ class Scene(NamedTuple):
     """What a random scene looks like without noise."""
 
     clean: NDArray[np.float16]  # (n_frames, size, size); vacuum is about 1
-    changing: NDArray[np.bool_]  # (size, size), near columns that come and go
+    importance: NDArray[np.uint8]  # (n_frames, size, size), weight of an error
     drift: NDArray[np.float64]  # (n_frames, 2), rows and columns [pixels]
 
 
@@ -76,15 +78,15 @@ def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = F
     middle = places[rng.integers(len(places))] if len(places) else np.array([field // 2, field // 2])
     top, left = np.clip(middle - extent // 2, 0, field - extent)
     cut = movie.clean[:, top : top + extent, left : left + extent]
-    changing = movie.changing_mask[top : top + extent, left : left + extent].astype(np.float32)
+    importance = _importance(movie)[:, top : top + extent, left : left + extent]
     drift = movie.drift_px.astype(np.float64)
     if rng.uniform() < 0.6:
         angle = rng.uniform(0, 360)
         cut = ndimage.rotate(cut, angle, axes=(1, 2), reshape=False, order=3, mode="nearest")
-        changing = ndimage.rotate(changing, angle, reshape=False, order=1)
+        importance = ndimage.rotate(importance, angle, axes=(1, 2), reshape=False, order=0, mode="nearest")
         drift = drift @ _turn(angle)
-    clean = cut[:, margin : margin + size, margin : margin + size]
-    near = changing[margin : margin + size, margin : margin + size] > 0.5
+    inner = slice(margin, margin + size)
+    clean = cut[:, inner, inner]
 
     contrast = rng.uniform(0.4, 1.6) * rng.choice([1, 1, 1, -1])  # at some focus, columns are dark
     clean = 1 + contrast * (clean - 1)
@@ -96,15 +98,18 @@ def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = F
     if rng.uniform() < 0.4:
         amorphous = _texture(rng, size, rng.uniform(2, 6), drift)
         clean = clean + rng.uniform(0.005, 0.04) * amorphous
-    return Scene(np.asarray(np.maximum(clean, FAINTEST), np.float16), near, drift)
+    return Scene(
+        np.asarray(np.maximum(clean, FAINTEST), np.float16), importance[:, inner, inner].copy(), drift
+    )
 
 
 def noisy(made: Scene, seed: int) -> TrainingMovie:
     """Counts of a clean movie at a random dose, with the clean movie as target.
 
     Half of the doses lie below one electron per pixel and frame, half above: where changes are plain to see, a
-    network learns to look for them. Errors near columns that come and go weigh more: they are few pixels, and
-    what users look for.
+    network learns to look for them. Errors near columns that come and go weigh more, most of all beside a change:
+    they are few, and what users look for. The mean square is lowest for one who takes a change for as rare as it is,
+    and smears those that the counts leave in doubt.
 
     The windows of the network follow the drift as well as it would be measured.
 
@@ -123,9 +128,20 @@ def noisy(made: Scene, seed: int) -> TrainingMovie:
     counts = rng.poisson(expected).astype(np.uint8)  # at most some 30
     mean = float(expected.mean())
     scale = Scale(mean, math.sqrt(mean), OUTPUT_UNIT * math.sqrt(mean))
-    importance = np.where(made.changing, EVENT_IMPORTANCE, 1.0)
     drift = _measured(made.drift, rng) if rng.uniform() < FOLLOWED else None
-    return TrainingMovie(counts, scale, (), made.clean, dose, drift=drift, importance=importance)
+    return TrainingMovie(counts, scale, (), made.clean, dose, drift=drift, importance=made.importance)
+
+
+def _importance(movie: Simulation) -> NDArray[np.uint8]:
+    """Weight of an error at every place of a movie, shape (n_frames, height, width)."""
+    shape, radius = movie.clean.shape[1:], MASK_RADIUS_NM / movie.settings.pixel_size_nm
+    changes = np.diff(movie.col_occ.astype(float), axis=0, prepend=movie.col_occ[:1]) != 0
+    weights = np.where(movie.changing_mask, CHANGING_IMPORTANCE, 1).astype(np.uint8)
+    weights = np.repeat(weights[None], len(movie.clean), axis=0)
+    for frame, (weight, places) in enumerate(zip(weights, movie.col_pos, strict=True)):
+        beside = changes[max(0, frame - BESIDE + 1) : frame + BESIDE + 1].any(axis=0)
+        weight[near(shape, places[beside], radius)] = CHANGE_IMPORTANCE
+    return weights
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

@@ -411,9 +411,9 @@ def _render(
             image, reached = _add_peaks(shape, places, peak, sigma, offset)
             clean[k] += image
             touched |= reached
-        in_particle &= _near(shape, positions[k, static], radius)
-        in_support &= _near(shape, support, radius)
-        changing |= _near(shape, positions[k, changed], radius)
+        in_particle &= near(shape, positions[k, static], radius)
+        in_support &= near(shape, support, radius)
+        changing |= near(shape, positions[k, changed], radius)
     masks = {
         "vacuum_mask": ~touched,
         "particle_mask": in_particle,
@@ -442,12 +442,13 @@ def _add_peaks(
     return image, (np.bincount(index[inside], minlength=size) > 0).reshape(shape)
 
 
-def _near(shape: tuple[int, int], places: Array, radius: float) -> Array:
+def near(shape: tuple[int, int], places: Array, radius: float) -> Array:
+    """Pixels within a radius of places (row, column), shape ``shape``, bool."""
     index, inside, row, col = _stamps(shape, places, math.ceil(radius))
     inside &= row[:, :, None] ** 2 + col[:, None, :] ** 2 <= radius**2
-    near = np.zeros(shape[0] * shape[1], bool)
-    near[index[inside]] = True
-    return near.reshape(shape)
+    found = np.zeros(shape[0] * shape[1], bool)
+    found[index[inside]] = True
+    return found.reshape(shape)
 
 
 def _stamps(shape: tuple[int, int], places: Array, reach: int) -> tuple[Array, Array, Array, Array]:

@@ -19,7 +19,7 @@ from tdenoise_pipeline.errors import InputError
 from tdenoise import checkpoint
 from tdenoise.network import Architecture, SplitBlind
 from tdenoise.patches import PatchLoader
-from tdenoise.pretraining import EVENT_IMPORTANCE, noisy, scene
+from tdenoise.pretraining import BESIDE, CHANGE_IMPORTANCE, CHANGING_IMPORTANCE, noisy, scene
 from tdenoise.simulate import SimulationSettings, simulate
 
 
@@ -27,23 +27,32 @@ from tdenoise.simulate import SimulationSettings, simulate
 def test_a_scene_is_fixed_by_its_seed_and_lights_every_pixel(at_events: bool) -> None:
     first, again = (scene(3, n_frames=6, size=40, at_events=at_events) for _ in range(2))
     assert first.clean.shape == (6, 40, 40) and first.clean.dtype == np.float16
-    assert np.array_equal(first.clean, again.clean) and np.array_equal(first.changing, again.changing)
+    assert np.array_equal(first.clean, again.clean) and np.array_equal(first.importance, again.importance)
     assert first.clean.min() > 0 and first.clean.max() < 4
     assert not np.array_equal(first.clean, scene(4, n_frames=6, size=40, at_events=at_events).clean)
 
 
-def test_errors_weigh_more_where_columns_come_and_go() -> None:
+def test_errors_weigh_more_where_columns_come_and_go_and_most_when_they_do() -> None:
     made = scene(5, n_frames=40, size=64, at_events=True)
-    assert 0 < made.changing.mean() < 1
-    swing = np.ptp(made.clean.astype(float), axis=0)
-    # The mask was turned with the scene.
-    assert swing[made.changing].mean() > 1.3 * swing[~made.changing].mean()
-    mask = np.broadcast_to(made.changing, made.clean.shape).astype(np.float32)
-    movie = replace(noisy(made, seed=1), clean=mask)
+    weights = made.importance
+    assert weights.shape == made.clean.shape
+    assert set(np.unique(weights)) == {1, CHANGING_IMPORTANCE, CHANGE_IMPORTANCE}
+    # The weights were turned with the scene.
+    clean = ndimage.gaussian_filter(made.clean.astype(float), (0, 1, 1))
+    swing, changing = np.ptp(clean, axis=0), (weights > 1).any(axis=0)
+    assert swing[changing].mean() > 1.3 * swing[~changing].mean()
+    step = np.abs(clean[BESIDE:] - clean[:-BESIDE])
+    beside = (weights == CHANGE_IMPORTANCE)[BESIDE // 2 : -BESIDE // 2]
+    assert step[beside].mean() > 1.3 * step[changing & ~beside].mean()
+
+
+def test_weights_are_cut_and_turned_as_the_targets_are() -> None:
+    made = scene(5, n_frames=40, size=64, at_events=True)
+    movie = replace(noisy(made, seed=1), clean=made.importance.astype(np.float32))
     batch = PatchLoader([movie], Architecture(), patch=48, batch=4).draw(0)
-    assert set(batch.weight.unique().tolist()) == {1.0, EVENT_IMPORTANCE}
-    # The weights are cut and turned as the targets are.
-    assert batch.target[batch.weight > 1].min() > batch.target[batch.weight == 1].max()
+    assert set(batch.weight.unique().tolist()) == {1.0, CHANGING_IMPORTANCE, CHANGE_IMPORTANCE}
+    for low, high in ((1, CHANGING_IMPORTANCE), (CHANGING_IMPORTANCE, CHANGE_IMPORTANCE)):
+        assert batch.target[batch.weight == high].min() > batch.target[batch.weight == low].max()
 
 
 @pytest.mark.parametrize("at_events", [False, True])
