@@ -26,8 +26,8 @@ from tdenoise.kinds import Network, scale_for
 from tdenoise.metrics import block_sums, bootstrap_interval
 from tdenoise.network import stack_window, window_indices
 from tdenoise.noise import NoiseStatistics, Scale
-from tdenoise.patches import put_stand_ins
 from tdenoise.umse import single_image_error
+from tdenoise.windows import put_stand_ins
 
 from . import store
 from .control import Control

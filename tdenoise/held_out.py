@@ -16,8 +16,9 @@ from .gamma_poisson import LOG_SPREADS, likelihood_terms
 from .kinds import Architecture, Network
 from .metrics import block_sums
 from .network import stack_window, window_indices
-from .patches import Split, TrainingMovie, normalise, put_stand_ins
+from .patches import Split, TrainingMovie
 from .thinning import thin
+from .windows import normalise, put_stand_ins
 
 VALIDATION_FRAMES = 24
 VALIDATION_PIXELS = 256

@@ -19,7 +19,7 @@ from .kinds import Architecture, Network
 from .network import LEAK, SplitBlind, shifted, window_indices
 from .network import Architecture as SplitBlindArchitecture
 from .noise import Scale
-from .patches import put_stand_ins, transform, transform_back
+from .windows import put_stand_ins, transform, transform_back
 
 # Symmetries of a frame go through the network together while they hold at most this many pixels; on a GPU frames
 # too. More fill no GPU better.
@@ -232,7 +232,7 @@ def _finite(batches: Iterator[Tensor], frames: range) -> Iterator[NDArray[np.flo
 
 
 def _normalise_on(device: torch.device, block: NDArray[Any], scale: Scale, height: int, width: int) -> Tensor:
-    """`tdenoise.patches.normalise`, done where the frames are used: counts travel in a quarter of the bytes."""
+    """`tdenoise.windows.normalise`, done where the frames are used: counts travel in a quarter of the bytes."""
     native = np.require(block, block.dtype.newbyteorder("="), ["C", "W"])  # what torch can share
     counts = torch.from_numpy(native)
     if device.type == "cuda":

@@ -26,6 +26,7 @@ from .kinds import Architecture
 from .network import window_indices
 from .noise import Scale
 from .thinning import thin
+from .windows import normalise, put_stand_ins, shifted_window, summed_window, transform
 
 REGION_FRAMES = 32  # centre frames of a region
 REGION_PIXELS = 512  # its extent in y and x
@@ -155,6 +156,25 @@ class _Held(NamedTuple):
     first: int  # frame
     corner: tuple[int, int]  # row and column of the movie
     clean: NDArray[Any] | None
+
+
+class _Cut(NamedTuple):
+    """What one patch is made from; it may end below and to the right before the patch does."""
+
+    frames: NDArray[Any]  # (n, height, width) [counts], of the patch and of pixels around it
+    corner: tuple[int, int]  # row and column of the patch in the frames
+    size: int  # of the patch
+    indices: NDArray[np.intp]  # the window's frames
+    shifts: NDArray[np.intp]  # of those [pixels]
+    own: int  # the centre frame
+    clean: NDArray[np.float32] | None  # (1, height, width), of all that is cut
+    importance: NDArray[np.float32] | None  # of the patch
+    levels: NDArray[np.float32] | None  # stand-ins [counts], of all that is cut
+
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        row, column = self.corner
+        return slice(row, row + self.size), slice(column, column + self.size)
 
 
 class PatchLoader:
@@ -343,188 +363,89 @@ class PatchLoader:
     def _patch(self, place: Place) -> tuple[Tensor, ...]:
         region = self._regions[place.region]
         movie = self._movies[region.movie]
-        block, offset, corner, clean = self._read(place)
         size = self.patch
-        top, left = region.rows[0] + place.row, region.columns[0] + place.column
-        indices = window_indices(place.centre, movie.frames.shape[0], self._architecture.window)
-        shifts = window_shifts(movie.drift, place.centre, indices)
-        indices, own = indices - offset, place.centre - offset
-        # Where the patch lies in what is read, and that with the pixels that frames are shifted by.
-        shift = self._shifts[region.movie]
-        row, column = top - corner[0], left - corner[1]
-        around = (
-            slice(max(0, row - shift), row + size + shift),
-            slice(max(0, column - shift), column + size + shift),
-        )
-        row, column = min(row, shift), min(column, shift)
-        wide = block[:, *around]
-        inner = slice(row, row + size), slice(column, column + size)
         share = self._share(place.rng)
         scale = movie.scale.at_share(share)
-        if share < 1:
-            # Of the frames that are seen only, the same electrons wherever one is seen twice.
-            first, last = min(int(indices.min()), own), max(int(indices.max()), own)
-            wide = thin(wide[first : last + 1], share, place.rng)
-            indices, own = indices - first, own - first
-        cut = wide[:, *inner]
-        known: NDArray[np.float32] | None = None
-        if clean is not None:
-            known = clean[place.centre - offset, *around][None, *inner].astype(np.float32)
-        levels: NDArray[np.float32] | None = None
-        if movie.stand_ins is not None:
-            levels = np.float32(share) * movie.stand_ins[top : top + size, left : left + size]
-        if shift:
-            seen = wide
-            if movie.stand_ins is not None:
-                first_row, first_column = top - row, left - column
-                wider = movie.stand_ins[
-                    first_row : first_row + wide.shape[1], first_column : first_column + wide.shape[2]
-                ]
-                seen = np.where(np.isfinite(wider), np.float32(share) * wider, wide)
-            neighbours = _shifted_window(
-                seen, indices, shifts, (row, column), self._architecture.bins, scale, size
-            )
-        else:
-            neighbours = _window(cut, indices, self._architecture.bins, scale, size)
-            if levels is not None:
-                put_stand_ins(neighbours, levels, scale, self._architecture.bins)
-        noisy = target = normalise(cut[own][None], scale, size, size)
-        if known is not None:
-            target = normalise(share * movie.clean_unit * known, scale, size, size)
+        cut = self._cut(place, share)
+        centre = cut.frames[cut.own, *cut.inner][None]
+        height, width = centre.shape[1:]
+        levels = None if cut.levels is None else cut.levels[cut.inner]
+
+        noisy = target = normalise(centre, scale, size, size)
+        if cut.clean is not None:
+            target = normalise(share * movie.clean_unit * cut.clean[:, *cut.inner], scale, size, size)
         weight = torch.zeros_like(target)
-        weight[:, : cut.shape[1], : cut.shape[2]] = 1
-        if movie.importance is not None:
-            part = movie.importance[place.centre, top : top + cut.shape[1], left : left + cut.shape[2]]
-            weight[0, : cut.shape[1], : cut.shape[2]] = torch.from_numpy(part.astype(np.float32))
-        if self._split is not None and movie.clean is None:
-            shown, held, worth = self._split(cut[own][None], place.rng)
+        weight[:, :height, :width] = 1 if cut.importance is None else torch.from_numpy(cut.importance)
+        if self._split is not None and cut.clean is None:
+            shown, held, worth = self._split(centre, place.rng)
             noisy, target = (normalise(part, scale, size, size) for part in (shown, held))
             weight *= worth
         if levels is not None:
             bad = put_stand_ins(noisy, levels, scale)
-            if movie.clean is None:
+            if cut.clean is None:
                 weight[:, *bad] = 0
-        contrast = torch.full((1, 1, 1), scale.contrast / scale.noise)
         return (
-            transform(neighbours, place.turn, place.mirror, place.reverse).contiguous(),
+            transform(self._neighbours(cut, scale), place.turn, place.mirror, place.reverse).contiguous(),
             transform(noisy, place.turn, place.mirror, 0).contiguous(),
             transform(target, place.turn, place.mirror, 0).contiguous(),
-            contrast,
+            torch.full((1, 1, 1), scale.contrast / scale.noise),
             transform(weight, place.turn, place.mirror, 0).contiguous(),
             movie.electrons(share),
         )
+
+    def _cut(self, place: Place, share: float) -> _Cut:
+        """What one patch is made from, with a share of its electrons."""
+        region = self._regions[place.region]
+        movie = self._movies[region.movie]
+        held = self._read(place)
+        indices = window_indices(place.centre, movie.frames.shape[0], self._architecture.window)
+        shifts = window_shifts(movie.drift, place.centre, indices)
+        shift = self._shifts[region.movie]
+        # The patch in the frames, and that with the pixels around it that frames are shifted by.
+        starts = region.rows[0] + place.row, region.columns[0] + place.column
+        bounds = [
+            (max(0, start - shift), min(n, start + self.patch + shift))
+            for start, n in zip(starts, movie.frames.shape[1:], strict=True)
+        ]
+        around = tuple(slice(*bound) for bound in bounds)
+        here = tuple(
+            slice(first - corner, last - corner)
+            for (first, last), corner in zip(bounds, held.corner, strict=True)
+        )
+        patch = tuple(slice(start, start + self.patch) for start in starts)
+        row, column = (start - first for start, (first, _) in zip(starts, bounds, strict=True))
+
+        frames = held.frames[:, *here]
+        indices, own = indices - held.first, place.centre - held.first
+        clean = importance = levels = None
+        if held.clean is not None:
+            clean = held.clean[own : own + 1, *here].astype(np.float32)
+        if movie.importance is not None:
+            importance = movie.importance[place.centre, *patch].astype(np.float32)
+        if movie.stand_ins is not None:
+            levels = np.float32(share) * movie.stand_ins[around[0], around[1]]
+        if share < 1:
+            # Of the frames that are seen only, the same electrons wherever one is seen twice.
+            first, last = min(int(indices.min()), own), max(int(indices.max()), own)
+            frames = thin(frames[first : last + 1], share, place.rng)
+            indices, own = indices - first, own - first
+        return _Cut(frames, (row, column), self.patch, indices, shifts, own, clean, importance, levels)
+
+    def _neighbours(self, cut: _Cut, scale: Scale) -> Tensor:
+        """The window of one patch, shape (channels, patch, patch)."""
+        bins = self._architecture.bins
+        if cut.shifts.any():
+            frames = cut.frames
+            if cut.levels is not None:
+                frames = np.where(np.isfinite(cut.levels), cut.levels, frames)
+            return shifted_window(frames, cut.indices, cut.shifts, cut.corner, bins, scale, self.patch)
+        window = summed_window(cut.frames[:, *cut.inner], cut.indices, bins, scale, self.patch)
+        if cut.levels is not None:
+            put_stand_ins(window, cut.levels[cut.inner], scale, bins)
+        return window
 
     def _share(self, rng: np.random.Generator) -> float:
         """Share of the dose that a patch holds: evenly in the logarithm, as doses differ."""
         if self._least_dose == 1 or rng.random() < FULL_DOSE:
             return 1.0
         return float(self._least_dose ** rng.random())
-
-
-def _window(
-    frames: NDArray[Any], indices: NDArray[np.intp], bins: tuple[int, ...], scale: Scale, size: int
-) -> Tensor:
-    """What `normalise` and `stack_window` give, to rounding, at a third of their cost.
-
-    Counts are summed before they are normalised, not after: half as many numbers to convert.
-    """
-    n_frames = np.array((*bins[::-1], *bins), dtype=np.float32)[:, None, None]
-    starts = np.cumsum([0, *bins[::-1], *bins[:-1]])
-    sums = np.add.reduceat(frames[indices], starts, axis=0, dtype=np.float32)
-    sums -= n_frames * np.float32(scale.mean)
-    sums /= np.sqrt(n_frames) * np.float32(scale.noise)
-    out = torch.zeros((len(sums), size, size))
-    out[:, : sums.shape[1], : sums.shape[2]] = torch.from_numpy(sums)
-    return out
-
-
-def _shifted_window(
-    frames: NDArray[Any],
-    indices: NDArray[np.intp],
-    shifts: NDArray[np.intp],
-    corner: tuple[int, int],
-    bins: tuple[int, ...],
-    scale: Scale,
-    size: int,
-) -> Tensor:
-    """The same for frames that are shifted, of which the patch at ``corner`` is wanted; 0 where they have no pixels."""
-    sizes = (*bins[::-1], *bins)
-    sums = np.zeros((len(sizes), size, size), dtype=np.float32)
-    channels = np.repeat(np.arange(len(sizes)), sizes)
-    height, width = frames.shape[1:]
-    for channel, index, (rows, columns) in zip(channels, indices, shifts.tolist(), strict=True):
-        top, left = corner[0] + rows, corner[1] + columns
-        # A frame that is shifted by more than a patch ends before it begins.
-        bottom, right = (max(0, min(a + size, n)) for a, n in ((top, height), (left, width)))
-        seen = frames[index, max(0, top) : bottom, max(0, left) : right]
-        inner = sums[channel, max(0, -top) :, max(0, -left) :][: seen.shape[0], : seen.shape[1]]
-        inner += seen - np.float32(scale.mean)
-    sums /= np.sqrt(np.array(sizes, dtype=np.float32))[:, None, None] * np.float32(scale.noise)
-    return torch.from_numpy(sums)
-
-
-def normalise(frames: NDArray[Any], scale: Scale, height: int, width: int) -> Tensor:
-    """Frames in units of the noise, padded with zeros (the mean level) below and to the right.
-
-    Parameters
-    ----------
-    frames : ndarray, shape (n, at most height, at most width)
-        Raw frames [counts].
-    scale : Scale
-    height, width : int
-        Size of the result [pixels].
-
-    Returns
-    -------
-    Tensor, shape (n, height, width), float32
-    """
-    out = torch.zeros((frames.shape[0], height, width), dtype=torch.float32)
-    values = np.asarray(frames, dtype=np.float32)
-    out[:, : values.shape[1], : values.shape[2]] = torch.from_numpy(
-        (values - scale.mean) / np.float32(scale.noise)
-    )
-    return out
-
-
-def put_stand_ins(
-    frames: Tensor, levels: NDArray[np.float32], scale: Scale, bins: tuple[int, ...] | None = None
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Show levels that tell nothing in place of bad pixels; changes the frames in place.
-
-    The same in training and in use, and the same for any block that a pixel is read with.
-
-    Parameters
-    ----------
-    frames : Tensor, shape (n, height, width)
-        From `normalise`; or from `stack_window` if ``bins`` are given.
-    levels : ndarray, shape (at most height, at most width)
-        From `tdenoise.pixels.stand_ins` [counts]; NaN where the pixel is sound.
-    scale : Scale
-    bins : tuple of int, optional
-        Frames summed per channel, from the centre outwards.
-
-    Returns
-    -------
-    rows, columns : ndarray of int
-        Of the bad pixels.
-    """
-    rows, columns = np.nonzero(np.isfinite(levels))
-    values = torch.from_numpy((levels[rows, columns] - np.float32(scale.mean)) / np.float32(scale.noise))
-    n_summed = torch.ones(len(frames)) if bins is None else torch.tensor([*bins[::-1], *bins])
-    frames[:, rows, columns] = (n_summed.sqrt()[:, None] * values).to(frames.device)
-    return rows, columns
-
-
-def transform(frames: Tensor, turn: int, mirror: int, reverse: int) -> Tensor:
-    """One of the 16 symmetries: quarter turns, mirror image, time reversal (channels are in order of time)."""
-    if reverse:
-        frames = frames.flip(-3)
-    if mirror:
-        frames = frames.flip(-1)
-    return torch.rot90(frames, turn, (-2, -1))
-
-
-def transform_back(frames: Tensor, turn: int, mirror: int) -> Tensor:
-    """Inverse of `transform` for a predicted frame."""
-    frames = torch.rot90(frames, -turn, (-2, -1))
-    return frames.flip(-1) if mirror else frames

@@ -15,7 +15,7 @@ from tdenoise.drift import largest_shift, window_shifts
 from tdenoise.infer import Tile, denoise, halo_with_shift, symmetries
 from tdenoise.network import Architecture, SplitBlind, stack_window, window_indices
 from tdenoise.noise import Scale
-from tdenoise.patches import normalise, transform, transform_back
+from tdenoise.windows import normalise, transform, transform_back
 
 SCALE = Scale(2.0, 1.4, 0.3)
 

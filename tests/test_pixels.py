@@ -24,9 +24,10 @@ from tdenoise.held_out import HeldOut
 from tdenoise.infer import Tile, denoise
 from tdenoise.network import stack_window, window_indices
 from tdenoise.noise import NoiseAccumulator, Scale
-from tdenoise.patches import PatchLoader, TrainingMovie, hold_out, normalise, put_stand_ins
+from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.pixels import PixelAccumulator, stand_ins
 from tdenoise.train import TrainingSettings, TrainingState, train
+from tdenoise.windows import normalise, put_stand_ins
 
 SCALE = Scale(0.5, 0.7, 0.15)
 HOT = ((9, 20), (30, 7))

@@ -30,17 +30,9 @@ from tdenoise.drift import window_shifts
 from tdenoise.held_out import HeldOut
 from tdenoise.network import Architecture, stack_window, window_indices
 from tdenoise.noise import NoiseAccumulator, Scale
-from tdenoise.patches import (
-    PatchLoader,
-    TrainingMovie,
-    _window,
-    hold_out,
-    normalise,
-    put_stand_ins,
-    regions_of,
-    transform,
-)
+from tdenoise.patches import PatchLoader, TrainingMovie, hold_out, regions_of
 from tdenoise.train import TrainingSettings, TrainingState, train
+from tdenoise.windows import normalise, put_stand_ins, summed_window, transform
 
 SCALE = Scale(2.0, 1.4, 0.3)
 
@@ -323,7 +315,9 @@ def test_the_fast_window_of_a_patch_is_that_of_inference(centre: int, seed: int)
     indices = window_indices(centre, 30, 20)
     bins = Architecture().bins
     expected = stack_window(normalise(frames, SCALE, 16, 16), indices, bins)
-    torch.testing.assert_close(_window(frames, indices, bins, SCALE, 16), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        summed_window(frames, indices, bins, SCALE, 16), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 @settings(deadline=None, max_examples=30)

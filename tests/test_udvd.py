@@ -24,8 +24,8 @@ from tdenoise.checkpoint import load_model, read_card
 from tdenoise.infer import Tile, denoise, symmetries
 from tdenoise.network import stack_window, window_indices
 from tdenoise.noise import Scale
-from tdenoise.patches import transform, transform_back
 from tdenoise.udvd import Udvd, UdvdArchitecture
+from tdenoise.windows import transform, transform_back
 
 SCALE = Scale(0.0, 1.4, 1.4)
 RADII = [0, 1]
