@@ -58,14 +58,16 @@ def main() -> None:
         if chosen.quick:
             command_line("simulate", "-o", folder / "made", "--size", 48, "--n-frames", 24)
             movies, chosen.time_limit = [folder / "made" / "truth.npz"], "3s"
-        for file in movies:
+        for number, file in enumerate(movies):
             if not file.exists():
                 print(f"{file}: is not there, so it is left out")
                 continue
-            for raw, dose in raw_movies(file, folder):
+            own = folder / str(number)  # `simulate` calls every truth the same
+            own.mkdir()
+            for raw, dose in raw_movies(file, own):
                 if chosen.dose and dose not in chosen.dose:
                     continue
-                results.append(measure(raw, file, dose, folder, chosen))
+                results.append(measure(raw, file, dose, own, chosen))
                 show(results[-1])
     if chosen.save:
         save(f"quality_{chosen.save}", results)

@@ -51,3 +51,25 @@ def test_a_section_that_fails_does_not_take_the_others_along(tmp_path: Path) -> 
     )
     assert done.returncode == 1 and "these sections failed: training" in done.stderr
     assert "No such file" in done.stdout and "channels_last, float32" in done.stdout
+
+
+def test_quality_measures_movies_whose_files_have_one_name(tmp_path: Path) -> None:
+    truths = []
+    for seed in ("1", "2"):
+        simulate = [
+            "simulate",
+            "-o",
+            str(tmp_path / seed),
+            "--seed",
+            seed,
+            "--size",
+            "48",
+            "--n-frames",
+            "24",
+        ]
+        run("-m", "tdenoise_pipeline.cli", *simulate, "-q")
+        truths.append(str(tmp_path / seed / "truth.npz"))
+    rows = [
+        line for line in run("quality.py", *truths, "--model", "base").splitlines() if line.startswith("base")
+    ]
+    assert len(rows) == 2 and rows[0] != rows[1]
