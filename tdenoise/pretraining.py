@@ -24,9 +24,10 @@ Array = NDArray[Any]
 
 FAINTEST = 0.02  # of the vacuum level: no pixel is darker
 # Weight of the error near columns that come and go, and in the frames beside their changes; elsewhere it is 1.
-CHANGING_IMPORTANCE, CHANGE_IMPORTANCE = 4, 16
+CHANGING_IMPORTANCE, CHANGE_IMPORTANCE = 4, 40
 BESIDE = 4  # frames before a change, and from it on
 FOLLOWED = 0.9  # of the movies; of the others nobody knows how they drift
+TRANSFERRED = 0.6  # of the scenes are seen through another lens than that of `tdenoise.simulate`
 DRIFT_ERROR_PX = 0.3  # standard deviation of a measured drift in the worst movies
 DRIFT_FRAMES = 8  # between two measurements of the drift, as at ingest
 
@@ -85,6 +86,8 @@ def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = F
         cut = ndimage.rotate(cut, angle, axes=(1, 2), reshape=False, order=3, mode="nearest")
         importance = ndimage.rotate(importance, angle, axes=(1, 2), reshape=False, order=0, mode="nearest")
         drift = drift @ _turn(angle)
+    if rng.uniform() < TRANSFERRED:
+        cut = _transferred(rng, cut, movie.settings.pixel_size_nm)
     inner = slice(margin, margin + size)
     clean = cut[:, inner, inner]
 
@@ -152,6 +155,26 @@ def _turn(angle: float) -> Array:
     """Matrix that (row, column) is multiplied with from the right, as `scipy.ndimage.rotate` turns an image."""
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     return np.array([[cos, sin], [-sin, cos]])
+
+
+def _transferred(rng: np.random.Generator, movie: Array, pixel_size_nm: float) -> Array:
+    """Movie as another lens shows it: fine detail stronger or weaker, and of the other sign beyond some frequency.
+
+    The contrast of a phase object is transferred by a factor that varies, and at last oscillates, with the square of
+    the spatial frequency (Williams & Carter 2009, chapter 28). The strength of the contrast stays as it was.
+    """
+    height, width = movie.shape[1:]
+    rows, columns = np.fft.fftfreq(height, pixel_size_nm)[:, None], np.fft.rfftfreq(width, pixel_size_nm)
+    frequency = np.minimum(np.hypot(rows, columns), 14.0)  # [1/nm]; beyond it there is nothing
+    transfer = np.exp(rng.uniform(-0.8, 1.4) * (frequency - 5) / 5)
+    nodes = np.arange(0, 16, 2.0)
+    transfer *= np.interp(frequency, nodes, np.exp(rng.normal(0, 0.35, len(nodes))))
+    if rng.uniform() < 0.4:
+        transfer *= np.cos(np.pi / 2 * (frequency / rng.uniform(5, 12)) ** 2)
+    level = movie.mean(dtype=np.float64)
+    transfer[0, 0] = 1.0
+    seen = np.fft.irfft2(np.fft.rfft2(movie - level) * transfer, (height, width))
+    return np.asarray(level + seen * (movie.std() / seen.std()), np.float32)
 
 
 def _measured(drift: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
