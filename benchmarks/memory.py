@@ -85,7 +85,7 @@ def measure(
     if "train" in wanted:
         words = ["--steps", steps, "--device", "cpu", "--quiet"]
         done = command_line("train", movie, "-o", folder / "trained", *words)
-        note("train", done.peak_bytes, memory.train_bytes([opened]))
+        note("train", done.peak_bytes, memory.train_bytes([opened], rehearses=True))
     if {"apply", "evaluate", "report"} & set(wanted):
         model = random_model(folder / "model", movie)
         plan = apply_plan.describe_plan(

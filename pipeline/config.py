@@ -168,6 +168,11 @@ class Learning(Following):
         metavar="MODEL",
         flag="--from",
     )
+    movie_only: bool = setting(
+        False,
+        "adapt to the movie alone, without the simulated scenes that keep what the model knows of changes",
+        parse=flag,
+    )
     seed: int = setting(0, "of weights and patches", parse=seed, metavar="N")
     processes: int | str | None = setting(
         None,

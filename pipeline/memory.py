@@ -9,6 +9,7 @@ from __future__ import annotations
 from . import budget, store
 
 PART_PIXELS = 2**18  # of a frame: what is looked at closely is at most this large
+TRAIN_REHEARSAL_BYTES = 200_000_000  # simulated scenes
 TRAIN_BASE_BYTES, TRAIN_HELD_BYTES, TRAIN_HELD_PIXELS = 537_000_000, 150, 1_000_000
 EVALUATE_BASE_BYTES, EVALUATE_PART_BYTES, EVALUATE_PIXEL_BYTES = 262_000_000, 547, 243
 REPORT_BASE_BYTES, REPORT_PART_BYTES, REPORT_PIXEL_BYTES = 339_000_000, 232, 325
@@ -19,18 +20,19 @@ VERIFY_PARTS = 2.2  # that a thread holds: the file and its decoded chunks, and 
 WHERE = "Use a machine, or a job, with more memory."
 
 
-def check_train(movies: list[store.Store]) -> None:
+def check_train(movies: list[store.Store], rehearses: bool) -> None:
     """Refuse a training that this machine could not hold."""
-    budget.check_memory(train_bytes(movies), budget.machine_memory_bytes(), "the training", WHERE)
+    budget.check_memory(train_bytes(movies, rehearses), budget.machine_memory_bytes(), "the training", WHERE)
 
 
-def train_bytes(movies: list[store.Store]) -> int:
-    """Memory of a training of the standard network on the CPU: the network, patches, the frames held out."""
+def train_bytes(movies: list[store.Store], rehearses: bool) -> int:
+    """Memory of a training of the standard network on the CPU: the network, patches, scenes, the frames held out."""
     from tdenoise.patches import POOL_BYTES, hold_out  # not above: verify needs no torch
 
     held = sum(len(hold_out(m.shape[0])) * m.shape[1] * m.shape[2] for m in movies)
     return (
         TRAIN_BASE_BYTES
+        + (TRAIN_REHEARSAL_BYTES if rehearses else 0)
         + TRAIN_HELD_BYTES * min(held, TRAIN_HELD_PIXELS)
         + min(sum(_n_bytes(movie) for movie in movies), POOL_BYTES)
     )

@@ -21,6 +21,7 @@ from tdenoise.held_out import HeldOut, Sums
 from tdenoise.kinds import Network, kind_of, scale_for
 from tdenoise.noise import NoiseStatistics, persistence_warning
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.rehearsal import RehearsedLoader
 from tdenoise.team import Team
 from tdenoise.train import TrainingSettings, TrainingState, train, turn_back
 
@@ -67,7 +68,7 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
     if config.processes != "slurm" and _already_trained(config, known):
         progress.tidy_up(config.output)
         return checkpoint.read_card(config.output)
-    memory.check_train(plan.movies)
+    memory.check_train(plan.movies, plan.rehearses)
     n_local = config.processes or min(plan.n_devices, plan.settings.batch)
     with processes.team(n_local, plan.settings.batch, partial(train_in_team, config)) as team:
         return train_in_team(config, control, team)
@@ -215,7 +216,7 @@ def _train(
     runtime.prepare(n_threads=1)
     architecture, settings, device = plan.architecture, plan.settings, _device(plan, team)
     thinned = kind_of(architecture) == "thinned"
-    loader = PatchLoader(
+    loader = (RehearsedLoader if plan.rehearses else PatchLoader)(
         movies,
         architecture,
         patch=settings.patch,
@@ -334,6 +335,7 @@ def _save(
         "ancestors": [] if plan.parent is None else [*plan.parent["movies"], *plan.parent["ancestors"]],
         "settings": asdict(plan.settings),
         "ignore_drift": plan.ignore_drift,
+        "rehearsed": plan.rehearses,
         "reason": plan.reason,
         "steps": state.step,
         "best_step": state.best_step,

@@ -45,6 +45,7 @@ class Plan:
     parent: dict[str, Any] | None  # its card
     drifts: dict[str, NDArray[np.float64] | None]  # that windows follow, of every movie by its id
     ignore_drift: bool  # as `apply` then does, too
+    rehearses: bool  # simulated scenes beside the movies
     identity: dict[str, Any]
 
     @property
@@ -104,6 +105,9 @@ def make_plan(config: TrainConfig) -> Plan:
         "parent": None if parent is None else parent["sha256"],
         **({} if teacher is None else {"teacher": teacher.id}),
     }
+    rehearses = not config.movie_only and _can_rehearse(architecture, parent)
+    if rehearses:
+        identity["rehearses"] = True
     if any(drift is not None for drift in drifts.values()):
         identity["drifts"] = [None if d is None else store.content_hash(d) for d in drifts.values()]
     return Plan(
@@ -117,6 +121,7 @@ def make_plan(config: TrainConfig) -> Plan:
         parent,
         drifts,
         config.ignore_drift,
+        rehearses,
         identity,
     )
 
@@ -132,7 +137,7 @@ def describe_plan(config: TrainConfig) -> dict[str, Any]:
         "device": plan.device,
         "n_parameters": sum(p.numel() for p in build(plan.architecture).parameters()),
         "held_out": [list(hold_out(m.shape[0])) for m in plan.movies],
-        "memory_bytes": memory.train_bytes(plan.movies),
+        "memory_bytes": memory.train_bytes(plan.movies, plan.rehearses),
     }
 
 
@@ -211,6 +216,17 @@ def _teacher(path: Path, movies: list[store.Store], architecture: Architecture) 
     if teacher.attributes.get("posterior"):
         raise InputError(path, "holds the own count of every pixel. Denoise the movie without --posterior.")
     return teacher
+
+
+def _can_rehearse(architecture: Architecture, parent: dict[str, Any] | None) -> bool:
+    """Whether simulated scenes taught the given weights, and can go on to do so.
+
+    Noise that neighbours share is not simulated, and a clean frame does not tell a gamma head what counts tell.
+    """
+    if parent is None or not (parent.get("simulated") or parent.get("rehearsed")):
+        return False
+    is_split_blind = isinstance(architecture, SplitBlindArchitecture) and architecture.centre == "blind"
+    return is_split_blind and architecture.blind_radius == 0 and not has_gamma_head(architecture)
 
 
 def _check_thinning(movies: list[store.Store], what: str, instead: str) -> None:

@@ -224,7 +224,9 @@ class PatchLoader:
         self._split = split
         self._least_dose = least_dose
         self._shifts = [largest_shift(m.drift, architecture.window) for m in movies]
-        self._own = np.array_split(np.arange(batch), share[1])[share[0]]  # patches of a batch
+        parts = np.array_split(np.arange(batch), share[1])
+        self._own = parts[share[0]]  # patches of a batch
+        self.shares = [len(part) for part in parts]  # patches of every process
         regions = regions_of(movies, self.patch)
         if not regions:
             raise ValueError("every frame is held out; nothing is left to train on")

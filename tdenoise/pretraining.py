@@ -106,13 +106,13 @@ def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = F
     )
 
 
-def noisy(made: Scene, seed: int) -> TrainingMovie:
+def noisy(made: Scene, seed: int, doses: tuple[float, float] | None = None) -> TrainingMovie:
     """Counts of a clean movie at a random dose, with the clean movie as target.
 
-    Half of the doses lie below one electron per pixel and frame, half above: where changes are plain to see, a
-    network learns to look for them. Errors near columns that come and go weigh more, most of all beside a change:
-    they are few, and what users look for. The mean square is lowest for one who takes a change for as rare as it is,
-    and smears those that the counts leave in doubt.
+    Without ``doses``, half of them lie below one electron per pixel and frame, half above: where changes are plain to
+    see, a network learns to look for them. Errors near columns that come and go weigh more, most of all beside a
+    change: they are few, and what users look for. The mean square is lowest for one who takes a change for as rare as
+    it is, and smears those that the counts leave in doubt.
 
     The windows of the network follow the drift as well as it would be measured.
 
@@ -120,15 +120,20 @@ def noisy(made: Scene, seed: int) -> TrainingMovie:
     ----------
     made : Scene
     seed : int
+    doses : (float, float), optional
+        Least and largest dose [electrons per pixel and frame].
 
     Returns
     -------
     TrainingMovie
     """
     rng = np.random.default_rng([seed, 78])
-    dose = _log_uniform(rng, 0.2, 1) if rng.uniform() < 0.5 else _log_uniform(rng, 1, 10)
+    low, high = doses or ((0.2, 1.0) if rng.uniform() < 0.5 else (1.0, 10.0))
+    dose = _log_uniform(rng, low, high)
     expected = made.clean.astype(np.float32) * dose
-    counts = rng.poisson(expected).astype(np.uint8)  # at most some 30
+    counts = rng.poisson(expected).astype(
+        np.uint16 if high > 10 else np.uint8
+    )  # up to 10 electrons, at most some 60
     mean = float(expected.mean())
     scale = Scale(mean, math.sqrt(mean), OUTPUT_UNIT * math.sqrt(mean))
     drift = _measured(made.drift, rng) if rng.uniform() < FOLLOWED else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -44,16 +43,15 @@ class Team:
         _sent(lambda: dist.all_reduce(flags, dist.ReduceOp.MAX))
         return bool(flags)
 
-    def gather(self, values: Tensor, n: int) -> Tensor:
-        """Values of all ``n`` patches of a batch along the last axis, of which this process has its share."""
+    def gather(self, values: Tensor, shares: Sequence[int]) -> Tensor:
+        """Values of all patches of a batch along the last axis, of which every process has its share."""
         if self.size == 1:
             return values
-        sizes = [len(part) for part in np.array_split(np.arange(n), self.size)]
-        own = torch.zeros((*values.shape[:-1], max(sizes)))  # messages have one size
+        own = torch.zeros((*values.shape[:-1], max(shares)))  # messages have one size
         own[..., : values.shape[-1]] = values
-        parts = [torch.empty_like(own) for _ in sizes]
+        parts = [torch.empty_like(own) for _ in shares]
         _sent(lambda: dist.all_gather(parts, own))
-        return torch.cat([part[..., :size] for part, size in zip(parts, sizes, strict=True)], dim=-1)
+        return torch.cat([part[..., :size] for part, size in zip(parts, shares, strict=True)], dim=-1)
 
     def sum(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Sums over the processes; all of them are given the same bytes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 
@@ -154,7 +154,7 @@ def train(
     losses: list[Tensor] = []
     last = time.monotonic()
     batches = loader.batches(state.step, settings.steps)
-    gradients = _Gradients(state.network, settings, device, n_threads, team)
+    gradients = _Gradients(state.network, settings, device, n_threads, team, loader.shares)
     if settings.gain_share is not None and not state.history:
         # Given weights may be the best there are.
         yield _validate(state, validation, [], resolution, likelihood)
@@ -212,15 +212,21 @@ class _Gradients:
     """
 
     def __init__(
-        self, network: Network, settings: TrainingSettings, device: str, n_threads: int, team: Team
+        self,
+        network: Network,
+        settings: TrainingSettings,
+        device: str,
+        n_threads: int,
+        team: Team,
+        shares: Sequence[int],
     ) -> None:
         self._network = network
         self._parameters = list(network.parameters())
         self._device = device
         self._mixed = settings.mixed_precision
         self._team = team
-        self._batch = settings.batch
-        most = settings.batch // team.size
+        self._shares = shares  # patches of every process
+        most = min(shares)
         self._n_parts = 1 if torch.device(device).type != "cpu" else max(1, min(n_threads, most))
         self._pool = ThreadPoolExecutor(self._n_parts, "gradients", lambda: torch.set_num_threads(1))
 
@@ -228,7 +234,7 @@ class _Gradients:
         """Leave the gradients in the parameters; the loss in units of the noise variance."""
         # Of the whole batch, of which this process has a share.
         sums = torch.stack([batch.weight.sum((1, 2, 3)), batch.contrast.flatten()])
-        weights, contrasts = self._team.gather(sums, self._batch)
+        weights, contrasts = self._team.gather(sums, self._shares)
         # Over the contrast, so that gradients have the same size at every dose.
         scale = 1 / (weights.sum() * contrasts.mean())
         tensors = (getattr(batch, field.name) for field in fields(batch))

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from scipy import ndimage
 from small import movie_store
@@ -16,10 +18,10 @@ from tdenoise_pipeline.apply import apply
 from tdenoise_pipeline.config import ApplyConfig
 from tdenoise_pipeline.errors import InputError
 
-from tdenoise import checkpoint
+from tdenoise import checkpoint, pretraining
 from tdenoise.network import Architecture, SplitBlind
 from tdenoise.patches import PatchLoader
-from tdenoise.pretraining import BESIDE, CHANGE_IMPORTANCE, CHANGING_IMPORTANCE, noisy, scene
+from tdenoise.pretraining import BESIDE, CHANGE_IMPORTANCE, CHANGING_IMPORTANCE, _transferred, noisy, scene
 from tdenoise.simulate import SimulationSettings, simulate
 
 
@@ -30,6 +32,24 @@ def test_a_scene_is_fixed_by_its_seed_and_lights_every_pixel(at_events: bool) ->
     assert np.array_equal(first.clean, again.clean) and np.array_equal(first.importance, again.importance)
     assert first.clean.min() > 0 and first.clean.max() < 4
     assert not np.array_equal(first.clean, scene(4, n_frames=6, size=40, at_events=at_events).clean)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_another_lens_moves_nothing_and_keeps_the_strength_of_the_contrast(seed: int) -> None:
+    movie = np.random.default_rng(seed).normal(1, 0.1, (2, 40, 32))
+    seen, moved = (
+        _transferred(np.random.default_rng(seed), m, 0.014) for m in (movie, np.roll(movie, (3, 5), (1, 2)))
+    )
+    np.testing.assert_allclose(np.roll(seen, (3, 5), (1, 2)), moved, atol=1e-5)
+    assert abs(seen.mean() - movie.mean()) < 1e-4 and abs(seen.std() - movie.std()) < 1e-4
+
+
+def test_most_scenes_are_seen_through_another_lens(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = [scene(seed, n_frames=2, size=40).clean for seed in range(12)]
+    monkeypatch.setattr(pretraining, "TRANSFERRED", 0.0)
+    same = [np.array_equal(scene(seed, n_frames=2, size=40).clean, clean) for seed, clean in enumerate(seen)]
+    assert 2 <= sum(same) <= 8
 
 
 def test_errors_weigh_more_where_columns_come_and_go_and_most_when_they_do() -> None:

@@ -1,0 +1,113 @@
+"""Simulated scenes among the patches of an adaptation."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import counts, movie_store
+from tdenoise_pipeline.config import TrainConfig
+from tdenoise_pipeline.train import train_model
+from tdenoise_pipeline.train_plan import make_plan
+
+from tdenoise import checkpoint, rehearsal
+from tdenoise.noise import Scale
+from tdenoise.patches import Batch, PatchLoader, TrainingMovie
+from tdenoise.rehearsal import RehearsedLoader
+
+ARCHITECTURE = checkpoint.load_model(checkpoint.BASE).network.architecture
+
+
+@pytest.fixture(autouse=True)
+def small_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "N_FRAMES", 8)
+    monkeypatch.setattr(rehearsal, "SIZE", 48)
+
+
+def movie(dose: float, gain: float = 1.0) -> TrainingMovie:
+    frames = np.random.default_rng(1).poisson(dose, (30, 48, 48)).astype(np.uint16) * gain
+    noise = gain * np.sqrt(dose)
+    return TrainingMovie(frames, Scale(gain * dose, noise, 0.3 * noise), (3, 4))
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(Batch))
+
+
+def rows(batch: Batch, which: slice) -> Batch:
+    return Batch(*(getattr(batch, field.name)[which] for field in fields(Batch)))
+
+
+def test_scenes_come_after_the_patches_of_the_movie_which_stay_as_they_were() -> None:
+    alone, rehearsed = (kind([movie(2.0)], ARCHITECTURE, patch=48) for kind in (PatchLoader, RehearsedLoader))
+    for step in (0, rehearsal.STEPS_PER_SCENE):
+        batch = rehearsed.draw(step)
+        assert batch.target.shape == (12, 1, 48, 48)
+        assert equal(rows(batch, slice(8)), alone.draw(step))
+        scenes = rows(batch, slice(8, None))
+        assert scenes.target.std() < 0.5 * batch.target[:8].std(), "the target is the clean frame"
+        assert len(scenes.weight.unique()) > 1, "some errors weigh more"
+
+
+def test_what_is_drawn_depends_on_the_step_alone() -> None:
+    first, again = (RehearsedLoader([movie(2.0)], ARCHITECTURE, patch=32, seed=5) for _ in range(2))
+    batches = [first.draw(step) for step in (0, 1, rehearsal.STEPS_PER_SCENE)]
+    steps = (rehearsal.STEPS_PER_SCENE, 1, 0)
+    assert all(equal(again.draw(step), batch) for step, batch in zip(steps, batches[::-1], strict=True))
+    assert not any(equal(batches[0], other) for other in batches[1:])
+
+
+@pytest.mark.parametrize("gain", [1.0, 25.0])
+@pytest.mark.parametrize("dose", [0.3, 4.0])
+def test_scenes_have_the_dose_of_the_movie_whatever_the_gain(dose: float, gain: float) -> None:
+    batch = RehearsedLoader([movie(dose, gain)], ARCHITECTURE, patch=48).draw(0)
+    of_scenes = batch.electrons[8:, 0].mean()
+    assert 0.79 * dose < of_scenes < 1.26 * dose
+
+
+@pytest.mark.parametrize("n_processes", [2, 3, 6])
+def test_processes_share_what_one_would_draw(n_processes: int) -> None:
+    whole = RehearsedLoader([movie(2.0)], ARCHITECTURE, patch=32)
+    parts = [
+        RehearsedLoader([movie(2.0)], ARCHITECTURE, patch=32, share=(i, n_processes))
+        for i in range(n_processes)
+    ]
+    batches = [part.draw(7) for part in parts]
+    assert [len(batch.target) for batch in batches] == parts[0].shares == parts[-1].shares
+    assert sum(parts[0].shares) == 12
+    own = np.array_split(np.arange(8), n_processes)
+    joined = [rows(b, slice(len(o))) for b, o in zip(batches, own, strict=True)]
+    joined += [rows(b, slice(len(o), None)) for b, o in zip(batches, own, strict=True)]
+    together = Batch(*(torch.cat([getattr(b, field.name) for b in joined]) for field in fields(Batch)))
+    assert equal(together, whole.draw(7))
+
+
+def test_only_models_that_scenes_have_taught_rehearse(tmp_path: Path) -> None:
+    stored = movie_store(tmp_path, counts((40, 40, 33)))
+
+    def rehearses(**settings: object) -> bool:
+        return make_plan(TrainConfig(movie=(stored,), output=tmp_path / "m", **settings)).rehearses  # type: ignore[arg-type]
+
+    assert rehearses()
+    assert not rehearses(movie_only=True)
+    assert not rehearses(from_model=Path("scratch"))
+    assert not rehearses(head="gamma")
+    assert not rehearses(blind_radius=1)
+    assert not rehearses(model="udvd")
+    for name, settings in (("of the base", {}), ("of the movie", {"from_model": Path("scratch")})):
+        train_model(TrainConfig(movie=(stored,), output=tmp_path / name, steps=4, processes=1, **settings))  # type: ignore[arg-type]
+        assert checkpoint.read_card(tmp_path / name)["rehearsed"] == (not settings)
+        assert rehearses(from_model=tmp_path / name) == (not settings)
+
+
+def test_another_plan_with_and_without_scenes(tmp_path: Path) -> None:
+    stored = movie_store(tmp_path, counts((40, 40, 33)))
+    plans = [
+        make_plan(TrainConfig(movie=(stored,), output=tmp_path / "m", movie_only=only))
+        for only in (False, True)
+    ]
+    assert plans[0].identity != plans[1].identity
+    assert "rehearses" not in plans[1].identity, "plans of older versions stay what they were"
