@@ -18,8 +18,9 @@ from .kinds import Architecture
 from .patches import Batch, PatchLoader, TrainingMovie
 from .pretraining import noisy, scene
 
-N_SCENES = 32  # then they come again
-STEPS_PER_SCENE = 32  # each is made when it is first wanted: as much work as some ten steps
+# A training begins with few scenes; more are made as it goes on, each with as much work as some five steps.
+FIRST_SCENES, N_SCENES = 2, 32
+STEPS_PER_SCENE = 16
 N_FRAMES, SIZE = 64, 96
 FIRST_SEED = 2 * 10**7  # other scenes than in pre-training
 WEIGHT = 3  # of the errors in a patch of a scene, on average, over those in one of a movie
@@ -47,22 +48,20 @@ class RehearsedLoader(PatchLoader):
         super().__init__(
             movies, architecture, batch=batch, seed=seed, least_dose=least_dose, share=share, **others
         )
-        self._share_of_scenes = share
-        self._n_scene_patches = max(1, batch // 2)
-        parts = np.array_split(np.arange(self._n_scene_patches), share[1])
+        self._n_of_scenes = max(1, batch // 2)
+        parts = np.array_split(np.arange(self._n_of_scenes), share[1])
+        self._own_of_scenes = parts[share[0]].tolist()
         self.shares = [own + len(part) for own, part in zip(self.shares, parts, strict=True)]
-        self._takes_part = len(parts[share[0]]) > 0
         self._scenes: dict[int, PatchLoader] = {}
 
     def draw(self, step: int) -> Batch:
-        """The batch of one step, or this process's share: those of the movies, then those of a scene."""
-        own = super().draw(step)
-        if not self._takes_part:
-            return own
-        of_scene = self._scene(step // STEPS_PER_SCENE % N_SCENES).draw(step)
-        return Batch(
-            *(torch.cat([getattr(b, field.name) for b in (own, of_scene)]) for field in fields(Batch))
-        )
+        """The batch of one step, or this process's share: those of the movies, then those of scenes."""
+        n = self._n_of_scenes
+        known = min(N_SCENES, FIRST_SCENES + step // STEPS_PER_SCENE)
+        numbers = np.random.default_rng([self._seed, 3, step]).integers(known, size=n).tolist()
+        parts = [super().draw(step)]
+        parts += [self._scene(numbers[i]).draw(n * step + i) for i in self._own_of_scenes]
+        return Batch(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Batch)))
 
     def _scene(self, number: int) -> PatchLoader:
         if number not in self._scenes:
@@ -77,8 +76,7 @@ class RehearsedLoader(PatchLoader):
                 [replace(seen, importance=importance)],
                 self._architecture,
                 patch=self.patch,
-                batch=self._n_scene_patches,
+                batch=1,
                 seed=seed,
-                share=self._share_of_scenes,
             )
         return self._scenes[number]
