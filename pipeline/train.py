@@ -89,6 +89,8 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
     if not config.ignore_drift:
         for movie in plan.movies:
             tell_drift(movie, plan.drifts[movie.id], plan.architecture)
+    if plan.rehearses:
+        log.info("simulated scenes are shown beside the movie (--movie-only leaves them away)")
     if has_gamma_head(plan.architecture):
         log.warning(
             "a few noisy movies hardly show how uncertain a good prediction is: take the variance that this model "

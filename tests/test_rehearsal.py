@@ -14,9 +14,11 @@ from tdenoise_pipeline.train import train_model
 from tdenoise_pipeline.train_plan import make_plan
 
 from tdenoise import checkpoint, rehearsal
+from tdenoise.kinds import Network
 from tdenoise.noise import Scale
 from tdenoise.patches import Batch, PatchLoader, TrainingMovie
 from tdenoise.rehearsal import RehearsedLoader
+from tdenoise.train import TrainingSettings, TrainingState, train
 
 ARCHITECTURE = checkpoint.load_model(checkpoint.BASE).network.architecture
 
@@ -111,3 +113,26 @@ def test_another_plan_with_and_without_scenes(tmp_path: Path) -> None:
     ]
     assert plans[0].identity != plans[1].identity
     assert "rehearses" not in plans[1].identity, "plans of older versions stay what they were"
+
+
+def test_who_rehearses_forgets_less_of_what_scenes_have_taught() -> None:
+    """A movie of nothing but noise, learnt for far too long at a dose at which scenes are plain to see."""
+    settings = TrainingSettings(steps=60, validate_every=60, batch=4, patch=48, learning_rate=2e-3)
+    weights = checkpoint.load_model(checkpoint.BASE).network.state_dict()
+    others = RehearsedLoader([movie(4.0)], ARCHITECTURE, batch=24, patch=48, seed=99).draw(0)
+    scenes = rows(others, slice(24, None))
+
+    def error_after(kind: type[PatchLoader]) -> float:
+        state = TrainingState.start(ARCHITECTURE, settings, "cpu", weights)
+        loader = kind([movie(4.0)], ARCHITECTURE, batch=4, patch=48)
+        for _ in train(state, loader, lambda network: 0.0, settings):
+            pass
+        return error(state.network)
+
+    @torch.inference_mode()
+    def error(network: Network) -> float:
+        output = network.eval()(scenes.neighbours, scenes.centre)
+        return float((scenes.weight * (scenes.target - scenes.contrast * output).square()).mean())
+
+    rehearsed, alone = error_after(RehearsedLoader), error_after(PatchLoader)
+    assert rehearsed < 0.7 * alone
