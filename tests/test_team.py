@@ -93,7 +93,7 @@ def same_training(one: Path, other: Path) -> None:
         [json.loads(line)["held_out"] for line in (m / "metrics.jsonl").read_text().splitlines()]
         for m in (one, other)
     ]
-    np.testing.assert_allclose(*errors, rtol=1e-5)
+    np.testing.assert_allclose(*errors, rtol=1e-4)
 
 
 def test_two_processes_train_what_one_trains(movie: Path, alone: Path, tmp_path: Path) -> None:
