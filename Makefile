@@ -18,8 +18,13 @@ demo: .venv/.ready
 	$(BIN)/tdenoise-pipeline verify $(DEMO)/result/denoised.zarr --deep
 	$(BIN)/python -c "import xarray; print(xarray.open_zarr('$(DEMO)/result/denoised.zarr')['denoised'])"
 
+# Tests on a real Slurm mostly wait for it: they run beside the others, and are shown when those are over.
 test: .venv/.ready
-	$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m slurm -p no:cacheprovider >.slurm-tests.log 2>&1 & slurm=$$!; \
+	trap 'kill $$slurm; exit 130' INT TERM; \
+	$(BIN)/python -m pytest -m "not slurm"; others=$$?; \
+	wait $$slurm; slurm=$$?; cat .slurm-tests.log; rm .slurm-tests.log; \
+	test $$others = 0 && test $$slurm = 0
 
 # Without what takes long or kills processes.
 test-fast: .venv/.ready
