@@ -40,14 +40,10 @@ class RehearsedLoader(PatchLoader):
         architecture: Architecture,
         *,
         batch: int = 8,
-        seed: int = 0,
-        least_dose: float = 1.0,
         share: tuple[int, int] = (0, 1),
         **others: Any,
     ) -> None:
-        super().__init__(
-            movies, architecture, batch=batch, seed=seed, least_dose=least_dose, share=share, **others
-        )
+        super().__init__(movies, architecture, batch=batch, share=share, **others)
         self._n_of_scenes = max(1, batch // 2)
         parts = np.array_split(np.arange(self._n_of_scenes), share[1])
         self._own_of_scenes = parts[share[0]].tolist()
