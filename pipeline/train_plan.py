@@ -26,6 +26,9 @@ from .heads import check_gamma, has_gamma_head
 
 UNLIMITED = 10**9  # steps, where the time limit ends the training
 GAIN_SHARE = 0.15  # of the time, when a model is adapted
+REHEARSED_GAIN_SHARE = (
+    0.05  # who rehearses forgets little, and may learn in full sooner, and as fast as new weights
+)
 LEARNING_RATES = {"udvd": 5e-4}  # peak, of kinds of network that need another
 # Patches per step and their size on a CPU, where a step of the usual size takes 10 s and more.
 CPU_BATCHES = {"udvd": (2, 64)}
@@ -78,6 +81,7 @@ def make_plan(config: TrainConfig) -> Plan:
         for movie in movies:
             check_gamma(movie, "--head gamma", "Use --head mean.")
     teacher = None if config.distill is None else _teacher(config.distill, movies, architecture)
+    rehearses = not config.movie_only and _can_rehearse(architecture, parent)
     learning_rate = LEARNING_RATES.get(kind_of(architecture), TrainingSettings.learning_rate)
     usual = TrainingSettings.batch, TrainingSettings.patch
     batch, patch = CPU_BATCHES.get(kind_of(architecture), usual) if device == "cpu" else usual
@@ -87,8 +91,8 @@ def make_plan(config: TrainConfig) -> Plan:
         steps=config.steps or (TrainingSettings.steps if config.time_limit is None else UNLIMITED),
         time_limit_s=config.time_limit,
         seed=config.seed,
-        learning_rate=learning_rate / (4 if parent else 1),
-        gain_share=GAIN_SHARE if parent else None,
+        learning_rate=learning_rate / (4 if parent and not rehearses else 1),
+        gain_share=None if parent is None else REHEARSED_GAIN_SHARE if rehearses else GAIN_SHARE,
         mixed_precision=device == "cuda" or fast_bfloat16(),
         least_dose=config.least_dose,
     )
@@ -105,7 +109,6 @@ def make_plan(config: TrainConfig) -> Plan:
         "parent": None if parent is None else parent["sha256"],
         **({} if teacher is None else {"teacher": teacher.id}),
     }
-    rehearses = not config.movie_only and _can_rehearse(architecture, parent)
     if rehearses:
         identity["rehearses"] = True
     if any(drift is not None for drift in drifts.values()):

@@ -22,6 +22,7 @@ from .simulate import MASK_RADIUS_NM, Simulation, SimulationSettings, near, simu
 
 Array = NDArray[Any]
 
+PIXEL_SIZES_NM = 0.009, 0.024
 FAINTEST = 0.02  # of the vacuum level: no pixel is darker
 # Weight of the error near columns that come and go, and in the frames beside their changes; elsewhere it is 1.
 CHANGING_IMPORTANCE, CHANGE_IMPORTANCE = 4, 40
@@ -40,7 +41,14 @@ class Scene(NamedTuple):
     drift: NDArray[np.float64]  # (n_frames, 2), rows and columns [pixels]
 
 
-def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = False) -> Scene:
+def scene(
+    seed: int,
+    *,
+    n_frames: int = 96,
+    size: int = 160,
+    at_events: bool = False,
+    pixel_sizes_nm: tuple[float, float] = PIXEL_SIZES_NM,
+) -> Scene:
     """Clean movie of a random scene.
 
     Parameters
@@ -52,6 +60,8 @@ def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = F
     at_events : bool
         Cut the scene around columns that come and go, and let more of them do so: such places are rare in a
         whole field, and learning from them takes longest.
+    pixel_sizes_nm : (float, float)
+        Least and largest.
 
     Returns
     -------
@@ -68,7 +78,7 @@ def scene(seed: int, *, n_frames: int = 96, size: int = 160, at_events: bool = F
             height=field,
             width=field,
             seed=seed,
-            pixel_size_nm=_log_uniform(rng, 0.009, 0.024),
+            pixel_size_nm=_log_uniform(rng, *pixel_sizes_nm),
             changing_share=rng.uniform(0.5, 1.0) if at_events else rng.uniform(0.2, 0.9),
             dwell_frames=(shortest, shortest * _log_uniform(rng, 1.5, 10)),
             drift_speed_px=rng.uniform(0.02, 0.6),

@@ -7,6 +7,7 @@ makes them look. Old examples among the new ones keep what they taught (rehearsa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -14,9 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from .contrast import plane_distance
 from .kinds import Architecture
 from .patches import Batch, PatchLoader, TrainingMovie
-from .pretraining import noisy, scene
+from .pretraining import PIXEL_SIZES_NM, noisy, scene
+from .residuals import lattice_spots
+from .simulate import PT_LATTICE_NM
 
 # A training begins with few scenes; more are made as it goes on, each with as much work as some five steps.
 FIRST_SCENES, N_SCENES = 2, 32
@@ -25,13 +29,18 @@ N_FRAMES, SIZE = 64, 96
 FIRST_SEED = 2 * 10**7  # other scenes than in pre-training
 WEIGHT = 3  # of the errors in a patch of a scene, on average, over those in one of a movie
 DOSES = 0.8, 1.25  # of a scene, over the movie's; from 0.05 to 100 electrons per pixel and frame
+PLANES_NM = (
+    PT_LATTICE_NM / 3**0.25 / math.sqrt(2)
+)  # between (111) and (200), of which a scene shows either most
+ALIKE = 1.2  # ratio, up to which lattice planes are about as far apart
+LOOKED_AT = 16, 1024, 1024  # at most, of frames, rows and columns in the middle of a movie
 
 
 class RehearsedLoader(PatchLoader):
     """Draw patches of movies, and half as many of simulated scenes.
 
-    The parameters are those of `PatchLoader`. Each scene has the dose of one of the movies: the electrons that would
-    give its ratio of mean to noise.
+    The parameters are those of `PatchLoader`. Each scene has the dose of one of the movies, the electrons that would
+    give its ratio of mean to noise, and lattice planes about as far apart.
     """
 
     def __init__(
@@ -49,6 +58,7 @@ class RehearsedLoader(PatchLoader):
         self._own_of_scenes = parts[share[0]].tolist()
         self.shares = [own + len(part) for own, part in zip(self.shares, parts, strict=True)]
         self._scenes: dict[int, PatchLoader] = {}
+        self._pixel_sizes: dict[int, tuple[float, float]] = {}  # of scenes like a movie
 
     def draw(self, step: int) -> Batch:
         """The batch of one step, or this process's share: those of the movies, then those of scenes."""
@@ -63,7 +73,13 @@ class RehearsedLoader(PatchLoader):
         if number not in self._scenes:
             movie = self._movies[number % len(self._movies)]
             seed = FIRST_SEED + N_SCENES * self._seed + number
-            made = scene(seed, n_frames=N_FRAMES, size=max(SIZE, self.patch), at_events=True)
+            made = scene(
+                seed,
+                n_frames=N_FRAMES,
+                size=max(SIZE, self.patch),
+                at_events=True,
+                pixel_sizes_nm=self._pixel_sizes_nm(number % len(self._movies)),
+            )
             dose = float(np.clip((movie.scale.mean / movie.scale.noise) ** 2, 0.05, 100))
             low, high = self._least_dose * DOSES[0] * dose, DOSES[1] * dose
             seen = noisy(made, seed, doses=(low, high))
@@ -76,3 +92,30 @@ class RehearsedLoader(PatchLoader):
                 seed=seed,
             )
         return self._scenes[number]
+
+    def _pixel_sizes_nm(self, number: int) -> tuple[float, float]:
+        if number not in self._pixel_sizes:
+            self._pixel_sizes[number] = pixel_sizes_nm(self._movies[number])
+        return self._pixel_sizes[number]
+
+
+def pixel_sizes_nm(movie: TrainingMovie) -> tuple[float, float]:
+    """Least and largest of scenes whose lattice planes are about as far apart as those that a movie shows most.
+
+    What columns come and go like in a movie is then learnt at the size that they have there. Without a lattice, of all
+    scenes.
+    """
+    middle = [
+        slice((n - size) // 2, (n + size) // 2)
+        for n, size in zip(movie.frames.shape, map(min, movie.frames.shape, LOOKED_AT), strict=True)
+    ]
+    frames = np.asarray(movie.frames[tuple(middle)])
+    mean = frames.mean(axis=0, dtype=np.float64)
+    if movie.stand_ins is not None:
+        levels = movie.stand_ins[tuple(middle[1:])]
+        mean = np.where(np.isfinite(levels), levels, mean)
+    distance = plane_distance(lattice_spots(mean, movie.scale.noise**2 / len(frames)))
+    if distance is None:
+        return PIXEL_SIZES_NM
+    low, high = np.clip([PLANES_NM / distance / ALIKE, PLANES_NM / distance * ALIKE], *PIXEL_SIZES_NM)
+    return float(low), float(high)

@@ -165,10 +165,9 @@ class LatticeCheck:
         if not self._n_frames:
             raise ValueError("no frames were added.")
         height, width = self._mean.shape
-        rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
         ring = _ring((height, width))
         found = _spots(self._mean / self._n_frames, self._removed / self._n_frames**2, ring)
-        spots = np.stack([rows[found[0], 0], columns[0, found[1]]], axis=-1)
+        spots = _frequencies(found, (height, width))
         if not len(spots):
             return LatticeReport(spots, math.nan, math.nan, math.nan)
 
@@ -184,6 +183,30 @@ class LatticeCheck:
             amplitudes = math.sqrt(removed - around), math.sqrt(max(0.0, kept - base))
             lost = amplitudes[0] / sum(amplitudes)
         return LatticeReport(spots, removed / around, sd, lost)
+
+
+def lattice_spots(mean: Array, variance: float) -> Array:
+    """Bragg spots of a mean frame with white noise of a known variance.
+
+    Parameters
+    ----------
+    mean : ndarray, shape (height, width)
+        Of frames between which the scene hardly moves.
+    variance : float
+        Of the noise of this mean.
+
+    Returns
+    -------
+    ndarray, shape (n, 2)
+        Rows and columns [cycles per pixel], the strongest first; see `tdenoise.contrast.plane_distance`.
+    """
+    ring = _ring((mean.shape[0], mean.shape[1]))
+    return _frequencies(_spots(mean, np.full(ring.shape, mean.size * variance), ring), mean.shape)
+
+
+def _frequencies(found: tuple[Array, Array], shape: tuple[int, ...]) -> Array:
+    """Coefficients of the half-plane spectrum as rows and columns [cycles per pixel]."""
+    return np.stack([np.fft.fftfreq(shape[0])[found[0]], np.fft.rfftfreq(shape[1])[found[1]]], axis=-1)
 
 
 def _spots(mean: Array, noise: Array, ring: Array) -> tuple[Array, Array]:

@@ -158,10 +158,15 @@ def train(
     if settings.gain_share is not None and not state.history:
         # Given weights may be the best there are.
         yield _validate(state, validation, [], resolution, likelihood)
-    for batch in batches:
+
+    def done() -> float:
         share = state.step / settings.steps
         if settings.time_limit_s is not None:
             share = max(share, team.of_first(lambda: time.monotonic() - began) / settings.time_limit_s)
+        return share
+
+    share = done()
+    for batch in batches:
         since = state.annealing_since
         annealed = 0.0 if since is None else (state.step - since) / ANNEAL_STEPS
         if max(share, annealed) >= 1:
@@ -176,7 +181,11 @@ def train(
         gains_only = share < (settings.gain_share or 0)
         losses.append(_step(state, gradients, batch, settings, gains_only))
         state.step += 1
-        if state.step % settings.validate_every == 0:
+        share = done()
+        gains_end = gains_only and share >= (
+            settings.gain_share or 0
+        )  # weights that may be the best there will be
+        if gains_end or state.step % settings.validate_every == 0:
             state.elapsed_s = time.monotonic() - began
             record = _validate(state, validation, losses, resolution, likelihood)
             record["patches_per_s"] = settings.batch * len(losses) / (time.monotonic() - last)

@@ -17,7 +17,9 @@ from tdenoise import checkpoint, rehearsal
 from tdenoise.kinds import Network
 from tdenoise.noise import Scale
 from tdenoise.patches import Batch, PatchLoader, TrainingMovie
+from tdenoise.pretraining import PIXEL_SIZES_NM, scene
 from tdenoise.rehearsal import RehearsedLoader
+from tdenoise.simulate import SimulationSettings, simulate
 from tdenoise.train import TrainingSettings, TrainingState, train
 
 ARCHITECTURE = checkpoint.load_model(checkpoint.BASE).network.architecture
@@ -103,6 +105,49 @@ def test_only_models_that_scenes_have_taught_rehearse(tmp_path: Path) -> None:
         train_model(TrainConfig(movie=(stored,), output=tmp_path / name, steps=4, processes=1, **settings))  # type: ignore[arg-type]
         assert checkpoint.read_card(tmp_path / name)["rehearsed"] == (not settings)
         assert rehearses(from_model=tmp_path / name) == (not settings)
+
+
+@pytest.mark.parametrize("pixel_size_nm", [0.012, 0.02])
+@pytest.mark.parametrize("n_hot", [0, 20])
+def test_scenes_show_a_lattice_about_as_large_as_the_movie(pixel_size_nm: float, n_hot: int) -> None:
+    made = simulate(
+        SimulationSettings(n_frames=20, height=128, width=120, dose=2.0, pixel_size_nm=pixel_size_nm)
+    )
+    frames = made.counts.astype(np.uint16)
+    stand_ins = np.full(frames.shape[1:], np.nan, np.float32)
+    places = np.random.default_rng(2).integers(0, 120, (2, n_hot))
+    stand_ins[*places] = 2.0
+    frames[:, *places] = 60_000
+    seen = TrainingMovie(frames, Scale(2.0, np.sqrt(2), 0.3), (), stand_ins=stand_ins)
+    low, high = rehearsal.pixel_sizes_nm(seen)
+    assert low < pixel_size_nm < high < 1.5 * low
+
+
+def test_a_movie_without_a_lattice_is_learnt_beside_scenes_of_any_size() -> None:
+    assert rehearsal.pixel_sizes_nm(movie(2.0)) == PIXEL_SIZES_NM
+
+
+def test_scenes_of_every_movie_have_the_size_that_was_found_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(rehearsal, "pixel_sizes_nm", lambda movie: (movie.scale.mean, movie.scale.mean))
+    monkeypatch.setattr(
+        rehearsal,
+        "scene",
+        lambda seed, **settings: made.append(settings["pixel_sizes_nm"]) or scene(seed, size=48),
+    )
+    RehearsedLoader([movie(2.0), movie(3.0)], ARCHITECTURE, patch=32, seed=5).draw(0)
+    assert set(made) == {(2.0, 2.0), (3.0, 3.0)}
+
+
+def test_who_rehearses_learns_as_fast_as_from_scratch(tmp_path: Path) -> None:
+    stored = movie_store(tmp_path, counts((40, 40, 33)))
+    scratch, alone, rehearsed = (
+        make_plan(TrainConfig(movie=(stored,), output=tmp_path / "m", **settings)).settings  # type: ignore[arg-type]
+        for settings in ({"from_model": Path("scratch")}, {"movie_only": True}, {})
+    )
+    assert rehearsed.learning_rate == scratch.learning_rate == 4 * alone.learning_rate
+    assert scratch.gain_share is None
+    assert 0 < rehearsed.gain_share < alone.gain_share  # type: ignore[operator]
 
 
 def test_another_plan_with_and_without_scenes(tmp_path: Path) -> None:

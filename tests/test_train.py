@@ -237,6 +237,16 @@ def test_gain_tuning_changes_one_factor_per_channel_and_nothing_else() -> None:
     assert changed > 5
 
 
+def test_weights_whose_gains_alone_were_adapted_may_be_the_best() -> None:
+    _, loader, _, chosen = fresh(40)
+    state = TrainingState.start(TINY, chosen, "cpu", network().state_dict())
+    chosen = replace(chosen, gain_share=0.4, validate_every=100)
+    errors = iter([2.0, 1.0, 3.0])
+    records = list(train(state, loader, lambda network: next(errors), chosen))
+    assert [(r["step"], r.get("gains_only")) for r in records] == [(0, None), (16, 1.0), (40, None)]
+    assert state.best_step == 16
+
+
 def test_given_weights_are_kept_if_training_makes_them_worse() -> None:
     state, loader, _, chosen = fresh(20)
     given_weights = copy.deepcopy(state.network.state_dict())
@@ -371,7 +381,7 @@ def test_short_movies_can_be_learned_from(tmp_path: Path, n_frames: int) -> None
     assert card["halo"] == {"frames": 20, "pixels": 128}
     assert card["parent"] == read_card(BASE)["sha256"]
     steps = [json.loads(line)["step"] for line in (tmp_path / "model/metrics.jsonl").read_text().splitlines()]
-    assert steps == [0, 3], "the given weights are the first candidate"
+    assert steps == [0, 1, 3], "given weights and adapted gains are candidates, too"
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
         "card.json",
         "metrics.jsonl",
