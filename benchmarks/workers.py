@@ -42,12 +42,13 @@ def main() -> None:
     options.add_argument("--blocks", type=int, default=40)
     chosen = options.parse_args()
     seconds, n_blocks = (0.2, 8) if chosen.quick else (chosen.seconds, chosen.blocks)
+    counts = WORKERS[:2] if chosen.quick else WORKERS
     naps = [Nap(number, seconds) for number in range(n_blocks)]
     results: dict[str, Any] = {"block_seconds": seconds, "blocks": n_blocks, "target": TARGET}
     with scratch(chosen.folder) as folder:
         for name, measure in (("dask", dask), ("shares", shares)):
             results[name] = {}
-            for count in WORKERS:
+            for count in counts:
                 took, cpu = measure(folder / f"{name}{count}", count, naps)
                 ideal = seconds * -(-n_blocks // count)
                 results[name][str(count)] = {

@@ -2,7 +2,8 @@
 
 Counts teach little of what is rare: a network that is adapted to one movie soon takes changes for as rare as its noise
 makes them look. Old examples among the new ones keep what they taught (rehearsal; Robins 1995, Connection Science 7,
-123-146). Here they are scenes of the simulator at the movie's own dose, with the clean frame as target.
+123-146). Here they are scenes of the simulator at the movie's own dose, with the clean frame as target. Their lattice looks about
+as large as the movie's: what is learnt of columns that come and go holds for columns of that size.
 """
 
 from __future__ import annotations
@@ -102,8 +103,7 @@ class RehearsedLoader(PatchLoader):
 def pixel_sizes_nm(movie: TrainingMovie) -> tuple[float, float]:
     """Least and largest of scenes whose lattice planes are about as far apart as those that a movie shows most.
 
-    What columns come and go like in a movie is then learnt at the size that they have there. Without a lattice, of all
-    scenes.
+    So changes are learnt at the size that they have in the movie. Without a lattice, of all scenes.
     """
     middle = [
         slice((n - size) // 2, (n + size) // 2)

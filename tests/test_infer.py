@@ -50,7 +50,7 @@ def in_blocks(
     return out
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     shape=st.tuples(st.integers(3, 14), st.integers(1, 150), st.integers(1, 150)),
     frames=st.integers(1, 14),
