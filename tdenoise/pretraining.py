@@ -23,6 +23,7 @@ from .simulate import MASK_RADIUS_NM, Simulation, SimulationSettings, near, simu
 Array = NDArray[Any]
 
 PIXEL_SIZES_NM = 0.009, 0.024
+DRIFT_SPEEDS_PX = 0.02, 0.6  # per frame, at most, along each axis
 FAINTEST = 0.02  # of the vacuum level: no pixel is darker
 # Weight of the error near columns that come and go, and in the frames beside their changes; elsewhere it is 1.
 CHANGING_IMPORTANCE, CHANGE_IMPORTANCE = 4, 40
@@ -48,6 +49,7 @@ def scene(
     size: int = 160,
     at_events: bool = False,
     pixel_sizes_nm: tuple[float, float] = PIXEL_SIZES_NM,
+    drift_speeds_px: tuple[float, float] = DRIFT_SPEEDS_PX,
 ) -> Scene:
     """Clean movie of a random scene.
 
@@ -60,7 +62,7 @@ def scene(
     at_events : bool
         Cut the scene around columns that come and go, and let more of them do so: such places are rare in a
         whole field, and learning from them takes longest.
-    pixel_sizes_nm : (float, float)
+    pixel_sizes_nm, drift_speeds_px : (float, float)
         Least and largest.
 
     Returns
@@ -81,7 +83,7 @@ def scene(
             pixel_size_nm=_log_uniform(rng, *pixel_sizes_nm),
             changing_share=rng.uniform(0.5, 1.0) if at_events else rng.uniform(0.2, 0.9),
             dwell_frames=(shortest, shortest * _log_uniform(rng, 1.5, 10)),
-            drift_speed_px=rng.uniform(0.02, 0.6),
+            drift_speed_px=rng.uniform(*drift_speeds_px),
             rotation_every_frames=(20.0, rng.uniform(40, 200)),
         )
     )

@@ -3,7 +3,7 @@
 Counts teach little of what is rare: a network that is adapted to one movie soon takes changes for as rare as its noise
 makes them look. Old examples among the new ones keep what they taught (rehearsal; Robins 1995, Connection Science 7,
 123-146). Here they are scenes of the simulator at the movie's own dose, with the clean frame as target. Their lattice looks about
-as large as the movie's: what is learnt of columns that come and go holds for columns of that size.
+as large as the movie's, and drifts no faster: what is learnt of columns that come and go is learnt for such columns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from .contrast import plane_distance
 from .kinds import Architecture
 from .patches import Batch, PatchLoader, TrainingMovie
-from .pretraining import PIXEL_SIZES_NM, noisy, scene
+from .pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, noisy, scene
 from .residuals import lattice_spots
 from .simulate import PT_LATTICE_NM
 
@@ -34,6 +34,7 @@ PLANES_NM = (
     PT_LATTICE_NM / 3**0.25 / math.sqrt(2)
 )  # between (111) and (200), of which a scene shows either most
 ALIKE = 1.2  # ratio, up to which lattice planes are about as far apart
+MEAN_SPEED = 0.3  # of a scene that drifts, over its largest
 LOOKED_AT = 16, 1024, 1024  # at most, of frames, rows and columns in the middle of a movie
 
 
@@ -41,7 +42,7 @@ class RehearsedLoader(PatchLoader):
     """Draw patches of movies, and half as many of simulated scenes.
 
     The parameters are those of `PatchLoader`. Each scene has the dose of one of the movies, the electrons that would
-    give its ratio of mean to noise, and lattice planes about as far apart.
+    give its ratio of mean to noise, lattice planes about as far apart, and drifts no faster.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class RehearsedLoader(PatchLoader):
                 size=max(SIZE, self.patch),
                 at_events=True,
                 pixel_sizes_nm=self._pixel_sizes_nm(number % len(self._movies)),
+                drift_speeds_px=drift_speeds_px(movie),
             )
             dose = float(np.clip((movie.scale.mean / movie.scale.noise) ** 2, 0.05, 100))
             low, high = self._least_dose * DOSES[0] * dose, DOSES[1] * dose
@@ -118,4 +120,13 @@ def pixel_sizes_nm(movie: TrainingMovie) -> tuple[float, float]:
     if distance is None:
         return PIXEL_SIZES_NM
     low, high = np.clip([PLANES_NM / distance / ALIKE, PLANES_NM / distance * ALIKE], *PIXEL_SIZES_NM)
+    return float(low), float(high)
+
+
+def drift_speeds_px(movie: TrainingMovie) -> tuple[float, float]:
+    """Least and largest of scenes that drift no faster than a movie; of all if nobody knows how that drifts."""
+    if movie.drift is None or len(movie.drift) < 2:
+        return DRIFT_SPEEDS_PX
+    largest = float(np.abs(np.diff(movie.drift, axis=0)).mean()) / MEAN_SPEED
+    low, high = np.clip([largest / 3, largest], *DRIFT_SPEEDS_PX)
     return float(low), float(high)

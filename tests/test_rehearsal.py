@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from tdenoise import checkpoint, rehearsal
 from tdenoise.kinds import Network
 from tdenoise.noise import Scale
 from tdenoise.patches import Batch, PatchLoader, TrainingMovie
-from tdenoise.pretraining import PIXEL_SIZES_NM, scene
+from tdenoise.pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, scene
 from tdenoise.rehearsal import RehearsedLoader
 from tdenoise.simulate import SimulationSettings, simulate
 from tdenoise.train import TrainingSettings, TrainingState, train
@@ -125,6 +125,15 @@ def test_scenes_show_a_lattice_about_as_large_as_the_movie(pixel_size_nm: float,
 
 def test_a_movie_without_a_lattice_is_learnt_beside_scenes_of_any_size() -> None:
     assert rehearsal.pixel_sizes_nm(movie(2.0)) == PIXEL_SIZES_NM
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.05, 0.4, 5.0])
+def test_scenes_drift_no_faster_than_the_movie(speed: float) -> None:
+    drift = np.random.default_rng(3).choice([-1, 1], (30, 2)).cumsum(0) * speed
+    low, high = rehearsal.drift_speeds_px(replace(movie(2.0), drift=drift))
+    assert DRIFT_SPEEDS_PX[0] <= low <= high <= DRIFT_SPEEDS_PX[1]
+    assert rehearsal.MEAN_SPEED * high <= max(speed, DRIFT_SPEEDS_PX[0]) * 1.001
+    assert rehearsal.drift_speeds_px(movie(2.0)) == DRIFT_SPEEDS_PX, "nobody knows"
 
 
 def test_scenes_of_every_movie_have_the_size_that_was_found_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
