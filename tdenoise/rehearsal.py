@@ -2,8 +2,9 @@
 
 Counts teach little of what is rare: a network that is adapted to one movie soon takes changes for as rare as its noise
 makes them look. Old examples among the new ones keep what they taught (rehearsal; Robins 1995, Connection Science 7,
-123-146). Here they are scenes of the simulator at the movie's own dose, with the clean frame as target. Their lattice looks about
-as large as the movie's, and drifts no faster: what is learnt of columns that come and go is learnt for such columns.
+123-146). Here they are scenes of the simulator at the movie's own dose, with the clean frame as target. Their lattice
+looks about as large as the movie's, and drifts no faster: what is learnt of columns that come and go is learnt for such
+columns.
 """
 
 from __future__ import annotations
