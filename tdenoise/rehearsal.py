@@ -31,9 +31,8 @@ N_FRAMES, SIZE = 64, 96
 FIRST_SEED = 2 * 10**7  # other scenes than in pre-training
 WEIGHT = 3  # of the errors in a patch of a scene, on average, over those in one of a movie
 DOSES = 0.8, 1.25  # of a scene, over the movie's; from 0.05 to 100 electrons per pixel and frame
-PLANES_NM = (
-    PT_LATTICE_NM / 3**0.25 / math.sqrt(2)
-)  # between (111) and (200), of which a scene shows either most
+# Between those of (111) and of (200), of which a scene shows either most.
+PLANES_NM = PT_LATTICE_NM / 3**0.25 / math.sqrt(2)
 ALIKE = 1.2  # ratio, up to which lattice planes are about as far apart
 MEAN_SPEED = 0.3  # of a scene that drifts, over its largest
 LOOKED_AT = 16, 1024, 1024  # at most, of frames, rows and columns in the middle of a movie
@@ -125,7 +124,7 @@ def pixel_sizes_nm(movie: TrainingMovie) -> tuple[float, float]:
 
 
 def drift_speeds_px(movie: TrainingMovie) -> tuple[float, float]:
-    """Least and largest of scenes that drift no faster than a movie; of all if nobody knows how that drifts."""
+    """Least and largest of scenes that drift no faster than a movie; of all where no drift is followed."""
     if movie.drift is None or len(movie.drift) < 2:
         return DRIFT_SPEEDS_PX
     largest = float(np.abs(np.diff(movie.drift, axis=0)).mean()) / MEAN_SPEED

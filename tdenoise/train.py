@@ -182,9 +182,8 @@ def train(
         losses.append(_step(state, gradients, batch, settings, gains_only))
         state.step += 1
         share = done()
-        gains_end = gains_only and share >= (
-            settings.gain_share or 0
-        )  # weights that may be the best there will be
+        # Weights of which the gains alone were adapted are a candidate, too.
+        gains_end = gains_only and share >= (settings.gain_share or 0)
         if gains_end or state.step % settings.validate_every == 0:
             state.elapsed_s = time.monotonic() - began
             record = _validate(state, validation, losses, resolution, likelihood)
