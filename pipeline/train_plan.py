@@ -26,7 +26,7 @@ from .heads import check_gamma, has_gamma_head
 
 UNLIMITED = 10**9  # steps, where the time limit ends the training
 GAIN_SHARE = 0.15  # of the time, when a model is adapted
-REHEARSED_GAIN_SHARE = 0.05  # who rehearses forgets little: all weights may learn sooner, and as fast as new ones
+REHEARSED_GAIN_SHARE = 0.05  # who rehearses forgets little: all weights may learn sooner, as fast as new ones
 LEARNING_RATES = {"udvd": 5e-4}  # peak, of kinds of network that need another
 # Patches per step and their size on a CPU, where a step of the usual size takes 10 s and more.
 CPU_BATCHES = {"udvd": (2, 64)}
