@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from tdenoise.atomic import write_atomically
 
-from . import cluster, recorded, store
+from . import cluster, memory, recorded, store
 from .apply import apply
 from .config import SCRATCH, ApplyConfig, IngestConfig, ReportConfig, RunConfig, TrainConfig
 from .control import Control
@@ -25,7 +25,7 @@ from .recorded import RUN
 from .report import write_report
 from .site_profile import load_profile
 from .train import train_model
-from .truth import check_truth
+from .truth import check_truth, load_truth
 from .version import VERSION
 
 # What each step leaves in the folder.
@@ -64,6 +64,8 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
     if config.step in (None, "ingest"):
         ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)
         forced.done("ingest")
+        if config.truth is not None:
+            _check_truth(config.truth, store.open_store(movie, store.MOVIE))
     if config.step in (None, "train"):
         head = "gamma" if config.variance or config.posterior else None
         own = _step(TrainConfig, config, movie=(movie,), output=model, head=head, force=forced("train"))
@@ -109,6 +111,12 @@ def check(config: RunConfig) -> None:
         References.of(config, (reader.info.shape[1], reader.info.shape[2]))
     if config.truth is not None:
         check_truth(config.truth, shape)
+
+
+def _check_truth(truth: Path, movie: store.Store) -> None:
+    """Find before the training what the report would find after it: too little memory, another movie's truth."""
+    memory.check_evaluate(movie, truth=True, report=True)
+    load_truth(truth, movie)
 
 
 def apply_settings(config: RunConfig, force: bool) -> ApplyConfig:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from small import counts
-from tdenoise_pipeline.config import RunConfig
+from tdenoise_pipeline.config import RunConfig, SimulateConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, Stopped, UsageError
 from tdenoise_pipeline.run import check, run
+from tdenoise_pipeline.simulate import write_simulation
 
 
 @pytest.fixture
@@ -75,3 +77,14 @@ def test_wrong_settings_are_found_before_the_first_step(raw: Path, tmp_path: Pat
     with pytest.raises(UsageError, match="which has 12"):
         check(config(frames=(0, 99)))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_truth_of_a_brighter_movie_is_refused_before_the_training(tmp_path: Path) -> None:
+    write_simulation(SimulateConfig(output=tmp_path / "sim", size=48, n_frames=12))
+    np.save(tmp_path / "raw.npy", 2 * tifffile.imread(tmp_path / "sim" / "movie.tif"))
+    config = RunConfig(
+        raw=tmp_path / "raw.npy", output=tmp_path / "out", truth=tmp_path / "sim" / "truth.npz"
+    )
+    with pytest.raises(InputError, match="belongs to another movie"):
+        run(config)
+    assert not (tmp_path / "out" / "model").exists()
