@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from tdenoise_pipeline import budget, values
+from tdenoise_pipeline.train_plan import fast_bfloat16
 from tdenoise_pipeline.version import VERSION
 
 from tdenoise import checkpoint, runtime
@@ -50,7 +51,7 @@ def main() -> None:
         validate_every=500,
         patience=10**9,
         seed=options.seed,
-        mixed_precision=True,
+        mixed_precision=device == "cuda" or fast_bfloat16(),
     )
     architecture = Architecture()
     parent = None if options.start is None else checkpoint.load_model(options.start)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tdenoise import checkpoint
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -73,3 +75,11 @@ def test_quality_measures_movies_whose_files_have_one_name(tmp_path: Path) -> No
         line for line in run("quality.py", *truths, "--model", "base").splitlines() if line.startswith("base")
     ]
     assert len(rows) == 2 and rows[0] != rows[1]
+
+
+def test_pretraining_goes_on_from_a_model(tmp_path: Path) -> None:
+    words = ["pretrain.py", "--from", str(checkpoint.BASE), "--seed", "9", "--scenes", "0.001"]
+    run(*words, "--time-limit", "1s", "-o", str(tmp_path / "child"))
+    parent, child = (checkpoint.load_model(folder) for folder in (checkpoint.BASE, tmp_path / "child"))
+    assert child.card["parent"] == parent.id != child.id
+    assert child.card["steps"] > 0
