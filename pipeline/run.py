@@ -64,7 +64,8 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
     if config.step in (None, "ingest"):
         ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)
         forced.done("ingest")
-        if config.step is None and config.truth is not None:  # a job for one step may be too small for a report
+        # A job for one step may be too small for a report.
+        if config.step is None and config.truth is not None:
             _check_truth(config.truth, store.open_store(movie, store.MOVIE))
     if config.step in (None, "train"):
         head = "gamma" if config.variance or config.posterior else None
