@@ -64,30 +64,33 @@ def main() -> None:
                 continue
             own = folder / str(number)  # `simulate` calls every truth the same
             own.mkdir()
-            for raw, dose in raw_movies(file, own):
+            for raw, dose, pixel_size_nm in raw_movies(file, own):
                 if chosen.dose and dose not in chosen.dose:
                     continue
-                results.append(measure(raw, file, dose, own, chosen))
+                results.append(measure(raw, file, dose, pixel_size_nm, own, chosen))
                 show(results[-1])
     if chosen.save:
         save(f"quality_{chosen.save}", results)
 
 
-def raw_movies(file: Path, folder: Path) -> list[tuple[Path, float]]:
-    """The counts of every dose in a file, as raw movies."""
+def raw_movies(file: Path, folder: Path) -> list[tuple[Path, float, float]]:
+    """The counts of every dose in a file, as raw movies; their doses and the size of their pixels [nm]."""
     movies = []
     with np.load(file, allow_pickle=False) as arrays:
-        for entry in json.loads(str(arrays["attrs"]))["noise"]:
+        told = json.loads(str(arrays["attrs"]))
+        for entry in told["noise"]:
             raw = folder / f"{file.stem}_{entry['key']}.npy"
             np.save(raw, arrays[entry["key"]])
-            movies.append((raw, float(entry["dose"])))
+            movies.append((raw, float(entry["dose"]), float(told["px_nm"])))
     return movies
 
 
-def measure(raw: Path, truth: Path, dose: float, folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    raw: Path, truth: Path, dose: float, pixel_size_nm: float, folder: Path, chosen: argparse.Namespace
+) -> dict[str, Any]:
     """All models and filters on one movie."""
     movie = folder / f"{raw.stem}.zarr"
-    command_line("ingest", raw, "-o", movie, "--quiet")
+    command_line("ingest", raw, "-o", movie, "--pixel-size", pixel_size_nm, "--quiet")
     methods: dict[str, Any] = {}
     result: dict[str, Any] = {"movie": truth.name, "dose": dose}
     result |= {"time_limit": chosen.time_limit, "ensemble": chosen.ensemble, "least_dose": chosen.least_dose}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,12 @@ def movie_drift(movie: store.Store, architecture: Architecture) -> NDArray[np.fl
     if described["units"] == "nm":
         moved = moved / np.asarray(steps)
     return moved if largest_shift(moved, architecture.window) else None
+
+
+def movie_pixel_size_nm(movie: store.Store) -> float | None:
+    """Distance of pixels, of rectangular ones the mean; None where the raw movie does not tell it."""
+    size = movie.coordinates.pixel_size_nm
+    return None if size is None else math.sqrt(size[0] * size[1])
 
 
 def tell_drift(movie: store.Store, drift: NDArray[np.float64] | None, architecture: Architecture) -> None:

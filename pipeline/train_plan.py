@@ -21,7 +21,7 @@ from tdenoise.udvd import UdvdArchitecture
 from . import memory, store
 from .config import SCRATCH, TrainConfig
 from .errors import InputError, UsageError
-from .fit import movie_drift, movie_noise, open_model
+from .fit import movie_drift, movie_noise, movie_pixel_size_nm, open_model
 from .heads import check_gamma, has_gamma_head
 
 UNLIMITED = 10**9  # steps, where the time limit ends the training
@@ -108,7 +108,7 @@ def make_plan(config: TrainConfig) -> Plan:
         **({} if teacher is None else {"teacher": teacher.id}),
     }
     if rehearses:
-        identity["rehearses"] = True
+        identity["rehearses"] = [movie_pixel_size_nm(movie) for movie in movies]
     if any(drift is not None for drift in drifts.values()):
         identity["drifts"] = [None if d is None else store.content_hash(d) for d in drifts.values()]
     return Plan(

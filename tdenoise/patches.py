@@ -62,6 +62,7 @@ class TrainingMovie:
     stand_ins: NDArray[np.float32] | None = None  # shown at bad pixels; see `tdenoise.pixels.stand_ins`
     gain: float = 1.0  # counts per electron; used by a gamma head only
     drift: NDArray[np.float64] | None = None  # of the scene [pixels], (n_frames, 2), which the windows follow
+    pixel_size_nm: float | None = None  # where it is known; for the simulated scenes that are shown beside it
     importance: NDArray[Any] | None = None  # weight of an error, same shape as the frames; None: equal
 
     def electrons(self, share: float = 1.0) -> Tensor:

@@ -2,9 +2,9 @@
 
 Counts teach little of what is rare: a network that is adapted to one movie soon takes changes for as rare as its noise
 makes them look. Old examples among the new ones keep what they taught (rehearsal; Robins 1995, Connection Science 7,
-123-146). Here they are scenes of the simulator at the movie's own dose, with the clean frame as target. Their lattice
-looks about as large as the movie's, and drifts no faster: what is learnt of columns that come and go is learnt for such
-columns.
+123-146). Here they are scenes of the simulator at the movie's own dose, with the clean frame as target. Their pixels
+are as large as the movie's, and the lattice drifts no faster: what is learnt of columns that come and go is learnt for
+such columns.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ DOSES = 0.8, 1.25  # of a scene, over the movie's; from 0.05 to 100 electrons pe
 # Between those of (111) and of (200), of which a scene shows either most.
 PLANES_NM = PT_LATTICE_NM / 3**0.25 / math.sqrt(2)
 ALIKE = 1.2  # ratio, up to which lattice planes are about as far apart
+AS_CALIBRATED = 1.1  # ratio of the size of a scene's pixels to what the movie says of its own, at most
 MEAN_SPEED = 0.3  # of a scene that drifts, over its largest
 LOOKED_AT = 16, 1024, 1024  # at most, of frames, rows and columns in the middle of a movie
 
@@ -103,10 +104,22 @@ class RehearsedLoader(PatchLoader):
 
 
 def pixel_sizes_nm(movie: TrainingMovie) -> tuple[float, float]:
-    """Least and largest of scenes whose lattice planes are about as far apart as those that a movie shows most.
+    """Least and largest of scenes whose lattice looks about as large as that of a movie.
 
-    So changes are learnt at the size that they have in the movie. Without a lattice, of all scenes.
+    So changes are learnt at the size that they have in the movie. The planes that it shows most may be of one kind or
+    another, and tell the size to some 20 % only; what the movie says of its pixels narrows it, unless the two do not
+    fit: then it shows another crystal than scenes do, or is badly calibrated. Without a lattice, of all scenes.
     """
+    low, high = _by_lattice(movie)
+    if movie.pixel_size_nm is not None:
+        least, largest = movie.pixel_size_nm / AS_CALIBRATED, movie.pixel_size_nm * AS_CALIBRATED
+        if low <= largest and least <= high:
+            return max(low, least), min(high, largest)
+    return low, high
+
+
+def _by_lattice(movie: TrainingMovie) -> tuple[float, float]:
+    """Pixel sizes of scenes whose lattice planes are about as far apart as those that a movie shows most."""
     middle = [
         slice((n - size) // 2, (n + size) // 2)
         for n, size in zip(movie.frames.shape, map(min, movie.frames.shape, LOOKED_AT), strict=True)

@@ -123,8 +123,44 @@ def test_scenes_show_a_lattice_about_as_large_as_the_movie(pixel_size_nm: float,
     assert low < pixel_size_nm < high < 1.5 * low
 
 
+@pytest.mark.parametrize("error", [0.93, 1.0, 1.08])
+def test_scenes_have_pixels_as_large_as_a_movie_says(error: float) -> None:
+    made = simulate(SimulationSettings(n_frames=20, height=128, width=120, dose=2.0, pixel_size_nm=0.016))
+    seen = TrainingMovie(made.counts, Scale(2.0, np.sqrt(2), 0.3), (), pixel_size_nm=error * 0.016)
+    low, high = rehearsal.pixel_sizes_nm(seen)
+    assert low < 0.016 < high < 1.22 * low
+    assert rehearsal.pixel_sizes_nm(replace(movie(2.0), pixel_size_nm=0.016))[1] == pytest.approx(0.0176)
+
+
+@pytest.mark.parametrize("told", [0.004, 0.05, 1.0])
+def test_scenes_look_like_the_movie_where_it_says_another_size_of_its_pixels(told: float) -> None:
+    made = simulate(SimulationSettings(n_frames=20, height=128, width=120, dose=2.0, pixel_size_nm=0.016))
+    seen = TrainingMovie(made.counts, Scale(2.0, np.sqrt(2), 0.3), ())
+    assert rehearsal.pixel_sizes_nm(replace(seen, pixel_size_nm=told)) == rehearsal.pixel_sizes_nm(seen)
+    assert rehearsal.pixel_sizes_nm(replace(movie(2.0), pixel_size_nm=told)) == PIXEL_SIZES_NM
+
+
 def test_a_movie_without_a_lattice_is_learnt_beside_scenes_of_any_size() -> None:
     assert rehearsal.pixel_sizes_nm(movie(2.0)) == PIXEL_SIZES_NM
+
+
+def test_training_knows_the_pixels_of_every_movie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = counts((40, 40, 33))
+    stored = (
+        movie_store(tmp_path / "told", frames, pixel_size=0.015),
+        movie_store(tmp_path / "untold", frames),
+    )
+    configs = [TrainConfig(movie=(path,), output=tmp_path / "m", steps=1, processes=1) for path in stored]
+    plans = [make_plan(config) for config in configs]
+    assert plans[0].movies[0].id == plans[1].movies[0].id
+    assert plans[0].identity != plans[1].identity, "one is not a checkpoint of the other"
+    known: list[float | None] = []
+    monkeypatch.setattr(
+        rehearsal, "pixel_sizes_nm", lambda movie: known.append(movie.pixel_size_nm) or (0.01, 0.02)
+    )
+    for config in configs:
+        train_model(replace(config, force=True))
+    assert known == [pytest.approx(0.015), None]
 
 
 @pytest.mark.parametrize("speed", [0.0, 0.05, 0.4, 5.0])
