@@ -91,6 +91,13 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
             tell_drift(movie, plan.drifts[movie.id], plan.architecture)
     if plan.rehearses:
         log.info("simulated scenes are shown beside the movie (--movie-only leaves them away)")
+        for movie in plan.movies:
+            if movie_pixel_size_nm(movie) is None:
+                log.info(
+                    "%s does not tell the size of its pixels: scenes would look more like it had ingest been told "
+                    "(--pixel-size)",
+                    movie.path,
+                )
     if has_gamma_head(plan.architecture):
         log.warning(
             "a few noisy movies hardly show how uncertain a good prediction is: take the variance that this model "
