@@ -18,11 +18,12 @@ demo: .venv/.ready
 	$(BIN)/tdenoise-pipeline verify $(DEMO)/result/denoised.zarr --deep
 	$(BIN)/python -c "import xarray; print(xarray.open_zarr('$(DEMO)/result/denoised.zarr')['denoised'])"
 
-# Tests on a real Slurm mostly wait for it: they run beside the others, and are shown when those are over.
+# Tests mostly wait for processes that they started: two files run at a time. Those on a real Slurm run beside them, and
+# are shown when those are over.
 test: .venv/.ready
 	@$(BIN)/python -m pytest -m slurm -p no:cacheprovider >.slurm-tests.log 2>&1 & slurm=$$!; \
 	trap 'kill $$slurm; exit 130' INT TERM; \
-	$(BIN)/python -m pytest -m "not slurm"; others=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"; others=$$?; \
 	wait $$slurm; slurm=$$?; cat .slurm-tests.log; rm .slurm-tests.log; \
 	test $$others = 0 && test $$slurm = 0
 
