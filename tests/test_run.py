@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,6 @@ def test_every_step_is_skipped_when_it_is_done(raw: Path, tmp_path: Path, worker
 def test_force_does_every_step_over_once_although_it_is_stopped_between(
     raw: Path, tmp_path: Path, workers: str
 ) -> None:
-    from dataclasses import replace
-
     config = RunConfig(raw=raw, output=tmp_path / "out", steps=2, ensemble=1, workers=workers)
     run(config)
     before = written(tmp_path / "out")
@@ -88,3 +87,6 @@ def test_the_truth_of_a_brighter_movie_is_refused_before_the_training(tmp_path: 
     with pytest.raises(InputError, match="belongs to another movie"):
         run(config)
     assert not (tmp_path / "out" / "model").exists()
+    # A batch job that only ingests may be too small to hold a truth: the job of the report looks at it.
+    alone = tmp_path / "alone"
+    assert run(replace(config, output=alone, step="ingest")) == {"ingest": str(alone / "movie.zarr")}
