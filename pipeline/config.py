@@ -200,6 +200,9 @@ class Placement(Following):
     ensemble: int = setting(
         16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
     )
+    draft_only: bool = setting(
+        False, "keep what the network says, even where the counts of the whole movie refute it", parse=flag
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

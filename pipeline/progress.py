@@ -366,7 +366,7 @@ def tidy_up(output: Path) -> None:
 
 def hashes(records: Iterable[dict[str, Any]], layer: str = "denoised") -> dict[str, str]:
     """Shard hashes of one array of all markers together; those of others than the denoised one have its name."""
-    name = "shards" if layer == "denoised" else layer
+    name = "shards" if layer in ("denoised", "draft") else layer
     return {key: digest for record in records for key, digest in record[name].items()}
 
 

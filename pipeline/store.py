@@ -41,6 +41,8 @@ DASK_CHUNK = (SHARD_FRAMES, SHARD_PIXELS, SHARD_PIXELS)  # of what `tdenoise_pip
 MOVIE_SHARD_PIXELS = 2048  # of a movie store, whose counts are small: fewer files
 LONG_SHARD_FRAMES, MANY_SHARDS = 128, 64  # of a denoised store that has at least so many of them: fewer files
 CHUNK_FRAMES, CHUNK_PIXELS = 4, 512
+DRAFT = "draft"  # what a network says, in a denoised store that is being made, before the counts have the last word
+DRAFT_BITS = 12  # of the mantissa of a draft: so many that rounding it leaves no trace in the result
 KEPT_BITS = 7  # of 23 in the mantissa of float32: +0.02 % error, 4 times smaller
 
 WHERE = ("workers", "worker_memory", "insecure", "profile", "share", "device")  # settings that change no byte
@@ -116,9 +118,10 @@ def create(
     """Create an empty store: one array ``name(t, y, x)`` and its coordinates."""
     attributes = {"Conventions": "CF-1.12", "ome": ome_metadata(name, coordinates)}
     zarr.create_group(path, attributes=attributes)
-    add_sharded(
-        path, name, shape, dtype, geometry, {"units": units, "long_name": f"{name} per pixel and frame"}
-    )
+    described = {"units": units, "long_name": f"{name} per pixel and frame"}
+    # By the CF conventions: xarray makes these arrays coordinates of this one.
+    described |= {"coordinates": "frame_level frame_valid"}
+    add_sharded(path, name, shape, dtype, geometry, described)
     for size, (axis, step, first) in zip(shape, coordinates.axes, strict=True):
         unit, index_unit = ("s", "frame") if axis == "t" else ("nm", "pixel")
         values = (first + np.arange(size, dtype=np.float64)) * (1.0 if step is None else step)
