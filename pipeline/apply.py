@@ -178,8 +178,7 @@ def _finish(
             None if known is None else known.given,
         )
         add_maps(run.partial, given, movie.units)
-    if plan.brightness is not None:
-        add_brightness(run.partial, plan.brightness)
+    add_brightness(run.partial, plan.brightness or Brightness.steady(movie.shape[0]))
     for layer in plan.layers:
         _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
     attributes = _describe(movie, card, plan, config, run, hashes)

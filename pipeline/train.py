@@ -30,7 +30,7 @@ from .config import TrainConfig
 from .control import Control
 from .errors import PipelineError, Stopped
 from .faults import maybe_crash
-from .fit import movie_noise, movie_pixel_size_nm, open_model, signal_to_noise, tell_drift
+from .fit import movie_brightness, movie_noise, movie_pixel_size_nm, open_model, signal_to_noise, tell_drift
 from .heads import electron_counts, has_gamma_head
 from .pixels import measure, movie_stand_ins
 from .train_plan import Plan, make_plan
@@ -179,6 +179,7 @@ def _training_movie(
         drift=plan.drifts[movie.id],
         pixel_size_nm=movie_pixel_size_nm(movie),
         gain=electron_counts(movie),
+        brightness=movie_brightness(movie),
     )
 
 

@@ -221,7 +221,7 @@ class Refuted:
     row: int  # from the origin of the evidence
     column: int
     z: float  # mean residual in units of its noise; positive where the counts hold more than the movie shows
-    share: float  # of the movie's contrast at this size
+    amount: float  # mean residual over the size, at a level of 1 [counts]
     chance: float  # that a perfect movie is as far off anywhere
 
 
@@ -251,13 +251,12 @@ def significance(evidence: Evidence, size: str, correlations: Lags = (), floor: 
 
 def refuted(
     evidence: Evidence,
-    contrast: dict[str, float],
+    sizes: Sequence[str] = tuple(SIZES),
     correlations: Sequence[tuple[int, int, float]] = (),
     floor: float = 0.0,
-    n_looks: int = 1,
-    least: float = MATTERS,
+    n_looks: float = 1.0,
 ) -> list[Refuted]:
-    """Places where the time-summed residual is neither noise nor small, the most significant first.
+    """Places where the time-summed residual is no noise, the most significant first.
 
     Each test is as many times stricter as there are independent places to look at (Bonferroni), so that a perfect
     movie is refuted anywhere in one of a hundred movies only.
@@ -265,34 +264,31 @@ def refuted(
     Parameters
     ----------
     evidence : Evidence
-    contrast : dict of float
-        Of the movie at every size: what its signal varies by [counts]; see `contrasts`.
+    sizes : sequence of str
+        Of `SIZES`.
     correlations : sequence of (int, int, float)
     floor : float
         See `significance`.
-    n_looks : int
-        Number of such maps that are looked at.
-    least : float
-        Share of the contrast that is worth a word.
+    n_looks : float
+        Number of such maps that are looked at, for all sizes and stretches of time.
     """
     found: list[Refuted] = []
-    mean = evidence.mean
-    for size, sigma in SIZES.items():
+    seen = evidence.level > 0
+    for size in sizes:
+        sigma = SIZES[size]
         z = significance(evidence, size, correlations, floor)
-        area = max(
-            1.0, 4 * np.pi * sigma**2 / 4
-        )  # places are looked at closer together than they are independent
-        n_places = len(SIZES) * n_looks * max(1.0, (evidence.level > 0).sum() / area)
+        # Places are looked at closer together than they are independent.
+        n_places = n_looks * max(1.0, seen.sum() / max(1.0, np.pi * sigma**2))
         limit = float(-special.ndtri(CHANCE / n_places / 2))
-        reach = max(1, round(1.5 * sigma))
-        peaks = (ndimage.maximum_filter(np.abs(z), 2 * reach + 1) == np.abs(z)) & (np.abs(z) > limit)
-        smooth = _over(mean, evidence.level > 0, sigma)
+        beyond = np.abs(z) > limit
+        if not beyond.any():
+            continue
+        peaks = (ndimage.maximum_filter(np.abs(z), 2 * max(1, round(1.5 * sigma)) + 1) == np.abs(z)) & beyond
+        smooth = _over(evidence.mean, seen, sigma)
         for row, column in np.argwhere(peaks).tolist():
-            share = float(smooth[row, column]) / contrast[size] if contrast[size] > 0 else float("inf")
-            if abs(share) >= least:
-                height = float(z[row, column])
-                chance = min(1.0, float(2 * n_places * special.ndtr(-abs(height))))
-                found.append(Refuted(size, row, column, height, share, chance))
+            height = float(z[row, column])
+            chance = min(1.0, float(2 * n_places * special.ndtr(-abs(height))))
+            found.append(Refuted(size, row, column, height, float(smooth[row, column]), chance))
     return sorted(found, key=lambda place: -abs(place.z))
 
 

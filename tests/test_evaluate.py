@@ -157,7 +157,7 @@ def test_model_that_learnt_noise_by_heart_is_judged_by_its_held_out_frames(
     assert not result["all_frames"]["mse"]["agrees"]
     assert (result["all_frames"]["mse"]["high"] < 0) == (offset == 0)
     assert result["frames"] == "held_out" and result["mse"]["agrees"]
-    assert all(result[name] == result["held_out"][name] for name in ("mse", "nmse", "dose_gain"))
+    assert all(result[name] == result["held_out"][name] for name in ("mse", "nmse"))
     true = np.mean((prediction - SCENE.dose * scene.clean.astype(float))[held_out] ** 2)
     assert result["mse"]["true"] == pytest.approx(true, rel=1e-3)
     assert any("by heart" in note for note in result["notes"])
@@ -168,13 +168,13 @@ def test_model_that_learnt_noise_by_heart_is_judged_by_its_held_out_frames(
 
 def test_all_frames_are_stated_where_the_held_out_ones_agree(measured):
     assert measured["frames"] == "all" and measured["all_frames"]["n_frames"] == 28
-    assert all(measured[name] == measured["all_frames"][name] for name in ("mse", "nmse", "dose_gain"))
+    assert all(measured[name] == measured["all_frames"][name] for name in ("mse", "nmse"))
     assert not any("by heart" in note or "easier" in note for note in measured["notes"])
 
 
 def of_frames(estimate: float, half_width: float) -> dict[str, object]:
     limits = {"estimate": estimate, "low": estimate - half_width, "high": estimate + half_width}
-    return {"mse": limits, "nmse": None, "dose_gain": None}
+    return {"mse": limits, "nmse": None}
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def of_frames(estimate: float, half_width: float) -> dict[str, object]:
         (of_frames(-1.0, 0.3), of_frames(-1.0, 0.5), "held_out", "their noise is not as it was measured"),
         # Of frames that happen to be easy a smaller error is true, but not of the movie.
         (of_frames(1.0, 0.3), of_frames(0.2, 0.4), "all", "do not stand for the movie"),
-        ({"mse": None, "nmse": None, "dose_gain": None}, {"mse": None}, "all", None),
+        ({"mse": None, "nmse": None}, {"mse": None}, "all", None),
     ],
 )
 def test_error_is_stated_of_the_frames_that_can_be_believed(all_frames, held_out, stated, words):
