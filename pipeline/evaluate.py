@@ -115,11 +115,12 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
         **estimates.result(mean_frame),
         **residual.result(),
         "uncertainty": uncertainty.result(),
-        "explained": explained(movie, denoised, noise, blind),
         "brightness": movie.attributes.get("brightness"),
         # Where the counts, summed over time, refute what is shown; see `refutation`.
         "refuted": None if refuted is None else refuted[0],
     }
+    stated = estimates.frames["held_out" if result["frames"] == "held_out" else "all_frames"]
+    result["explained"] = explained(movie, denoised, noise, blind, stated)
     spots = np.reshape(result["lattice"]["spots"], (-1, 2))
     result |= frame_checks.check(movie, denoised, noise, spots)
     if posterior:

@@ -7,8 +7,8 @@ with the errors of a blank image and of a Gaussian filter on the same frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ BLOCK = (SLAB_FRAMES, 16, 16)  # whose sums are taken as independent
 
 
 def explained(
-    movie: store.Store, denoised: store.Store, noise: NoiseLaw, blind: bool
+    movie: store.Store, denoised: store.Store, noise: NoiseLaw, blind: bool, frames: Sequence[int]
 ) -> dict[str, Any] | None:
     """Share of the signal's variance that is explained.
 
@@ -45,6 +45,8 @@ def explained(
     noise : NoiseLaw
     blind : bool
         Whether the prediction of a pixel has not seen its own count; of others nothing can be said.
+    frames : sequence of int
+        That are looked at, as far as they lie in a few stretches: those whose error is stated.
 
     Returns
     -------
@@ -54,33 +56,31 @@ def explained(
         blank image. ``over_filter`` is by how much the denoised movie explains more than the filter. None where the
         noise of a pixel is not known, or no signal is seen.
     """
-    if noise.estimator != "poisson" or not blind or movie.shape[0] < 3:
+    if noise.estimator != "poisson" or not blind or movie.shape[0] < 3 or not frames:
         return None
-    parts = [_part(movie, denoised, first) for first in _starts(movie.shape[0])]
-    parts = [part for part in parts if len(part[0]) >= 3]
+    parts = [_part(movie, denoised, first, set(frames)) for first in _starts(movie.shape[0], frames)]
+    parts = [part for part in parts if len(part.counts) >= 3 and part.chosen.any()]
     if not parts:
         return None
-    signal = _sums(_signal_terms(counts) for counts, *_ in parts)
-    n_pixels = sum(counts.size for counts, *_ in parts)
+    signal = _sums(parts, lambda part: _signal_terms(part.counts))
+    n_pixels = sum(int(part.chosen.sum()) * part.counts[0].size for part in parts)
     if not metrics.bootstrap_interval(signal, np.full(len(signal), n_pixels / len(signal))).low > 0:
         return None
 
-    def gained(counts: Array, predicted: Array, own: Array | float, levels: Array) -> Array:
+    def gained(part: _Part, predicted: Array, own: Array | float = 0.0) -> Array:
         """Terms whose mean is by how much the squared error is less than that of a blank image.
 
         Most of the noise is the same in both errors and cancels. ``own`` is the weight of the own count.
         """
-        blank = counts.mean()
-        own_noise = (noise.gain * counts + noise.read_variance / levels) / levels
-        less = (predicted - blank) * (2 * counts - predicted - blank)
+        blank = part.counts.mean()
+        own_noise = (noise.gain * part.counts + noise.read_variance / part.levels) / part.levels
+        less = (predicted - blank) * (2 * part.counts - predicted - blank)
         return np.asarray(less - 2 * own * own_noise)
 
     def filtered(t: float, xy: float) -> Array:
-        return _sums(
-            gained(counts, *_gaussian(counts, (t, xy, xy)), levels=levels) for counts, _, levels in parts
-        )
+        return _sums(parts, lambda part: gained(part, *_gaussian(part.counts, (t, xy, xy))))
 
-    own = _sums(gained(counts, smooth, 0.0, levels) for counts, smooth, levels in parts)
+    own = _sums(parts, lambda part: gained(part, part.smooth))
     filters = {(t, xy): filtered(t, xy) for t in WIDTHS_T for xy in WIDTHS_XY}
     best = max(filters, key=lambda widths: float(filters[widths].sum()))
     return {
@@ -92,13 +92,25 @@ def explained(
     }
 
 
-def _starts(n_frames: int) -> list[int]:
-    n_parts = max(1, min(PARTS, n_frames // FRAMES))
-    return sorted({int(i) for i in np.linspace(0, max(0, n_frames - FRAMES), n_parts)})
+def _starts(n_frames: int, frames: Sequence[int]) -> list[int]:
+    """First frames of a few stretches that hold some of those asked for."""
+    chosen = np.linspace(0, len(frames) - 1, max(1, min(PARTS, n_frames // FRAMES))).round().astype(int)
+    last = max(0, n_frames - FRAMES)
+    starts = sorted({min(last, max(0, sorted(frames)[i] - FRAMES // 2)) for i in chosen.tolist()})
+    # They do not overlap.
+    return [start for k, start in enumerate(starts) if k == 0 or start >= starts[k - 1] + FRAMES]
 
 
-def _part(movie: store.Store, denoised: store.Store, first: int) -> tuple[Array, Array, Array]:
-    """Counts and denoised frames of a part of the movie at one brightness, and the levels; sound frames only."""
+class _Part(NamedTuple):
+    """A part of a movie at one brightness; sound frames only."""
+
+    counts: Array
+    smooth: Array
+    levels: Array  # (n, 1, 1)
+    chosen: NDArray[np.bool_]  # frames that were asked for
+
+
+def _part(movie: store.Store, denoised: store.Store, first: int, frames: set[int]) -> _Part:
     stop = min(movie.shape[0], first + FRAMES)
     middle = tuple(
         slice((n - min(n, PIXELS)) // 2, (n - min(n, PIXELS)) // 2 + min(n, PIXELS)) for n in movie.shape[1:]
@@ -109,7 +121,8 @@ def _part(movie: store.Store, denoised: store.Store, first: int) -> tuple[Array,
     if brightness is not None:
         levels, valid = brightness.levels[first:stop], brightness.valid[first:stop]
     levels = levels[valid][:, None, None]
-    return counts[valid] / levels, smooth[valid] / levels, levels
+    chosen = np.array([number in frames for number in range(first, stop)])[valid]
+    return _Part(counts[valid] / levels, smooth[valid] / levels, levels, chosen)
 
 
 def _signal_terms(counts: Array) -> Array:
@@ -124,9 +137,9 @@ def _signal_terms(counts: Array) -> Array:
     return np.asarray(total / number)
 
 
-def _sums(terms: Iterable[Array]) -> Array:
-    """Sums over blocks of pixels, of one part of the movie after the other."""
-    return np.concatenate([metrics.block_sums(part, BLOCK)[0] for part in terms])
+def _sums(parts: Iterable[_Part], terms: Callable[[_Part], Array]) -> Array:
+    """Sums of terms over blocks of pixels of the chosen frames, of one part of the movie after the other."""
+    return np.concatenate([metrics.block_sums(terms(part)[part.chosen], BLOCK)[0] for part in parts])
 
 
 def _gaussian(counts: Array, widths: tuple[float, float, float]) -> tuple[Array, Array]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from tdenoise import checkpoint, runtime, thinning
 from tdenoise.atomic import write_atomically
-from tdenoise.held_out import HeldOut, Sums
+from tdenoise.contradiction import Contradiction
+from tdenoise.held_out import HeldOut, Sums, mean_of
 from tdenoise.kinds import Network, kind_of, scale_for
 from tdenoise.noise import NoiseStatistics, persistence_warning
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
@@ -248,11 +249,16 @@ def _train(
     )
     if state.spread_is_new:
         state.start_spread(team.of_first(lambda: validation.constant_spread(state.network)))
+    contradiction = Contradiction(movies if team.rank == 0 else [], device)
     stopping = False
 
     def errors(network: Network) -> Sums:
         control.check("compare with the given weights")
         return validation.by_block(network)
+
+    def contradictions(network: Network) -> Sums:
+        control.check("compare with the given weights")
+        return contradiction(network)
 
     def likelihood(network: Network) -> float:
         return team.of_first(lambda: validation.likelihood(network))
@@ -301,8 +307,9 @@ def _train(
     kept: dict[str, float] = {}
     given = _given(plan)
     if given is not None:
-        kept["share"] = 0.0 if state.best_step == 0 else turn_back(state, given, errors)
+        kept["share"] = 0.0 if state.best_step == 0 else turn_back(state, given, (errors, contradictions))
     kept["held_out_error"] = validation(state.best)
+    kept["contradiction"] = mean_of(contradictions(state.best))
     if has_gamma_head(architecture):
         kept["held_out_nll"] = validation.likelihood(state.best)
     return kept

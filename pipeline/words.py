@@ -309,6 +309,11 @@ def explained_in_words(found: dict[str, Any] | None) -> str:
     """How much of the signal is shown, beside what a filter shows."""
     if found is None:
         return "how much of it is shown is not known: too little of it is seen, or the noise law is not known"
+    if found["denoised"]["low"] > 1:
+        return (
+            "how much of it is shown is not known: the figure is more than all there is, as where noise was learnt by "
+            "heart, or is not as it was measured"
+        )
     limits = f"95 %: {percent(found['denoised']['low'])} to {percent(found['denoised']['high'])}"
     return (
         f"{percent(found['denoised']['estimate'])} of its variance is shown ({limits}); a good Gaussian filter shows "

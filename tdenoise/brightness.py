@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.fft import dct, idct
 from scipy.ndimage import uniform_filter1d
 
-from .network import window_indices
+from .neighbours import window_indices
 
 Array = NDArray[Any]
 

@@ -35,6 +35,11 @@ class Sums(NamedTuple):
     weights: NDArray[np.float64]  # their number
 
 
+def mean_of(sums: Sums) -> float:
+    """Mean over all sound pixels."""
+    return float(sums.errors.sum() / sums.weights.sum())
+
+
 def compare(one: Sums, other: Sums) -> tuple[float, float]:
     """By how much the error of one network exceeds that of another, and the standard error of this difference.
 

@@ -28,7 +28,8 @@ import tdenoise.train as training
 from tdenoise.checkpoint import BASE, load_model, read_card
 from tdenoise.drift import window_shifts
 from tdenoise.held_out import HeldOut
-from tdenoise.network import Architecture, stack_window, window_indices
+from tdenoise.neighbours import window_indices
+from tdenoise.network import Architecture, stack_window
 from tdenoise.noise import NoiseAccumulator, Scale
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out, regions_of
 from tdenoise.train import TrainingSettings, TrainingState, train
