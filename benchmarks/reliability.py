@@ -44,14 +44,15 @@ from tdenoise.network import SplitBlind
 STATE = ROOT / "benchmarks" / "results" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
 TRAINING = {p for p in faults.POINTS if p.startswith(("checkpoint", "model"))}
+GIVING_BACK = {p for p in faults.POINTS if p.startswith("given_back")}
 STORES = {p for p in faults.POINTS if p.startswith(("shard", "marker", "finish"))}
 COMMON = STORES | {p for p in faults.POINTS if p.startswith("commit")}
 # What each step passes on its way; "commit.replaced" only where an output is replaced. Of `apply --variance` and
 # `apply --share` those that are about their own shards, markers and commit.
 POINTS = {
-    "ingest": [p for p in faults.POINTS if p not in TRAINING | {"movie.read"}],
+    "ingest": [p for p in faults.POINTS if p not in TRAINING | GIVING_BACK | {"movie.read"}],
     "apply": [p for p in faults.POINTS if p not in TRAINING | {"raw.read"}],
-    "train": [p for p in faults.POINTS if p not in STORES | {"raw.read", "movie.read"}],
+    "train": [p for p in faults.POINTS if p not in STORES | GIVING_BACK | {"raw.read", "movie.read"}],
     "variance": [p for p in faults.POINTS if p in COMMON],
     # One that is told --force leaves an output of the same settings, which another may just have finished.
     "share": [
