@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 AROUND = 20  # frames before and after, with which a part of the field is compared
 ROUNDS = 4  # of comparing
-OUTLIER = 3.0  # standard deviations, beyond which a part of the field has changed by itself
+OUTLIER = 4.7  # standard deviations, beyond which a part of the field has changed by itself
 JUMP = 4.0  # standard deviations from its smooth course, beyond which a level is taken as it is measured
 FARTHEST = 1.5  # standard deviations that a level may be moved from its measured value
 
@@ -103,7 +103,7 @@ def measure(means: Array, n_pixels: Array, fano: float, valid: NDArray[np.bool_]
     """Level of every frame, from the means of parts of the field.
 
     A particle that flashes is no flicker of the beam: where a few parts of the field differ from their own course
-    and the others do not, those few do not count (Huber's estimate of a mean; Huber 1964).
+    and the others do not, those few do not count (the biweight of Beaton & Tukey 1974).
 
     Parameters
     ----------
@@ -158,9 +158,8 @@ def _common_change(seen: Array, weight: Array, course: Array, fano: float) -> Ar
         common = np.median(ratio, axis=1)
         for _ in range(ROUNDS):
             away = np.abs(ratio - common[:, None]) / np.maximum(scatter, 1e-12)
-            trust = np.where(
-                sound, np.minimum(1.0, OUTLIER / np.maximum(away, 1e-12)) / scatter.clip(1e-12) ** 2, 0
-            )
+            trust = np.square(1 - np.square(np.minimum(away / OUTLIER, 1))) / np.square(scatter.clip(1e-12))
+            trust = np.where(sound, trust, 0)
             common = (trust * ratio).sum(axis=1) / np.maximum(trust.sum(axis=1), 1e-300)
         # The course of the whole field over long times is that of the mean of all pixels.
         common -= uniform_filter1d(common, span, mode="nearest")
