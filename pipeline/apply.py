@@ -99,6 +99,7 @@ def apply(
     if already_done(config.output, id) and not (config.force and (share is None or _begun(config.output))):
         progress.tidy_up(config.output)
         return store.read_attributes(config.output)
+    movie.array.check_all()
     check_budget(config, plan, movie, card)
     if not config.ignore_drift:
         tell_drift(movie, plan.drift, architecture_of(card))
@@ -134,6 +135,7 @@ def apply(
                 posterior=config.posterior,
                 gain=electron_counts(movie),
                 member=run.member if isinstance(run, sharing.SharedRun) else None,
+                movie_id=movie.id,
             )
             _run_blocks(config, job, plan, run, share, control, reconnect)
             with run.alone("commit") if isinstance(run, sharing.SharedRun) else contextlib.nullcontext():
