@@ -108,7 +108,10 @@ def drive(
                         failed.add(outcome.item.number)
                     yield outcome
             return
-        except _WorkersLost as error:
+        except (_WorkersLost, OSError) as error:
+            if isinstance(error, OSError) and not _of_connection(error):
+                raise
+            control.check("apply")  # the signal that ended the workers may have been meant for all of us
             todo = [item for item in remaining() if item.number not in failed]
             log.warning(
                 "%s; %d blocks are left, starting new workers (%d of %d)",
@@ -218,6 +221,15 @@ def _portable(error: Exception) -> Exception:
     if type(same) is type(error) and str(same) == str(error):
         return error
     return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _of_connection(error: OSError) -> bool:
+    """Whether a connection broke, to a worker that died or to the scheduler: Dask's errors are `OSError` too."""
+    from distributed.comm import CommClosedError
+    from distributed.core import RPCClosed
+
+    broken = (CommClosedError, RPCClosed, ConnectionError, TimeoutError)
+    return isinstance(error, broken) or str(error).startswith("Timed out trying to connect")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
