@@ -160,7 +160,10 @@ def test_a_signal_to_the_whole_group_stops_cleanly_also_while_workers_are_told_t
         list(driver.drive(lambda: client, object(), fail, [Item(1)], lambda: [Item(1)], control))
 
 
-def test_connections_that_break_again_and_again_end_the_run_and_do_not_fail_it() -> None:
+def test_connections_that_break_again_and_again_end_the_run_and_do_not_fail_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "TELL_PAUSES_S", (0.0, 0.0))
     for error in (
         CommClosedError("closed"),
         RPCClosed("closed"),
