@@ -224,7 +224,7 @@ class OutputRun:
             )
         if not self._force:
             raise UsageError(
-                f"{self.output}: exists already, made with other settings or from another input. "
+                f"{self.output}: exists already, made with other settings or from another input, or changed since. "
                 "Choose another name, or --force to replace it."
             )
 

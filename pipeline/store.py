@@ -444,6 +444,11 @@ def _reopen(path: Path, name: str, origin: str, deep: bool) -> CheckedArray:
     """The array of a store that another process has opened, if it is still the same."""
     if seal_of(path) != origin:
         raise InputError(path, "was replaced while it was being read. Open it again.")
+    return _opened_again(path, name, origin, deep)
+
+
+@functools.lru_cache(maxsize=4)  # Dask unpacks an array again for every task
+def _opened_again(path: Path, name: str, origin: str, deep: bool) -> CheckedArray:
     array: CheckedArray = open_store(path, name, deep=deep).array
     return array
 
