@@ -36,6 +36,8 @@ def open(path: str | Path) -> xarray.Dataset:
     import dask.array
     import xarray
 
+    from .checked import seal_of
+    from .errors import InputError
     from .store import DASK_CHUNK, DENOISED, MOVIE, VARIANCE, open_store, read_attributes
 
     path = Path(path)
@@ -50,4 +52,8 @@ def open(path: str | Path) -> xarray.Dataset:
             known = dataset[key].variable
             values = dask.array.from_array(array, chunks=chunks, asarray=False)
             lazy[key] = xarray.Variable(known.dims, values, known.attrs, known.encoding)
+    for small in set(dataset.variables) - set(lazy):
+        dataset[small].load()  # later it might be that of a store which has replaced this one
+    if seal_of(path) != opened.array.origin:
+        raise InputError(path, "was replaced while it was opened. Open it again.")
     return dataset.assign(lazy)

@@ -67,7 +67,7 @@ class CheckedArray:
         self._store = store
         self._folder = store / name
         self._record = record
-        self._origin = origin
+        self.origin = origin
         self._reopen = reopen
         self._deep = deep
         self._sound: dict[str, int] = {}  # mark of the shards that were compared, by grid position
@@ -81,7 +81,7 @@ class CheckedArray:
         return self._reopen, ()
 
     def __dask_tokenize__(self) -> tuple[str, str]:
-        return str(self._folder), self._origin
+        return str(self._folder), self.origin
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[...], dtype)
@@ -150,7 +150,7 @@ class CheckedArray:
             self._sound[key] = mark
 
     def _advice(self) -> str:
-        if seal_of(self._store) != self._origin:
+        if seal_of(self._store) != self.origin:
             return f"{self._store.name} was replaced while it was being read. Open it, or start the command, again."
         return advice(self._store)
 
