@@ -156,6 +156,7 @@ def connect(
     import dask
     import distributed  # noqa: F401  (loaded inside config.set, its defaults would go when that ends)
 
+    scratch.mkdir(parents=True, exist_ok=True)
     # Else the scheduler makes a folder of its own in /tmp, which stays.
     settings = SETTINGS | {"temporary-directory": str(scratch)}
     with dask.config.set(settings), _environment_restored():
@@ -198,7 +199,6 @@ def _local(
     from distributed.security import Security
 
     count = count or budget.n_cores()
-    scratch.mkdir(parents=True, exist_ok=True)
     logging.getLogger("distributed.nanny").addFilter(_is_news)
     for attempt in range(1, START_TRIES + 1):
         try:

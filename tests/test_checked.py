@@ -21,7 +21,7 @@ from tdenoise_pipeline import store
 from tdenoise_pipeline.apply import apply
 from tdenoise_pipeline.archive import add
 from tdenoise_pipeline.config import ApplyConfig, ArchiveAddConfig, EvaluateConfig, TrainConfig, VerifyConfig
-from tdenoise_pipeline.errors import InputError, PipelineError
+from tdenoise_pipeline.errors import InputError, PipelineError, VerificationError
 from tdenoise_pipeline.evaluate import evaluate
 from tdenoise_pipeline.train import train_model
 from tdenoise_pipeline.verify import verify
@@ -92,6 +92,17 @@ def test_no_step_reads_a_movie_that_is_not_what_was_written(
         assert caught.value.exit_code == (4 if name == "verify" else 3), name
     assert not (tmp_path / "out.zarr").exists()
     assert not (tmp_path / "trained").exists()
+
+
+def test_swapped_shards_whose_chunks_are_equally_long_are_told_apart(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 16, 16), np.uint8)  # does not compress
+    movie = movie_store(tmp_path, noise)
+    files = [movie / f"counts/c/{n}/0/0" for n in (0, 1)]
+    index = 16 * 8 + 4
+    assert files[0].read_bytes()[-index:] == files[1].read_bytes()[-index:]
+    swapped(movie)
+    with pytest.raises(VerificationError, match="2 of 2 shards"):
+        verify(VerifyConfig(store=movie))
 
 
 def test_shards_swapped_in_a_store_of_an_old_version_are_found_when_they_are_read(movie: Path) -> None:
