@@ -103,6 +103,8 @@ def apply(
     if already_done(config.output, id) and not (config.force and (share is None or _begun(config.output))):
         progress.tidy_up(config.output)
         return store.read_attributes(config.output)
+    if share is None:  # one of many looks at no more than what it reads
+        movie.array.check_all()
     check_budget(config, plan, movie, card)
     if not config.ignore_drift:
         tell_drift(movie, plan.drift, architecture_of(card))
@@ -139,6 +141,7 @@ def apply(
                 posterior=config.posterior,
                 gain=electron_counts(movie),
                 member=run.member if isinstance(run, sharing.SharedRun) else None,
+                movie_id=movie.id,
             )
             _run_blocks(config, job, plan, run, share, control, reconnect)
             with run.alone("commit") if isinstance(run, sharing.SharedRun) else contextlib.nullcontext():

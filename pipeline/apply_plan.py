@@ -166,13 +166,15 @@ def lay_out(
     width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
     read = min(shape[0], min(frames, ROW_FRAMES) + 2 * halo.frames)
     n_pixels = shape[0] * shape[1] * shape[2]
+    # Of the movie's shards, those frames that are compared with their hash at a time.
+    plane = math.prod(min(n, store.MOVIE_SHARD_PIXELS) for n in shape[1:])
+    compared = store.CHUNK_FRAMES * plane * itemsize
     return Layout(
         geometry,
         (blocks.core_frames(frames, halo.frames), rows, columns),
         halo,
-        _block_bytes(
-            architecture, read, height, width, itemsize, frames, ensemble, shift, n_layers, lossless
-        ),
+        _block_bytes(architecture, read, height, width, itemsize, frames, ensemble, shift, n_layers, lossless)
+        + compared,
         int(n_pixels * (n_layers * _packed_bytes(lossless) + DRAFT_BYTES)),
     )
 

@@ -54,6 +54,7 @@ class Job:
     posterior: bool = False  # whether the own count of a pixel joins in
     gain: float = 1.0  # [counts per electron]
     member: str | None = None  # who writes, where several processes share the lease
+    movie_id: str = ""  # of the content: the movie must not be replaced while its blocks are denoised
     # The arrays that are written, all of one geometry. Of a draft, the evidence is summed, too; see `given_back`.
     layers: tuple[str, ...] = (store.DENOISED,)
     brightness: Path | None = (
@@ -119,7 +120,7 @@ def run_block(job: Job, block: Block) -> int:
     # A GPU keeps more than one core busy with its input and output; of CPU workers there is one per core.
     n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // torch.cuda.device_count())
     zarr.config.set({"threading.max_workers": n_threads})
-    source = zarr.open_array(job.movie / store.MOVIE, mode="r")
+    source = movie_counts(job.movie, job.movie_id)
     targets = {layer: zarr.open_array(job.array(layer), mode="r+") for layer in job.layers}
     hashes: dict[str, dict[str, str]] = {layer: {} for layer in job.layers}
     shard_shape = targets[job.layers[0]].shards
@@ -261,7 +262,7 @@ def denoise_block(
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
     for start, stop, first, held in _rows_of_frames(
-        functools.partial(read_counts, job.movie, source), block, halo, row_frames
+        functools.partial(read_counts, source), block, halo, row_frames
     ):
         tile = Tile(n_frames, first, core_rows, core_columns)
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
@@ -337,15 +338,23 @@ def _rows_of_frames(
             yield start, stop, first, held
 
 
-def read_counts(movie: Path, source: Any, region: Region) -> NDArray[Any]:
-    """Counts of a movie; a missing shard, which reads as the type's maximum, is refused."""
-    for shard in store.shards_touching(region, source.shape, source.shards):
-        key = store.shard_key(shard, source.shards)
-        file = (movie / store.MOVIE).joinpath("c", *key.split("."))
-        used = store.n_chunks(shard, source.chunks)
-        damage = patiently(functools.partial(store.shard_damage, file, source.shards, source.chunks, used))
-        if damage is not None:
-            raise InputError(file, f"{damage}. Verify the movie store, and repair it from the raw movie.")
+@functools.lru_cache(maxsize=1)
+def movie_counts(movie: Path, movie_id: str) -> Any:
+    """The counts of a movie, once per process, so that each shard is compared with its hash but once.
+
+    Raises
+    ------
+    InputError
+        If it is another movie than the one that the work was begun with.
+    """
+    opened = store.open_store(movie, store.MOVIE)
+    if opened.id != movie_id:
+        raise InputError(movie, "was replaced while it was being denoised. Run the same command again.")
+    return opened.array
+
+
+def read_counts(source: Any, region: Region) -> NDArray[Any]:
+    """Counts of a movie, again where the file server stumbles; refused where a shard is not as it was written."""
 
     def read() -> NDArray[Any]:
         maybe_crash("movie.read")

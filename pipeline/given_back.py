@@ -24,7 +24,7 @@ from tdenoise.brightness import Brightness
 from tdenoise.last_word import Evidence, GivenBack, Lags, corners, give_back
 
 from . import budget, progress, store
-from .block_work import Job, evidence_file, movie_brightness, read_counts
+from .block_work import Job, evidence_file, movie_brightness, movie_counts, read_counts
 from .blocks import Block, Region
 from .control import Control
 from .errors import PipelineError
@@ -70,7 +70,7 @@ def finish_draft(
     hashes : dict
         Of the shards of the denoised array, by grid position.
     """
-    source = zarr.open_array(job.movie / store.MOVIE, mode="r")
+    source = movie_counts(job.movie, job.movie_id)
     shape = source.shape
     drift = None if job.drift is None else np.load(job.drift)
     places, scene = corners(drift, shape[0], shape[1:])
@@ -167,7 +167,7 @@ def _make(
     for first in range(*shard.frames, PIECE):
         part = Region((first, min(first + PIECE, shard.frames[1])), shard.rows, shard.columns)
         drafted = np.asarray(draft[part.slices])
-        counts = read_counts(job.movie, source, part)
+        counts = read_counts(source, part)
         for number, frame in zip(range(*part.frames), range(len(drafted)), strict=True):
             row, column = places[number].tolist()
             drafted[frame] = given.to_frame(

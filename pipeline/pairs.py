@@ -37,6 +37,8 @@ def open_pair(movie_path: Path, denoised_path: Path) -> tuple[store.Store, store
         raise InputError(
             denoised_path, f"was made from another movie ({made_from['name']}), not from {movie_path}."
         )
+    for opened in (movie, denoised):
+        opened.array.check_all()
     return movie, denoised
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tdenoise.atomic import fsync, fsync_tree, patiently, write_atomically
+from tdenoise.atomic import exchange, fsync, fsync_tree, patiently, write_atomically
 
 from .errors import LockedError, UsageError
 from .faults import maybe_crash
@@ -152,24 +152,33 @@ class OutputRun:
         check_lease(self.folder, self.token)
 
     def commit(self) -> None:
-        """Give the output its name, in one rename; a reader sees nothing or everything."""
+        """Give the output its name, in one rename; a reader sees nothing or everything.
+
+        An output that is replaced changes names with the new one, in one step where the file system can do that.
+        """
         fsync(self.partial)
         self.check()
         maybe_crash("commit.checked")
         # Under a name of its own it can no longer be taken for that of the run that may have taken over meanwhile.
-        staged, trash = self.folder / f"ready-{self.token}", self.folder / f"replaced-{self.token}"
+        trash = self.folder / f"replaced-{self.token}"
         try:
+            # The number of its inode tells after a crash whether it has changed names with the old output.
+            staged = self.folder / f"ready-{self.token}-{self.partial.stat().st_ino}"
             self.partial.rename(staged)
             maybe_crash("commit.staged")
             if not holds_lease(self.folder, self.token):
                 staged.rename(self.partial)
                 self.check()
-            if self.output.exists():
-                if not self._force:
-                    raise FileNotFoundError
-                self.output.rename(trash)
+            if self.output.exists() and not self._force:
+                raise FileNotFoundError
+            if self.output.exists() and exchange(staged, self.output):
                 maybe_crash("commit.replaced")
-            staged.rename(self.output)
+                staged.rename(trash)
+            else:
+                if self.output.exists():
+                    self.output.rename(trash)
+                    maybe_crash("commit.replaced")
+                staged.rename(self.output)
         except FileNotFoundError:
             if trash.exists() and not self.output.exists():
                 trash.rename(self.output)
@@ -181,7 +190,9 @@ class OutputRun:
     def unstage(self) -> None:
         """Take up again what a run has left that was killed while it gave the output its name."""
         for staged in self.folder.glob("ready-*"):
-            if not self.partial.exists():
+            if _was_exchanged(staged):
+                staged.rename(self.folder / f"replaced-{staged.name.removeprefix('ready-')}")
+            elif not self.partial.exists():
                 staged.rename(self.partial)
 
     def tidy(self) -> None:
@@ -213,7 +224,7 @@ class OutputRun:
             )
         if not self._force:
             raise UsageError(
-                f"{self.output}: exists already, made with other settings or from another input. "
+                f"{self.output}: exists already, made with other settings or from another input, or changed since. "
                 "Choose another name, or --force to replace it."
             )
 
@@ -353,15 +364,23 @@ def marker_path(folder: Path, number: int) -> Path:
 def tidy_up(output: Path) -> None:
     """Take away what a run left that was killed after it had given its output its name."""
     folder = work_folder(output)
-    if not folder.exists() or partial_path(output).exists() or any(folder.glob("ready-*")):
+    staged = [ready for ready in folder.glob("ready-*") if not _was_exchanged(ready)]
+    if not folder.exists() or partial_path(output).exists() or staged:
         return
     run = OutputRun(output, {})
     with contextlib.suppress(LockedError):
         run._take_lease()
         try:
+            run.unstage()
             run.tidy()
         finally:
             run._release_lease()
+
+
+def _was_exchanged(staged: Path) -> bool:
+    """Whether a folder is no more the one that was made ready, but the old output, which has got its name."""
+    number = staged.name.rpartition("-")[2]
+    return number.isdigit() and staged.stat().st_ino != int(number)
 
 
 def hashes(records: Iterable[dict[str, Any]], layer: str = "denoised") -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -15,6 +16,7 @@ from typing import TypeVar
 TRIES = 4  # of an operation that a storage server may answer better a moment later
 WAIT_S = 0.2  # before the second try; five times as long before each further one
 TRANSIENT = (errno.EIO, errno.ESTALE)
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # as Linux has them
 
 SEAL = "0" * 64  # stands in a file for its own sha256, until it is sealed
 
@@ -61,6 +63,31 @@ def unique_partial(path: Path) -> Path:
     up, then has nothing left that it could give the name of the file.
     """
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step, so that nobody finds either name free.
+
+    Returns
+    -------
+    bool
+        False where the system or the file system cannot do that; nothing is changed then.
+
+    Raises
+    ------
+    OSError
+        Where it could, but is not allowed to, or one of them is not there.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    if renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def fsync(path: Path) -> None:
