@@ -16,6 +16,7 @@ from tdenoise.atomic import write_atomically
 
 from . import progress
 from .errors import PipelineError
+from .lease import is_here, process_start
 from .slurm import NoAnswer, clean_environment
 from .slurm_queue import Queued
 
@@ -87,7 +88,7 @@ def start(folder: Path, run: str, names: Sequence[str]) -> str:
     )
     record = progress.this_process() | {
         "pid": process.pid,
-        "process_start": progress.process_start(process.pid),
+        "process_start": process_start(process.pid),
         "run": run,
         "names": list(names),
     }
@@ -113,7 +114,7 @@ def jobs(folder: Path) -> list[Queued]:
     here = progress.this_process()["host"]
     if record["host"] != here:
         raise NoAnswer(f"it was submitted on {record['host']}, and this is {here}")
-    if progress.process_holder(record, 0.0) is None:
+    if not is_here(record) or process_start(record["pid"]) != record["process_start"]:
         return []
     left = [name for name in record["names"] if not (folder / "exit" / name).exists()]
     states = ["RUNNING", *["PENDING"] * len(left)]

@@ -23,6 +23,7 @@ from .ingest_plan import open_movie, stored_shape
 from .progress import read_json
 from .recorded import RUN
 from .report import write_report
+from .sealed import read_sealed, write_sealed
 from .site_profile import load_profile
 from .train import train_model
 from .truth import check_truth, load_truth
@@ -59,7 +60,7 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
     begun = folder / ".tdenoise" / RUN
     if config.step is None:  # of the steps of a batch run, its folder knows
         begun.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(begun, json.dumps(recorded.record(config), indent=1).encode())
+        write_sealed(begun, recorded.record(config))
     forced = _Forced(folder / ".tdenoise" / "forced.json", config.force)
     if config.step in (None, "ingest"):
         ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)
@@ -160,7 +161,7 @@ class _Forced:
     def __init__(self, file: Path, force: bool) -> None:
         self._file = file
         self._force = force
-        self._steps = set(read_json(file).get("done", [])) if force else set()
+        self._steps = set((read_sealed(file) or {}).get("done", [])) if force else set()
 
     def __call__(self, step: str) -> bool:
         return self._force and step not in self._steps
@@ -170,7 +171,7 @@ class _Forced:
         if self._force:
             self._steps.add(step)
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._file, json.dumps({"done": sorted(self._steps)}).encode())
+            write_sealed(self._file, {"done": sorted(self._steps)})
 
     def finish(self) -> None:
         """Forget it; the next ``--force`` begins with the first step."""

@@ -105,7 +105,9 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         )
     training = [_looked_at(movie, plan) for movie in plan.movies]
     inputs = [path for path in (*config.movie, plan.start, config.distill) if path is not None]
-    with progress.OutputRun(config.output, plan.identity, inputs, force=config.force, command=config) as run:
+    with progress.OutputRun(
+        config.output, plan.identity, inputs, force=config.force, command=config, stop=control.stop
+    ) as run:
         run.prepare(lambda path: path.mkdir(parents=True))
         state = _start(plan, run.partial, _device(plan, team))
         orders = {"plan": run.id, "mixed_precision": plan.settings.mixed_precision, "software": VERSION}
