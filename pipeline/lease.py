@@ -19,7 +19,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,13 +92,11 @@ def look(lease: Path, watch: Watch) -> Look:
         number = lease.stat().st_ino
     except FileNotFoundError:
         return Look()
-    record = read_record(lease / "owner.json")
-    if record is None:
+    record = read_record(lease / "owner.json") or {}
+    token = str(record.get("token", ""))
+    if not re.fullmatch(r"[\w-]{1,80}", token):
         # Whoever made it finds that it holds nothing: a power cut has cut it short, or it is damaged.
         return Look(f"nameless-{number}")
-    token = str(record.get("token"))
-    if not re.fullmatch(r"[\w-]{1,80}", token):
-        token = f"nameless-{number}"
     members = lease / "members"
     signs: list[tuple[Path, dict[str, Any], object]]
     if members.is_dir():  # shared: it lives as long as one of them does
@@ -124,7 +122,8 @@ def read_record(file: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError:
-        return {"host": f"an unknown host, started by {owner_name(file)}"}
+        host = f"an unknown host, started by {owner_name(file)}"
+        return {"token": f"closed-{file.stat().st_ino}", "host": host}
     try:
         record = unsealed(data) if b'"seal"' in data else json.loads(data)
     except ValueError:
@@ -296,63 +295,62 @@ def take(
     Stopped
         If ``stop`` was set.
     """
-    lease, fresh = folder / "lease", folder / f"lease-{name}"
-    watch, tries, told = Watch(), 0, False
+    fresh = folder / f"lease-{name}"
     try:
-        while tries < TRIES:
-            try:
-                if join():
-                    return
-                make_shared_folder(fresh)
-                if not (fresh / "owner.json").exists():
-                    fill(fresh)
-                for place in (
-                    folder.parent.parent,
-                    folder.parent,
-                ):  # a power cut must not forget where this lies
-                    fsync(place)
-                fresh.rename(lease)  # fails on a folder that is not empty, on local disks and on NFS
-                fsync(folder)
-                return
-            except FileNotFoundError:
-                tries += 1
-                continue  # the run before us is just tidying up
-            except OSError as error:
-                # In a folder where each may remove only his own, a lease of another user is told so.
-                if error.errno not in (*TAKEN, *DENIED):
-                    raise
-                seen = look(lease, watch)
-                if seen.token is None and error.errno in DENIED and tries < 3:
-                    tries += 1  # another run may be making the folder, and open it in a moment
-                    time.sleep(0.05)
-                    continue
-                if seen.token is None and error.errno in DENIED:
-                    raise
-            if seen.holder is None:
-                tries += 1
-                if seen.token is not None:
-                    bury(lease, seen.token)
-                time.sleep(0.001 * tries)
-                continue
-            if seen.sure:
-                raise LockedError(taken(seen.holder))
-            if stop is not None and stop.is_set():
-                raise Stopped("stopped before anything was begun; run the same command again")
-            if not told:
-                log.warning(
-                    "%s: %s may still hold it. Watching for a sign of life, for %.0f s at most",
-                    folder.parent.parent / folder.name,
-                    seen.holder,
-                    STALE_S,
-                )
-                told = True
-            time.sleep(LOOK_S)
-    except OSError as error:
-        if (named := failure(error, folder)) is not None:
-            raise named from error
-        raise
+        with named_failures(folder):
+            _take(folder, fresh, fill, taken, stop, join)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _take(
+    folder: Path,
+    fresh: Path,
+    fill: Callable[[Path], None],
+    taken: Callable[[str], str],
+    stop: threading.Event | None,
+    join: Callable[[], bool],
+) -> None:
+    lease, watch, tries, told = folder / "lease", Watch(), 0, False
+    while tries < TRIES:
+        try:
+            if join():
+                return
+            make_shared_folder(fresh)
+            if not (fresh / "owner.json").exists():
+                fill(fresh)
+            for place in (folder.parent.parent, folder.parent):  # a power cut must not forget where this lies
+                fsync(place)
+            fresh.rename(lease)  # fails on a folder that is not empty, on local disks and on NFS
+            fsync(folder)
+            return
+        except FileNotFoundError:
+            tries += 1
+            continue  # the run before us is just tidying up
+        except OSError as error:
+            # In a folder where each may remove only his own, the lease of another user cannot be written over.
+            if error.errno not in (*TAKEN, *DENIED):
+                raise
+            seen = look(lease, watch)
+            if seen.token is None and error.errno in DENIED:
+                if tries >= 3:
+                    raise
+                time.sleep(0.05)  # another run may be making the folder, and open it in a moment
+        if seen.holder is None:
+            tries += 1
+            if seen.token is not None:
+                bury(lease, seen.token)
+            continue
+        if seen.sure:
+            raise LockedError(taken(seen.holder))
+        if stop is not None and stop.is_set():
+            raise Stopped("stopped before anything was begun; run the same command again")
+        if not told:
+            output = folder.parent.parent / folder.name
+            says = "%s: %s may still hold it. Watching for a sign of life, for at most %.0f s"
+            log.warning(says, output, seen.holder, STALE_S)
+            told = True
+        time.sleep(LOOK_S)
     raise LockedError(f"{folder}: its lease keeps changing hands. Try again in a moment.")
 
 
@@ -382,6 +380,22 @@ def release(folder: Path, token: str) -> None:
 def write_owner(folder: Path, token: str) -> None:
     """Say in a lease that this process holds it."""
     write_sealed(folder / "owner.json", {"token": token, **this_process()})
+
+
+@contextlib.contextmanager
+def named_failures(place: Path) -> Iterator[None]:
+    """Say why nothing can be written at a place, and what to do.
+
+    Raises
+    ------
+    UsageError, ResourceError
+    """
+    try:
+        yield
+    except OSError as error:
+        if (named := failure(error, place)) is not None:
+            raise named from error
+        raise
 
 
 def failure(error: OSError, place: Path) -> PipelineError | None:

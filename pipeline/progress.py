@@ -147,7 +147,8 @@ class OutputRun:
             return
         self._start_over()
         make_shared_folder(self.folder / "done")
-        create(self.partial)
+        with leases.named_failures(self.partial):
+            create(self.partial)
         maybe_crash("output.created")
         fsync_tree(self.partial)
         fsync(self.partial.parent)

@@ -206,10 +206,13 @@ def _given(plan: Plan) -> dict[str, torch.Tensor] | None:
 
 def _start(plan: Plan, folder: Path, device: str) -> TrainingState:
     """A fresh state, or the one of the last checkpoint."""
-    state = _fresh(plan, device)
-    if (folder / "checkpoint.safetensors").exists():
-        restore(state, folder / "checkpoint.safetensors")
-        log.info("going on from step %d", state.step)
+    state, file = _fresh(plan, device), folder / "checkpoint.safetensors"
+    if file.exists():
+        if restore(state, file):
+            log.info("going on from step %d", state.step)
+        else:
+            log.warning("%s: is damaged, or an earlier version wrote it; starting from the first step", file)
+            state = _fresh(plan, device)
     return state
 
 
