@@ -227,7 +227,10 @@ class SharedRun(OutputRun):
 
     def deaths(self, name: str) -> int:
         """How many processes have died with this piece of work in hand."""
-        return sum(1 for _ in self._claims.glob(f"dead-{name}-*"))
+        ended = list(self._claims.glob(f"dead-{name}-*"))
+        for kind in (f"dead-{name}-*", name):  # and when none was left, who had it in hand then
+            ended += self.folder.glob(f"dead-*/claims/{kind}")
+        return len(ended)
 
     def is_done(self, number: int) -> bool:
         """Whether a block has a marker; cheap, for `once` the markers were looked into."""
@@ -254,8 +257,8 @@ class SharedRun(OutputRun):
 
         def join() -> bool:
             owner = leases.read_record(self.lease / "owner.json") or {}
-            if owner.get("group") != self.group:
-                return False
+            if owner.get("group") != self.group or leases.look(self.lease, self._watch).holder is None:
+                return False  # where nobody is left, what was done once is looked at again
             try:
                 write_sealed(self._members / name, progress.this_process())
             except FileNotFoundError:  # it is just being left
