@@ -23,7 +23,8 @@ from typing import Any
 from tdenoise.atomic import fsync, fsync_folders, fsync_tree, make_shared_folder, write_atomically
 
 from . import lease as leases
-from .errors import LockedError, UsageError
+from .denied import named_failures
+from .errors import LockedError, PipelineError, UsageError
 from .faults import maybe_crash
 from .lease import HEARTBEAT_S as HEARTBEAT_S  # these are used through this module, too
 from .lease import check_lease as check_lease
@@ -147,7 +148,7 @@ class OutputRun:
             return
         self._start_over()
         make_shared_folder(self.folder / "done")
-        with leases.named_failures(self.partial):
+        with named_failures(self.partial):
             create(self.partial)
         maybe_crash("output.created")
         fsync_tree(self.partial)
@@ -347,10 +348,12 @@ def marker_path(folder: Path, number: int) -> Path:
 def tidy_up(output: Path) -> None:
     """Take away what a run left that was killed after it had given its output its name."""
     folder = work_folder(output)
-    if not folder.exists() or partial_path(output).exists() or any(folder.glob("ready-*")):
-        return
-    run = OutputRun(output, {})
-    with contextlib.suppress(LockedError):
+    with contextlib.suppress(PipelineError, PermissionError):  # of another user: it is in nobody's way
+        if not folder.exists() or partial_path(output).exists() or any(folder.glob("ready-*")):
+            return
+        if lease_holder(folder, 0.0) is not None:  # not worth a wait for a sign of life
+            return
+        run = OutputRun(output, {})
         run._take_lease()
         try:
             run.tidy()

@@ -9,13 +9,14 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tdenoise.atomic import write_atomically
+from tdenoise.atomic import make_folder, make_shared_folder, write_atomically
 
 from . import cluster, memory, recorded, store
 from .apply import apply
 from .config import SCRATCH, ApplyConfig, IngestConfig, ReportConfig, RunConfig, TrainConfig
 from .control import Control
 from .corrections import References
+from .denied import named_failures
 from .errors import UsageError
 from .fit import open_model
 from .ingest import ingest
@@ -59,8 +60,10 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
     movie, model, denoised, page = (folder / name for name in OUTPUTS.values())
     begun = folder / ".tdenoise" / RUN
     if config.step is None:  # of the steps of a batch run, its folder knows
-        begun.parent.mkdir(parents=True, exist_ok=True)
-        write_sealed(begun, recorded.record(config))
+        with named_failures(folder):
+            make_folder(folder)
+            make_shared_folder(begun.parent)
+            write_sealed(begun, recorded.record(config))
     forced = _Forced(folder / ".tdenoise" / "forced.json", config.force)
     if config.step in (None, "ingest"):
         ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)
@@ -170,7 +173,7 @@ class _Forced:
         """Remember that a step is done over."""
         if self._force:
             self._steps.add(step)
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            make_shared_folder(self._file.parent)
             write_sealed(self._file, {"done": sorted(self._steps)})
 
     def finish(self) -> None:

@@ -87,6 +87,17 @@ def fsync_folders(path: Path) -> None:
         fsync(Path(folder))
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it lies in, durably; one that is there stays as it is."""
+    if path.is_dir():
+        return
+    if not path.parent.exists():
+        make_folder(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+    fsync(path.parent)
+
+
 def make_shared_folder(path: Path) -> None:
     """Make a folder for whoever may use the folder it lies in: durably, with the same group and rights, never more.
 
