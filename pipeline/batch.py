@@ -21,8 +21,9 @@ from typing import Any
 
 from tdenoise.atomic import fsync
 
-from . import lease, local_queue, progress, slurm_queue
+from . import lease, local_queue, slurm_queue
 from .errors import InputError
+from .sealed import unbroken
 
 RUN_FILE = "run.json"
 
@@ -87,7 +88,7 @@ def open_run(path: Path) -> tuple[Path, dict[str, Any]]:
     folder = find(path)
     if folder is None:
         raise InputError(path, "no batch run was submitted here. Give the folder that 'submit' named.")
-    run = progress.read_json(folder / RUN_FILE)
+    run = unbroken((folder / RUN_FILE).read_bytes()) or {}
     if not {"id", "command", "output", "steps", "profile", "work_dir"} <= set(run):
         raise InputError(folder / RUN_FILE, "is damaged. Submit the run again; what is done stays done.")
     return folder, run

@@ -27,7 +27,7 @@ from tdenoise.atomic import fsync, make_folder, make_shared_folder, patiently
 
 from .denied import DENIED, named_failures, owner_name
 from .errors import LockedError, Stopped
-from .sealed import unsealed, write_sealed
+from .sealed import unbroken, write_sealed
 
 log = logging.getLogger(__name__)
 
@@ -123,11 +123,7 @@ def read_record(file: Path) -> dict[str, Any] | None:
     except PermissionError:
         host = f"an unknown host, started by {owner_name(file)}"
         return {"token": f"closed-{file.stat().st_ino}", "host": host}
-    try:
-        record = unsealed(data) if b'"seal"' in data else json.loads(data)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+    return unbroken(data)
 
 
 def process_holder(record: dict[str, Any], silence: float) -> str | None:

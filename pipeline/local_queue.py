@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -11,12 +10,11 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tdenoise.atomic import write_atomically
-
-from . import progress
 from .errors import PipelineError
-from .lease import is_here, process_start
+from .lease import is_here, process_start, this_process
+from .sealed import unbroken, write_sealed
 from .slurm import NoAnswer, clean_environment
 from .slurm_queue import Queued
 
@@ -86,20 +84,27 @@ def start(folder: Path, run: str, names: Sequence[str]) -> str:
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # it outlives the terminal
     )
-    record = progress.this_process() | {
+    record = this_process() | {
         "pid": process.pid,
         "process_start": process_start(process.pid),
         "run": run,
         "names": list(names),
     }
-    write_atomically(folder / PROCESS, json.dumps(record).encode())
+    write_sealed(folder / PROCESS, record)
     process.returncode = 0  # nobody here waits for it
     return f"pid-{process.pid}"
 
 
 def has(folder: Path, run: str) -> bool:
     """Whether the last jobs of a run were for this machine."""
-    return progress.read_json(folder / PROCESS).get("run") == run
+    return _record(folder).get("run") == run
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        return unbroken((folder / PROCESS).read_bytes()) or {}
+    except OSError:
+        return {}
 
 
 def jobs(folder: Path) -> list[Queued]:
@@ -110,8 +115,8 @@ def jobs(folder: Path) -> list[Queued]:
     NoAnswer
         If they are on another machine.
     """
-    record = progress.read_json(folder / PROCESS)
-    here = progress.this_process()["host"]
+    record = _record(folder)
+    here = this_process()["host"]
     if record["host"] != here:
         raise NoAnswer(f"it was submitted on {record['host']}, and this is {here}")
     if not is_here(record) or process_start(record["pid"]) != record["process_start"]:

@@ -50,3 +50,12 @@ def unsealed(data: bytes) -> dict[str, Any] | None:
     if not isinstance(document, dict):
         return None
     return {key: value for key, value in document.items() if key != "seal"}
+
+
+def unbroken(data: bytes) -> dict[str, Any] | None:
+    """The object in the bytes of a file that may be from an earlier version, which did not seal it; None if damaged."""
+    try:
+        document = unsealed(data) if b'"seal"' in data else json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
