@@ -349,7 +349,11 @@ def tidy_up(output: Path) -> None:
     """Take away what a run left that was killed after it had given its output its name."""
     folder = work_folder(output)
     with contextlib.suppress(PipelineError, PermissionError):  # of another user: it is in nobody's way
-        if not folder.exists() or partial_path(output).exists() or any(folder.glob("ready-*")):
+        if not folder.exists():
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()  # only if empty: then its run was killed as it removed both
+            return
+        if partial_path(output).exists() or any(folder.glob("ready-*")):
             return
         if lease_holder(folder, 0.0) is not None:  # not worth a wait for a sign of life
             return

@@ -72,7 +72,7 @@ class Recorder:
         self.real = {
             n: getattr(os, n) for n in ("mkdir", "rename", "unlink", "rmdir", "link", "open", "fsync")
         }
-        self.real_open = io.open
+        self.real_open, self.real_replace = io.open, os.replace
         self.n = ROOT
 
     def install(self) -> None:
@@ -80,6 +80,12 @@ class Recorder:
             setattr(os, name, getattr(self, f"_{name}"))
         os.replace, os.remove = self._rename, self._unlink  # type: ignore[assignment]
         io.open = builtins.open = self._io_open  # type: ignore[assignment]
+
+    def remove(self) -> None:
+        for name, function in self.real.items():
+            setattr(os, name, function)
+        os.replace, os.remove = self.real_replace, self.real["unlink"]
+        io.open = builtins.open = self.real_open  # type: ignore[assignment]
 
     def place(self, path: Any, dir_fd: int | None = None) -> tuple[int, str] | None:
         """Folder and name of a path below the root; None for any other."""
@@ -212,11 +218,14 @@ def _opened(handle: Any) -> Path:
 
 
 def recorded(root: Path, function: Callable[[], Any]) -> tuple[Any, Recording]:
-    """Call a function in a process that does nothing else afterwards; what it gave, and all it did below ``root``."""
+    """Call a function; what it gave, and all it did below ``root``."""
     recorder = Recorder(root)
     recorder.install()
-    result = function()
-    recorder.look()
+    try:
+        result = function()
+        recorder.look()
+    finally:
+        recorder.remove()
     return result, recorder.found
 
 
