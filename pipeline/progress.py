@@ -20,7 +20,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tdenoise.atomic import fsync, fsync_folders, fsync_tree, make_shared_folder, write_atomically
+from tdenoise.atomic import (
+    fsync,
+    fsync_folders,
+    fsync_tree,
+    make_folder,
+    make_shared_folder,
+    write_atomically,
+)
 
 from . import lease as leases
 from .denied import named_failures
@@ -178,7 +185,7 @@ class OutputRun:
             log.warning("%s: cannot be gone on with; starting over", self.partial)
             return False
         for name in wrong:
-            make_shared_folder((self.partial / name).parent)
+            make_folder((self.partial / name).parent)
             write_atomically(self.partial / name, (fresh / name).read_bytes())
         shutil.rmtree(fresh)
         return True
