@@ -303,7 +303,8 @@ def _run_blocks(
     for outcome in outcomes:
         if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
             raise ResourceError(
-                f"{job.output}: the disk is full or your quota is used up ({outcome.error.strerror}). "
+                f"{job.output}: the disk is full, can hold no more files, or your quota is used up "
+                f"({outcome.error.strerror}). "
                 "Free some space, then run the same command again to continue."
             )
         if isinstance(outcome.error, PipelineError) and outcome.error.exit_code != 1:
