@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -10,11 +11,12 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from tdenoise.atomic import write_atomically
 
 from .errors import PipelineError
 from .lease import is_here, process_start, this_process
-from .sealed import unbroken, write_sealed
+from .progress import read_json
 from .slurm import NoAnswer, clean_environment
 from .slurm_queue import Queued
 
@@ -90,21 +92,14 @@ def start(folder: Path, run: str, names: Sequence[str]) -> str:
         "run": run,
         "names": list(names),
     }
-    write_sealed(folder / PROCESS, record)
+    write_atomically(folder / PROCESS, json.dumps(record).encode())
     process.returncode = 0  # nobody here waits for it
     return f"pid-{process.pid}"
 
 
 def has(folder: Path, run: str) -> bool:
     """Whether the last jobs of a run were for this machine."""
-    return _record(folder).get("run") == run
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    try:
-        return unbroken((folder / PROCESS).read_bytes()) or {}
-    except OSError:
-        return {}
+    return read_json(folder / PROCESS).get("run") == run
 
 
 def jobs(folder: Path) -> list[Queued]:
@@ -115,7 +110,7 @@ def jobs(folder: Path) -> list[Queued]:
     NoAnswer
         If they are on another machine.
     """
-    record = _record(folder)
+    record = read_json(folder / PROCESS)
     here = this_process()["host"]
     if record["host"] != here:
         raise NoAnswer(f"it was submitted on {record['host']}, and this is {here}")
