@@ -46,7 +46,8 @@ def test_a_crash_at_any_point_shows_nothing_or_all_and_is_made_good_by_the_same_
     assert f"S3: {n_points + 10} trials, 0 failures" in printed
 
 
-@pytest.mark.parametrize("trials", [10, pytest.param(500, marks=[pytest.mark.chaos, pytest.mark.slow])])
+@pytest.mark.chaos
+@pytest.mark.parametrize("trials", [20, pytest.param(500, marks=pytest.mark.slow)])
 def test_a_flipped_bit_in_what_a_killed_run_left_is_neither_silent_nor_in_the_way(trials: int) -> None:
     printed = apart("benchmarks/reliability.py", "--case", "S14", "--trials", str(trials))
     assert f"S14: {trials} trials, 0 failures" in printed
