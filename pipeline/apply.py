@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def apply(
         array.apply_array(config, min(count, len(plan.blocks)), plan.identity, create, control)
         return store.read_attributes(config.output)
     try:
-        with _open_run(config, plan, share, [config.movie, model]) as run:
+        with _open_run(config, plan, share, [config.movie, model], control.stop) as run:
             if config.resume and not run.begun:
                 raise UsageError(
                     f"{config.output}: there is nothing to resume. Leave --resume away to start."
@@ -209,11 +210,15 @@ def _begun(output: Path) -> bool:
 
 
 def _open_run(
-    config: ApplyConfig, plan: Plan, share: sharing.Share | None, inputs: list[Path]
+    config: ApplyConfig, plan: Plan, share: sharing.Share | None, inputs: list[Path], stop: threading.Event
 ) -> progress.OutputRun:
     if share is None:
-        return progress.OutputRun(config.output, plan.identity, inputs, force=config.force, command=config)
-    return sharing.SharedRun(config.output, plan.identity, inputs, group=share.group, force=config.force)
+        return progress.OutputRun(
+            config.output, plan.identity, inputs, force=config.force, command=config, stop=stop
+        )
+    return sharing.SharedRun(
+        config.output, plan.identity, inputs, group=share.group, force=config.force, stop=stop
+    )
 
 
 def _as_array(brightness: Brightness | None) -> NDArray[np.float64] | None:
@@ -334,7 +339,8 @@ def _run_blocks(
     for outcome in outcomes:
         if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
             raise ResourceError(
-                f"{job.output}: the disk is full or your quota is used up ({outcome.error.strerror}). "
+                f"{job.output}: the disk is full, can hold no more files, or your quota is used up "
+                f"({outcome.error.strerror}). "
                 "Free some space, then run the same command again to continue."
             )
         if isinstance(outcome.error, PipelineError) and outcome.error.exit_code != 1:

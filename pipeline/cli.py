@@ -333,7 +333,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
             advice = "free some space, then run the same command again to continue"
             return (
                 ResourceError.exit_code,
-                f"{where}the disk is full or your quota is used up ({reason}); {advice}",
+                f"{where}the disk is full, can hold no more files, or your quota is used up ({reason}); {advice}",
             )
         return 1, f"{where}{reason[:1].lower()}{reason[1:]}. Check the path and your permissions"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -9,7 +9,6 @@ by shard, each from its draft, so that it can be killed and started again at any
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -29,6 +28,7 @@ from .blocks import Block, Region
 from .control import Control
 from .errors import PipelineError
 from .faults import maybe_crash
+from .sealed import read_sealed, write_sealed
 from .shards import Layout, ShardWriter
 
 MAPS = {
@@ -115,7 +115,7 @@ def adopt(folder: Path, key: str, digest: str) -> None:
     """Say that a shard of the output is made."""
     file = _marker(folder, key)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps({"shard": digest}).encode())
+    write_sealed(file, {"shard": digest})
 
 
 def is_made(folder: Path, key: str) -> bool:
@@ -159,7 +159,7 @@ def _make(
     key = store.shard_key(shard, geometry.shard)
     target = job.output / store.DENOISED
     file = target.joinpath("c", *key.split("."))
-    before = progress.read_json(_marker(job.folder, key)).get("shard")
+    before = (read_sealed(_marker(job.folder, key)) or {}).get("shard")
     if before is not None and store.shard_damage(file, geometry.shard, geometry.chunk, 1) is None:
         return key, str(before)
     draft = zarr.open_array(job.array(store.DRAFT), mode="r")

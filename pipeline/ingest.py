@@ -82,7 +82,9 @@ def ingest(
             return store.read_attributes(config.output)
         budget.check_disk(config.output.parent, disk_estimate(plan), str(config.output))
         inputs = [config.raw, *(p for p in (config.dark, config.gain, config.defects) if p is not None)]
-        with progress.OutputRun(config.output, settings, inputs, force=config.force, command=config) as run:
+        with progress.OutputRun(
+            config.output, settings, inputs, force=config.force, command=config, stop=control.stop
+        ) as run:
             run.prepare(lambda path: _create(path, config, plan))
             attributes = _build(config, reader, plan, source, run, control)
             if expected is not None and attributes["id"] != expected:

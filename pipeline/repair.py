@@ -41,7 +41,7 @@ def repair(config: VerifyConfig, control: Control) -> dict[str, Any]:
         If another run holds the store.
     """
     path = config.store
-    holder = progress.lease_holder(progress.work_folder(path))
+    holder = progress.lease_holder(progress.work_folder(path), stop=control.stop)
     if holder is not None:
         raise LockedError(f"{path}: another run holds it ({holder}). Wait for it, or stop it first.")
     if not path.exists() and progress.partial_path(path).exists():

@@ -106,7 +106,9 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         )
     training = [_looked_at(movie, plan) for movie in plan.movies]
     inputs = [path for path in (*config.movie, plan.start, config.distill) if path is not None]
-    with progress.OutputRun(config.output, plan.identity, inputs, force=config.force, command=config) as run:
+    with progress.OutputRun(
+        config.output, plan.identity, inputs, force=config.force, command=config, stop=control.stop
+    ) as run:
         run.prepare(lambda path: path.mkdir(parents=True))
         state = _start(plan, run.partial, _device(plan, team))
         orders = {"plan": run.id, "mixed_precision": plan.settings.mixed_precision, "software": VERSION}
@@ -206,10 +208,13 @@ def _given(plan: Plan) -> dict[str, torch.Tensor] | None:
 
 def _start(plan: Plan, folder: Path, device: str) -> TrainingState:
     """A fresh state, or the one of the last checkpoint."""
-    state = _fresh(plan, device)
-    if (folder / "checkpoint.safetensors").exists():
-        restore(state, folder / "checkpoint.safetensors")
-        log.info("going on from step %d", state.step)
+    state, file = _fresh(plan, device), folder / "checkpoint.safetensors"
+    if file.exists():
+        if restore(state, file):
+            log.info("going on from step %d", state.step)
+        else:
+            log.warning("%s: is damaged, or an earlier version wrote it; starting from the first step", file)
+            state = _fresh(plan, device)
     return state
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
 import os
 import re
+import stat
 import time
 import uuid
 from collections.abc import Callable
@@ -104,6 +106,50 @@ def fsync_tree(path: Path) -> None:
     for inner in path.rglob("*"):
         fsync(inner)
     fsync(path)
+
+
+def fsync_folders(path: Path) -> None:
+    """Wait until the names of all that lies in a folder, at any depth, are on the disk."""
+    for folder, _, _ in os.walk(path, topdown=False):
+        fsync(Path(folder))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it lies in, durably; one that is there stays as it is."""
+    if path.is_dir():
+        return
+    if not path.parent.exists():
+        make_folder(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+    fsync(path.parent)
+
+
+def make_shared_folder(path: Path) -> None:
+    """Make a folder for whoever may use the folder it lies in: durably, with the same group and rights, never more.
+
+    One that is there stays as it is. Those it lies in are made likewise.
+    """
+    if path.is_dir():
+        return
+    if not path.parent.exists():
+        make_shared_folder(path.parent)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return  # by another process, just now
+    around, own = path.parent.stat(), path.stat()
+    mode = stat.S_IMODE(around.st_mode) & ~stat.S_ISUID
+    try:
+        if own.st_gid != around.st_gid:
+            os.chown(path, -1, around.st_gid)
+    except OSError:  # not a member: what the folder allows its own group is not for ours
+        mode = mode & 0o1707 | (mode & 0o007) << 3
+    with contextlib.suppress(OSError):  # a file system without rights
+        path.chmod(mode | stat.S_IRWXU)
+    fsync(path.parent)
 
 
 def patiently(function: Callable[[], T]) -> T:
