@@ -196,7 +196,7 @@ def test_the_time_stamps_of_a_norpix_movie_are_believed_before_its_playing_rate(
     info = info_of(tmp_path / "a.seq")
     assert info.frame_time_s == 0.05
     np.testing.assert_allclose(info.timestamps_s, np.arange(5) * 0.05, atol=1e-6)
-    assert "suggests 0.04 s" in info.warnings[0]
+    assert "its header says 0.04 s" in info.warnings[0]
 
 
 def test_references_beside_a_norpix_movie_are_mentioned(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
             raise InputError(file.path, f"damaged: the header of frame {number} differs from the first one.")
         frames.append(frame)
     stamps = _stamps(frames)
-    time, warnings = frame_time(stamps, 1e-6) if stamps is not None else (None, ())
+    time, warnings = frame_time(stamps, 1e-6)
     info = MovieInfo(
         shape=(n_frames, *size),
         dtype=stored.newbyteorder("="),

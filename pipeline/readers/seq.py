@@ -73,16 +73,8 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     offsets = range(first, first + n_frames * distance, distance)
 
     started, stamps = _stamps(file, offsets, frame_bytes, distance)
-    time, warnings = frame_time(stamps, 1e-6) if stamps is not None else (None, ())
-    rate = header["suggested_frame_rate"]
-    suggested = float(f"{1 / rate:.7g}") if 1e-6 < rate < 1e9 else None
-    if time is None:
-        time = suggested
-    elif suggested is not None and abs(time / suggested - 1) > 0.05:
-        warnings += (
-            f"its header suggests {suggested} s per frame for playing, its time stamps say {time} s, which "
-            "is used; --frame-time overrides it.",
-        )
+    rate = header["suggested_frame_rate"]  # for playing
+    time, warnings = frame_time(stamps, 1e-6, float(f"{1 / rate:.7g}") if 1e-6 < rate < 1e9 else None)
     info = MovieInfo(
         shape=(n_frames, height, width),
         dtype=stored.newbyteorder("="),

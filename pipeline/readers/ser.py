@@ -62,7 +62,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
 
     conditions = _conditions(file)
     stamps = _stamps(file, tags[:n_frames]) if tag_kind in _STAMPED else None
-    time, warnings = frame_time(stamps, 1.0) if stamps is not None else (None, ())
+    time, warnings = frame_time(stamps, 1.0)
     mode = conditions.get("Mode", "").lower()
     diffraction = "diffraction" in mode and "stem" not in mode  # scanning, the lenses stand so for images
     voltage = _number(conditions.get("AcceleratingVoltage"))

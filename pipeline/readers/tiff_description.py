@@ -113,12 +113,12 @@ def _ome(path: Path, root: ElementTree.Element) -> Description:
             raise InputError(path, f"its OME entry {number} puts frames out of order, which is not read.")
     n_frames = math.prod(lengths.values())
     stamps, exposure = _ome_planes(images[0], n_frames)
-    measured, uneven = (None, ()) if stamps is None else frame_time(stamps, 1e-6)
     told = to_seconds(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
+    time, uneven = frame_time(stamps, 1e-6, told)
     return Description(
         writer="OME",
         n_frames=n_frames,
-        frame_time_s=told or measured,
+        frame_time_s=time,
         exposure_s=exposure,
         timestamps_s=stamps,
         warnings=uneven,
