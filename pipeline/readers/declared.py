@@ -108,6 +108,9 @@ class Declared:
         return tuple(found)
 
 
+AS_STORED = Declared()
+
+
 def packed(path: Path, name: str, stored: np.dtype[Any], attributes: Mapping[str, Any]) -> Declared:
     """What the attributes of an array declare in the words of netCDF's CF conventions, which xarray writes too.
 

@@ -41,6 +41,11 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     lead = header["frame_header_bytes"] if header["version"] == 2 else _STAMP.size
     if not _STAMP.size <= lead <= _MAX_FRAME_HEADER:
         raise InputError(file.path, f"its header says {lead} header bytes for each frame: damaged.")
+    if header["size"] != _HEADER:
+        raise InputError(
+            file.path,
+            f"its header says that it has {header['size']} bytes; a TVIPS header has {_HEADER}: damaged.",
+        )
     check_movie(file, (2, height, width), stored)
     step = lead + frame_size((1, height, width), stored)
 

@@ -69,7 +69,7 @@ def open_movie(
             f"{MAX_RATIO} times as much: chunks are missing, or it is a decompression bomb.",
         )
     shards = Layout(array.shape, array.shard, place.movie_axes, place.fixed)
-    present, n_missing, n_wanted = _present(array, shards, files)
+    present, n_missing, n_wanted, n_beyond = _present(array, shards, files)
     n_frames = whole_frames(folder, announced, present, allow_truncated)
     time = axes[place.movie_axes[0]]
     timestamps = None if time.times_s is None else time.times_s[:n_frames]
@@ -83,7 +83,7 @@ def open_movie(
         pixel_size_nm=pixel_size_of(axes, place),
         timestamps_s=timestamps,
         missing_frames=announced - n_frames,
-        warnings=_warnings(array, n_missing, n_wanted) + uneven,
+        warnings=_warnings(array, n_missing, n_wanted, n_beyond) + uneven,
         metadata=bounded_json(
             {"array": array.attributes, "group": nodes[""].attributes if name else {}, "dataset": name}
         ),
@@ -249,23 +249,34 @@ def _axes(
     return axes
 
 
-def _present(array: ZarrArray, shards: Layout, files: dict[str, int]) -> tuple[int, int, int]:
-    """Frames before the end of which no file is left, missing files among these, and how many there should be."""
+def _present(array: ZarrArray, shards: Layout, files: dict[str, int]) -> tuple[int, int, int, int]:
+    """Frames before the end of which no file is left, missing files among these, how many there should be.
+
+    The last number is that of files beyond the shape that the metadata give.
+    """
     time = shards.movie_axes[0]
     prefix = re.escape(f"{array.name}/" if array.name else "") + re.escape(array.prefix)
     pattern = re.compile(prefix + re.escape(array.separator).join([r"(\d{1,15})"] * len(array.shape)))
     places = {tuple(map(int, m.groups())) for key in files if (m := pattern.fullmatch(key))}
+    n_all = len(places)
     places = {p for p in places if all(k < n for k, n in zip(p, shards.grid, strict=True))}
     last = max((place[time] for place in places), default=-1)
     n_wanted = (last + 1) * math.prod(shards.grid) // shards.grid[time]
     n_found = sum(place[time] <= last for place in places)
-    return min((last + 1) * array.shard[time], array.shape[time]), n_wanted - n_found, n_wanted
+    whole = min((last + 1) * array.shard[time], array.shape[time])
+    return whole, n_wanted - n_found, n_wanted, n_all - len(places)
 
 
-def _warnings(array: ZarrArray, n_missing: int, n_wanted: int) -> tuple[str, ...]:
-    if n_missing == 0:
-        return ()
-    return (
-        f"{n_missing} of {n_wanted} files of its array are missing and read as {array.fill_value}: writers of Zarr "
-        "leave out what is blank, but a copy that is not complete looks the same.",
-    )
+def _warnings(array: ZarrArray, n_missing: int, n_wanted: int, n_beyond: int) -> tuple[str, ...]:
+    said = []
+    if n_missing:
+        said.append(
+            f"{n_missing} of {n_wanted} files of its array are missing and read as {array.fill_value}: writers of "
+            "Zarr leave out what is blank, but a copy that is not complete looks the same."
+        )
+    if n_beyond:
+        said.append(
+            f"{n_beyond} files of its array lie beyond the shape that its metadata give ("
+            f"{' x '.join(map(str, array.shape))}): what is in them is not read."
+        )
+    return tuple(said)
