@@ -102,7 +102,7 @@ def test_an_emi_file_that_defines_entities_is_not_expanded(tmp_path: Path) -> No
     [
         (4, b"\0\3", "version"),
         (6, b"\x20\x41", "spectra"),
-        (14, struct.pack("<ii", 5, 0), "no frame"),
+        (14, struct.pack("<ii", 5, 0), "names 0 frames"),
         (26, struct.pack("<i", 2), "scan of 2 dimensions"),
     ],
 )

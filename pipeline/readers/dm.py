@@ -180,9 +180,10 @@ def _brightness(tree: TagTree, image: Image) -> tuple[str, ...]:
         return ()
     counted = unit.strip().lower() in _ELECTRONS
     advice = f" --counts-per-electron {1 / scale:.6g} says the same." if counted and origin == 0 else ""
+    number = f"(number - {origin:g})" if origin else "number"
+    value = f"{number} x {scale:.6g} {unit}".rstrip()
     return (
-        f"its brightness is calibrated as (number - {origin:g}) x {scale:.6g} {unit}".rstrip()
-        + f", which is not applied: the numbers are kept as counts.{advice}",
+        f"its brightness is calibrated, {value}, which is not applied: the numbers are kept as counts.{advice}",
     )
 
 

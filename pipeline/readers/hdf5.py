@@ -30,6 +30,7 @@ _FILTERS = {
     1: "deflate", 2: "shuffle", 3: "Fletcher checksum", 32000: "LZF", 32001: "Blosc", 32004: "LZ4",
     32008: "bitshuffle", 32015: "zstd",
 }  # fmt: skip
+_OPEN, _OPEN_SWMR = 1, 4  # marks in the header of a file that a program has opened for writing
 _ROOM = 64  # bytes that a filter inside another one may add
 
 
@@ -235,12 +236,18 @@ def _check_whole(file: RawFile) -> None:
     before = {0: 24, 1: 28}.get(version, 12)
     if offset_bytes != 8:
         return  # of a small machine, long ago; the library knows
+    if version >= 3 and block[11] & (_OPEN | _OPEN_SWMR):
+        raise InputError(
+            file.path,
+            "is still open for writing, or the program that wrote it ended before it could close it. Wait until the "
+            "camera has closed it; if nothing writes to it any more, run 'h5clear -s FILE' on a copy and read that.",
+        )
     end = int.from_bytes(block[before + 16 : before + 24], "little")
     if end > file.size:
         raise InputError(
             file.path,
-            f"cut short: {file.size} of {end} bytes are there. An HDF5 file finds its frames by an index that goes "
-            "missing with any part of it, so that no frame can be kept. Copy it anew.",
+            f"cut short, or still being written: {file.size} of {end} bytes are there. An HDF5 file finds its frames "
+            "by an index that goes missing with any part of it, so that no frame can be kept. Copy it anew.",
         )
 
 
