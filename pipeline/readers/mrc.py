@@ -24,6 +24,7 @@ _NAMES = (
     "alpha", "beta", "gamma", "mapc", "mapr", "maps", "dmin", "dmax", "dmean", "ispg", "nsymbt",
 )  # fmt: skip
 _PACKED = 101  # two 4-bit pixels in a byte, the first in the low half
+_IMOD_STAMPS = {b"IMOD", b"DOMI"}
 _SIGNED_FLAG, _PACKED_FLAG = 1, 16  # of IMOD, for mode 0
 _PACKED_LABEL = "4 bits packed"  # of SerialEM
 _SCALED_LABEL = re.compile(r"Dose frac(?:\.|tionation) image, scaled by +([0-9.]+)")
@@ -54,11 +55,16 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
     row_bytes = (width + 1) // 2 if packed else width * stored.itemsize
     if mode == 0:
         imod_stamp, imod_flags = struct.unpack(f"{order}4si", header[152:160])
-        if imod_stamp not in {b"IMOD", b"DOMI"}:
+        if imod_stamp not in _IMOD_STAMPS:
             imod_flags = _SIGNED_FLAG  # everyone else's bytes are signed
         # A packed movie of a K2 or K3 gives the bytes of a row as its width.
         if imod_flags & _PACKED_FLAG or (len(labels) == 1 and _PACKED_LABEL in labels[0]):
             packed, width = True, 2 * width
+            if imod_flags & _SIGNED_FLAG and imod_stamp in _IMOD_STAMPS:
+                raise InputError(
+                    file.path,
+                    "its header says that its pixels are packed, two in a byte, and signed: IMOD knows no such.",
+                )
         if packed or not imod_flags & _SIGNED_FLAG:
             stored = np.dtype("u1")
     frame_bytes = max(height * row_bytes, 1)
