@@ -107,6 +107,12 @@ def _stamps(
     first = clock[0][0]  # Unix time; taken off before microseconds would be lost in rounding
     if first == 0:
         return None, None
+    if len(clock) > 1 and max(clock[0][1:]) < 1000 <= max(clock[1][1:]):
+        raise InputError(
+            file.path,
+            f"its second frame does not begin at byte {offsets[1]}, where its header puts it: damaged, or frames are "
+            f"not {distance} bytes apart. Copy it anew.",
+        )
     stamps = [
         seconds - first + sum(part / 1000 ** (k + 1) for k, part in enumerate(parts))
         for seconds, *parts in clock

@@ -41,11 +41,6 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     lead = header["frame_header_bytes"] if header["version"] == 2 else _STAMP.size
     if not _STAMP.size <= lead <= _MAX_FRAME_HEADER:
         raise InputError(file.path, f"its header says {lead} header bytes for each frame: damaged.")
-    if header["size"] != _HEADER:
-        raise InputError(
-            file.path,
-            f"its header says that it has {header['size']} bytes; a TVIPS header has {_HEADER}: damaged.",
-        )
     check_movie(file, (2, height, width), stored)
     step = lead + frame_size((1, height, width), stored)
 
@@ -60,6 +55,12 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     starts = [_HEADER + k * step for k in range(n_frames)]  # the only gap is the header of the first part
 
     heads = [_STAMP.unpack(joined.read_at(at, _STAMP.size)) for at in starts]
+    if len(heads) > 1 and heads[0][2] < 1000 <= heads[1][2]:
+        raise InputError(
+            file.path,
+            f"its second frame does not begin at byte {starts[1]}, where its header puts it: damaged, or each has "
+            f"a header of other than {lead} bytes. Copy it anew.",
+        )
     started = heads[0][1]  # Unix time; taken off before milliseconds would be lost in rounding
     stamps = np.array([seconds - started + ms / 1000 for _, seconds, ms in heads])
     time, warnings = frame_time(stamps, 1e-3)
