@@ -176,7 +176,7 @@ def _ome(path: Path, root: ElementTree.Element) -> Description:
         n_frames=n_frames,
         frame_time_s=time,
         exposure_s=exposure,
-        timestamps_s=stamps,
+        timestamps_s=told_apart(stamps),
         warnings=uneven,
         pixel_size_nm=pixel_size(
             to_nanometres(pixels.get("PhysicalSizeY"), pixels.get("PhysicalSizeYUnit", "um")),
@@ -204,7 +204,7 @@ def _ome_planes(
         stamps[number] = delta * unit_s
     if sorted(stamps) != list(range(n_frames)):
         return None, exposure
-    return told_apart(np.array([stamps[k] for k in range(n_frames)])), exposure
+    return np.array([stamps[k] for k in range(n_frames)]), exposure
 
 
 def _digitalmicrograph(page: Page) -> Description:
