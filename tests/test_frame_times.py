@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import xarray as xr
 from array_files import ask_forked, write_ncem, write_velox
 from numpy.typing import NDArray
 from raw_files import movie, write_dm, write_mib, write_mrc, write_npy, write_seq, write_tvips
-from tdenoise_pipeline import store
+from tdenoise_pipeline import source, store
 from tdenoise_pipeline.config import IngestConfig
 from tdenoise_pipeline.errors import InputError, UsageError
 from tdenoise_pipeline.ingest import ingest
@@ -46,7 +47,7 @@ def info_of(path: Path) -> MovieInfo:
         return reader.info
 
 
-def write_xarray(path: Path, times: NDArray[np.float64], version: int = 3, **encoding: Any) -> None:
+def write_xarray(path: Path, times: NDArray[np.float64], version: int = 3) -> None:
     found = xr.Dataset({"counts": (("time", "y", "x"), COUNTS)}, {"time": ("time", times, {"units": "s"})})
     found.to_zarr(path, zarr_format=version, consolidated=False, mode="w")
 
@@ -70,9 +71,7 @@ def write_mp4(path: Path, times: NDArray[np.float64]) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=100)
         stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
-        stream.codec_context.time_base = stream.time_base = (
-            tick := __import__("fractions").Fraction(1, 1000)
-        )
+        stream.codec_context.time_base = stream.time_base = (tick := Fraction(1, 1000))
         for k, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(np.full((32, 32), 10 * k, "u1"), format="gray")
             frame.pts, frame.time_base = round(time * 1000), tick
@@ -311,8 +310,6 @@ def test_a_file_that_changed_while_it_was_read_is_begun_anew_by_the_same_command
     raw = tmp_path / "a.npy"
     write_npy(raw, COUNTS[:6])
     config = IngestConfig(raw=raw, output=tmp_path / "a.zarr")
-    from tdenoise_pipeline import source
-
     check = source.Source.check_unchanged
 
     def grow(self: source.Source) -> None:
@@ -330,8 +327,6 @@ def test_a_file_that_changed_while_it_was_read_is_begun_anew_by_the_same_command
 def test_another_file_under_the_name_of_an_unfinished_output_is_refused_and_the_difference_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tdenoise_pipeline import source
-
     (tmp_path / "b").mkdir()
     write_npy(tmp_path / "a.npy", COUNTS)
     write_npy(tmp_path / "b/a.npy", COUNTS[:8])
