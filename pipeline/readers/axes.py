@@ -55,7 +55,10 @@ class Axis:
     def times_s(self) -> NDArray[np.float64] | None:
         """When each frame along an axis of time began [s], where the file lists it."""
         unit_s = to_seconds(1, clean_unit(self.unit))
-        return None if self.values is None or unit_s is None else self.values * unit_s
+        if self.values is None or unit_s is None:
+            return None
+        with np.errstate(over="ignore"):
+            return self.values * unit_s
 
     @property
     def nanometres(self) -> float | None:

@@ -62,6 +62,10 @@ class Declared:
 
     def apply(self, stored: NDArray[Any], out: NDArray[Any]) -> None:
         """Write the values of stored numbers into ``out``, which has the type that ``dtype`` says."""
+        with np.errstate(over="ignore", invalid="ignore"):  # a factor of 1e300 makes Inf, which ingest tells
+            self._apply(stored, out)
+
+    def _apply(self, stored: NDArray[Any], out: NDArray[Any]) -> None:
         true = stored.view(self._true(stored.dtype))
         if out.dtype.kind == "f":
             np.multiply(true, out.dtype.type(self.factor), out=out, dtype=out.dtype, casting="unsafe")
@@ -82,8 +86,9 @@ class Declared:
         missing = np.isin(true, self._no_value(stored.dtype))
         known = true[~missing]
         large = known.dtype.kind in "iu" and known.size and abs(int(known[0])) > 2**53
-        out = np.asarray((true - known[0]) if large else true, np.float64) * self.factor
-        out += 0.0 if large else self.offset
+        with np.errstate(over="ignore", invalid="ignore"):
+            out = np.asarray((true - known[0]) if large else true, np.float64) * self.factor
+            out += 0.0 if large else self.offset
         out[missing] = np.nan
         return out
 
@@ -166,7 +171,7 @@ def _number(value: Any) -> float:
     """A number of JSON; xarray writes those of floats to Zarr as base64."""
     if isinstance(value, bool):
         raise ValueError
-    if isinstance(value, int):
+    if isinstance(value, int) and abs(value) < 2**64:
         return value  # exact, where a float may not be
     if isinstance(value, str):
         try:

@@ -40,7 +40,8 @@ def intervals(stamps: NDArray[np.float64], resolution_s: float = 0.0) -> Interva
     >>> round(found.usual_s, 6), found.longer.tolist(), found.n_lost
     (0.1, [2], 49)
     """
-    steps = np.diff(stamps)
+    with np.errstate(invalid="ignore", over="ignore"):  # of damaged stamps
+        steps = np.diff(stamps)
     known = steps[np.isfinite(steps)]
     typical = float(np.median(known)) if known.size else 0.0
     apart, jitter = abs(steps - typical), 1.5 * resolution_s

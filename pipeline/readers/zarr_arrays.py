@@ -312,7 +312,11 @@ def _parse_v3(name: str, told: dict[str, Any], attributes: dict[str, Any]) -> Za
 
 def _of_dates(unit: str, step: int) -> dict[str, Any]:
     """The attributes that make whole numbers of NumPy's dates and spans of time."""
-    return {"units": unit, "scale_factor": step, "missing_value": -(2**63)}  # the last one is "not a time"
+    return {
+        "units": {"m": "min"}.get(unit, unit),
+        "scale_factor": step,
+        "missing_value": -(2**63),
+    }  # the last one is "not a time"
 
 
 def _chain_v3(
