@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 _PRECISION = 0.01  # relative error above which a frame time is left unknown
 _APART = 0.5  # of the usual interval; one that differs by more is of another kind
-_NEAR = 0.1  # of it; the mean of those that differ by less is the frame time
+_NEAR = 0.2  # of it; the mean of those that differ by less is the frame time
 _DISAGREE = 0.05  # of what a header says, beyond which the user is told that the stamps are believed
 
 
