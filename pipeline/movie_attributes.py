@@ -94,7 +94,7 @@ def describe(
         "drift": None if found.drift is None else _drift(found.drift, plan),
         "references": plan.references.sources,
         "corrections": _corrections(config, plan, found),
-        "warnings": [*info.warnings, *plan.left_out, *_warnings(config, info, plan, found)],
+        "warnings": [*info.warnings, *plan.left_out, *plan.doubts, *_warnings(config, info, plan, found)],
         "software": VERSION,
     }
 

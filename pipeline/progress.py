@@ -298,7 +298,9 @@ class OutputRun:
             log.warning("%s: starting over, for nothing says with what settings it was begun", self.partial)
             self._start_over()
         elif begun_as.get("id") != self.id:
-            if not self._force:
+            if self._is_outdated(begun_as.get("plan")):
+                log.warning("%s: its raw file has changed since it was begun; it is begun anew.", self.output)
+            elif not self._force:
                 raise UsageError(
                     f"{self.partial}: was begun with {_difference(begun_as.get('plan'), self._plan)}. "
                     "Finish it as it was begun, or start over with --force."
@@ -307,6 +309,16 @@ class OutputRun:
         if self._command is not None:
             write_sealed(self.folder / COMMAND, record(self._command))
         write_sealed(file, {"id": self.id, "plan": self._plan})
+
+    def _is_outdated(self, before: Any) -> bool:
+        """Whether what is unfinished was made by this very command from a raw file as it is no more."""
+        begun_by = (read_sealed(self.folder / COMMAND) or {}).get("settings")
+        if self._command is None or not isinstance(before, dict) or not isinstance(begun_by, dict):
+            return False
+        # By way of JSON, as what was begun came.
+        now = json.loads(json.dumps(record(self._command)["settings"]))
+        same = begun_by | {"force": None} == now | {"force": None}
+        return same and "raw" in self._plan and before.get("raw") != self._plan["raw"]
 
     def _take_lease(self) -> None:
         leases.take(
@@ -436,12 +448,23 @@ def _sha256(file: Path) -> str:
         return ""
 
 
+def _flat(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan with the entries of its groups by names of their own, "raw bytes"."""
+    found: dict[str, Any] = {}
+    for name, value in plan.items():
+        found |= (
+            {f"{name} {key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return found
+
+
 def _difference(before: Any, now: dict[str, Any]) -> str:
     """What differs between two plans, in words."""
     if not isinstance(before, dict):
         return "other settings or another input"
     if isinstance(before.get("settings"), dict) and isinstance(now.get("settings"), dict):
         before, now = before | before["settings"], now | now["settings"]
+    before, now = _flat(before), _flat(now)
     names = [k for k in sorted(before | now) if k != "settings" and before.get(k) != now.get(k)]
     return "other settings or another input: " + "; ".join(
         f"{name} was {str(before.get(name))[:60]}, is {str(now.get(name))[:60]}" for name in names[:4]

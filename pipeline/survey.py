@@ -18,6 +18,7 @@ from tdenoise.pixels import PixelAccumulator, stand_ins
 from .corrections import bin_pixels
 from .ingest_plan import Selection
 from .readers import Reader
+from .readers.timestamps import intervals
 
 SAMPLE_PAIRS = 16  # of successive frames, looked at before the copy
 NOISE_PIXELS = 20_000_000  # that the noise is measured on, about: errors of correlations below 0.001
@@ -27,7 +28,6 @@ STRETCH = (8, 32)  # successive frames looked at for the noise: at least, at mos
 DRIFT_FRAMES, DRIFT_PIXELS = 8, 256  # frames averaged for an image that is correlated, and its extent
 DRIFT_BIN = 2  # pixels that are joined for it: atomic columns are larger than four
 READ_GROUPS = 8  # such images that are made at once
-GAP = 1.5  # usual intervals between frames, beyond which one was lost
 UNEVEN = 0.1  # of the usual interval
 
 Window = tuple[slice, slice, slice]
@@ -227,16 +227,14 @@ def timing(stamps: NDArray[np.float64] | None) -> dict[str, Any] | None:
     """What time stamps [s] say: the usual interval, whether it is kept, and after which frames some are lost."""
     if stamps is None or len(stamps) < 2:
         return None
-    intervals = np.diff(stamps)
-    usual = float(np.median(intervals))
-    if not np.isfinite(intervals).all() or usual <= 0:
-        return {"interval_s": None, "uneven": True, "dropped_after": [], "n_dropped": 0}
-    gaps = np.flatnonzero(intervals > GAP * usual)
+    found, steps = intervals(stamps), np.diff(stamps)
+    usual = found.usual_s
+    even = usual is not None and bool((abs(steps - usual) <= UNEVEN * usual).all())
     return {
-        "interval_s": usual,
-        "uneven": bool((abs(intervals - usual) > UNEVEN * usual).any()),
-        "dropped_after": gaps.tolist(),
-        "n_dropped": int((np.rint(intervals[gaps] / usual) - 1).clip(1).sum()),
+        "interval_s": usual if usual is None else float(f"{usual:.9g}"),
+        "uneven": not even,
+        "dropped_after": found.longer.tolist(),
+        "n_dropped": found.n_lost,
     }
 
 

@@ -54,10 +54,12 @@ def write_dm(
     time_unit: str = "ms",
     recorded: int | None = None,
     name: str = "made up",
+    brightness: tuple[float, float, str] | None = None,
 ) -> None:
     """A DigitalMicrograph file with its groups in the usual order: pixels first, then their sizes.
 
-    ``recorded`` writes the tag of an in situ capture, the number of frames.
+    ``recorded`` writes the tag of an in situ capture, the number of frames; ``brightness`` is origin, scale and unit
+    of the counts.
     """
     word = ">Q" if version == 4 else ">I"
     codes = {"u1": (6, 10), "i1": (9, 9), "i2": (1, 2), "u2": (10, 4), "f4": (2, 6), "i4": (7, 3)}
@@ -95,9 +97,15 @@ def write_dm(
     if recorded is not None:
         frames = value("# Frames", (5,), struct.pack("<I", recorded))
         tags.append(group("In-situ", group("Recorded", frames)))
+    calibrations = [group("Dimension", *dimensions)]
+    if brightness is not None:
+        origin, scale, unit = brightness
+        calibrations.append(
+            group("Brightness", number("Origin", origin), number("Scale", scale), text("Units", unit))
+        )
     image = group(
         "ImageData",
-        group("Calibrations", group("Dimension", *dimensions)),
+        group("Calibrations", *calibrations),
         value("Data", (20, encoded, data.size), data.tobytes()),
         value("DataType", (5,), struct.pack("<I", data_type)),
         group("Dimensions", *sizes),

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import InputError
 from . import MovieInfo, Reader
 from .dm_tags import TagArray, TagTree, read_tags
-from .frames import FlatReader, check_movie, frame_size, library, whole_frames
+from .frames import FlatReader, check_movie, frame_size, library, unexplained, whole_frames
 from .gatan import open_capture
 from .rawfile import RawFile
 from .units import bounded_json, pixel_size, to_nanometres, to_seconds
@@ -23,6 +23,7 @@ _TYPES = {
 }  # fmt: skip
 _PACKED_COMPLEX = {5, 27, 28}
 _COLOUR = {8, 23}
+_ELECTRONS = {"e", "e-", "electron", "electrons"}
 _ENERGY_UNITS = {"ev", "kev", "mev"}
 
 
@@ -71,6 +72,10 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
         shape=(n_frames, height, width),
         missing_frames=announced - n_frames,
     )
+    info = replace(
+        info,
+        warnings=info.warnings + unexplained(image.pixels.n_bytes - announced * frame_bytes, frame_bytes),
+    )
     first = image.pixels.offset
     return FlatReader(file, info, stored, range(first, first + n_frames * frame_bytes, frame_bytes))
 
@@ -96,6 +101,7 @@ def _info(tree: TagTree, image: Image, stored: np.dtype[Any], n_frames: int) -> 
         exposure_s=to_seconds(f"{exposure:.7g}", "s") if isinstance(exposure, float | int) else None,
         voltage_kv=kilovolts if 0 < kilovolts < 10_000 else None,
         camera=_text(tree, _group(acquisition, "Device").get("Name")) or None,
+        warnings=_brightness(tree, image),
         metadata=_metadata(tree, image),
     )
 
@@ -161,6 +167,24 @@ def _axes(tree: TagTree, image: Image) -> list[tuple[Any, str]]:
         axes.append((scale, _text(tree, entry.get("Units")) if isinstance(entry, dict) else ""))
     axes += [(None, "")] * len(image.shape)
     return axes[: len(image.shape)][::-1]
+
+
+def _brightness(tree: TagTree, image: Image) -> tuple[str, ...]:
+    """A warning where the numbers are calibrated in another unit: that is no part of the counts."""
+    told = _group(_group(_group(image.tags, "ImageData"), "Calibrations"), "Brightness")
+    scale, origin = told.get("Scale"), told.get("Origin", 0.0)
+    unit = _text(tree, told.get("Units"))
+    if not isinstance(scale, float) or not isinstance(origin, float) or not 0 < scale < math.inf:
+        return ()
+    if (scale, origin) == (1.0, 0.0):
+        return ()
+    counted = unit.strip().lower() in _ELECTRONS
+    advice = f" --counts-per-electron {1 / scale:.6g} says the same." if counted and origin == 0 else ""
+    number = f"(number - {origin:g})" if origin else "number"
+    value = f"{number} x {scale:.6g} {unit}".rstrip()
+    return (
+        f"its brightness is calibrated, {value}, which is not applied: the numbers are kept as counts.{advice}",
+    )
 
 
 def _metadata(tree: TagTree, image: Image) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from . import MovieInfo, Reader
-from .frames import FlatReader, frame_size, whole_frames
+from .frames import FlatReader, frame_size, unexplained, whole_frames
 from .rawfile import JoinedFile, RawFile, RawFolder
 from .sequence import open_frames
 
@@ -64,18 +64,13 @@ def _open_raw_files(
         n_bytes = _before_the_hole(joined.sizes)
     n_frames = whole_frames(joined, announced, n_bytes // frame_bytes, allow_truncated)
     spare = n_bytes - n_frames * frame_bytes
-    warnings = info.warnings
-    if announced == n_frames and spare >= frame_bytes:
-        warnings += (
-            f"{raw.name} holds {spare // frame_bytes} frames more than the {announced} that its director "
-            "names; they are not read.",
-        )
+    more = unexplained(joined.size - announced * frame_bytes, frame_bytes)
     info = replace(
         info,
         shape=(n_frames, *info.shape[1:]),
         format=f"Gatan capture, {info.format} and raw",
         missing_frames=announced - n_frames,
-        warnings=warnings,
+        warnings=info.warnings + more,
         files=(director.path, *joined.paths),
         metadata=info.metadata | {"files": [path.name for path in joined.paths], "trailing_bytes": spare},
     )

@@ -24,6 +24,7 @@ _SECONDS = {
     **dict.fromkeys(("s", "sec", "second"), 1.0),
     **dict.fromkeys(("min", "minute"), 60.0),
     **dict.fromkeys(("h", "hr", "hour"), 3600.0),
+    **dict.fromkeys(("d", "day"), 86_400.0),
 }
 _MAX_TEXT = 100_000  # characters of one string
 _MAX_ITEMS = 1_000  # entries of one list
@@ -45,12 +46,14 @@ def to_nanometres(value: Any, unit: Any) -> float | None:
 def to_seconds(value: Any, unit: Any) -> float | None:
     """A time in s, or None where the number or the unit does not say one.
 
+    Dates as netCDF and xarray write them count from a moment, "milliseconds since 2024-01-01".
+
     Examples
     --------
-    >>> to_seconds(25, "ms"), to_seconds(0, "s"), to_seconds(2, "deg")
-    (0.025, None, None)
+    >>> to_seconds(25, "ms"), to_seconds(0, "s"), to_seconds(2, "deg"), to_seconds(8, "ms since 2024-01-01")
+    (0.025, None, None, 0.008)
     """
-    return _convert(value, unit, _SECONDS)
+    return _convert(value, str(unit).partition(" since ")[0], _SECONDS)
 
 
 def _convert(value: Any, unit: Any, factors: Mapping[str, float]) -> float | None:
