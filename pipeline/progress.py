@@ -22,10 +22,12 @@ from types import TracebackType
 from typing import Any
 
 from tdenoise.atomic import fsync, fsync_tree, patiently, write_atomically
+from tdenoise.documents import parse_json
 
+from . import recorded, trust
 from .errors import LockedError, UsageError
 from .faults import maybe_crash
-from .recorded import COMMAND, record
+from .recorded import COMMAND
 
 HEARTBEAT_S = 5.0
 STALE_S = 600.0  # a lease without a heartbeat for this long is dead, wherever its owner ran
@@ -93,9 +95,11 @@ class OutputRun:
     def __enter__(self) -> OutputRun:
         self._check_output()
         self.output.parent.mkdir(parents=True, exist_ok=True)
+        trust.check_place(self.folder, self.partial)
         self._take_lease()
         maybe_crash("lease.taken")
         try:
+            trust.check_place(self.folder, self.partial)
             self._check_plan()
             (self.folder / "done").mkdir(exist_ok=True)
             maybe_crash("plan.written")
@@ -130,7 +134,7 @@ class OutputRun:
                 for orphan in folder.rglob("*.partial"):
                     orphan.unlink(missing_ok=True)
             return
-        shutil.rmtree(self.partial, ignore_errors=True)
+        self._remove_partial()
         shutil.rmtree(self.folder / "done", ignore_errors=True)
         (self.folder / "done").mkdir(exist_ok=True)
         create(self.partial)
@@ -217,6 +221,11 @@ class OutputRun:
                 "Choose another name, or --force to replace it."
             )
 
+    def _remove_partial(self) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)
+        if os.path.lexists(self.partial):
+            raise UsageError(f"{self.partial}: is in the way and cannot be removed. Move it or remove it.")
+
     def _check_plan(self) -> None:
         self.unstage()
         file = self.folder / "plan.json"
@@ -232,11 +241,10 @@ class OutputRun:
                     f"{self.partial}: was begun with {_difference(begun_as.get('plan'), self._plan)}. "
                     "Finish it as it was begun, or start over with --force."
                 )
-            shutil.rmtree(self.partial, ignore_errors=True)
+            self._remove_partial()
             (self.folder / "created").unlink(missing_ok=True)
         if self._command is not None:
-            document = json.dumps(record(self._command), indent=1)
-            write_atomically(self.folder / COMMAND, document.encode())
+            recorded.write(self.folder / COMMAND, self._command)
         write_atomically(file, json.dumps({"id": self.id, "plan": self._plan}, indent=1).encode())
 
     def _take_lease(self) -> None:
@@ -356,7 +364,8 @@ def tidy_up(output: Path) -> None:
     if not folder.exists() or partial_path(output).exists() or any(folder.glob("ready-*")):
         return
     run = OutputRun(output, {})
-    with contextlib.suppress(LockedError):
+    with contextlib.suppress(LockedError, UsageError):
+        trust.check_place(run.folder, run.partial)
         run._take_lease()
         try:
             run.tidy()
@@ -438,7 +447,7 @@ def _slurm_job() -> str | None:
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where the file is missing or damaged."""
     try:
-        value = json.loads(file.read_text())
+        value = parse_json(file.read_bytes())
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
+
+from tdenoise.atomic import write_atomically
 
 from . import config as settings
 from .config import SCRATCH
@@ -25,6 +28,11 @@ def record(config: Any) -> dict[str, Any]:
     step = next(name for name, kind in STEPS.items() if type(config) is kind)
     values = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
     return {"step": step, "settings": values}
+
+
+def write(file: Path, config: Any) -> None:
+    """Record a step and its settings in a file that nobody else may change: it will be obeyed."""
+    write_atomically(file, json.dumps(record(config), indent=1).encode(), mode=0o600)
 
 
 def recall(document: dict[str, Any], **changes: Any) -> Any:

@@ -59,7 +59,7 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
     begun = folder / ".tdenoise" / RUN
     if config.step is None:  # of the steps of a batch run, its folder knows
         begun.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(begun, json.dumps(recorded.record(config), indent=1).encode())
+        recorded.write(begun, config)
     forced = _Forced(folder / ".tdenoise" / "forced.json", config.force)
     if config.step in (None, "ingest"):
         ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)

@@ -8,7 +8,7 @@ shard's decoded content lies in ``integrity``.
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import os
 import re
 import shutil
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from tdenoise.atomic import SEAL, fsync, seal, unique_partial, write_atomically
+from tdenoise.documents import parse_json
 
 from . import shards
 from .blocks import Region, spans
@@ -42,6 +43,8 @@ MOVIE_SHARD_PIXELS = 2048  # of a movie store, whose counts are small: fewer fil
 LONG_SHARD_FRAMES, MANY_SHARDS = 128, 64  # of a denoised store that has at least so many of them: fewer files
 CHUNK_FRAMES, CHUNK_PIXELS = 4, 512
 KEPT_BITS = 7  # of 23 in the mantissa of float32: +0.02 % error, 4 times smaller
+
+MOST_FILES = 10_000_000  # of an array; whoever lists more of them runs out of memory
 
 WHERE = ("workers", "worker_memory", "insecure", "profile", "share", "device")  # settings that change no byte
 
@@ -317,7 +320,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
         If the path is not a finished store of this profile.
     """
     try:
-        document = json.loads((path / "zarr.json").read_text())
+        document = parse_json((path / "zarr.json").read_bytes())
         attributes = document["attributes"]["tdenoise"]
     except FileNotFoundError:
         hint = "no such store" if not path.exists() else "this is not a Zarr v3 store"
@@ -326,7 +329,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
         raise InputError(path, hint) from None
     except (KeyError, TypeError):
         raise InputError(path, "a Zarr store, but not one of tdenoise; ingest the movie first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(path / "zarr.json", f"cannot be read ({error})") from None
     if not isinstance(attributes, dict) or attributes.get("profile") != PROFILE:
         raise InputError(path, f"its layout is not profile {PROFILE} of tdenoise, which this version reads")
@@ -425,7 +428,7 @@ def _read_node(folder: Path) -> dict[str, Any]:
     file = folder / "zarr.json"
     if file.is_symlink():
         raise ValueError(f"{folder.name}/zarr.json is a symbolic link")
-    node = json.loads(file.read_text())
+    node = parse_json(file.read_bytes())
     if not isinstance(node, dict):
         raise ValueError(f"{folder.name}/zarr.json is no object")
     return node
@@ -435,6 +438,9 @@ def _check_node(node: dict[str, Any]) -> None:
     if node["zarr_format"] != 3 or node["node_type"] not in ("group", "array"):
         raise ValueError("it is not Zarr v3")
     if node["node_type"] == "array":
+        grid = zip(node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"], strict=True)
+        if (n_files := math.prod(-(-size // step) for size, step in grid)) > MOST_FILES:
+            raise ValueError(f"an array announces {n_files:.3g} files")
         if not re.fullmatch(r"bool|u?int(8|16|32|64)|float(16|32|64)", str(node["data_type"])):
             raise ValueError(f"an array holds {str(node['data_type'])[:40]!r} and no numbers")
         if node.get("storage_transformers"):

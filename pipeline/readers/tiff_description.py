@@ -6,7 +6,6 @@ not used: they give the dots per inch of a print.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tdenoise.documents import parse_json
 
 from ..errors import InputError
 from .tiff_pages import DESCRIPTION, X_RESOLUTION, Y_RESOLUTION, Page
@@ -87,7 +88,7 @@ def _imagej(path: Path, page: Page, text: str) -> Description:
 
 
 def _tifffile(path: Path, text: str) -> Description:
-    entries = json.loads(text)
+    entries = parse_json(text)
     shape = [n for n in entries["shape"][:-2] if n != 1]
     _only_one_axis(path, dict(enumerate(shape)))
     return Description(n_frames=math.prod(shape), one_page=True, metadata=entries)
