@@ -54,7 +54,9 @@ def sample_pixels(
     return pixels.statistics()
 
 
-def measure_noise(array: Any, unsound: Collection[int], n_threads: int) -> NoiseStatistics | None:
+def measure_noise(
+    array: Any, unsound: Collection[int], n_threads: int, check: Callable[[], None] = lambda: None
+) -> NoiseStatistics | None:
     """The noise of a movie, measured on stretches of frames spread over its length and its field.
 
     Parameters
@@ -64,6 +66,8 @@ def measure_noise(array: Any, unsound: Collection[int], n_threads: int) -> Noise
     unsound : collection of int
         Frames that do not count: blank, repeated, not finite.
     n_threads : int
+    check : callable
+        Raises an error if a stop was asked for; asked in every thread.
 
     Returns
     -------
@@ -72,6 +76,7 @@ def measure_noise(array: Any, unsound: Collection[int], n_threads: int) -> Noise
     """
 
     def sums(window: Window) -> list[float] | None:
+        check()
         part = array[window]
         if part.dtype.kind == "f" and not np.isfinite(part).all():
             return None
@@ -112,8 +117,14 @@ def noise_windows(
 class _Groups:
     """Means of one and the other half of every few successive frames, of a part in the middle of the field."""
 
-    def __init__(self, array: Any, unsound: Collection[int], bad: NDArray[np.bool_] | None = None) -> None:
-        self._array, self._unsound = array, unsound
+    def __init__(
+        self,
+        array: Any,
+        unsound: Collection[int],
+        bad: NDArray[np.bool_] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._array, self._unsound, self._check = array, unsound, check
         self._part = tuple(
             _middle(n, chunk) for n, chunk in zip(array.shape[1:], array.chunks[1:], strict=True)
         )
@@ -132,6 +143,7 @@ class _Groups:
         out = np.zeros((len(groups), *self.shape[1:]), np.float32)
         # A few groups at a time: their frames take more memory than their means.
         for first in range(groups.start, groups.stop, READ_GROUPS):
+            self._check()
             last = min(first + READ_GROUPS, groups.stop)
             begin = first * self._length
             frames = self._array[begin : last * self._length, *self._part]
@@ -140,22 +152,27 @@ class _Groups:
                     wanted = range(group * self._length + half, (group + 1) * self._length, 2)
                     sound = [frame - begin for frame in wanted if frame not in self._unsound]
                     if sound:  # else zero: a constant image shows nothing
-                        mean = frames[sound].mean(axis=0, dtype=np.float32)
-                        if self._bad.any() and not self._bad.all():
-                            mean[self._bad] = stand_ins(mean, self._bad)[self._bad]
-                        out[group - groups.start, half] = bin_pixels(mean[None], DRIFT_BIN)[0]
+                        with np.errstate(over="ignore", invalid="ignore"):  # `drift` leaves out what is not finite
+                            mean = frames[sound].mean(axis=0, dtype=np.float32)
+                            if self._bad.any() and not self._bad.all():
+                                mean[self._bad] = stand_ins(mean, self._bad)[self._bad]
+                            out[group - groups.start, half] = bin_pixels(mean[None], DRIFT_BIN)[0]
         return out
 
 
 def measure_drift(
-    array: Any, unsound: Collection[int], bad: NDArray[np.bool_] | None = None
+    array: Any,
+    unsound: Collection[int],
+    bad: NDArray[np.bool_] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float64] | None:
     """Displacement of the scene in every frame [pixels], shape (n_frames, 2); None where it does not show.
 
     From the mean of some frames at a time in the middle of the field; between these, along straight lines. Pixels that
-    are bad, shape (height, width), would hold it at zero: those around stand in for them.
+    are bad, shape (height, width), would hold it at zero: those around stand in for them. ``check`` raises an error if a stop was
+    asked for.
     """
-    groups = _Groups(array, unsound, bad)
+    groups = _Groups(array, unsound, bad, check)
     if groups.shape[0] < 2 or min(groups.shape[2:]) < 8:
         return None
     moved = DRIFT_BIN * drift(groups)
