@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,6 +20,8 @@ from .ingest_plan import Selection
 from .readers import Reader
 
 SAMPLE_PAIRS = 16  # of successive frames, looked at before the copy
+# Read on top of it where the dose is low, at most: so much, or this share of the movie.
+LONGER_BYTES, LONGER_SHARE = 2**30, 0.05
 NOISE_PIXELS = 20_000_000  # that the noise is measured on, about: errors of correlations below 0.001
 NOISE_PLACES = (8, 32)  # in time, evenly spread: at least, at most
 WINDOW = 512  # rows and columns looked at for noise and drift, at most [pixels]
@@ -35,10 +38,16 @@ Window = tuple[slice, slice, slice]
 def sample_pixels(
     reader: Reader, selection: Selection, n_threads: int, check: Callable[[], None]
 ) -> PixelStatistics | None:
-    """Mean and noise of every pixel from some pairs of frames; None if no pair is sound."""
+    """Mean and noise of every pixel from some pairs of frames; None if no pair is sound.
+
+    From more of them where the dose is so low that a pixel may not have changed by chance.
+    """
     first, n_frames = selection.frames[0], selection.shape[0]
     n_pairs = min(SAMPLE_PAIRS, n_frames // 2)
     starts = [first + int(i) for i in np.linspace(0, n_frames - 2, n_pairs)]
+    pair_bytes = 2 * reader.info.dtype.itemsize * math.prod(reader.info.shape[1:])
+    budget = max(LONGER_BYTES, LONGER_SHARE * n_frames * pair_bytes / 2)
+    longer = _between(starts, first, first + n_frames)[: int(budget / pair_bytes)]
     pixels = PixelAccumulator(selection.shape[1:])
 
     def read(start: int) -> NDArray[Any]:
@@ -51,7 +60,19 @@ def sample_pixels(
         for group in range(0, n_pairs, n_threads):  # no more pairs in memory than threads
             for pair in pool.map(read, starts[group : group + n_threads]):
                 pixels.add(pair)
+        for group in range(0, len(longer), n_threads):
+            if not pixels.undecided:
+                break
+            for pair in pool.map(read, longer[group : group + n_threads]):
+                pixels.add(pair)
     return pixels.statistics()
+
+
+def _between(starts: list[int], first: int, last: int) -> list[int]:
+    """Pairs of frames that none of these holds, in an order in which any number of them is spread over the movie."""
+    taken = {frame for start in starts for frame in (start, start + 1)}
+    free = [start for start in range(first, last - 1, 2) if not {start, start + 1} & taken]
+    return [free[i] for i in np.argsort(np.arange(len(free)) * 0.618034 % 1)]
 
 
 def measure_noise(
@@ -152,7 +173,9 @@ class _Groups:
                     wanted = range(group * self._length + half, (group + 1) * self._length, 2)
                     sound = [frame - begin for frame in wanted if frame not in self._unsound]
                     if sound:  # else zero: a constant image shows nothing
-                        with np.errstate(over="ignore", invalid="ignore"):  # `drift` leaves out what is not finite
+                        with np.errstate(
+                            over="ignore", invalid="ignore"
+                        ):  # `drift` leaves out what is not finite
                             mean = frames[sound].mean(axis=0, dtype=np.float32)
                             if self._bad.any() and not self._bad.all():
                                 mean[self._bad] = stand_ins(mean, self._bad)[self._bad]
@@ -169,8 +192,8 @@ def measure_drift(
     """Displacement of the scene in every frame [pixels], shape (n_frames, 2); None where it does not show.
 
     From the mean of some frames at a time in the middle of the field; between these, along straight lines. Pixels that
-    are bad, shape (height, width), would hold it at zero: those around stand in for them. ``check`` raises an error if a stop was
-    asked for.
+    are bad, shape (height, width), would hold it at zero: those around stand in for them. ``check`` raises an error
+    if a stop was asked for.
     """
     groups = _Groups(array, unsound, bad, check)
     if groups.shape[0] < 2 or min(groups.shape[2:]) < 8:
