@@ -265,7 +265,7 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key} is set twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> typing.Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> typing.Any:
         if "\0" in node.value:  # neither a name nor a line of a script can hold it
             raise yaml.constructor.ConstructorError(None, None, "a NUL character", node.start_mark)
         return super().construct_scalar(node)

@@ -22,6 +22,7 @@ from .readers import Reader
 SAMPLE_PAIRS = 16  # of successive frames, looked at before the copy
 # Read on top of it where the dose is low, at most: so much, or this share of the movie.
 LONGER_BYTES, LONGER_SHARE = 2**30, 0.05
+NOISE_LIMIT = 1e9  # counts whose squares of squares float32 still holds; no electron gives more
 NOISE_PIXELS = 20_000_000  # that the noise is measured on, about: errors of correlations below 0.001
 NOISE_PLACES = (8, 32)  # in time, evenly spread: at least, at most
 WINDOW = 512  # rows and columns looked at for noise and drift, at most [pixels]
@@ -99,7 +100,7 @@ def measure_noise(
     def sums(window: Window) -> list[float] | None:
         check()
         part = array[window]
-        if part.dtype.kind == "f" and not np.isfinite(part).all():
+        if part.dtype.kind == "f" and not float(np.abs(part).max()) < NOISE_LIMIT:  # nor is NaN
             return None
         accumulator = NoiseAccumulator()
         accumulator.add(part)

@@ -195,6 +195,7 @@ def _array(opened: store.Store, deep: bool, control: Control) -> tuple[list[Dama
     damage: list[Damage] = []
 
     def check(region: Region) -> tuple[Region, str | None]:
+        control.check("verify")
         return region, _shard(opened, region, hashes, deep)
 
     n_threads = memory.verify_threads(opened) if deep else budget.n_cores()
