@@ -71,19 +71,19 @@ class PixelAccumulator:
         # Exact for the sum of two 16-bit counts, and twice as fast.
         wide = np.float32 if frames.dtype.itemsize <= 2 else np.float64
         for one, other in zip(frames[0:-1:2], frames[1::2], strict=True):
-            lost = [is_lost(frame) for frame in (one, other)]
+            lost = [_lost(frame) for frame in (one, other)]
             if any(_is_blank(frame, where) for frame, where in zip((one, other), lost, strict=True)):
                 continue
+            self._lost &= False if lost[0] is None or lost[1] is None else lost[0] & lost[1]
             absent = None
-            if frames.dtype.kind == "f" and (lost[0] | lost[1]).any():
-                absent = lost[0] | lost[1]
+            if frames.dtype.kind == "f" and any(where is not None for where in lost):
+                absent = is_lost(one) | is_lost(other)
                 one, other = (np.where(absent, 0, frame) for frame in (one, other))
                 self._absent += absent
             sums = np.add(one, other, dtype=wide)
             changes = np.subtract(other, one, dtype=wide)
             self._n_pairs += 1
             self._n_still += not changes.any()
-            self._lost &= lost[0] & lost[1]
             self._totals[0] += one
             self._totals[1] += other
             self._changes += np.square(changes, out=changes)
@@ -184,9 +184,15 @@ class PixelAccumulator:
         )
 
 
-def _is_blank(frame: Array, lost: NDArray[np.bool_]) -> bool:
+def _lost(frame: Array) -> NDArray[np.bool_] | None:
+    """As `is_lost`; None where every pixel holds a count, which is faster to see."""
+    low, high = frame.min(), frame.max()
+    return is_lost(frame) if is_lost(np.array([low, high])).any() else None
+
+
+def _is_blank(frame: Array, lost: NDArray[np.bool_] | None) -> bool:
     """Whether all pixels of a frame that hold a count hold the same, or none does."""
-    values = frame[~lost] if lost.any() else frame
+    values = frame if lost is None else frame[~lost]
     return bool(values.size == 0 or values.min() == values.max())
 
 
