@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import multiprocessing
 import random
 import resource
@@ -318,6 +319,7 @@ def _answers(seeds: list[Seed], numbers: range, place: Path) -> Iterator[str]:
 
 def _work(seeds: list[Seed], numbers: range, place: Path, answers: Connection) -> None:
     hdf5.ask = video.ask = ask_forked
+    logging.disable()  # what ingest has to say of such movies
     for number in numbers:
         answers.send(trial(number, seeds[number % len(seeds)], place))
 
