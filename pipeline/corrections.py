@@ -16,6 +16,7 @@ from tdenoise.bad_pixels import (
     dead_lines,
     dead_pixels,
     hot_pixels,
+    single_pixels,
 )
 
 from .config import Preparation
@@ -273,11 +274,14 @@ def plan_corrections(
         hot, dead = none, lines
     else:
         n_suspect = 0
+    if raw.kind in "ui":  # a single pixel that always says the most is called what it is
+        stuck = single_pixels(lost)
+        hot, lost = hot | stuck, lost & ~stuck
     replaced = listed if config.keep_defects else listed | hot | dead | lost
     if statistics is not None:
-        hits = HitFinder(corrected, n_frames * listed.size, found & ~replaced)
+        hits = HitFinder(corrected, n_frames * listed.size, (found | hot | lost) & ~replaced)
     try:
-        patches = Patches(replaced, lost)
+        patches = Patches(replaced, lost | hot)
     except ValueError as error:
         culprit = config.defects or config.gain
         hint = "is the map inverted?" if culprit is not None else "keep them with --keep-defects."

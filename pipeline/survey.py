@@ -20,6 +20,8 @@ from .ingest_plan import Selection
 from .readers import Reader
 
 SAMPLE_PAIRS = 16  # of successive frames, looked at before the copy
+MOST_PAIRS = 2000  # small frames take their time, too
+LONGER_PAIRS = 8  # between two looks whether they are enough
 # Read on top of it where the dose is low, at most: so much, or this share of the movie.
 LONGER_BYTES, LONGER_SHARE = 2**30, 0.05
 NOISE_LIMIT = 1e9  # counts whose squares of squares float32 still holds; no electron gives more
@@ -48,7 +50,7 @@ def sample_pixels(
     starts = [first + int(i) for i in np.linspace(0, n_frames - 2, n_pairs)]
     pair_bytes = 2 * reader.info.dtype.itemsize * math.prod(reader.info.shape[1:])
     budget = max(LONGER_BYTES, LONGER_SHARE * n_frames * pair_bytes / 2)
-    longer = _between(starts, first, first + n_frames)[: int(budget / pair_bytes)]
+    longer = _between(starts, first, first + n_frames)[: min(MOST_PAIRS, int(budget / pair_bytes))]
     pixels = PixelAccumulator(selection.shape[1:])
 
     def read(start: int) -> NDArray[Any]:
@@ -58,14 +60,18 @@ def sample_pixels(
         return frames[:, slice(*selection.rows), slice(*selection.columns)]
 
     with ThreadPoolExecutor(n_threads) as pool:
-        for group in range(0, n_pairs, n_threads):  # no more pairs in memory than threads
-            for pair in pool.map(read, starts[group : group + n_threads]):
-                pixels.add(pair)
-        for group in range(0, len(longer), n_threads):
+
+        def look(starts: list[int]) -> None:
+            for group in range(0, len(starts), n_threads):  # no more pairs in memory than threads
+                for pair in pool.map(read, starts[group : group + n_threads]):
+                    pixels.add(pair)
+
+        look(starts)
+        # As many at a time whatever the machine has: how many are read decides what is found.
+        for group in range(0, len(longer), LONGER_PAIRS):
             if not pixels.undecided:
                 break
-            for pair in pool.map(read, longer[group : group + n_threads]):
-                pixels.add(pair)
+            look(longer[group : group + LONGER_PAIRS])
     return pixels.statistics()
 
 

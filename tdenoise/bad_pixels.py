@@ -84,6 +84,15 @@ def is_lost(frame: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(frame == np.iinfo(frame.dtype).max)
 
 
+def single_pixels(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a mask (height, width) that touch no other one of it."""
+    single = np.zeros(mask.shape, dtype=bool)
+    rows, columns = np.nonzero(mask)
+    kept = ~_neighbours(mask, rows, columns).any(axis=0)
+    single[rows[kept], columns[kept]] = True
+    return single
+
+
 def clipping(statistics: PixelStatistics, apart: NDArray[np.bool_]) -> tuple[float, int] | None:
     """Value at which the counts are cut off, and how many pixels reach it; None if they are not.
 

@@ -260,7 +260,7 @@ def test_two_columns_at_the_largest_value_are_no_part_of_the_scene(tmp_path: Pat
     attributes = store.read_attributes(movie_store(tmp_path, frames))
     assert attributes["n_bad_pixels"] == 128 and attributes["mean"] < 10
     kept = store.read_attributes(movie_store(tmp_path / "kept", frames, keep_defects=True))
-    assert kept["n_bad_pixels"] == 128 and kept["mean"] > 1e8
+    assert kept["n_bad_pixels"] == 128 and kept["mean"] > 1e8 and kept["xray_hits"]["n"] == 0
     assert any("without counts" in w and "left as they are" in w for w in kept["warnings"])
 
 
@@ -286,3 +286,12 @@ def test_clipped_counts_are_told(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).normal(200, 30, (40, 64, 64)).clip(0, 260).astype(np.uint16)
     warnings = store.read_attributes(movie_store(tmp_path, frames))["warnings"]
     assert any("reach the value 260" in warning for warning in warnings)
+
+
+def test_a_single_pixel_that_always_says_the_most_is_hot(tmp_path: Path) -> None:
+    frames = counts((40, 64, 64)).astype(np.uint16)
+    frames[:, 20, 30] = 65535
+    frames[:, 40, 40:50] = 65535
+    attributes = store.read_attributes(movie_store(tmp_path, frames))
+    assert attributes["hot_pixels"] == [[20, 30]] and len(attributes["lost_pixels"]) == 10
+    assert any("hot" in warning for warning in attributes["warnings"])

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from tdenoise_pipeline import batch, cli, progress, recorded, trust
 from tdenoise_pipeline.config import ApplyConfig, CancelConfig, IngestConfig, ResumeConfig, RunConfig
-from tdenoise_pipeline.errors import PipelineError, UsageError
+from tdenoise_pipeline.errors import PipelineError, ResourceError, UsageError
 from tdenoise_pipeline.progress import OutputRun
 from tdenoise_pipeline.resume import resume
 
@@ -137,6 +138,56 @@ def test_a_record_is_written_so_that_nobody_else_can_change_it(tmp_path: Path) -
         os.umask(before)
     assert file.stat().st_mode & 0o777 == 0o600
     assert trust.read_own(file) == recorded.record(apply_config(tmp_path))
+
+
+def keys(folder: Path, role: str) -> dict[str, str]:
+    """Certificates and a key of one more authority, as files."""
+    from distributed import Security
+
+    folder.mkdir()
+    found = {}
+    for name, text in Security.temporary().get_tls_config_for_role(role).items():
+        if name in ("ca_file", "cert", "key"):
+            (folder / name).write_text(text)
+            found[name] = str(folder / name)
+    return found
+
+
+def test_a_scheduler_with_the_keys_of_another_is_told_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dask
+    from tdenoise_pipeline import cluster
+
+    ours, theirs = keys(tmp_path / "ours", "client"), keys(tmp_path / "theirs", "scheduler")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(theirs["cert"], theirs["key"])
+    said: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    caller, _ = server.accept()
+                    with (
+                        caller,
+                        contextlib.suppress(OSError),
+                        context.wrap_socket(caller, server_side=True) as tls,
+                    ):
+                        said.append(tls.recv(1))
+
+        threading.Thread(target=accept, daemon=True).start()
+        names = {"ca_file": "ca-file", "cert": "client.cert", "key": "client.key"}
+        monkeypatch.setattr(cluster, "CONNECT_TIMEOUT_S", 2)
+        places = {"scratch": tmp_path, "log_dir": tmp_path, "worker_memory_bytes": None, "profile": None}
+        with (
+            dask.config.set({f"distributed.comm.tls.{names[name]}": file for name, file in ours.items()}),
+            pytest.raises(ResourceError, match="no Dask scheduler answers"),
+            cluster.connect(f"tls://127.0.0.1:{server.getsockname()[1]}", **places),
+        ):
+            pass
+        server.shutdown(socket.SHUT_RDWR)
+    assert not any(said)
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "tls"])
