@@ -355,7 +355,7 @@ class HitFinder:
         none = np.empty((0, 2), dtype=np.intp)
         if not float(frame.max()) > self._lowest:
             return none
-        rows, columns = np.nonzero(frame > self._limit)
+        rows, columns = np.nonzero((frame > self._limit) & (frame < np.inf))  # Inf is told with its frame
         if not rows.size:
             return none
         ring = np.sort(_neighbours(frame, rows, columns), axis=0)

@@ -236,3 +236,10 @@ def test_a_large_region_that_is_lost_is_filled_from_its_border(lost: float) -> N
     assert frames.min() >= 0
     with pytest.raises(ValueError, match="no sound pixel"):
         Patches(np.ones((4, 4), dtype=bool), np.ones((4, 4), dtype=bool))
+
+
+def test_inf_is_no_x_ray() -> None:
+    frames = lattice(3.0, 1.0).astype(np.float32)
+    finder = HitFinder(accumulated(frames), frames.size, mask())
+    frames[5, 40, 41], frames[5, 10, 11] = np.inf, 3000
+    assert finder.find(frames[5]).tolist() == [[10, 11]]
