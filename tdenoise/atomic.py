@@ -27,7 +27,9 @@ _SEALED = re.compile(rb'"seal": ?"([0-9a-f]{64})"')
 T = TypeVar("T")
 
 
-def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None = None) -> None:
+def write_atomically(
+    path: Path, data: bytes, before: Callable[[], None] | None = None, mode: int = 0o666
+) -> None:
     """Write a file so that after a crash or a power cut it is the old one or the new one, whole.
 
     Parameters
@@ -36,14 +38,18 @@ def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None 
     data : bytes
     before : callable, optional
         Called when all is on the disk but the name; what it raises leaves the old file.
+    mode : int
+        Permissions, of which the umask takes some away.
     """
-    patiently(lambda: _write(path, data, before))
+    patiently(lambda: _write(path, data, before, mode))
 
 
-def _write(path: Path, data: bytes, before: Callable[[], None] | None) -> None:
+def _write(path: Path, data: bytes, before: Callable[[], None] | None, mode: int) -> None:
     partial = unique_partial(path)
     try:
-        with partial.open("wb") as file:
+        with os.fdopen(
+            os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb"
+        ) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

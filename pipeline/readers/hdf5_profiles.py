@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tdenoise.documents import parse_json
 
 from ..errors import InputError, UsageError
 from .axes import Axis
@@ -358,8 +359,8 @@ _PROFILES: tuple[tuple[Callable[[Contents], bool], Callable[[Contents], list[Mov
 
 def _json(text: Any) -> dict[str, Any]:
     try:
-        return _mapping(json.loads(text)) if isinstance(text, str) else {}
-    except (ValueError, RecursionError):
+        return _mapping(parse_json(text)) if isinstance(text, str) else {}
+    except ValueError:
         return {}
 
 

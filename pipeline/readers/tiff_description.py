@@ -6,7 +6,6 @@ not used: they give the dots per inch of a print.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tdenoise.documents import parse_json
 
 from ..errors import InputError
 from .declared import AS_STORED, Declared, packed
@@ -143,7 +144,7 @@ def _imagej_calibration(path: Path, page: Page, entries: dict[str, str]) -> Decl
 
 
 def _tifffile(path: Path, text: str) -> Description:
-    entries = json.loads(text)
+    entries = parse_json(text)
     shape = [n for n in entries["shape"][:-2] if n != 1]
     _only_one_axis(path, dict(enumerate(shape)))
     return Description(n_frames=math.prod(shape), one_page=True, metadata=entries)
