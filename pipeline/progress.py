@@ -115,7 +115,7 @@ class OutputRun:
 
     def __enter__(self) -> OutputRun:
         self._check_output()
-        trust.check_place(self.folder, self.partial)
+        self._check_place()
         self._take_lease()
         maybe_crash("lease.taken")
         try:
@@ -337,6 +337,15 @@ class OutputRun:
             self._taken,
             self._stop,
         )
+
+    def _check_place(self) -> None:
+        """Refuse a place that is somebody else's; who is at work there is named first."""
+        try:
+            trust.check_place(self.folder, self.partial)
+        except UsageError:
+            if (holder := lease_holder(self.folder, 0.0)) is not None:
+                raise LockedError(self._taken(holder)) from None
+            raise
 
     def _taken(self, holder: str) -> str:
         return f"{self.output}: another run holds it ({holder}). Wait for it, or stop it first."

@@ -131,7 +131,7 @@ class SharedRun(OutputRun):
 
     def __enter__(self) -> SharedRun:
         self._check_output()
-        trust.check_place(self.folder, self.partial)
+        self._check_place()
         self._take_lease()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         try:

@@ -96,12 +96,12 @@ def check_place(folder: Path, partial: Path) -> None:
     UsageError
     """
     above = folder.parent
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if above.is_symlink() and not is_mine(above):
             raise UsageError(f"{above}: is a symbolic link that is not yours. Remove it, or write elsewhere.")
     for path in (folder, partial):
         # The mode of an output is for its owner to choose; what steers a run is not.
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found = path.lstat()
             why = stranger(path, found)
             if why is not None and (not is_mine(path, found) or stat.S_ISLNK(found.st_mode)):
