@@ -14,6 +14,7 @@ import logging
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from common import circumstances
 from tdenoise_pipeline import values
@@ -123,10 +124,18 @@ def save(
             },
             "steps": state.step,
             "parent": None if parent is None else parent.card["sha256"],
+            # How those before it were made, the first of all first.
+            "lineage": [] if parent is None else [*parent.card.get("lineage", []), made_as(parent.card)],
             "metrics": {"elapsed_s": state.elapsed_s},
             "software": VERSION,
         },
     )
+
+
+def made_as(card: dict[str, Any]) -> dict[str, Any]:
+    """What a card tells of the making of its model."""
+    told = {key: card.get(key) for key in ("sha256", "parent", "steps")}
+    return told | {key: card["simulated"].get(key) for key in ("command", "commit", "seed", "made_by")}
 
 
 if __name__ == "__main__":

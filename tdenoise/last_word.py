@@ -22,13 +22,14 @@ from scipy import ndimage, special
 Array = NDArray[Any]
 Lags = Iterable[tuple[int, int, float]]  # rows, columns and correlation of the noise of pixels so far apart
 
-# What is given back: detail as fine as a pixel where there is much of it, and what is as large as a column.
-COLUMN = 1.2  # standard deviation of the mean over a column [pixels]
-AROUND = (
-    2.4,
-    5.0,
-)  # over which the evidence is gathered, for what is as large as a column and for finer detail [pixels]
-DOUBT = 1.25, 1.4  # share of the noise that is held against it
+# What is given back: where the mean residual over a column stands out of its noise, what is as large as a column; and
+# detail as fine as a pixel where there is much of it.
+COLUMN = 2.0  # standard deviation of the mean over a column [pixels]
+DOUBT = 4.0  # square of its deviation over its variance, at which giving back begins
+REACH = 2  # pixels around such a place that belong to it
+BLUR = 1.7  # standard deviation of the smoothing of what is given back there [pixels]
+AROUND = 4.0  # over which squares are averaged [pixels]
+FINE_DOUBT = 2.2  # mean square of fine detail over its noise, at which giving back begins
 
 # What is tested.
 SIZES = {"pixel": 0.0, "column": 2.0, "patch": 6.0}  # standard deviation of a mean [pixels]
@@ -145,7 +146,7 @@ class Evidence:
         floor = 0.05 * float(self.shown.sum() / max(self.level.sum(), 1e-12))
         expected = np.maximum(self.shown, max(floor, 1e-12) * self.level)
         seen = self.level > 0
-        factor = _ratio(_over(self.square, seen, AROUND[1]), _over(expected, seen, AROUND[1]))
+        factor = _ratio(_over(self.square, seen, AROUND), _over(expected, seen, AROUND))
         return _ratio(factor * expected, np.square(self.level))
 
 
@@ -185,8 +186,9 @@ class GivenBack:
 def give_back(evidence: Evidence, correlations: Lags = ()) -> GivenBack:
     """What the counts of a whole movie ask for.
 
-    The mean residual is kept where it holds more than noise around a place, and by as much: a local Wiener filter
-    (Lee 1980), once for what is as large as a column, once for finer detail.
+    The mean residual is kept where it holds more than noise, and by as much: of a mean over a column the share
+    ``1 - 4 / z**2`` (the garrote of Breiman 1995), of finer detail what a local Wiener filter keeps (Lee 1980). What
+    is kept is smoothed twice, so that the top of a column is not cut (twicing; Tukey 1977).
 
     Parameters
     ----------
@@ -196,21 +198,20 @@ def give_back(evidence: Evidence, correlations: Lags = ()) -> GivenBack:
         Of the noise of neighbouring pixels.
     """
     mean, variance, seen = evidence.mean, evidence.variance, evidence.level > 0
-    coarse, noise = _mean_around(mean, variance, seen, COLUMN, correlations)
-    column = _kernel(COLUMN)
-    middle = float(column.max())
-    fine = -column
-    fine[column.shape[0] // 2, column.shape[1] // 2] += 1
-    given, own = np.zeros_like(mean), np.zeros_like(mean)
-    for part, noisy, weight, around, doubt in (
-        (coarse, noise, middle, AROUND[0], DOUBT[0]),
-        (mean - coarse, variance * _noise_gain(fine, correlations), 1 - middle, AROUND[1], DOUBT[1]),
-    ):
-        found = _over(np.square(part), seen, around)
-        share = np.clip(1 - doubt * _ratio(noisy, found, 1.0), 0, None) * seen
-        given += share * part
-        own += share * weight
-    return GivenBack(*(values.astype(np.float32) for values in (given, own, evidence.level)))
+    column, noise = _mean_around(mean, variance, seen, COLUMN, correlations)
+    sure = np.clip(1 - DOUBT * _ratio(noise, np.square(column), 1.0), 0, None) * seen
+    sure = _smooth(ndimage.maximum_filter(sure, 2 * REACH + 1), 1.0)
+    once = _over(mean, seen, BLUR)
+    coarse = 2 * once - _over(once, seen, BLUR)
+    kernel = _twice(BLUR)
+    middle = float(kernel.max())
+    fine = -kernel
+    fine[fine.shape[0] // 2, fine.shape[1] // 2] += 1
+    detail, noise = mean - coarse, variance * _noise_gain(fine, correlations)
+    found = _over(np.square(detail), seen, AROUND)
+    share = np.clip(1 - FINE_DOUBT * _ratio(noise, found, 1.0), 0, None) * seen
+    given, own = sure * coarse + share * detail, sure * middle + share * (1 - middle)
+    return GivenBack(*(values.astype(np.float32) for values in (given * seen, own * seen, evidence.level)))
 
 
 @dataclass(frozen=True)
@@ -337,6 +338,13 @@ def _kernel(sigma: float) -> Array:
     impulse = np.zeros((2 * reach + 1, 2 * reach + 1))
     impulse[reach, reach] = 1
     return _smooth(impulse, sigma) if sigma else impulse
+
+
+def _twice(sigma: float) -> Array:
+    """Kernel of smoothing, and of smoothing what that leaves."""
+    once = _kernel(sigma)
+    wide = np.pad(once, once.shape[0] // 2)
+    return 2 * wide - _smooth(wide, sigma)
 
 
 def _noise_gain(kernel: Array, correlations: Lags) -> float:

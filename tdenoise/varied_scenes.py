@@ -21,7 +21,7 @@ WIDTHS = 0.13, 0.24  # of columns, standard deviation over the spacing
 NARROWEST_PX = 0.9  # standard deviation of a column
 FAINTEST = 0.02  # of the vacuum level: no pixel is darker
 # Weight of errors at columns that change, beside their changes, and at places that break the order of a lattice.
-CHANGING, CHANGE, ODD = 4, 40, 12
+CHANGING, CHANGE, ODD = 4, 40, 30
 BESIDE = 4  # frames before a change, and from it on
 KINDS = {"lattice": 0.6, "film": 0.12, "shapes": 0.14, "particles": 0.14}
 
