@@ -47,6 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
+    made_by = {k: v for k, v in circumstances().items() if k in ("command", "commit", "date", "device")}
     scenes = make_scenes(options.scenes, options.seed)
     device = checkpoint.default_device()
     runtime.prepare(n_threads=1)
@@ -85,7 +86,7 @@ def main() -> None:
         ):
             log.info("step %d, loss %.5f, %.0f s", record["step"], record["loss"], record["elapsed_s"])
         state.best, state.best_step = state.averaged, state.step
-        save(options.output, state, len(scenes), parent, options.seed)
+        save(options.output, state, len(scenes), parent, {**made_by, "seed": options.seed})
         if state.step == before:  # time is up
             break
 
@@ -106,7 +107,11 @@ def make_scenes(share: float, seed: int) -> list[Scene]:
 
 
 def save(
-    folder: Path, state: TrainingState, n_scenes: int, parent: checkpoint.Model | None, seed: int
+    folder: Path,
+    state: TrainingState,
+    n_scenes: int,
+    parent: checkpoint.Model | None,
+    made: dict[str, Any],
 ) -> None:
     """Write the model with what a card tells."""
     checkpoint.save_model(
@@ -118,9 +123,8 @@ def save(
             "simulated": {
                 "scenes": n_scenes,
                 "doses": f"{DOSES[0][0]} to {DOSES[1][1]} electrons per pixel and frame",
-                **{k: v for k, v in circumstances().items() if k in ("command", "commit", "date", "device")},
+                **made,
                 "made_by": "benchmarks/pretrain.py",
-                "seed": seed,
             },
             "steps": state.step,
             "parent": None if parent is None else parent.card["sha256"],

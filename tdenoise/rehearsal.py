@@ -2,9 +2,9 @@
 
 Counts teach little of what is rare: a network that is adapted to one movie soon takes changes for as rare as its noise
 makes them look. Old examples among the new ones keep what they taught (rehearsal; Robins 1995, Connection Science 7,
-123-146). Here they are scenes of the simulator at the movie's own dose, with the clean frame as target. Their pixels
-are as large as the movie's, and the lattice drifts no faster: what is learnt of columns that come and go is learnt for
-such columns.
+123-146). Here they are scenes at the movie's own dose, with the clean frame as target. Half of them are of the
+simulator, their pixels as large as the movie's, and the lattice drifts no faster: what is learnt of columns that come
+and go is learnt for such columns. The others are of all kinds, so that nobody takes every movie for a perfect crystal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from .contrast import plane_distance
 from .kinds import Architecture
 from .patches import Batch, PatchLoader, TrainingMovie
-from .pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, noisy, scene
+from .pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, noisy, scene, varied_scene
 from .residuals import lattice_spots
 from .simulate import PT_LATTICE_NM
 
@@ -42,8 +42,9 @@ LOOKED_AT = 16, 1024, 1024  # at most, of frames, rows and columns in the middle
 class RehearsedLoader(PatchLoader):
     """Draw patches of movies, and half as many of simulated scenes.
 
-    The parameters are those of `PatchLoader`. Each scene has the dose of one of the movies, the electrons that would
-    give its ratio of mean to noise, lattice planes about as far apart, and drifts no faster.
+    The parameters are those of `PatchLoader`. Each scene has the dose of one of the movies: the electrons that would
+    give its ratio of mean to noise. Those of the simulator have lattice planes about as far apart, and drift no
+    faster.
     """
 
     def __init__(
@@ -75,15 +76,18 @@ class RehearsedLoader(PatchLoader):
     def _scene(self, number: int) -> PatchLoader:
         if number not in self._scenes:
             movie = self._movies[number % len(self._movies)]
-            seed = FIRST_SEED + N_SCENES * self._seed + number
-            made = scene(
-                seed,
-                n_frames=N_FRAMES,
-                size=max(SIZE, self.patch),
-                at_events=True,
-                pixel_sizes_nm=self._pixel_sizes_nm(number % len(self._movies)),
-                drift_speeds_px=drift_speeds_px(movie),
-            )
+            seed, size = FIRST_SEED + N_SCENES * self._seed + number, max(SIZE, self.patch)
+            if number // len(self._movies) % 2:
+                made = varied_scene(seed, n_frames=N_FRAMES, size=size)
+            else:
+                made = scene(
+                    seed,
+                    n_frames=N_FRAMES,
+                    size=size,
+                    at_events=True,
+                    pixel_sizes_nm=self._pixel_sizes_nm(number % len(self._movies)),
+                    drift_speeds_px=drift_speeds_px(movie),
+                )
             dose = float(np.clip((movie.scale.mean / movie.scale.noise) ** 2, 0.05, 100))
             low, high = self._least_dose * DOSES[0] * dose, DOSES[1] * dose
             seen = noisy(made, seed, doses=(low, high))
