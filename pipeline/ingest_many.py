@@ -13,8 +13,8 @@ from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
 from .ingest import describe_plan, ingest
 from .readers import FORMATS, open_raw
+from .readers.numbering import natural
 from .readers.rawfile import is_pattern
-from .readers.sequence import natural
 
 log = logging.getLogger(__name__)
 
