@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,14 @@ _ROLES = {
     **dict.fromkeys(("x", "column", "columns", "width", "r_x", "rx"), "column"),
     **dict.fromkeys(("c", "channel", "channels", "color", "colour", "rgb"), "channel"),
 }
-_NOT_TIME = ("ev", "kev", "mev", "rad", "mrad", "urad", "1/nm", "1/a", "1/å", "nm^-1", "a^-1", "å^-1", "1/m")
+_NOT_TIME = {
+    *("ev", "kev", "mev", "hz", "khz", "mhz", "ghz"),
+    *("rad", "mrad", "urad", "µrad", "radian", "milliradian", "deg", "degree", "°", "º"),
+    *("1/nm", "1/a", "1/å", "nm^-1", "a^-1", "å^-1", "1/m"),
+}  # in the singular
+_NOT_TIME_WORDS = re.compile(
+    r"\b(tilt|angle|theta|alpha|energy|loss|wavelength|wavenumber|frequency|momentum|defocus)(s|es)?\b"
+)
 _COLOURS = (2, 3, 4)  # lengths of an axis without a name that look like colours or channels
 
 _LARGE = 16  # pixels along both sides of an image that may be one in colour
@@ -36,18 +44,25 @@ class Axis:
 
     @property
     def role(self) -> str | None:
-        """Time, row, column or channel; "other" for what is none of them, such as an energy."""
+        """Time, row, column or channel; for none of them "scan", "spectrum" or "other" (an angle)."""
         if self.told_role is not None:
             return self.told_role
-        if self.seconds is not None:
+        unit, name = clean_unit(self.unit), self.name.strip().lower()
+        if to_seconds(1, unit) is not None:
             return "time"
-        if clean_unit(self.unit).lower() in _NOT_TIME:
+        if {unit.lower(), unit.lower().removesuffix("s")} & _NOT_TIME:
             return "other"
-        return _ROLES.get(self.name.strip().lower())
+        if _NOT_TIME_WORDS.search(re.sub("[^a-z]+", " ", name)):
+            return "other"
+        return _ROLES.get(name)
 
     @property
     def seconds(self) -> float | None:
         return to_seconds(self.step, clean_unit(self.unit))
+
+    @property
+    def is_length(self) -> bool:
+        return to_nanometres(1, clean_unit(self.unit)) is not None
 
     @property
     def nanometres(self) -> float | None:
@@ -139,14 +154,54 @@ def place_movie(
             f"{colours} pixels wide, add --dataset {name}.",
         )
     places = _roles(left, axes, custom)
-    time = axes[places[0]]
-    if time.role == "other" and not chosen:
+    if not chosen and (what := _no_time(axes, left, axes[places[0]])):
         raise InputError(
             file.path,
-            f"holds a stack over {time.name or 'an axis'} [{clean_unit(time.unit)}] in {name} ({size}), not a movie: "
-            f"each image is another measurement. To read it all the same, add --dataset {name}.",
+            f"holds {what} in {name} ({size}), not a movie: each image is another measurement. To read it all the "
+            f"same, add --dataset {name}.",
         )
     return Place(places, fixed)
+
+
+def interpreted(axes: Sequence[Axis], interpretation: Any) -> list[Axis]:
+    """Axes with the roles that NeXus' ``interpretation`` gives the last ones; those before them are what is varied.
+
+    Examples
+    --------
+    >>> [axis.role for axis in interpreted([Axis("y"), Axis("x"), Axis()], "spectrum")]
+    ['row', 'column', 'spectrum']
+    >>> [axis.role for axis in interpreted([Axis("x"), Axis(), Axis()], "image")]
+    ['scan', 'row', 'column']
+    """
+    last = {
+        "scalar": (), "spectrum": ("spectrum",), "image": ("row", "column"),
+        "rgb-image": ("row", "column", "channel"), "rgba-image": ("row", "column", "channel"),
+    }.get(str(interpretation).strip().lower())  # fmt: skip
+    if last is None or len(last) > len(axes):
+        return list(axes)
+    before = list(axes[: len(axes) - len(last)])
+    if len(last) > 1:
+        scanned = len(before) > 1 or any(axis.is_length for axis in before)
+        for k, axis in enumerate(before):
+            if axis.role in ("row", "column") or (scanned and axis.role is None):
+                before[k] = replace(axis, told_role="scan")
+    after = (replace(axis, told_role=role) for axis, role in zip(axes[len(before) :], last, strict=True))
+    return [*before, *after]
+
+
+def _no_time(axes: Sequence[Axis], left: Sequence[int], time: Axis) -> str:
+    """What the images of a stack that is no movie were taken over; empty where it may be time."""
+    over = f"{time.name or 'an axis'}{f' [{unit}]' if (unit := clean_unit(time.unit)) else ''}"
+    if time.role == "other":
+        return f"a stack over {over}"
+    if time.role == "spectrum":
+        return "a spectrum image, a spectrum for each pixel,"
+    if time.role == "scan":
+        return f"a scan, an image at each point of {over}"
+    if time.is_length and time.role != "time":
+        volume = all(axes[axis].is_length for axis in left)
+        return f"{'a volume or a scan, a stack' if volume else 'a scan'} over {over}"
+    return ""
 
 
 def pixel_size_of(axes: Sequence[Axis], place: Place) -> tuple[float, float] | None:

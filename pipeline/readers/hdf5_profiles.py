@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, UsageError
-from .axes import Axis, clean_unit
+from .axes import Axis, clean_unit, interpreted
 from .units import to_nanometres, to_seconds
 
 _LISTED = 8  # arrays named in an error message
@@ -25,6 +26,7 @@ class Contents:
     path: Path
     objects: dict[str, dict[str, Any]]  # by name, without the first slash; the root is ""
     links: dict[str, str]  # links that are not followed, and where they point
+    external: dict[str, list[str]] = field(default_factory=dict)  # of these: file and name in it
 
     def attributes(self, name: str) -> dict[str, Any]:
         found = self.objects.get(name, {}).get("attributes", {})
@@ -79,8 +81,11 @@ class Movie:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find_movie(contents: Contents, dataset: str | None) -> Movie:
-    """The movie of a file, or the array that the user names.
+Profile = tuple[Callable[[Contents], bool], Callable[[Contents], list[Movie]]]
+
+
+def find_movie(contents: Contents, dataset: str | None, more: Sequence[Profile] = ()) -> Movie:
+    """The movie of a file, or the array that the user names; ``more`` profiles are tried before those here.
 
     Raises
     ------
@@ -89,7 +94,7 @@ def find_movie(contents: Contents, dataset: str | None) -> Movie:
     UsageError
         If the array that is named is not there.
     """
-    profile = next((p for recognises, p in _PROFILES if recognises(contents)), _generic)
+    profile = next((p for recognises, p in (*more, *PROFILES) if recognises(contents)), _generic)
     found = profile(contents)
     if dataset is not None:
         return _named(contents, found, dataset.strip("/"))
@@ -278,8 +283,9 @@ def _hyperspy_signal(contents: Contents, group: str) -> Movie:
     signal = [k for k in range(len(told)) if k not in navigated]
     roles: dict[int, str] = {}
     if len(signal) == 2 and navigated:
-        scanned = "time" if len(navigated) == 1 else "scan"
-        roles = {**dict.fromkeys(navigated, scanned), signal[0]: "row", signal[1]: "column"}
+        # What one axis is navigated over, its name and unit say; two are a scan.
+        roles = {signal[0]: "row", signal[1]: "column"}
+        roles |= dict.fromkeys(navigated, "scan") if len(navigated) > 1 else {}
     elif len(signal) == 1 and len(navigated) == 2:  # a spectrum at every point
         roles = {signal[0]: "other", navigated[0]: "row", navigated[1]: "column"}
     axes = tuple(
@@ -307,19 +313,19 @@ def _named_axes(contents: Contents, name: str) -> list[Axis]:
     """The axes of an array, from its dimension scales (netCDF, h5py) or the axes that its group names (NeXus)."""
     n_axes, group = len(contents.shape(name)), name.rpartition("/")[0]
     scales = contents.objects[name].get("scales") or []
-    named = contents.attributes(group).get("axes")
-    if (
-        not any(scales)
-        and isinstance(named, list)
-        and contents.attributes(group).get("signal") == (name.rpartition("/")[2])
-    ):
-        scales = [f"{group}/{axis}".lstrip("/") for axis in named]
-    if len(scales) != n_axes:
-        return [Axis()] * n_axes
-    return [_scale(contents, scale) for scale in scales]
+    told, own = contents.attributes(group), contents.attributes(name)
+    named = told.get("axes") if told.get("signal") == name.rpartition("/")[2] else own.get("axes")
+    if isinstance(named, str):
+        named = re.split("[:,]", named)
+    if not any(scales) and isinstance(named, list):
+        scales = ["" if axis == "." else f"{group}/{axis}".lstrip("/") for axis in named]
+    axes = [_scale(contents, scale) for scale in scales] if len(scales) == n_axes else [Axis()] * n_axes
+    return interpreted(axes, own.get("interpretation", told.get("interpretation")))
 
 
 def _scale(contents: Contents, name: str) -> Axis:
+    if not name:
+        return Axis()
     told, values = contents.attributes(name), contents.value(name)
     step = _step(values) if isinstance(values, list) else None
     return Axis(name.rpartition("/")[2], str(told.get("units", "")), step)
@@ -363,7 +369,7 @@ def _generic(contents: Contents) -> list[Movie]:
     return found
 
 
-_PROFILES: tuple[tuple[Callable[[Contents], bool], Callable[[Contents], list[Movie]]], ...] = (
+PROFILES: tuple[Profile, ...] = (
     (_is_velox, _velox),
     (_is_ncem, _ncem),
     (_is_hyperspy, _hyperspy),
