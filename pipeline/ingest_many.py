@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import glob
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +125,9 @@ def _one_of_frames(files: list[Path]) -> list[Path]:
     """
     if not all(path.is_file() for path in files) or not _is_single_image(files[0]):
         return []
-    names = [path.name for path in files]
-    start = os.path.commonprefix(names)
-    rest = [name[len(start) :][::-1] for name in names]
-    end = os.path.commonprefix(rest)[::-1]
-    pattern = files[0].parent / f"{glob.escape(start)}*{glob.escape(end)}"
+    first, last = min(path.name for path in files), max(path.name for path in files)
+    n_alike = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    pattern = files[0].parent / f"{glob.escape(first[:n_alike])}*{glob.escape(files[0].suffix)}"
     if set(files) != set(pattern.parent.glob(pattern.name)):
         raise InputError(
             files[0],

@@ -196,7 +196,7 @@ def _no_time(axes: Sequence[Axis], left: Sequence[int], time: Axis) -> str:
         return f"a stack over {over}"
     if time.role == "spectrum":
         return "a spectrum image, a spectrum for each pixel,"
-    if time.role == "scan":
+    if time.role in ("scan", "row", "column"):
         return f"a scan, an image at each point of {over}"
     if time.is_length and time.role != "time":
         volume = all(axes[axis].is_length for axis in left)

@@ -52,9 +52,7 @@ def catalogue(path: str) -> None:
                     left -= size
                     entry["value"] = _plain(found[()])
             objects.append(entry)
-    write(
-        {"objects": objects, "links": links, "external": external, "library": f"h5py {h5py.__version__}"}
-    )
+    write({"objects": objects, "links": links, "external": external, "library": f"h5py {h5py.__version__}"})
 
 
 def chunks(path: str, name: str) -> None:

@@ -10,6 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,9 @@ NUMBERS = ("image_nr_low", "image_nr_high")  # attributes: the first and the las
 
 def with_detector(contents: Contents, movie: Movie) -> Movie:
     """A movie with the frame time, exposure and camera of the only detector of its file, where it lacks them."""
-    groups = {name.rpartition("/")[0] for name in contents.objects if name.endswith(("/frame_time", "/count_time"))}
+    groups = {
+        name.rpartition("/")[0] for name in contents.objects if name.endswith(("/frame_time", "/count_time"))
+    }
     if len(groups) != 1:
         return movie
     (group,) = groups
@@ -132,9 +135,8 @@ def _extent(part: Part) -> tuple[int, int]:
 
 def _gaps(parts: Sequence[Part]) -> tuple[str, ...]:
     """A warning where image numbers are left out; an error where a file holds those of another one."""
-    lost = 0
-    where = ""
-    for one, other in zip(parts, parts[1:], strict=False):
+    lost, where = 0, ""
+    for one, other in pairwise(parts):
         if one.numbers is None or other.numbers is None:
             continue
         if other.numbers[0] <= one.numbers[1]:
@@ -145,17 +147,11 @@ def _gaps(parts: Sequence[Part]) -> tuple[str, ...]:
             )
         if other.numbers[0] > one.numbers[1] + 1:
             lost += other.numbers[0] - one.numbers[1] - 1
-            where = where or f"{one.path.name} and {other.path.name}"
+            where = where or f"between {one.path.name} and {other.path.name}"
     if parts[0].numbers is not None and parts[0].numbers[0] > 1:
-        before = (f"its first file, {parts[0].path.name}, begins with image {parts[0].numbers[0]}.",)
-    else:
-        before = ()
-    if not lost:
-        return before
-    return (
-        *before,
-        f"{lost} images are missing, the first between {where}: time does not run evenly.",
-    )
+        lost += parts[0].numbers[0] - 1
+        where = f"before {parts[0].path.name}"
+    return (f"{lost} images of the recording are missing, the first {where}.",) if lost else ()
 
 
 class PartsReader(FrameReader):

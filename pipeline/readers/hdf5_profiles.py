@@ -285,7 +285,8 @@ def _hyperspy_signal(contents: Contents, group: str) -> Movie:
     if len(signal) == 2 and navigated:
         # What one axis is navigated over, its name and unit say; two are a scan.
         roles = {signal[0]: "row", signal[1]: "column"}
-        roles |= dict.fromkeys(navigated, "scan") if len(navigated) > 1 else {}
+        along = [k for k in navigated if contents.shape(name)[k] > 1]
+        roles |= dict.fromkeys(along, "scan") if len(along) > 1 else {}
     elif len(signal) == 1 and len(navigated) == 2:  # a spectrum at every point
         roles = {signal[0]: "other", navigated[0]: "row", navigated[1]: "column"}
     axes = tuple(
@@ -344,7 +345,10 @@ def _generic(contents: Contents) -> list[Movie]:
     for name, entry in contents.objects.items():
         if not contents.is_array(name) or len(contents.shape(name)) < 3 or entry["dtype"] is None:
             continue
-        told = contents.attributes(name)
+        # Of the array, else of the group around it, else of the whole file.
+        told = (
+            contents.attributes("") | contents.attributes(name.rpartition("/")[0]) | contents.attributes(name)
+        )
         pixel = told.get("pixel_size_nm")
         rows, columns = pixel[-2:] if isinstance(pixel, list) and len(pixel) > 1 else (pixel, pixel)
         micrometres = told.get("element_size_um")  # (z, y, x), as ImageJ and ilastik write it

@@ -193,7 +193,8 @@ def _run(names: Sequence[_Name]) -> tuple[_Order, str]:
     """Names in order, each with the value of its running number; or what is wrong with them, in words."""
     columns = list(zip(*([number.value for number in name.numbers] for name in names), strict=True))
     running = [k for k, values in enumerate(columns) if len(set(values)) > 1]
-    steady, counters = {}, {}  # by order, the column that gives it
+    steady: dict[tuple[int, ...], int] = {}  # by order, the column that gives it
+    counters: dict[tuple[int, ...], int] = {}
     for k in (k for k in running if len(set(columns[k])) == len(names)):
         order = tuple(sorted(range(len(names)), key=columns[k].__getitem__))
         # A time that grows with the counter makes no second movie; what goes its own way beside a counter neither.

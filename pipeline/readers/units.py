@@ -57,7 +57,9 @@ def to_seconds(value: Any, unit: Any) -> float | None:
 
 def _convert(value: Any, unit: Any, factors: Mapping[str, float]) -> float | None:
     # ImageJ writes what is not ASCII as an escape sequence; "since" a date is how netCDF and xarray write times.
-    name = re.sub(r"\\u([0-9A-Fa-f]{4})", lambda match: chr(int(match[1], 16)), str(unit)).partition(" since ")[0]
+    name = re.sub(r"\\u([0-9A-Fa-f]{4})", lambda match: chr(int(match[1], 16)), str(unit)).partition(
+        " since "
+    )[0]
     # Two characters look like a micro sign, and two like that of an angstrom.
     name = name.replace("\u00b5", "u").replace("\u03bc", "u").replace("\u212b", "\u00e5").strip().lower()
     factor = factors.get(name, factors.get(name.removesuffix("s")))

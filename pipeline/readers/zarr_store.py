@@ -15,6 +15,7 @@ from . import MovieInfo, Reader
 from .axes import Axis, pixel_size_of, place_movie
 from .chunked import MAX_RATIO, ChunkedReader, Layout, check_chunks
 from .frames import check_movie, library, whole_frames
+from .hdf5_profiles import Contents, Movie, find_movie
 from .rawfile import RawFolder
 from .timestamps import frame_time
 from .units import bounded_json, to_seconds
@@ -45,10 +46,11 @@ def open_movie(
     name = _choose(folder, nodes, None if dataset is None else dataset.strip("/"))
     array = parse_array(folder.path, name, *nodes[name])
     coordinates = _coordinates(folder, store, nodes, array)
-    axes = _axes(nodes, array, coordinates)
+    movie = find_movie(_contents(folder, nodes), name)
+    axes = _axes(nodes, array, coordinates, movie)
     place = place_movie(
         folder,
-        name or "the root",
+        name or "/",
         array.shape,
         array.dtype,
         axes,
@@ -74,15 +76,24 @@ def open_movie(
     info = MovieInfo(
         shape=(n_frames, height, width),
         dtype=array.dtype.newbyteorder("="),
-        format=f"Zarr v{array.version}",
+        format=f"Zarr v{array.version}" + ("" if movie.format == "HDF5" else f", {movie.format}"),
         reader=library("tdenoise"),
-        frame_time_s=axes[place.movie_axes[0]].seconds,
+        frame_time_s=movie.frame_time_s or axes[place.movie_axes[0]].seconds,
         pixel_size_nm=pixel_size_of(axes, place),
+        exposure_s=movie.exposure_s,
+        dose_rate_e_per_nm2_s=movie.dose_rate_e_per_nm2_s,
+        voltage_kv=movie.voltage_kv,
+        camera=movie.camera,
         timestamps_s=timestamps,
         missing_frames=announced - n_frames,
         warnings=_warnings(array, n_missing, n_wanted) + uneven,
         metadata=bounded_json(
-            {"array": array.attributes, "group": nodes[""].attributes if name else {}, "dataset": name}
+            {
+                "array": array.attributes,
+                "group": nodes[""].attributes if name else {},
+                "dataset": name,
+                **({} if movie.format == "HDF5" else movie.metadata),
+            }
         ),
     )
     reader = ChunkedReader(folder, info, layout, ChunkReader(store, array).fetch)
@@ -114,6 +125,27 @@ def _choose(folder: RawFolder, nodes: dict[str, Node], dataset: str | None) -> s
     raise InputError(folder.path, f"holds no array of (frame, row, column){what}.")
 
 
+def _contents(folder: RawFolder, nodes: dict[str, Node]) -> Contents:
+    """The store as the profiles of HDF5 see a file: HyperSpy and others write the same groups into both."""
+    objects: dict[str, dict[str, Any]] = {}
+    for name, node in nodes.items():
+        told = node.metadata.get("dtype", node.metadata.get("data_type"))
+        objects[name] = {"name": name, "attributes": node.attributes}
+        if node.is_array and isinstance(node.metadata["shape"], list):
+            objects[name] |= {
+                "shape": node.metadata["shape"],
+                "dtype": told if isinstance(told, str) else None,
+            }
+    detector = _group(_group(nodes[""].attributes, "tdenoise"), "detector")
+    objects[""]["attributes"] = {**detector, **nodes[""].attributes}  # of a movie store made here
+    return Contents(folder.path, objects, {})
+
+
+def _group(told: Any, name: str) -> dict[str, Any]:
+    found = told.get(name) if isinstance(told, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def _is_stack(shape: Any) -> bool:
     return isinstance(shape, list) and sum(isinstance(n, int) and n > 1 for n in shape) > 2
 
@@ -143,7 +175,17 @@ def _levels(node: Node) -> list[dict[str, Any]]:
 
 def _ome_images(nodes: dict[str, Node]) -> list[str]:
     """Names of the arrays that hold the finest level of each OME image."""
-    return [_join(name, levels[0].get("path")) for name, node in nodes.items() if (levels := _levels(node))]
+    images = {
+        name: _join(name, levels[0].get("path")) for name, node in nodes.items() if (levels := _levels(node))
+    }
+    # Masks of what someone marked in an image lie in its group "labels".
+    plain = [array for name, array in images.items() if not _is_label(name, nodes[name])]
+    return plain or list(images.values())
+
+
+def _is_label(name: str, node: Node) -> bool:
+    ome = node.attributes.get("ome")
+    return "labels" in name.split("/") or "image-label" in (ome if isinstance(ome, dict) else node.attributes)
 
 
 def _join(group: str, path: Any) -> str:
@@ -200,20 +242,39 @@ def _coordinates(
         name = _join(group, dimension)
         if not dimension or name not in nodes or nodes[name].metadata.get("shape") != [array.shape[axis]]:
             continue
-        coordinate = parse_array(folder.path, name, *nodes[name])
-        unit = coordinate.attributes.get("units", "")
+        version, told, attributes = nodes[name]
+        told, unit = _without_dates(told, attributes.get("units", ""))
+        coordinate = parse_array(folder.path, name, version, told, attributes)
         n_bytes = 8 * coordinate.shape[0]
         if coordinate.dtype.kind not in "iuf" or n_bytes > _MAX_COORDINATES or coordinate.chunk[0] > 2**18:
             continue
         fetch = ChunkReader(store, coordinate).fetch
         parts = [fetch((k,)) for k in range(-(-coordinate.shape[0] // coordinate.chunk[0]))]
-        values = np.concatenate(parts).astype(np.float64)[: coordinate.shape[0]]
+        stored = np.concatenate(parts)[: coordinate.shape[0]]
+        if stored.dtype.kind in "iu" and stored.size and abs(int(stored[0])) >= 2**53:
+            stored = stored - stored[0]  # nanoseconds since 1970 do not fit into a float
+        values = stored.astype(np.float64)
         found[axis] = (values, unit if isinstance(unit, str) else "")
     return found
 
 
+def _without_dates(told: dict[str, Any], unit: Any) -> tuple[dict[str, Any], Any]:
+    """Metadata of a coordinate with dates or durations as the whole numbers that they are, and their unit."""
+    data_type = told.get("data_type")
+    settings = _group(data_type, "configuration")
+    if isinstance(data_type, dict) and data_type.get("name") in ("numpy.datetime64", "numpy.timedelta64"):
+        return {**told, "data_type": "int64"}, settings.get("unit") if settings.get(
+            "scale_factor", 1
+        ) == 1 else ""
+    match = re.fullmatch(r"([<>])[mM]8\[([a-z]+)\]", str(told.get("dtype")))
+    return (told, unit) if match is None else ({**told, "dtype": f"{match[1]}i8"}, match[2])
+
+
 def _axes(
-    nodes: dict[str, Node], array: ZarrArray, coordinates: dict[int, tuple[NDArray[np.float64], str]]
+    nodes: dict[str, Node],
+    array: ZarrArray,
+    coordinates: dict[int, tuple[NDArray[np.float64], str]],
+    movie: Movie,
 ) -> Sequence[Axis]:
     axes = []
     described = _ome_axes(nodes, array)
@@ -224,6 +285,8 @@ def _axes(
             axes.append(Axis(dimension, unit, None if step is None else float(f"{step:.9g}")))
         elif described is not None:
             axes.append(described[axis])
+        elif movie.axes[axis] != Axis():
+            axes.append(movie.axes[axis])
         else:
             axes.append(Axis(dimension))
     return axes
