@@ -78,7 +78,13 @@ FORMATS = (
         ("single",),
     ),
     Format("MRC", "mrc", ((208, b"MAP"),), (".mrc", ".mrcs", ".map", ".st", ".ccp4"), ("single",)),
-    Format("DigitalMicrograph", "dm", ((0, b"\0\0\0\3"), (0, b"\0\0\0\4")), (".dm3", ".dm4"), ("single",)),
+    Format(
+        "DigitalMicrograph",
+        "dm",
+        ((0, b"\0\0\0\3"), (0, b"\0\0\0\4")),
+        (".dm3", ".dm4"),
+        ("dataset", "single"),
+    ),
     Format(
         "HDF5",
         "hdf5",

@@ -75,6 +75,7 @@ class Place:
 
     movie_axes: tuple[int, int, int]
     fixed: dict[int, int]
+    warnings: tuple[str, ...] = ()
 
 
 def clean_unit(unit: str) -> str:
@@ -92,6 +93,7 @@ def place_movie(
     custom: tuple[int, ...] = (0, 1, 2),
     channel: int | None = None,
     chosen: bool = False,
+    lenient: bool = False,
 ) -> Place:
     """Find the movie in an array, or refuse what is none.
 
@@ -113,6 +115,8 @@ def place_movie(
         The index on an axis of channels or colours.
     chosen : bool, optional
         The user has named this array: an axis that does not look like time is then taken for time.
+    lenient : bool, optional
+        The file holds nothing else: such an axis is told, not refused.
 
     Raises
     ------
@@ -154,13 +158,17 @@ def place_movie(
             f"{colours} pixels wide, add --dataset {name}.",
         )
     places = _roles(left, axes, custom)
-    if not chosen and (what := _no_time(axes, left, axes[places[0]])):
+    time = axes[places[0]]
+    what = _no_time(time)
+    if what and not chosen and not lenient:
         raise InputError(
             file.path,
             f"holds {what} in {name} ({size}), not a movie: each image is another measurement. To read it all the "
             f"same, add --dataset {name}.",
         )
-    return Place(places, fixed)
+    if not what and time.is_length and time.role != "time":
+        what = f"a stack over {_named(time)}, a volume or a scan"
+    return Place(places, fixed, (f"it holds {what}, not a movie over time.",) if what else ())
 
 
 def interpreted(axes: Sequence[Axis], interpretation: Any) -> list[Axis]:
@@ -189,19 +197,21 @@ def interpreted(axes: Sequence[Axis], interpretation: Any) -> list[Axis]:
     return [*before, *after]
 
 
-def _no_time(axes: Sequence[Axis], left: Sequence[int], time: Axis) -> str:
+def _no_time(time: Axis) -> str:
     """What the images of a stack that is no movie were taken over; empty where it may be time."""
-    over = f"{time.name or 'an axis'}{f' [{unit}]' if (unit := clean_unit(time.unit)) else ''}"
-    if time.role == "other":
-        return f"a stack over {over}"
-    if time.role == "spectrum":
-        return "a spectrum image, a spectrum for each pixel,"
-    if time.role in ("scan", "row", "column"):
-        return f"a scan, an image at each point of {over}"
-    if time.is_length and time.role != "time":
-        volume = all(axes[axis].is_length for axis in left)
-        return f"{'a volume or a scan, a stack' if volume else 'a scan'} over {over}"
+    match time.role:
+        case "other":
+            return f"a stack over {_named(time)}"
+        case "spectrum":
+            return "a spectrum image, a spectrum for each pixel,"
+        case "scan" | "row" | "column":
+            return f"a scan, an image at each point of {_named(time)},"
     return ""
+
+
+def _named(axis: Axis) -> str:
+    unit = clean_unit(axis.unit)
+    return (axis.name or "an axis") + (f" [{unit}]" if unit else "")
 
 
 def pixel_size_of(axes: Sequence[Axis], place: Place) -> tuple[float, float] | None:

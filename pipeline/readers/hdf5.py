@@ -26,6 +26,7 @@ from .hdf5_detector import (
     NUMBERS,
     Part,
     announced_by,
+    check_series,
     join,
     parts_of,
     series_of,
@@ -53,11 +54,14 @@ def open_movie(
     A master file that only links to data files beside it is the movie of these; a Gatan director that of its capture.
     """
     contents, library = contents_of(file)
-    if dataset is None and channel is None:
-        if parts := parts_of(contents):
-            return _open_master(file, contents, parts, allow_truncated)
-        if (capture := open_director(file, contents, library, allow_truncated)) is not None:
-            return capture
+    whole = {name.rpartition("/")[0] for name in contents.external} | {None}
+    if channel is None and (dataset and dataset.strip("/")) in whole and (parts := parts_of(contents)):
+        if dataset is None:
+            check_series(contents)
+        return _open_master(file, contents, parts, allow_truncated)
+    capture = open_director(file, contents, library, allow_truncated) if dataset is channel is None else None
+    if capture is not None:
+        return capture
     reader, numbers = _open_array(file, contents, library, allow_truncated, dataset, channel)
     if numbers is not None and len(series_of(file.path)) > 1:
         alone = f"it holds images {numbers[0]} to {numbers[1]} of a recording in several files, and is read alone."
@@ -355,7 +359,7 @@ def _info(
         camera=movie.camera,
         timestamps_s=timestamps,
         missing_frames=announced - shape[0],
-        warnings=warnings,
+        warnings=warnings + place.warnings,
         metadata=bounded_json(
             {**movie.metadata, "dataset": movie.name}
             | ({"first_time_stamp_us": stamps_us[0]} if stamps_us else {})

@@ -80,12 +80,34 @@ def parts_of(contents: Contents) -> list[tuple[Path, str]]:
 
 def announced_by(contents: Contents) -> int:
     """Number of images that a master says were recorded; 0 where it does not."""
+    images, triggers = _recorded(contents)
+    return images * max(triggers, 1)
+
+
+def check_series(contents: Contents) -> None:
+    """Refuse images that were each triggered from outside: the scan that did so is no movie.
+
+    Raises
+    ------
+    InputError
+    """
+    images, triggers = _recorded(contents)
+    modes = [contents.value(name) for name in contents.objects if name.endswith("/trigger_mode")]
+    if images == 1 < triggers and any(str(mode).startswith("ext") for mode in modes):
+        group = next(iter(contents.external)).rpartition("/")[0]
+        raise InputError(
+            contents.path,
+            f"holds a scan: each of its {triggers} images waited for a trigger of its own. To read it as a movie all "
+            f"the same, add --dataset {group}.",
+        )
+
+
+def _recorded(contents: Contents) -> tuple[int, int]:
+    """Images for each trigger, and triggers; 0 where a master does not say so."""
     found = [name for name in contents.objects if name.endswith("/nimages")]
-    if len(found) != 1:
-        return 0
-    counts = [contents.value(found[0]), contents.value(found[0].removesuffix("nimages") + "ntrigger")]
-    number, triggers = (n if isinstance(n, int) and n > 0 else 1 for n in counts)
-    return number * triggers if counts[0] else 0
+    names = (found[0], found[0].removesuffix("nimages") + "ntrigger") if len(found) == 1 else ()
+    counts = [value if isinstance(value := contents.value(name), int) else 0 for name in names]
+    return (counts[0], counts[1]) if counts else (0, 0)
 
 
 def join(

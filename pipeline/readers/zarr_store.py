@@ -86,7 +86,7 @@ def open_movie(
         camera=movie.camera,
         timestamps_s=timestamps,
         missing_frames=announced - n_frames,
-        warnings=_warnings(array, n_missing, n_wanted) + uneven,
+        warnings=_warnings(array, n_missing, n_wanted) + uneven + place.warnings,
         metadata=bounded_json(
             {
                 "array": array.attributes,
