@@ -74,8 +74,8 @@ FORMATS = (
         "TIFF",
         "tiff",
         ((0, b"II*\0"), (0, b"MM\0*"), (0, b"II+\0"), (0, b"MM\0+")),
-        (".tif", ".tiff", ".btf", ".tf8"),
-        ("single",),
+        (".tif", ".tiff", ".btf", ".tf8", ".stk", ".eer"),
+        ("dataset", "channel", "single"),
     ),
     Format("MRC", "mrc", ((208, b"MAP"),), (".mrc", ".mrcs", ".map", ".st", ".ccp4"), ("single",)),
     Format(

@@ -59,7 +59,8 @@ def open_movie(
         if dataset is None:
             check_series(contents)
         return _open_master(file, contents, parts, allow_truncated)
-    capture = open_director(file, contents, library, allow_truncated) if dataset is channel is None else None
+    plain = dataset is None and channel is None
+    capture = open_director(file, contents, library, allow_truncated) if plain else None
     if capture is not None:
         return capture
     reader, numbers = _open_array(file, contents, library, allow_truncated, dataset, channel)
