@@ -241,6 +241,8 @@ def _roles(left: list[int], axes: Sequence[Axis], custom: tuple[int, ...]) -> tu
         strange = [a for a in left if a not in lengths]
         # Two lengths and something else: the something else is what the images are taken over.
         found["time"] = strange[0] if len(lengths) == 2 else None
+    if found["time"] not in (None, order[0]):
+        order = [found["time"], *(axis for axis in left if axis != found["time"])]  # type: ignore[list-item]
     rest = [axis for axis in order if axis not in found.values()]
     for position, role in enumerate(("time", "row", "column")):
         if found[role] is None:
