@@ -441,7 +441,7 @@ def test_axes_are_found_by_their_units_in_every_format(tmp_path: Path, order: tu
     data = movie(shape=(5, 18, 19)).transpose(order)
     steps = [(("s", 0.01), ("nm", 0.25), ("nm", 0.5))[k] for k in order]
     write_dm(tmp_path / "a.dm4", np.ascontiguousarray(data), 4, units=tuple((u, s) for u, s in steps[::-1]))
-    names = list("abc")
+    names = list("uvw")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["frames"] = data
         for k, (name, (unit, step)) in enumerate(zip(names, steps, strict=True)):

@@ -242,7 +242,7 @@ def _roles(left: list[int], axes: Sequence[Axis], custom: tuple[int, ...]) -> tu
         # Two lengths and something else: the something else is what the images are taken over.
         found["time"] = strange[0] if len(lengths) == 2 else None
     if found["time"] not in (None, order[0]):
-        order = [found["time"], *(axis for axis in left if axis != found["time"])]  # type: ignore[list-item]
+        order = [found["time"], *(axis for axis in left if axis != found["time"])]
     rest = [axis for axis in order if axis not in found.values()]
     for position, role in enumerate(("time", "row", "column")):
         if found[role] is None:
