@@ -40,7 +40,7 @@ def choose_planes(path: Path, axes: Sequence[tuple[str, int]], wanted: Wanted) -
     Examples
     --------
     >>> choose_planes(Path("a.tif"), [("frames", 5), ("channels", 2)], Wanted(channel=1))
-    range(1, 10, 2)
+    range(1, 11, 2)
     >>> choose_planes(Path("a.tif"), [("frames", 1), ("channels", 7)], Wanted("channels"))
     range(0, 7)
     """
