@@ -31,7 +31,8 @@ from tdenoise import checkpoint
 from tdenoise.events import Change, isolated_changes
 from tdenoise.infer import Tile, denoise
 from tdenoise.kinds import OUTPUT_UNIT
-from tdenoise.network import Architecture, window_indices
+from tdenoise.neighbours import window_indices
+from tdenoise.network import Architecture
 from tdenoise.noise import Scale
 from tdenoise.observer import observer_error
 from tdenoise.pretraining import scene

@@ -38,7 +38,8 @@ from throughput import MODELS, SCALE, denoised, made, megamac_per_pixel
 from tdenoise.checkpoint import BASE, load_model
 from tdenoise.infer import PRECISIONS, RUN, Tile, denoise
 from tdenoise.metrics import psnr
-from tdenoise.network import stack_window, window_indices
+from tdenoise.neighbours import window_indices
+from tdenoise.network import stack_window
 
 GOAL = 75  # frames of 4096 x 4096 per second, read to write: the camera's full rate
 

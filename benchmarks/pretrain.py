@@ -2,6 +2,9 @@
 
 python benchmarks/pretrain.py --time-limit 60m -o base                                  from random weights
 python benchmarks/pretrain.py --from tdenoise/base --seed 1 --time-limit 60m -o base     goes on, on other scenes
+
+Half of what it learns from are movies of the simulator (Pt on CeO2), half are scenes of all kinds
+(`tdenoise.varied_scenes`). The model's card holds command, seed and commit.
 """
 
 from __future__ import annotations
@@ -12,17 +15,19 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from tdenoise_pipeline import budget, values
+from common import circumstances
+from tdenoise_pipeline import values
 from tdenoise_pipeline.train_plan import fast_bfloat16
 from tdenoise_pipeline.version import VERSION
 
 from tdenoise import checkpoint, runtime
 from tdenoise.network import Architecture
 from tdenoise.patches import PatchLoader
-from tdenoise.pretraining import Scene, noisy, scene
+from tdenoise.pretraining import DOSES, Scene, noisy, scene, varied_scene
 from tdenoise.train import TrainingSettings, TrainingState, train
 
-FIELDS, CUTS = 80, 260  # scenes of a whole field, and scenes cut around changing columns
+# Scenes of a whole field, scenes cut around changing columns, and scenes of all kinds.
+FIELDS, CUTS, VARIED = 60, 160, 320
 STEPS_PER_NOISE = 6000  # then counts are drawn anew, at new doses
 POOL_BYTES = 12 * 2**30  # all scenes at once
 
@@ -37,6 +42,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of scenes and noise")
     parser.add_argument("--from", type=Path, dest="start", help="model whose weights are trained further")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--threads", type=int, default=1, help="cores that share every batch")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
@@ -74,27 +80,33 @@ def main() -> None:
             settings,
             device,
             stopped=lambda end=end: state.step >= end,
-            n_threads=budget.n_cores(),
+            n_threads=options.threads,
         ):
             log.info("step %d, loss %.5f, %.0f s", record["step"], record["loss"], record["elapsed_s"])
         state.best, state.best_step = state.averaged, state.step
-        save(options.output, state, len(scenes), parent)
+        save(options.output, state, len(scenes), parent, options.seed)
         if state.step == before:  # time is up
             break
 
 
 def make_scenes(share: float, seed: int) -> list[Scene]:
     """Scenes without noise, on all cores."""
-    fields, cuts = (max(1, round(share * number)) for number in (FIELDS, CUTS))
+    fields, cuts, others = (max(1, round(share * number)) for number in (FIELDS, CUTS, VARIED))
     cut = partial(scene, n_frames=80, size=96, at_events=True)
     with ProcessPoolExecutor() as pool:
         first = 10**6 * seed
-        made = [*pool.map(scene, range(first, first + fields)), *pool.map(cut, range(first, first + cuts))]
+        made = [
+            *pool.map(scene, range(first, first + fields)),
+            *pool.map(cut, range(first, first + cuts)),
+            *pool.map(varied_scene, range(first, first + others)),
+        ]
     log.info("%d scenes", len(made))
     return made
 
 
-def save(folder: Path, state: TrainingState, n_scenes: int, parent: checkpoint.Model | None) -> None:
+def save(
+    folder: Path, state: TrainingState, n_scenes: int, parent: checkpoint.Model | None, seed: int
+) -> None:
     """Write the model with what a card tells."""
     checkpoint.save_model(
         folder,
@@ -104,8 +116,10 @@ def save(folder: Path, state: TrainingState, n_scenes: int, parent: checkpoint.M
             "ancestors": [],
             "simulated": {
                 "scenes": n_scenes,
-                "doses": "0.2 to 10 electrons per pixel and frame",
+                "doses": f"{DOSES[0][0]} to {DOSES[1][1]} electrons per pixel and frame",
+                **{k: v for k, v in circumstances().items() if k in ("command", "commit", "date", "device")},
                 "made_by": "benchmarks/pretrain.py",
+                "seed": seed,
             },
             "steps": state.step,
             "parent": None if parent is None else parent.card["sha256"],

@@ -87,6 +87,7 @@ def measure(folder: Path, shape: tuple[int, int, int], ensemble: int, repeats: i
                 ensemble=ensemble,
                 kept_bits=store.KEPT_BITS,
                 device="cpu",
+                movie_id=opened.id,
             )
             run_block(job, plan.blocks[0])  # loads the model
             shutil.rmtree(run.partial / store.DENOISED / "c")

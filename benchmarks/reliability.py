@@ -14,6 +14,7 @@ import contextlib
 import json
 import math
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -35,23 +36,26 @@ import common
 import dask
 import numpy as np
 import psutil
+import replay
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline import cli, faults, progress
-from trials import Node, command, contents, ended, fork, start
+from tdenoise_pipeline import cli, faults, lease, progress
+from tdenoise_pipeline.sealed import read_sealed, write_sealed
+from trials import Node, command, contents, ended, fork, here, start
 
 from tdenoise.network import SplitBlind
 
 STATE = ROOT / "benchmarks" / "results" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
 TRAINING = {p for p in faults.POINTS if p.startswith(("checkpoint", "model"))}
+GIVING_BACK = {p for p in faults.POINTS if p.startswith("given_back")}
 STORES = {p for p in faults.POINTS if p.startswith(("shard", "marker", "finish"))}
 COMMON = STORES | {p for p in faults.POINTS if p.startswith("commit")}
 # What each step passes on its way; "commit.replaced" only where an output is replaced. Of `apply --variance` and
 # `apply --share` those that are about their own shards, markers and commit.
 POINTS = {
-    "ingest": [p for p in faults.POINTS if p not in TRAINING | {"movie.read"}],
+    "ingest": [p for p in faults.POINTS if p not in TRAINING | GIVING_BACK | {"movie.read"}],
     "apply": [p for p in faults.POINTS if p not in TRAINING | {"raw.read"}],
-    "train": [p for p in faults.POINTS if p not in STORES | {"raw.read", "movie.read"}],
+    "train": [p for p in faults.POINTS if p not in STORES | GIVING_BACK | {"raw.read", "movie.read"}],
     "variance": [p for p in faults.POINTS if p in COMMON],
     # One that is told --force leaves an output of the same settings, which another may just have finished.
     "share": [
@@ -64,7 +68,6 @@ assert {p for points in POINTS.values() for p in points} == set(faults.POINTS)
 NOT_RUN = {
     "F9, F10": "needs a GPU (the fallback for a GPU that is short of memory has its own test)",
     "F14": "needs a Slurm with preemption; see the tests marked `slurm`",
-    "S4": "needs dm-log-writes on a block device of its own",
     "S8": "needs two hosts and NFS; the lease is a rename of a folder, which NFS keeps atomic",
     "S13": "needs a slow file system (FUSE)",
     "B1 to B10": "bad input has its own fuzzers: `pytest tests/test_fuzz.py tests/test_array_files.py "
@@ -506,7 +509,8 @@ def zombies(result: Result, folder: Path, trials: int, rng: random.Random) -> No
         while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.01)
         _abandon(output)
-        code = command(*node.words(step, output), log=log)
+        with _impatient():
+            code = command(*node.words(step, output), log=log)
         before = node.problem(step, output)
         os.kill(pid, signal.SIGCONT)
         late = ended(pid)
@@ -518,13 +522,20 @@ def zombies(result: Result, folder: Path, trials: int, rng: random.Random) -> No
 
 
 def _abandon(output: Path) -> None:
-    """Make a lease look like that of another host that has been silent for long."""
-    lease = progress.work_folder(output) / "lease"
-    owner = progress.read_json(lease / "owner.json")
-    (lease / "owner.json").write_text(json.dumps(owner | {"host": "elsewhere"}))
-    old = time.time() - progress.STALE_S - 60
-    for file in lease.iterdir():
-        os.utime(file, (old, old))
+    """Make a lease look like that of another host, which shows no sign of life any more."""
+    file = progress.work_folder(output) / "lease" / "owner.json"
+    write_sealed(file, (read_sealed(file) or {}) | {"host": "elsewhere"})
+
+
+@contextlib.contextmanager
+def _impatient(stale_s: float = 0.5) -> Iterator[None]:
+    """Take another host for dead soon."""
+    kept = lease.STALE_S, lease.LOOK_S
+    lease.STALE_S, lease.LOOK_S = stale_s, 0.05
+    try:
+        yield
+    finally:
+        lease.STALE_S, lease.LOOK_S = kept
 
 
 @case("F11", 10, "the network gives NaN or Inf in some frame: its block fails, nothing is shown")
@@ -738,20 +749,123 @@ def races(result: Result, folder: Path, trials: int, rng: random.Random) -> None
         _clear(output)
 
 
-@case("S9", 20, "the lease of a dead host is taken over, that of a silent but recent one is not")
+@case("S9", 20, "the lease of a dead host is taken over, that of a living one with any clock is not")
 def leases(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
     node, output, log = Node(folder), folder / "out", folder / "log"
     for number in result.rounds(trials):
         command(*node.words("ingest", output), fault="marker.written:1", log=log)
         _abandon(output)
-        if number % 2:
-            recent = time.time() - rng.uniform(0, progress.STALE_S - 60)
-            for file in (progress.work_folder(output) / "lease").iterdir():
-                os.utime(file, (recent, recent))
-        code = command(*node.words("ingest", output), log=log)
+        ahead = rng.choice([0, 700, -700, 2 * 86400, -2 * 86400])
+        os.utime(progress.work_folder(output) / "lease" / "owner.json", (time.time() + ahead,) * 2)
+        with _impatient(2.0):
+            pid = start(*node.words("ingest", output), log=log)
+            beat = time.time() + ahead
+            while number % 2 and alive(pid):
+                beat += 0.1
+                with contextlib.suppress(FileNotFoundError):  # if it is taken over, which is found below
+                    os.utime(progress.work_folder(output) / "lease" / "owner.json", (beat, beat))
+                time.sleep(0.1)
+            code = ended(pid)
         problem = node.problem("ingest", output) if number % 2 == 0 else None
         result.check(code == (6 if number % 2 else 0) and problem is None, f"{number % 2}: {code}, {problem}")
         _clear(output)
+
+
+# Where a run is killed, so that each kind of small file is left behind.
+LEFT_AT = ("output.created", "output.begun", "marker.written:2", "marker.written:4", "finish.consolidated")
+LEFT_AT = (*LEFT_AT, "finish.sealed", "commit.staged", "commit.renamed")
+
+
+@case(
+    "S14", 500, "flip one bit in any small file that a killed run left (marker, plan, lease, metadata); go on"
+)
+def left_behind(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, log = Node(folder), folder / "log"
+    left: dict[tuple[str, str], Path] = {}
+    for number in result.rounds(trials):
+        step = ("ingest", "apply", "variance", "share", "train")[number % 5]
+        points = [p for p in LEFT_AT if p.partition(":")[0] in POINTS["apply" if step != "train" else step]]
+        point = (
+            points[number // 5 % len(points)]
+            if step != "train"
+            else rng.choice([*points, "checkpoint.written"])
+        )
+        kept = left.setdefault((step, point), folder / f"left-{step}-{point}")
+        output, whole = kept / "out", kept.with_name(kept.name + "-whole")
+        if not kept.exists():
+            kept.mkdir()
+            assert command(*node.words(step, output), fault=point, log=log) == -signal.SIGKILL
+            shutil.copytree(kept, whole)
+        files = sorted(f for f in kept.rglob("*") if f.is_file() and f.stat().st_size and not _is_shard(f))
+        if number % 2:  # rather one of those that matter most than one of many
+            files = [f for f in files if ".tdenoise" in f.parts] or files
+        file = rng.choice(files)
+        data, bit = bytearray(file.read_bytes()), rng.randrange(8 * file.stat().st_size)
+        data[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(data)
+        with _impatient():
+            codes = [command(*node.words(step, output), log=log)]
+            while codes[-1] != 0 and len(codes) < 3:
+                codes.append(command(*node.words(step, output), log=log))
+        problem = node.problem(step, output)
+        name = f"{step} {point} {file.relative_to(kept)} bit {bit}"
+        if output in file.parents:  # damage of what is finished: for verify to find
+            problem = None
+            codes = [0] if command("verify", output, "--deep", log=log) == 4 else [1]
+        result.count(f"went on after {len(codes)} command" + "s" * (len(codes) > 1))
+        result.check(codes[-1] == 0 and problem is None, f"{name}: {codes}, {problem}")
+        shutil.rmtree(kept)
+        shutil.copytree(whole, kept)
+
+
+def _is_shard(file: Path) -> bool:
+    return any(part in file.parts for part in ("counts", "denoised", "variance")) and "c" in file.parts
+
+
+@case("S4", 300, "lose power at any moment (recorded operations, replayed as journal and POSIX allow); go on")
+def power_cuts(result: Result, folder: Path, trials: int, rng: random.Random) -> None:
+    node, log, disk, file = Node(folder), folder / "log", folder / "disk", folder / "operations"
+    output = disk / "out"
+    known: dict[str, replay.Recording] = {}
+    for number in result.rounds(trials):
+        step = ("ingest", "apply", "variance", "share", "train")[number % 5]
+        if step not in known:
+            shutil.rmtree(disk, ignore_errors=True)
+            disk.mkdir()
+
+            def record(step: str = step) -> int:
+                code, found = replay.recorded(disk, lambda: here(*node.words(step, output)))
+                file.write_bytes(pickle.dumps((found, replay.on_disk(disk))))
+                return code
+
+            assert ended(fork(record, log)) == 0, log.read_text()
+            known[step], end = pickle.loads(file.read_bytes())  # noqa: S301  (what this process has written)
+            everything = len(known[step].operations)
+            assert replay.after_power_cut(known[step], everything, "whole", rng) == end, (
+                "operations are missing"
+            )
+            result.count("operations", everything)
+        model = replay.MODELS[number // 5 % len(replay.MODELS)]
+        moment = rng.randint(0, len(known[step].operations))
+        replay.put(replay.after_power_cut(known[step], moment, model, rng), disk)
+        shown = not output.exists() or contents(output) == node.expect(step)
+        with _impatient(), _rebooted():
+            code = command(*node.words(step, output), log=log)
+        problem = node.problem(step, output)
+        good = shown and code == 0 and problem is None
+        result.count(f"{model}: went on")
+        result.check(good, f"{step} {model} {moment}: shown {shown}, {code}, {problem}")
+
+
+@contextlib.contextmanager
+def _rebooted() -> Iterator[None]:
+    """Be a machine that was started again, and watch what may be left of before for a moment only."""
+    kept = lease._boot, lease.QUIET_S
+    lease._boot, lease.QUIET_S = (lambda: "after the power cut"), 0.3
+    try:
+        yield
+    finally:
+        lease._boot, lease.QUIET_S = kept
 
 
 @case("S10", 10, "the unfinished output is deleted while it is written")

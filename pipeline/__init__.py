@@ -13,7 +13,9 @@ def open(path: str | Path) -> xarray.Dataset:
     """Open a movie store or a denoised store, with one Dask chunk per shard.
 
     ``xarray.open_zarr(path)`` opens the same data; its Dask chunks are Zarr's small inner chunks, which makes
-    large graphs.
+    large graphs, and a shard that is lost reads as its fill value. Here every shard that is read is compared with
+    the record of what was written, and a store that is replaced meanwhile (``--force``) cannot be read any more:
+    open it again.
 
     Parameters
     ----------
@@ -25,14 +27,33 @@ def open(path: str | Path) -> xarray.Dataset:
     xarray.Dataset
         ``counts(t, y, x)``, or ``denoised(t, y, x)`` and, if written, ``variance(t, y, x)``, lazily loaded; and
         the small arrays beside it.
+
+    Raises
+    ------
+    InputError
+        If it is damaged; also later, when a shard is read that is not the one that was written.
     """
+    import dask.array
     import xarray
 
+    from .checked import seal_of
+    from .errors import InputError
     from .store import DASK_CHUNK, DENOISED, MOVIE, VARIANCE, open_store, read_attributes
 
     path = Path(path)
     name = MOVIE if read_attributes(path)["kind"] == "movie" else DENOISED
-    chunks = dict(zip("tyx", map(min, open_store(path, name).geometry.shard, DASK_CHUNK), strict=True))
+    opened = open_store(path, name, deep=False)
+    chunks = tuple(map(min, opened.geometry.shard, DASK_CHUNK))
     dataset: xarray.Dataset = xarray.open_zarr(path, chunks=None)
-    sharded = [key for key in (name, VARIANCE) if key in dataset]
-    return dataset.assign({key: dataset[key].chunk(chunks) for key in sharded})
+    lazy = {}
+    for key in (name, VARIANCE):
+        if key in dataset:
+            array = (opened if key == name else open_store(path, key, deep=False)).array
+            known = dataset[key].variable
+            values = dask.array.from_array(array, chunks=chunks, asarray=False)
+            lazy[key] = xarray.Variable(known.dims, values, known.attrs, known.encoding)
+    for small in set(dataset.variables) - set(lazy):
+        dataset[small].load()  # later it might be that of a store which has replaced this one
+    if seal_of(path) != opened.array.origin:
+        raise InputError(path, "was replaced while it was opened. Open it again.")
+    return dataset.assign(lazy)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,18 +23,21 @@ from numpy.typing import NDArray
 
 from tdenoise import checkpoint
 from tdenoise.atomic import write_atomically
+from tdenoise.brightness import Brightness
 from tdenoise.kinds import architecture_of
+from tdenoise.last_word import GivenBack
 
 from . import array, cluster, driver, progress, sharing, store
 from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
-from .block_work import Job, ModelPlugin, marker_of, run_block
+from .block_work import Job, ModelPlugin, draft_store, evidence_file, marker_of, run_block
 from .blocks import Block
 from .config import ApplyConfig
 from .control import Control
 from .errors import PipelineError, ResourceError, UsageError, VerificationError
-from .fit import check_as_it_is, movie_scale, open_model, tell_drift
+from .fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
+from .given_back import add_maps, adopt, finish_draft, is_made
 from .heads import electron_counts
-from .ingest import already_done
+from .ingest import add_brightness, already_done
 from .pixels import movie_stand_ins
 from .recorded import record
 from .site_profile import SUBMIT, load_profile
@@ -51,6 +55,7 @@ class Known:
     ids: tuple[str, ...]  # of the content of its arrays, which the repaired store must have
     hashes: dict[str, dict[str, str]]  # of its sound shards, by array and grid position
     device: str  # that computed them
+    given: GivenBack | None = None  # what the counts gave back
 
 
 def apply(
@@ -99,17 +104,19 @@ def apply(
     if already_done(config.output, id) and not (config.force and (share is None or _begun(config.output))):
         progress.tidy_up(config.output)
         return store.read_attributes(config.output)
+    if share is None:  # one of many looks at no more than what it reads
+        movie.array.check_all()
     check_budget(config, plan, movie, card)
     if not config.ignore_drift:
         tell_drift(movie, plan.drift, architecture_of(card))
     cluster.check_jobs(config.workers, config.worker_memory, config.profile)
-    create = functools.partial(_create, movie=movie, plan=plan)
+    create = functools.partial(_create, movie=movie, plan=plan, folder=progress.work_folder(config.output))
     if kind == "array" and isinstance(count, int):
         # A task without a block would wait in the queue for nothing.
         array.apply_array(config, min(count, len(plan.blocks)), plan.identity, create, control)
         return store.read_attributes(config.output)
     try:
-        with _open_run(config, plan, share, [config.movie, model]) as run:
+        with _open_run(config, plan, share, [config.movie, model], control.stop) as run:
             if config.resume and not run.begun:
                 raise UsageError(
                     f"{config.output}: there is nothing to resume. Leave --resume away to start."
@@ -130,16 +137,18 @@ def apply(
                 device=config.device,
                 stand_ins=_save(run.folder.absolute(), "stand_ins", bad),
                 drift=_save(run.folder.absolute(), "drift", plan.drift),
-                layers=plan.layers,
+                brightness=_save(run.folder.absolute(), "brightness", _as_array(plan.brightness)),
+                layers=plan.drafted,
                 posterior=config.posterior,
                 gain=electron_counts(movie),
                 member=run.member if isinstance(run, sharing.SharedRun) else None,
+                movie_id=movie.id,
             )
             _run_blocks(config, job, plan, run, share, control, reconnect)
             with run.alone("commit") if isinstance(run, sharing.SharedRun) else contextlib.nullcontext():
                 if share is None or not already_done(config.output, run.id):
                     run.unstage()  # where another of those who share was killed here
-                    _finish(config, plan, movie, card, run, known)
+                    _finish(config, job, plan, movie, card, run, known, control)
     except PipelineError:
         if share is None or not already_done(config.output, id):
             raise  # else: the others who share the work have finished it
@@ -148,17 +157,35 @@ def apply(
 
 def _finish(
     config: ApplyConfig,
+    job: Job,
     plan: Plan,
     movie: store.Store,
     card: dict[str, Any],
     run: progress.OutputRun,
     known: Known | None,
+    control: Control,
 ) -> None:
     """Give the output, all of whose blocks are done, its attributes, its hashes and its name."""
-    attributes = _describe(movie, card, plan, config, run)
-    hashes = {layer: progress.hashes(run.done().values(), layer) for layer in plan.layers}
+    records = run.done()
+    hashes = {layer: progress.hashes(records.values(), layer) for layer in plan.layers}
+    if plan.gives_back:
+        correlations = [
+            (c.y, c.x, c.value) for c in movie_noise(movie).correlations if c.t == 0 and c.matters
+        ]
+        given, hashes[store.DENOISED] = finish_draft(
+            job,
+            plan.blocks,
+            plan.geometry,
+            correlations,
+            run,
+            control,
+            None if known is None else known.given,
+        )
+        add_maps(run.partial, given, movie.units)
+    add_brightness(run.partial, plan.brightness or Brightness.steady(movie.shape[0]))
     for layer in plan.layers:
         _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
+    attributes = _describe(movie, card, plan, config, run, hashes)
     if known is not None and content_ids(attributes) != known.ids:
         raise VerificationError(
             f"{config.output}: what was computed anew is not what was there, as on another kind of device or "
@@ -183,16 +210,27 @@ def _begun(output: Path) -> bool:
 
 
 def _open_run(
-    config: ApplyConfig, plan: Plan, share: sharing.Share | None, inputs: list[Path]
+    config: ApplyConfig, plan: Plan, share: sharing.Share | None, inputs: list[Path], stop: threading.Event
 ) -> progress.OutputRun:
     if share is None:
-        return progress.OutputRun(config.output, plan.identity, inputs, force=config.force, command=config)
-    return sharing.SharedRun(config.output, plan.identity, inputs, group=share.group, force=config.force)
+        return progress.OutputRun(
+            config.output, plan.identity, inputs, force=config.force, command=config, stop=stop
+        )
+    return sharing.SharedRun(
+        config.output, plan.identity, inputs, group=share.group, force=config.force, stop=stop
+    )
 
 
-def _create(path: Path, movie: store.Store, plan: Plan) -> None:
-    """An empty store with all arrays that will be written."""
+def _as_array(brightness: Brightness | None) -> NDArray[np.float64] | None:
+    return None if brightness is None else np.stack([brightness.levels, brightness.valid])
+
+
+def _create(path: Path, movie: store.Store, plan: Plan, folder: Path) -> None:
+    """An empty store with all arrays that will be written, and one for the draft."""
     dtype = np.dtype(np.float32)
+    if plan.gives_back:
+        zarr.create_group(draft_store(folder), overwrite=True)
+        store.add_sharded(draft_store(folder), store.DRAFT, movie.shape, dtype, plan.geometry, {})
     store.create(path, store.DENOISED, movie.shape, dtype, plan.geometry, movie.coordinates, movie.units)
     if store.VARIANCE in plan.layers:
         described = {"units": f"{movie.units}^2", "long_name": "variance of the expected counts"}
@@ -220,6 +258,9 @@ def _take_over(known: Known, plan: Plan, run: progress.OutputRun) -> None:
         for layer in plan.layers:
             for key in keys:
                 store.adopt_shard(_shard_file(known.path / layer, key), _shard_file(run.partial / layer, key))
+        if plan.gives_back:
+            for key in keys:
+                adopt(run.folder, key, hashes[store.DENOISED][key])
         progress.mark(run.folder, block.number, marker_of(hashes, known.device), run.token)
 
 
@@ -250,7 +291,7 @@ def _run_blocks(
         done = run.done_numbers()
         for number in sorted(done):
             found = progress.marker(run.folder, number)
-            if found is None or not _whole(job, plan.geometry, found):
+            if found is None or not _whole(job, plan.geometry, found, number):
                 progress.forget(run.folder, number)
                 done.remove(number)
         return [block for block in plan.blocks if block.number not in done]
@@ -298,7 +339,8 @@ def _run_blocks(
     for outcome in outcomes:
         if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
             raise ResourceError(
-                f"{job.output}: the disk is full or your quota is used up ({outcome.error.strerror}). "
+                f"{job.output}: the disk is full, can hold no more files, or your quota is used up "
+                f"({outcome.error.strerror}). "
                 "Free some space, then run the same command again to continue."
             )
         if isinstance(outcome.error, PipelineError) and outcome.error.exit_code != 1:
@@ -325,12 +367,19 @@ def _shard_file(array: Path, key: str) -> Path:
     return array.joinpath("c", *key.split("."))
 
 
-def _whole(job: Job, geometry: store.Geometry, record: dict[str, Any]) -> bool:
-    return all(
-        store.shard_damage(_shard_file(job.output / layer, key), geometry.shard, geometry.chunk, 1) is None
-        for layer in job.layers
-        for key in progress.hashes([record], layer)
-    )
+def _whole(job: Job, geometry: store.Geometry, record: dict[str, Any], number: int) -> bool:
+    """Whether all that a marker names is there. A draft is not needed any more where its shard is made."""
+
+    def is_there(layer: str, key: str) -> bool:
+        if layer == store.DRAFT:
+            if is_made(job.folder, key):
+                layer = store.DENOISED
+            elif not evidence_file(job.folder, number).exists():
+                return False
+        file = _shard_file(job.array(layer), key)
+        return store.shard_damage(file, geometry.shard, geometry.chunk, 1) is None
+
+    return all(is_there(layer, key) for layer in job.layers for key in progress.hashes([record], layer))
 
 
 def _check_complete(
@@ -349,13 +398,18 @@ def _check_complete(
 
 
 def _describe(
-    movie: store.Store, card: dict[str, Any], plan: Plan, config: ApplyConfig, run: progress.OutputRun
+    movie: store.Store,
+    card: dict[str, Any],
+    plan: Plan,
+    config: ApplyConfig,
+    run: progress.OutputRun,
+    hashes: dict[str, dict[str, str]],
 ) -> dict[str, Any]:
     records = run.done().values()
 
     def content(layer: str) -> str:
         array = zarr.open_array(run.partial / layer, mode="r")
-        return store.content_id(layer, array, progress.hashes(records, layer))
+        return store.content_id(layer, array, hashes[layer])
 
     held_out = [m["held_out"] for m in card["movies"] if m["id"] == movie.id]
     seen = [*card["movies"], *card["ancestors"]]

@@ -13,22 +13,26 @@ import torch
 from numpy.typing import NDArray
 
 from tdenoise import checkpoint
+from tdenoise.brightness import Brightness
 from tdenoise.drift import largest_shift
 from tdenoise.infer import halo_with_shift, memory_bytes
 from tdenoise.kinds import Architecture, architecture_of
+from tdenoise.last_word import corners
 
 from . import blocks, budget, cluster, store
 from .block_work import ROW_FRAMES
 from .blocks import Block, Halo
 from .config import ApplyConfig, ApplyManyConfig
 from .errors import UsageError
-from .fit import movie_drift, movie_scale, open_model
+from .fit import movie_brightness, movie_drift, movie_scale, open_model
 from .heads import check_uncertainty
 from .pixels import movie_stand_ins
 from .site_profile import load_profile
 
 TILE_BYTES = int(2.7 * 2**30)  # memory that the automatic tile size allows one block
 MARGIN = 1.15  # over the predicted memory of a worker, that it must have: one that exceeds its limit is ended
+LARGEST_SCENE = 4.0  # over the field: beyond it, hardly any place is seen for long
+DRAFT_BYTES = 2.5  # of a pixel of the draft and its sums, on the disk until the output is whole
 DRIVER_BYTES = 300 * 2**20  # the driver, the scheduler in it, and what watches the workers
 
 
@@ -43,6 +47,13 @@ class Plan:
     disk_bytes: int
     layers: tuple[str, ...]  # names of the arrays to write
     drift: NDArray[np.float64] | None  # that the windows follow [pixels], (n_frames, 2)
+    brightness: Brightness | None  # None where all frames are there and equally bright
+    gives_back: bool  # whether the counts have the last word; see `given_back`
+
+    @property
+    def drafted(self) -> tuple[str, ...]:
+        """Names of the arrays that blocks write."""
+        return (store.DRAFT, *self.layers[1:]) if self.gives_back else self.layers
 
 
 def make_plan(
@@ -51,6 +62,9 @@ def make_plan(
     """Blocks, memory and disk; the same for any number of workers."""
     architecture = architecture_of(card)
     drift = followed_drift(config, movie, card)
+    brightness = movie_brightness(movie)
+    # What has seen its own count says nothing about it.
+    gives_back = not (config.draft_only or config.posterior) and may_give_back(movie.shape, drift)
     laid = lay_out(
         config.tile,
         config.ensemble,
@@ -77,13 +91,35 @@ def make_plan(
         "profile": store.PROFILE,
         **({} if bad is None else {"stand_ins": store.content_hash(bad)}),
         **({} if drift is None else {"drift": store.content_hash(drift)}),
+        **(
+            {}
+            if brightness is None
+            else {"brightness": store.content_hash(np.stack([brightness.levels, brightness.valid]))}
+        ),
+        "gives_back": gives_back,
     }
     layers: tuple[str, ...] = (store.DENOISED,)
     if config.variance or config.posterior:
         check_uncertainty(card, movie, config.posterior)
         layers = (store.DENOISED, store.VARIANCE)
         identity |= {"variance": True, "posterior": config.posterior}
-    return Plan(identity, planned, laid.geometry, laid.worker_bytes, laid.disk_bytes, layers, drift)
+    return Plan(
+        identity,
+        planned,
+        laid.geometry,
+        laid.worker_bytes,
+        laid.disk_bytes,
+        layers,
+        drift,
+        brightness,
+        gives_back,
+    )
+
+
+def may_give_back(shape: tuple[int, int, int], drift: NDArray[np.float64] | None) -> bool:
+    """Whether places stay in the field for so long that sums over time tell anything."""
+    _, scene = corners(drift, shape[0], shape[1:])
+    return scene[0] * scene[1] <= LARGEST_SCENE * shape[1] * shape[2]
 
 
 def followed_drift(
@@ -130,14 +166,16 @@ def lay_out(
     width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
     read = min(shape[0], min(frames, ROW_FRAMES) + 2 * halo.frames)
     n_pixels = shape[0] * shape[1] * shape[2]
+    # Of the movie's shards, those frames that are compared with their hash at a time.
+    plane = math.prod(min(n, store.MOVIE_SHARD_PIXELS) for n in shape[1:])
+    compared = store.CHUNK_FRAMES * plane * itemsize
     return Layout(
         geometry,
         (blocks.core_frames(frames, halo.frames), rows, columns),
         halo,
-        _block_bytes(
-            architecture, read, height, width, itemsize, frames, ensemble, shift, n_layers, lossless
-        ),
-        int(n_layers * n_pixels * _packed_bytes(lossless)),
+        _block_bytes(architecture, read, height, width, itemsize, frames, ensemble, shift, n_layers, lossless)
+        + compared,
+        int(n_pixels * (n_layers * _packed_bytes(lossless) + DRAFT_BYTES)),
     )
 
 

@@ -109,6 +109,7 @@ def describe(path: Path, archive: Path) -> Card:
     attributes = store.read_attributes(path)
     kind = "movie" if attributes["kind"] == "movie" else "denoised"
     opened = store.open_store(path, store.MOVIE if kind == "movie" else store.DENOISED)
+    opened.array.check_all()
     card |= {
         "kind": kind,
         "id": opened.id,

@@ -7,7 +7,6 @@ until the output is there; it may be stopped and started again meanwhile, the ta
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import shlex
@@ -25,6 +24,7 @@ from .config import ApplyConfig
 from .control import Control
 from .errors import PipelineError, Stopped
 from .reasons import Pending, newest_log
+from .sealed import read_sealed, write_sealed
 from .sharing import SharedRun
 from .site_profile import JobProfile, worker_profile
 from .slurm import pipeline_command, queue, render_script, submit_script
@@ -95,13 +95,19 @@ def apply_array(
     """
     profile = worker_profile(config.profile, config.workers, "slurm")
     folder = progress.work_folder(config.output).absolute()
-    before = progress.read_json(folder / "array.json")
+    before = read_sealed(folder / "array.json") or {}
     known = before.get("plan") == progress.plan_id(plan) and _is_queued(before["name"])
     # Of a batch run: its own name first, so that status, cancel and the costs find the array too.
     name = before["name"] if known else f"{os.environ.get('TDENOISE_RUN', 'tdn')}-{uuid.uuid4().hex[:8]}"
     inputs = [config.movie, config.model or checkpoint.BASE]
     with SharedRun(
-        config.output, plan, inputs, group=name, force=config.force, afresh=config.force and not known
+        config.output,
+        plan,
+        inputs,
+        group=name,
+        force=config.force,
+        afresh=config.force and not known,
+        stop=control.stop,
     ) as run:
         run.prepare(create)
         if known:
@@ -122,9 +128,9 @@ def _submit(
     write_atomically(script, text.encode())
     record = {"plan": run.id, "name": name, "job": None}
     # Before the job is: a submission that was cut short is found by the name.
-    write_atomically(run.folder / "array.json", json.dumps(record).encode())
+    write_sealed(run.folder / "array.json", record)
     record["job"] = submit_script(script)
-    write_atomically(run.folder / "array.json", json.dumps(record).encode())
+    write_sealed(run.folder / "array.json", record)
     log.info("array job %s with %d tasks is queued", record["job"], count)
     return record
 

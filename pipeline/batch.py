@@ -21,8 +21,9 @@ from typing import Any
 
 from tdenoise.atomic import fsync
 
-from . import local_queue, progress, slurm_queue
-from .errors import InputError, LockedError
+from . import lease, local_queue, slurm_queue
+from .errors import InputError
+from .sealed import unbroken
 
 RUN_FILE = "run.json"
 
@@ -87,7 +88,7 @@ def open_run(path: Path) -> tuple[Path, dict[str, Any]]:
     folder = find(path)
     if folder is None:
         raise InputError(path, "no batch run was submitted here. Give the folder that 'submit' named.")
-    run = progress.read_json(folder / RUN_FILE)
+    run = unbroken((folder / RUN_FILE).read_bytes()) or {}
     if not {"id", "command", "output", "steps", "profile", "work_dir"} <= set(run):
         raise InputError(folder / RUN_FILE, "is damaged. Submit the run again; what is done stays done.")
     return folder, run
@@ -161,26 +162,22 @@ def locked(folder: Path) -> Iterator[None]:
     ------
     LockedError
         If another one is at it.
+    UsageError, ResourceError
+        If the folder cannot be written to.
     """
-    lease = folder / "lease"
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f"lease-{uuid.uuid4().hex}"
-    fresh.mkdir()
-    (fresh / "owner.json").write_text(json.dumps(progress.owner(fresh.name)))
+    token = uuid.uuid4().hex
+    lease.take(
+        folder,
+        token,
+        lambda fresh: lease.write_owner(fresh, token),
+        lambda holder: f"{folder}: another submit is at work here ({holder}).",
+    )
     try:
-        with contextlib.suppress(OSError):
-            if lease.exists() and progress.lease_holder(folder) is None:
-                lease.rename(folder / f"dead-{fresh.name}")  # of a submit that was killed
-        try:
-            fresh.rename(lease)  # fails on a folder that is not empty
-        except OSError:
-            holder = progress.lease_holder(folder) or "which has just begun"
-            raise LockedError(f"{folder}: another submit is at work here ({holder}).") from None
         yield
     finally:
-        if progress.holds_lease(folder, fresh.name):
-            lease.rename(fresh)
-        for left in (fresh, folder / f"dead-{fresh.name}"):
+        lease.release(folder, token)
+        for left in folder.glob("dead-*"):  # of submits that were killed
             shutil.rmtree(left, ignore_errors=True)
 
 

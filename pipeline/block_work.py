@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +18,10 @@ from distributed import Worker, WorkerPlugin
 from numpy.typing import NDArray
 
 from tdenoise import checkpoint, runtime
-from tdenoise.atomic import patiently
+from tdenoise.atomic import patiently, write_atomically
+from tdenoise.brightness import Brightness
 from tdenoise.infer import Tile, denoise, denoise_with_variance
+from tdenoise.last_word import Evidence, corners
 from tdenoise.network import SplitBlind
 from tdenoise.noise import Scale
 
@@ -48,10 +51,24 @@ class Job:
     device: str
     stand_ins: Path | None = None  # what is shown in place of bad pixels, an array of the size of a frame
     drift: Path | None = None  # of the scene, which the windows follow [pixels], (frames of the movie, 2)
-    layers: tuple[str, ...] = (store.DENOISED,)  # the arrays that are written, all of one geometry
     posterior: bool = False  # whether the own count of a pixel joins in
     gain: float = 1.0  # [counts per electron]
     member: str | None = None  # who writes, where several processes share the lease
+    movie_id: str = ""  # of the content: the movie must not be replaced while its blocks are denoised
+    # The arrays that are written, all of one geometry. Of a draft, the evidence is summed, too; see `given_back`.
+    layers: tuple[str, ...] = (store.DENOISED,)
+    brightness: Path | None = (
+        None  # of all frames, levels and whether they are valid, (2, frames of the movie)
+    )
+
+    def array(self, layer: str) -> Path:
+        """Folder of an array. The draft lies beside the markers, and goes with them when the output is whole."""
+        return draft_store(self.folder) / layer if layer == store.DRAFT else self.output / layer
+
+
+def draft_store(folder: Path) -> Path:
+    """Where the draft of an output lies, from its work folder."""
+    return folder / "done" / "draft.zarr"
 
 
 class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
@@ -103,10 +120,11 @@ def run_block(job: Job, block: Block) -> int:
     # A GPU keeps more than one core busy with its input and output; of CPU workers there is one per core.
     n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // torch.cuda.device_count())
     zarr.config.set({"threading.max_workers": n_threads})
-    source = zarr.open_array(job.movie / store.MOVIE, mode="r")
-    targets = {layer: zarr.open_array(job.output / layer, mode="r+") for layer in job.layers}
+    source = movie_counts(job.movie, job.movie_id)
+    targets = {layer: zarr.open_array(job.array(layer), mode="r+") for layer in job.layers}
     hashes: dict[str, dict[str, str]] = {layer: {} for layer in job.layers}
-    shard_shape = targets[store.DENOISED].shards
+    shard_shape = targets[job.layers[0]].shards
+    evidence = None if job.layers[0] != store.DRAFT else BlockEvidence.of(job, block, source.shape)
     shards = list(store.shards_in(block.core, shard_shape))
     # One row of frames is packed, and waits for the disk, while the next is computed.
     with ThreadPoolExecutor(n_threads, thread_name_prefix="write") as pool:
@@ -120,10 +138,12 @@ def run_block(job: Job, block: Block) -> int:
                     hashes[layer][key] = digest
 
         rows = denoise_block(model, source, job, block, device, min(shard_shape[0], ROW_FRAMES))
-        for frames, results in rows:
+        for frames, counts, results in rows:
             row = Region(frames, block.core.rows, block.core.columns)
             collect()
             packing = []
+            if evidence is not None:
+                evidence.add(frames, counts, results[0])
             for (layer, target), result in zip(targets.items(), results, strict=True):
                 for shard in shards:
                     if not shard.frames[0] <= frames[0] < shard.frames[1]:
@@ -136,38 +156,98 @@ def run_block(job: Job, block: Block) -> int:
                     key = store.shard_key(shard, shard_shape) if last else None
                     packing.append((layer, pool.submit(_pack, job, layer, writer, part, key)))
         collect()
+    if evidence is not None:
+        evidence.save(job, block.number)
     progress.mark(job.folder, block.number, marker_of(hashes, _device_name(device)), job.token, job.member)
     return block.number
 
 
+def movie_brightness(job: Job) -> Brightness | None:
+    """Brightness of all frames of the movie; None where they are all alike."""
+    if job.brightness is None:
+        return None
+    levels, valid = np.load(job.brightness)
+    return Brightness(levels, valid > 0)
+
+
+@dataclass
+class BlockEvidence:
+    """What was removed from the frames of a block, summed in the frame of the scene."""
+
+    sums: Evidence
+    corners: NDArray[np.intp]  # of every frame of the movie, from that of the sums
+    brightness: Brightness
+    sound: NDArray[np.bool_] | None  # pixels of the core that count
+
+    @classmethod
+    def of(cls, job: Job, block: Block, shape: tuple[int, int, int]) -> BlockEvidence:
+        drift = None if job.drift is None else np.load(job.drift)
+        found, _ = corners(drift, shape[0], shape[1:])
+        here = found[slice(*block.core.frames)]
+        extent = here.max(axis=0) - here.min(axis=0)
+        core = block.core.shape[1:]
+        sound = None
+        if job.stand_ins is not None:
+            sound = ~np.isfinite(np.load(job.stand_ins)[block.core.slices[1:]])
+        return cls(
+            Evidence.empty((core[0] + int(extent[0]), core[1] + int(extent[1]))),
+            found - here.min(axis=0),
+            movie_brightness(job) or Brightness.steady(shape[0]),
+            sound,
+        )
+
+    def add(self, frames: tuple[int, int], counts: NDArray[Any], denoised: NDArray[np.float32]) -> None:
+        """Take in successive frames of the core; those that were not recorded whole tell nothing."""
+        for number, recorded, result in zip(range(*frames), counts, denoised, strict=True):
+            if self.brightness.valid[number]:
+                row, column = self.corners[number].tolist()
+                level = float(self.brightness.levels[number])
+                self.sums.add(recorded, result, level, (row, column), self.sound)
+
+    def save(self, job: Job, number: int) -> None:
+        """Keep the sums until those of all blocks are there."""
+        data = io.BytesIO()
+        np.save(data, np.stack(self.sums.arrays).astype(np.float32))
+        write_atomically(evidence_file(job.folder, number), data.getvalue())
+
+
+def evidence_file(folder: Path, number: int) -> Path:
+    """Where the sums of a block lie until the output is whole."""
+    return folder / "done" / f"evidence-{number:08d}.npy"
+
+
 def marker_of(hashes: dict[str, dict[str, str]], device: str) -> dict[str, Any]:
     """What a marker says: hashes of the denoised shards under ``shards``, of others under the name of the array."""
-    others = {layer: found for layer, found in hashes.items() if layer != store.DENOISED}
-    return {"shards": hashes[store.DENOISED], **others, "device": device}
+    main = store.DRAFT if store.DRAFT in hashes else store.DENOISED
+    others = {layer: found for layer, found in hashes.items() if layer != main}
+    return {"shards": hashes[main], **others, "device": device}
 
 
 def _pack(
     job: Job, layer: str, writer: ShardWriter, part: NDArray[np.float32], key: str | None
 ) -> tuple[str, str] | None:
     """Add frames to a shard. With its grid position: they are its last, so write it; that position, and its hash."""
-    writer.append(
-        np.ascontiguousarray(part) if job.kept_bits is None else store.round_mantissa(part, job.kept_bits)
-    )
+    kept_bits = job.kept_bits
+    if layer == store.DRAFT and kept_bits is not None:
+        kept_bits = store.DRAFT_BITS
+    writer.append(np.ascontiguousarray(part) if kept_bits is None else store.round_mantissa(part, kept_bits))
     if key is None:
         return None
     allowed = functools.partial(progress.check_lease, job.folder, job.token, job.member)
-    return key, writer.write(job.output / layer, store.shard_index(key), allowed)
+    return key, writer.write(job.array(layer), store.shard_index(key), allowed)
 
 
 def denoise_block(
     model: checkpoint.Model, source: Any, job: Job, block: Block, device: str, row_frames: int
-) -> Iterator[tuple[tuple[int, int], NDArray[np.float32]]]:
+) -> Iterator[tuple[tuple[int, int], NDArray[Any], NDArray[np.float32]]]:
     """Denoised core of a block, one row of frames after the other.
 
     Yields
     ------
     frames : tuple of int
         First and last (excluded) frame.
+    counts : ndarray, shape (n_frames, core rows, core columns)
+        What was recorded.
     result : ndarray, shape (n_layers, n_frames, core rows, core columns), float32
         Of every one of ``job.layers``.
     """
@@ -177,21 +257,23 @@ def denoise_block(
     core_columns = (block.core.columns[0] - columns[0], block.core.columns[1] - columns[0])
     n_frames = source.shape[0]
     drift = None if job.drift is None else np.load(job.drift)
+    brightness = movie_brightness(job)
     bad: NDArray[np.float32] | None = None
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
     for start, stop, first, held in _rows_of_frames(
-        functools.partial(_read, job.movie, source), block, halo, row_frames
+        functools.partial(read_counts, source), block, halo, row_frames
     ):
         tile = Tile(n_frames, first, core_rows, core_columns)
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
         result = np.empty((len(job.layers), stop - start, *core), np.float32)
         for number, layers in enumerate(
-            _denoised(model, held, tile, job, range(start, stop), device, bad, drift)
+            _denoised(model, held, tile, job, range(start, stop), device, bad, drift, brightness)
         ):
             for layer, frame in enumerate(layers):
                 result[layer, number] = frame
-        yield (start, stop), result
+        counts = held[start - first : stop - first, slice(*core_rows), slice(*core_columns)]
+        yield (start, stop), counts, result
 
 
 def _denoised(
@@ -203,9 +285,11 @@ def _denoised(
     device: str,
     bad: NDArray[np.float32] | None,
     drift: NDArray[np.float64] | None,
+    brightness: Brightness | None,
 ) -> Iterator[tuple[NDArray[np.float32], ...]]:
     """Every layer of a job, frame by frame."""
     given: dict[str, Any] = {"ensemble": job.ensemble, "device": device, "stand_ins": bad, "drift": drift}
+    given["brightness"] = brightness
     if store.VARIANCE not in job.layers:
         for frame in denoise(model.network, held, tile, job.scale, frames, **given):
             yield (frame,)
@@ -254,15 +338,23 @@ def _rows_of_frames(
             yield start, stop, first, held
 
 
-def _read(movie: Path, source: Any, region: Region) -> NDArray[Any]:
-    """Counts of a movie; a missing shard, which reads as the type's maximum, is refused."""
-    for shard in store.shards_touching(region, source.shape, source.shards):
-        key = store.shard_key(shard, source.shards)
-        file = (movie / store.MOVIE).joinpath("c", *key.split("."))
-        used = store.n_chunks(shard, source.chunks)
-        damage = patiently(functools.partial(store.shard_damage, file, source.shards, source.chunks, used))
-        if damage is not None:
-            raise InputError(file, f"{damage}. Verify the movie store, and repair it from the raw movie.")
+@functools.lru_cache(maxsize=1)
+def movie_counts(movie: Path, movie_id: str) -> Any:
+    """The counts of a movie, once per process, so that each shard is compared with its hash but once.
+
+    Raises
+    ------
+    InputError
+        If it is another movie than the one that the work was begun with.
+    """
+    opened = store.open_store(movie, store.MOVIE)
+    if opened.id != movie_id:
+        raise InputError(movie, "was replaced while it was being denoised. Run the same command again.")
+    return opened.array
+
+
+def read_counts(source: Any, region: Region) -> NDArray[Any]:
+    """Counts of a movie, again where the file server stumbles; refused where a shard is not as it was written."""
 
     def read() -> NDArray[Any]:
         maybe_crash("movie.read")

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from .commands import COMMANDS, SUBMITTABLE, Command, show_submit
 from .config import ApplyManyConfig, RunConfig
 from .control import Control
-from .errors import PipelineError, ResourceError, UsageError
+from .errors import PipelineError, ResourceError, Stopped, UsageError
 from .terminal import Signals, log_to_stderr, one_line, shown_progress
 from .values import read_yaml
 
@@ -322,6 +322,13 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted twice; run the same command again to continue"
+    if (
+        type(error).__module__.partition(".")[0] == "distributed"
+    ):  # many of its errors are OSErrors, of no file
+        return (
+            Stopped.exit_code,
+            f"the connection to the workers broke ({error}). Run the same command again to continue",
+        )
     if isinstance(error, OSError):
         import errno
 
@@ -331,7 +338,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
             advice = "free some space, then run the same command again to continue"
             return (
                 ResourceError.exit_code,
-                f"{where}the disk is full or your quota is used up ({reason}); {advice}",
+                f"{where}the disk is full, can hold no more files, or your quota is used up ({reason}); {advice}",
             )
         return 1, f"{where}{reason[:1].lower()}{reason[1:]}. Check the path and your permissions"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -156,7 +156,10 @@ def connect(
     import dask
     import distributed  # noqa: F401  (loaded inside config.set, its defaults would go when that ends)
 
-    with dask.config.set(SETTINGS), _environment_restored():
+    scratch.mkdir(parents=True, exist_ok=True)
+    # Else the scheduler makes a folder of its own in /tmp, which stays.
+    settings = SETTINGS | {"temporary-directory": str(scratch)}
+    with dask.config.set(settings), _environment_restored():
         if isinstance(value, str):
             clients = _running(value, stop)
         elif kind in SUBMIT and value is not None:
@@ -196,7 +199,7 @@ def _local(
     from distributed.security import Security
 
     count = count or budget.n_cores()
-    scratch.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("distributed.nanny").addFilter(_is_news)
     for attempt in range(1, START_TRIES + 1):
         try:
             with _deaf_to_interrupts():
@@ -231,6 +234,11 @@ def _local(
             raise Stopped(STOPPED)
         with Client(cluster, set_as_default=False) as client:
             yield client
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that a worker took long to end: it is done with its work, and ended by force."""
+    return not record.getMessage().startswith("Worker process still alive")
 
 
 def check_jobs(workers: str, memory_bytes: int | None, profile_path: Path | None) -> None:

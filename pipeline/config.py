@@ -13,8 +13,10 @@ from .values import (
     count,
     ensemble,
     flag,
+    frame_seconds,
     index,
     interval,
+    nanometres,
     new_folder,
     new_path,
     positive,
@@ -70,11 +72,15 @@ ORIENTATIONS = (
 class Preparation:
     """How a raw movie is read, calibrated and corrected; the same for ``ingest`` and ``run``."""
 
-    frame_time: float | None = setting(None, "time from frame to frame [s]", parse=positive, metavar="S")
-    pixel_size: float | None = setting(None, "distance of pixels [nm]", parse=positive, metavar="NM")
+    frame_time: float | None = setting(
+        None, "time from frame to frame [s], or 13ms", parse=frame_seconds, metavar="S"
+    )
+    pixel_size: float | None = setting(
+        None, "distance of pixels [nm], or 14pm", parse=nanometres, metavar="NM"
+    )
     counts_per_electron: float | None = setting(None, "gain of the camera", parse=positive, metavar="G")
     exposure: float | None = setting(
-        None, "time that a frame collects electrons [s]", parse=positive, metavar="S"
+        None, "time that a frame collects electrons [s], or 13ms", parse=frame_seconds, metavar="S"
     )
     dose_rate: float | None = setting(None, "electrons per nm^2 and s", parse=positive, metavar="E")
     voltage: float | None = setting(None, "of the microscope [kV]", parse=positive, metavar="KV")
@@ -157,7 +163,7 @@ class Learning(Following):
     steps: int | None = setting(
         None, "optimiser steps (default: 12000, or what fits the time limit)", parse=count, metavar="N"
     )
-    time_limit: float | None = setting(None, "anneal and finish in this time: 90s, 20m, 2h", parse=seconds)
+    time_limit: float | None = setting(None, "anneal and finish in this time: 90s, 20m, 1h30m", parse=seconds)
     blind_radius: int | str = setting(
         "auto", "pixels around the centre that the model never sees: 0, 1, 2, frame, or auto", parse=radius
     )
@@ -199,6 +205,9 @@ class Placement(Following):
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     ensemble: int = setting(
         16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
+    )
+    draft_only: bool = setting(
+        False, "keep what the network says, even where the counts of the whole movie refute it", parse=flag
     )
 
 

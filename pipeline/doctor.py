@@ -303,7 +303,7 @@ def _seen_whole(probe: Path) -> Iterator[list[int]]:
 
 
 def _clock(folder: Path) -> Finding:
-    """Heartbeats of leases are times of the file server."""
+    """Times on files are compared with each other only, but those in logs with the clock on the wall."""
     with _probe_folder(folder) as probe:
         before = time.time()
         (probe / "now").touch()
@@ -311,7 +311,10 @@ def _clock(folder: Path) -> Finding:
     skew = max(before - stamp, stamp - after, 0.0)
     says = f"the file system's differs by {skew:.1f} s"
     return Finding(
-        "clock", skew <= SKEW_S, says, "Tell your site; leases of dead runs may be taken for living ones."
+        "clock",
+        skew <= SKEW_S,
+        says,
+        "Tell your site; times in logs and reports are off by as much. Leases do not depend on it.",
     )
 
 

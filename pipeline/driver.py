@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 IN_FLIGHT_PER_WORKER = 2  # one that runs and one that waits
 REBUILDS = 3  # fresh clusters after all workers were lost
+TELL_PAUSES_S = (0.2, 1.0, 5.0)  # before the workers are told the model once more
 NO_WORKERS_S = 90.0  # without a worker before the cluster is built anew
 NO_PROGRESS_S = 3600.0  # with workers but no block finished, before the cluster is built anew
 PATIENCE = 20  # times the longest wait for a block so far, where that is more
@@ -102,13 +103,16 @@ def drive(
         try:
             with connect() as client:
                 if plugin is not None:
-                    client.register_plugin(plugin)
+                    _tell(client, plugin, control)
                 for outcome in _drive_once(client, function, todo, control, no_workers_s, resources):
                     if outcome.error is not None:
                         failed.add(outcome.item.number)
                     yield outcome
             return
-        except _WorkersLost as error:
+        except (_WorkersLost, OSError) as error:
+            if isinstance(error, OSError) and not _of_connection(error):
+                raise
+            control.check("apply")  # the signal that ended the workers may have been meant for all of us
             todo = [item for item in remaining() if item.number not in failed]
             log.warning(
                 "%s; %d blocks are left, starting new workers (%d of %d)",
@@ -121,6 +125,21 @@ def drive(
         f"all workers were lost {REBUILDS + 1} times. Look at their memory and their logs, then run the same "
         "command again to continue."
     )
+
+
+def _tell(client: Any, plugin: Any, control: Control) -> None:
+    """Register a plugin on all workers; again where one dies meanwhile, whose successor is told as it joins."""
+    for pause_s in TELL_PAUSES_S:
+        try:
+            client.register_plugin(plugin)
+            return
+        except OSError as error:
+            if not _of_connection(error):
+                raise
+            control.check("apply")
+            log.info("a worker was lost while it was told the model (%s)", error)
+            time.sleep(pause_s)
+    client.register_plugin(plugin)
 
 
 def _drive_once(
@@ -218,6 +237,15 @@ def _portable(error: Exception) -> Exception:
     if type(same) is type(error) and str(same) == str(error):
         return error
     return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _of_connection(error: OSError) -> bool:
+    """Whether a connection broke, to a worker that died or to the scheduler: Dask's errors are `OSError` too."""
+    from distributed.comm import CommClosedError
+    from distributed.core import RPCClosed
+
+    broken = (CommClosedError, RPCClosed, ConnectionError, TimeoutError)
+    return isinstance(error, broken) or str(error).startswith("Timed out trying to connect")
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -134,26 +134,35 @@ class Estimates:
 
     def _add_band(self, band: Slab, rows: slice) -> None:
         n_frames = len(band.counts)
-        between = np.empty((0, 0, 0))
+        sound = band.sound
+        between, inner = np.empty((0, 0, 0)), np.empty(0, dtype=bool)
         if n_frames > 2:
-            between = metrics.temporal_mse_terms(band.counts, band.denoised)
+            # Neighbours are compared at one brightness.
+            inner = sound[2:] & sound[1:-1] & sound[:-2]
+            levels = np.ones(n_frames) if band.levels is None else band.levels
+            y = band.counts / levels[:, None, None]
+            smooth = band.denoised / levels[: len(band.denoised), None, None]
+            between = metrics.temporal_mse_terms(y, smooth)
             if self._blind:
-                self.umse.add(between)
+                self.umse.add(between[inner[: len(between)]])
         if self._noise.estimator == "poisson":
-            self._add_terms(error_terms(band, self._noise, self._posterior), band.frames[0], rows)
+            terms = error_terms(band, self._noise, self._posterior)
+            self._add_terms(terms, band.frames[0], rows, sound[band.own])
             # The noise between neighbouring frames, less what the law says: the prediction plays no part.
-            y = band.counts.astype(np.float64)
-            self.excess.add(
-                (y[2:] - y[:-2]) ** 2 / 2 - self._noise.gain * y[1:-1] - self._noise.read_variance
-            )
+            if n_frames > 2:
+                own = (1 / levels[2:] + 1 / levels[:-2])[:, None, None] / 2
+                law = self._noise.gain * y[1:-1] * own + self._noise.read_variance * np.square(own)
+                self.excess.add(((y[2:] - y[:-2]) ** 2 / 2 - law)[inner])
         elif n_frames > 2:
-            self._add_terms(between, band.frames[0] + 1 - band.before, rows)
+            self._add_terms(between, band.frames[0] + 1 - band.before, rows, inner[: len(between)])
 
-    def _add_terms(self, terms: Array, first: int, rows: slice) -> None:
+    def _add_terms(self, terms: Array, first: int, rows: slice, sound: Array) -> None:
         if not (self._blind or self._posterior):
             return  # of a prediction that has seen its own pixel, they are too small by an unknown amount
+        held = np.array([first + k in self._held_out for k in range(len(terms))], dtype=bool)
+        self.held_error.add(terms[held & sound])
+        terms = terms[sound]
         self.error.add(terms)
-        self.held_error.add(terms[[first + k in self._held_out for k in range(len(terms))]])
         for name, mask in self._regions.items():
             self._of_regions[name].add(terms, mask[rows])
 
@@ -189,15 +198,10 @@ class Estimates:
         }
 
     def _in_words(self, blocks: Blocks) -> dict[str, Any]:
-        """An error, as a share of the noise, and as the dose that would give raw counts of this quality."""
+        """An error, and as a share of the noise."""
         mse = _as_dict(blocks)
         nmse = None if mse is None else _scaled(mse, 1 / self._noise.variance)
-        gain: dict[str, Any] | None = None
-        if nmse is not None:
-            # An error that may be zero still bounds the gain from below.
-            known = {"estimate": nmse["resolvable"], "low": nmse["high"] > 0, "high": nmse["resolvable"]}
-            gain = {k: 1 / nmse[v] if known[k] else None for k, v in _FLIPPED.items()}
-        return {"mse": mse, "nmse": nmse, "dose_gain": gain}
+        return {"mse": mse, "nmse": nmse}
 
 
 _FLIPPED = {"estimate": "estimate", "low": "high", "high": "low"}  # limits of a falling function
@@ -219,7 +223,7 @@ def headline(all_frames: dict[str, Any], held_out: dict[str, Any] | None) -> dic
     frames, stated = "all", all_frames
     if held_out is not None and learnt_by_heart(all_frames, held_out):
         frames, stated = "held_out", held_out
-    return {"frames": frames, **{name: stated[name] for name in ("mse", "nmse", "dose_gain")}}
+    return {"frames": frames, **{name: stated[name] for name in ("mse", "nmse")}}
 
 
 def learnt_by_heart(all_frames: dict[str, Any], held_out: dict[str, Any]) -> bool:
@@ -252,7 +256,10 @@ class Residual:
         """Take in the next slab, if it is one of those chosen."""
         if slab.frames[0] in self._starts:
             check = self._noise.residual_check()
-            pair = slab.counts[slab.own], slab.denoised[slab.own]
+            sound = slab.sound[slab.own]
+            if not sound.any():
+                return
+            pair = slab.counts[slab.own][sound], slab.denoised[slab.own][sound]
             check.add(*pair)
             self._reports.append(check.result())
             self._lattice.add(*pair)

@@ -7,6 +7,7 @@ estimators are those of ``tdenoise.metrics``. What needs the model itself is loo
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from .config import EvaluateConfig
 from .control import Control
 from .errors import UsageError
 from .estimates import Estimates, Residual, error_terms, headline, noise_law
+from .explained import explained
 from .pairs import open_pair, slabs
+from .refutation import Refutation
 from .truth import REGIONS, AgainstTruth, baseline, load_truth
 from .uncertainty import Uncertainty
 from .words import notes
@@ -40,10 +43,12 @@ def evaluate(config: EvaluateConfig, control: Control | None = None) -> dict[str
     -------
     dict
         JSON-able; numbers that could not be measured are None. Errors are in counts squared. The estimated
-        ``mse``, ``nmse`` and ``dose_gain`` are those of ``frames``, "all" or "held_out"; both are given in full
+        ``mse`` and ``nmse`` are those of ``frames``, "all" or "held_out"; both are given in full
         under ``all_frames`` and ``held_out`` (None where no frame was held out). ``uncertainty`` compares the stated
         variance, where there is one, with the errors. With a truth, every ``mse`` has
         the true error of its own frames and ``regions`` beside it, and ``events`` tells what became of them.
+        ``explained`` is the share of the signal that is shown, beside that of a filter; ``refuted`` names the
+        places where the counts, summed over time, do not bear out what is shown.
         ``evidence`` and ``knowable`` look at single frames; ``model_checks`` are made with ``model`` only.
 
     Raises
@@ -54,8 +59,16 @@ def evaluate(config: EvaluateConfig, control: Control | None = None) -> dict[str
     return measure(config, control)[0]
 
 
-def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dict[str, Any], Array]:
-    """What `evaluate` returns, and the mean frame of the raw movie [counts]."""
+@dataclass(frozen=True)
+class Pictures:
+    """Maps that are measured beside the figures."""
+
+    mean: Array  # frame of the raw movie, (height, width) [counts]
+    refuted: Array | None  # mean residual over its noise, in the frame of the scene
+
+
+def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dict[str, Any], Pictures]:
+    """What `evaluate` returns, and maps for a report."""
     control = control or Control()
     if config.baseline and config.truth is None:
         raise UsageError("--baseline tunes a filter on the truth. Give it with --truth FILE.npz.")
@@ -72,11 +85,15 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
     uncertainty = Uncertainty(noise.variance)
     residual = Residual(noise, movie.shape)
     against = None if truth is None else AgainstTruth(truth)
-    total = np.zeros(movie.shape[1:])
+    refutation = None if posterior else Refutation(movie, denoised)
+    total, n_sound = np.zeros(movie.shape[1:]), 0
     for slab in slabs(movie, denoised, control):
-        total += slab.counts[slab.own].sum(axis=0, dtype=np.float64)
+        total += slab.counts[slab.own][slab.sound[slab.own]].sum(axis=0, dtype=np.float64)
+        n_sound += int(slab.sound[slab.own].sum())
         estimates.add(slab)
         residual.add(slab)
+        if refutation is not None:
+            refutation.add(slab)
         if against is not None:
             against.add(slab)
         if slab.variance is not None and noise.estimator == "poisson":
@@ -85,7 +102,8 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
             )
             error = None if true is None else slab.denoised[slab.own] - true
             uncertainty.add(slab.variance, error_terms(slab, noise, posterior), error)
-    mean_frame = total / movie.shape[0]
+    mean_frame = total / max(1, n_sound)
+    refuted = None if refutation is None else refutation.result()
     result = {
         "kind": "evaluation",
         "movie": {"id": movie.id, "name": movie.path.name, "source": movie.attributes["source"]["name"]},
@@ -97,7 +115,12 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
         **estimates.result(mean_frame),
         **residual.result(),
         "uncertainty": uncertainty.result(),
+        "brightness": movie.attributes.get("brightness"),
+        # Where the counts, summed over time, refute what is shown; see `refutation`.
+        "refuted": None if refuted is None else refuted[0],
     }
+    stated = estimates.frames["held_out" if result["frames"] == "held_out" else "all_frames"]
+    result["explained"] = explained(movie, denoised, noise, blind, stated)
     spots = np.reshape(result["lattice"]["spots"], (-1, 2))
     result |= frame_checks.check(movie, denoised, noise, spots)
     if posterior:
@@ -111,7 +134,7 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
         result |= headline(result["all_frames"], result["held_out"])
         result |= against.result(movie, denoised)
         result["baseline"] = baseline(truth, movie) if config.baseline else None
-    return plain(result), mean_frame
+    return plain(result), Pictures(mean_frame, None if refuted is None else refuted[1])
 
 
 def plain(value: Any) -> Any:

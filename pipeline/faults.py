@@ -28,6 +28,8 @@ POINTS = (
     "checkpoint.written",
     "model.saved",
     "model.tidied",
+    "given_back.known",
+    "given_back.marked",
     "finish.hashes",
     "finish.attributes",
     "finish.consolidated",

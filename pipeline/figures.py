@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -23,6 +23,7 @@ DPI = 140
 FLATTEST, TALLEST = 0.1, 1.5  # height over width of a panel, whatever that of the frame
 SHOWN_PIXELS = 640  # of a picture; larger frames are averaged down to it
 EVIDENCE_RANGE = 4.0  # standard deviations shown in full colour, at least
+REFUTED_RANGE = 6.0  # standard deviations shown in full colour, at least
 RESIDUAL_RANGE = 3.0  # standard deviations of the noise, black to white
 INK, ACCENT, SECOND, PALE = "#22303c", "#1b6ca8", "#c8571b", "#d5dce2"
 STYLE: Any = {
@@ -179,6 +180,23 @@ def residual(result: dict[str, Any]) -> str:
         right.set_ylim(0, max(1.5, 1.1 * max(result["power"], default=0)))
         right.grid(color=PALE, lw=0.5)
         right.legend(loc="lower right")
+        return render(figure)
+
+
+def refuted(significance: Array, found: dict[str, Any]) -> str:
+    """Map of the residual that is summed over all frames, in units of its noise, with the refuted places marked."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(1, 1, (6.4, 5.6 * _shape(significance) + 0.4))
+        panel = axes[0, 0]
+        extent = max(REFUTED_RANGE, float(np.abs(significance).max(initial=0)))
+        image = panel.imshow(significance, cmap="RdBu_r", vmin=-extent, vmax=extent)
+        for place in found["places"]:
+            circle = Circle((place["column"], place["row"]), 6, fill=False, color=INK, lw=1.2)
+            panel.add_patch(circle)
+        panel.set_axis_off()
+        colours = figure.colorbar(image, ax=panel, shrink=0.85)
+        colours.outline.set_visible(False)
+        colours.set_label("counts less denoised, over the noise")
         return render(figure)
 
 

@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tdenoise import checkpoint, thinning
+from tdenoise.brightness import Brightness
 from tdenoise.drift import largest_shift
 from tdenoise.kinds import Architecture, architecture_of, kind_of, scale_for
 from tdenoise.network import Architecture as SplitBlindArchitecture
@@ -34,11 +35,6 @@ def open_model(folder: Path) -> checkpoint.Model:
 def movie_noise(movie: store.Store) -> NoiseStatistics:
     """The noise of a movie as measured at ingest; refuses movies that no model can work on."""
     attributes = movie.attributes
-    if attributes["not_finite_frames"]:
-        shown = ", ".join(map(str, attributes["not_finite_frames"][:5]))
-        raise InputError(
-            movie.path, f"frames {shown} hold NaN or Inf. Ingest it again without them (--frames A:B)."
-        )
     try:
         if attributes["noise"] is None:
             raise ValueError("its noise could not be measured")
@@ -47,6 +43,34 @@ def movie_noise(movie: store.Store) -> NoiseStatistics:
     except ValueError as error:
         raise InputError(movie.path, f"{error}.") from None
     return noise
+
+
+def movie_brightness(movie: store.Store) -> Brightness | None:
+    """Level of every frame, and which were recorded whole; None where all are there and equally bright.
+
+    Stores of old versions do not tell the level; they name the frames that were not recorded.
+    """
+    attributes, n_frames = movie.attributes, movie.shape[0]
+    names = ("frame_level", "frame_valid")
+    if all((movie.path / name).is_dir() for name in names):
+        levels, valid = (np.asarray(zarr.open_array(movie.path / name, mode="r")[:]) for name in names)
+        if levels.shape != (n_frames,) or valid.shape != (n_frames,) or not (levels > 0).all():
+            raise InputError(
+                movie.path / names[0],
+                "is not the brightness of this movie. Verify the store, or ingest it again.",
+            )
+        found = Brightness(levels.astype(np.float64), valid.astype(bool))
+    else:
+        found = Brightness.steady(n_frames)
+        for kind in ("not_finite_frames", "blank_frames", "repeated_frames"):
+            found.valid[attributes.get(kind, [])] = False
+        if found.valid.sum() < 3:
+            found = Brightness.steady(n_frames)
+    if found.valid.sum() < 3:
+        raise InputError(
+            movie.path, "fewer than three of its frames were recorded whole. It cannot be denoised."
+        )
+    return None if found.is_steady else found
 
 
 def check_as_it_is(movie: store.Store) -> None:

@@ -13,6 +13,7 @@ from tdenoise.observer import DATED_INDEX, told_dwell, told_index
 
 from . import store
 from .estimates import NoiseLaw
+from .fit import movie_brightness
 from .pairs import read
 
 Array = NDArray[Any]
@@ -41,7 +42,9 @@ def check(movie: store.Store, denoised: store.Store, noise: NoiseLaw, spots: Arr
     distance = plane_distance(spots)
     if distance is None or noise.estimator != "poisson":
         return {"evidence": None, "knowable": None}
-    numbers = np.unique(np.linspace(0, movie.shape[0] - 1, CHECKED_FRAMES).round().astype(int))
+    brightness = movie_brightness(movie)
+    sound = np.arange(movie.shape[0]) if brightness is None else np.flatnonzero(brightness.valid)
+    numbers = sound[np.unique(np.linspace(0, len(sound) - 1, CHECKED_FRAMES).round().astype(int))]
     found, windows = [], []
     for k in map(int, numbers):
         counts, smooth = (read(s, k, k + 1)[0] / noise.gain for s in (movie, denoised))

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import astuple, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tdenoise.atomic import patiently
+from tdenoise.brightness import Brightness
 
 from . import budget, progress, recorded, store
 from .blocks import Region, spans
@@ -37,11 +39,15 @@ from .ingest_plan import (
 from .movie_attributes import Findings, describe
 from .readers import MovieInfo, Reader
 from .source import Digest, Source
-from .survey import measure_drift, measure_noise, sample_pixels, timing
+from .survey import measure_brightness, measure_drift, sample_pixels, timing
 
 __all__ = ["already_done", "describe_plan", "ingest", "select"]
 
 log = logging.getLogger(__name__)
+
+PARTS = 4  # of a frame along each axis, whose means are measured
+TORN_ROWS = 6  # successive ones that are gone from the border of a torn frame, at least
+TORN_COUNTS = 20  # in a row, at least, where chance empties none
 
 
 def ingest(
@@ -76,7 +82,9 @@ def ingest(
             return store.read_attributes(config.output)
         budget.check_disk(config.output.parent, disk_estimate(plan), str(config.output))
         inputs = [config.raw, *(p for p in (config.dark, config.gain, config.defects) if p is not None)]
-        with progress.OutputRun(config.output, settings, inputs, force=config.force, command=config) as run:
+        with progress.OutputRun(
+            config.output, settings, inputs, force=config.force, command=config, stop=control.stop
+        ) as run:
             run.prepare(lambda path: _create(path, config, plan))
             attributes = _build(config, reader, plan, source, run, control)
             if expected is not None and attributes["id"] != expected:
@@ -153,15 +161,21 @@ def _survey(
     length = plan.geometry.shard[0]
     not_finite = [number * length + i for number, r in enumerate(records) for i in r["not_finite"]]
     blank, repeated = _lost_frames(records, plan.selection.frames[0], corrections.group)
-    unsound = {*not_finite, *blank, *repeated}
-    if len(unsound) == plan.shape[0]:
+    torn = [number * length + i for number, r in enumerate(records) for i in r["torn"]]
+    unsound = {*not_finite, *blank, *repeated, *torn}
+    if plan.shape[0] - len(unsound) < 3:
         unsound = set(not_finite)  # a movie that never changes: that is measured, too
+    valid = np.ones(plan.shape[0], dtype=bool)
+    valid[sorted(unsound)] = False
+    # JSON has no NaN.
+    parts = np.array([means for r in records for means in r["part_means"]], dtype=np.float64)
+    n_pixels = np.array(records[0]["part_pixels"], dtype=np.int64)
     stamps = None
     if info.timestamps_s is not None:
         stamps = info.timestamps_s[slice(*plan.selection.frames)].reshape(plan.shape[0], -1).mean(axis=1)
     with ThreadPoolExecutor(1) as pool:  # beside the noise
         drift = pool.submit(measure_drift, array, unsound, _bad_pixels(corrections))
-        noise = measure_noise(array, unsound, n_threads)
+        brightness, noise = measure_brightness(parts, n_pixels, valid, array, n_threads)
     return Findings(
         corrections=corrections,
         frame_means=[mean for r in records for mean in r["frame_means"]],
@@ -170,6 +184,8 @@ def _survey(
         not_finite=not_finite,
         blank=blank,
         repeated=repeated,
+        torn=torn,
+        brightness=brightness,
         hits=[tuple(hit) for r in records for hit in r["hits"]],
         n_hits=sum(r["n_hits"] for r in records),
         noise=noise,
@@ -219,9 +235,19 @@ def _add_arrays(path: Path, plan: IngestPlan, found: Findings) -> None:
                 "long_name": "rows and columns that the scene has moved by since the first frame; not applied",
             },
         )
+    add_brightness(path, found.brightness)
     if found.timestamps is not None:
         described = {"units": "s", "long_name": "time stamp of the camera"}
         store.add_array(path, "timestamp", found.timestamps, ("t",), described)
+
+
+def add_brightness(path: Path, brightness: Brightness) -> None:
+    """Store the level of every frame, and whether it was recorded whole."""
+    described = {"units": "1", "long_name": "brightness of the frame over the mean of the movie"}
+    store.add_array(path, "frame_level", brightness.levels, ("t",), described)
+    store.add_array(
+        path, "frame_valid", brightness.valid, ("t",), {"long_name": "the frame was recorded whole"}
+    )
 
 
 def _copy(
@@ -403,24 +429,59 @@ class _Seen:
 
 
 def _statistics(frames: NDArray[Any]) -> dict[str, Any]:
-    """Mean of every frame and range of all, of the counts that are stored; what is not finite is named."""
-    n_pixels = frames[0].size
+    """Mean of every frame and of its parts, and range of all, of the counts that are stored.
+
+    Frames that are not finite are named, and those that end before their last row.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
-        sums = _sums(frames)
+        rows, edges = _row_sums(frames)
+        starts = edges_of(frames.shape[1])
+        parts = np.add.reduceat(rows, starts[:-1], axis=1)
+    sums = parts.sum(axis=(1, 2))
     bad = np.flatnonzero(~np.isfinite(sums)).tolist()
     finite = frames[np.isfinite(frames)] if bad else frames
+    n_pixels = np.diff(starts)[:, None] * np.diff(edges)
     return {
-        "frame_means": [float(s) / n_pixels if np.isfinite(s) else None for s in sums],
+        "frame_means": [float(s) / frames[0].size if np.isfinite(s) else None for s in sums],
+        "part_means": [
+            mean.ravel().tolist() if np.isfinite(mean).all() else [None] * mean.size
+            for mean in parts / n_pixels
+        ],
+        "part_pixels": n_pixels.ravel().tolist(),
+        "torn": [] if bad else _torn(rows.sum(axis=2)),
         "not_finite": bad,
         "low": float(finite.min()) if finite.size else None,
         "high": float(finite.max()) if finite.size else None,
     }
 
 
-def _sums(frames: NDArray[Any]) -> NDArray[np.float64]:
-    """Sum of every frame."""
-    if frames.dtype.kind in "ui" and frames.dtype.itemsize <= 2:
-        # A row of 16-bit counts fits into 32 bits, and that is summed twice as fast.
-        rows: NDArray[Any] = frames.sum(axis=2, dtype=np.dtype(f"{frames.dtype.kind}4"))
-        return np.asarray(rows.sum(axis=1, dtype=np.float64))
-    return np.asarray(frames.sum(axis=(1, 2), dtype=np.float64))
+def edges_of(size: int) -> NDArray[np.intp]:
+    """Borders of the parts along an axis, whose means are measured."""
+    return np.asarray(np.unique(np.linspace(0, size, PARTS + 1).astype(np.intp)))
+
+
+def _torn(rows: NDArray[np.float64]) -> list[int]:
+    """Frames that end before their last row, or begin after their first: empty there, or as in the frame before.
+
+    Told only where a row holds so many counts that chance does not empty it, nor repeat the sums of several.
+    """
+    if np.median(rows) < TORN_COUNTS:
+        return []
+    lost = np.zeros(len(rows), dtype=int)
+    for ordered in (rows, rows[:, ::-1]):
+        again = np.zeros(rows.shape, dtype=bool)
+        again[1:] = (ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)
+        empty = (ordered == 0) & (np.median(ordered, axis=0) >= TORN_COUNTS)
+        for gone in (again, empty):
+            lost = np.maximum(lost, np.where(gone.all(axis=1), 0, (~gone).argmax(axis=1)))
+    return [int(i) for i in np.flatnonzero(lost >= TORN_ROWS)]
+
+
+def _row_sums(frames: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Sums over parts of every row, shape (n_frames, height, n_parts), and the borders of these parts."""
+    edges = edges_of(frames.shape[2])
+    # A row of 16-bit counts fits into 32 bits, and that is summed twice as fast.
+    short = frames.dtype.kind in "ui" and frames.dtype.itemsize <= 2
+    dtype = np.dtype(f"{frames.dtype.kind}4") if short else np.dtype(np.float64)
+    parts = [frames[:, :, a:b].sum(axis=2, dtype=dtype) for a, b in pairwise(edges.tolist())]
+    return np.stack(parts, axis=2).astype(np.float64), edges

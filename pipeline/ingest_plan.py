@@ -16,6 +16,7 @@ from .corrections import References, summed_type
 from .errors import InputError, UsageError
 from .readers import MovieInfo, Reader, open_raw
 from .source import Source
+from .values import FRAME_TIMES_S, PIXEL_SIZES_NM
 
 SLAB_BYTES = 2**29  # all shards of one stretch of time, held at once by one thread
 PIECE_BYTES = 2**24  # of raw frames, read and corrected at once
@@ -24,6 +25,7 @@ PROCESS_BYTES = 80_000_000  # that ingest takes for the smallest movie
 FIELD_BYTES, FIELD_PIXEL_BYTES = 130_000_000, 700  # to look at samples of the movie, at most and per pixel
 PIXEL_BYTES = 64  # per pixel of a frame, for what is known of every pixel
 MIN_FRAMES = 3
+CONTRADICTION = 0.05  # relative difference of a setting and what the file says, from which on it is told
 LONGEST_NAME = 240  # bytes of a store: file systems hold 255, and runs add a suffix
 
 
@@ -46,6 +48,7 @@ class IngestPlan:
 
     selection: Selection  # of the raw movie
     left_out: tuple[str, ...]  # what does not fill a pixel or a group, in words
+    doubts: tuple[str, ...]  # about the calibration, likewise
     shape: tuple[int, int, int]  # of the store
     dtype: np.dtype[Any]  # of the store
     geometry: store.Geometry
@@ -124,6 +127,7 @@ def plan_ingest(info: MovieInfo, config: IngestConfig, chosen: Selection) -> Ing
     return IngestPlan(
         selection=selection,
         left_out=_left_out(chosen, selection, config),
+        doubts=_doubts(config, info),
         shape=shape,
         dtype=dtype,
         geometry=geometry,
@@ -152,6 +156,26 @@ def _left_out(chosen: Selection, kept: Selection, config: Preparation) -> tuple[
     ):
         if stop < wanted:
             found.append(f"the last {wanted - stop} {name} do not fill a {option} and are left out.")
+    return tuple(found)
+
+
+def _doubts(config: Preparation, info: MovieInfo) -> tuple[str, ...]:
+    """Where settings and file contradict each other, or the file says what hardly any movie has."""
+    pixel = None if info.pixel_size_nm is None else sum(info.pixel_size_nm) / 2
+    found = []
+    for option, name, unit, given, told, (low, high) in (
+        ("--frame-time", "frame time", "s", config.frame_time, info.frame_time_s, FRAME_TIMES_S),
+        ("--exposure", "exposure", "s", config.exposure, info.exposure_s, FRAME_TIMES_S),
+        ("--pixel-size", "pixel size", "nm", config.pixel_size, pixel, PIXEL_SIZES_NM),
+    ):
+        if given and told and abs(given / told - 1) > CONTRADICTION:
+            found.append(
+                f"the raw file gives a {name} of {told:g} {unit}; {option} {given:g} {unit} is used instead."
+            )
+        elif told and not given and not low <= told <= high:
+            found.append(
+                f"the raw file gives a {name} of {told:g} {unit}, which hardly any movie has; {option} overrides it."
+            )
     return tuple(found)
 
 
@@ -247,6 +271,7 @@ def describe_plan(config: IngestConfig) -> dict[str, Any]:
             "pixel_size_nm": plan.coordinates.pixel_size_nm,
             "missing_frames": info.missing_frames,
             "left_out": list(plan.left_out),
+            "warnings": [*info.warnings, *plan.doubts],
             "references": plan.references.sources,
             "shard": list(shard),
             "chunk": list(plan.geometry.chunk),

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from tdenoise.atomic import write_atomically
 
-from . import progress
 from .errors import PipelineError
+from .lease import is_here, process_start, this_process
+from .progress import read_json
 from .slurm import NoAnswer, clean_environment
 from .slurm_queue import Queued
 
@@ -85,9 +86,9 @@ def start(folder: Path, run: str, names: Sequence[str]) -> str:
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # it outlives the terminal
     )
-    record = progress.this_process() | {
+    record = this_process() | {
         "pid": process.pid,
-        "process_start": progress.process_start(process.pid),
+        "process_start": process_start(process.pid),
         "run": run,
         "names": list(names),
     }
@@ -98,7 +99,7 @@ def start(folder: Path, run: str, names: Sequence[str]) -> str:
 
 def has(folder: Path, run: str) -> bool:
     """Whether the last jobs of a run were for this machine."""
-    return progress.read_json(folder / PROCESS).get("run") == run
+    return read_json(folder / PROCESS).get("run") == run
 
 
 def jobs(folder: Path) -> list[Queued]:
@@ -109,11 +110,11 @@ def jobs(folder: Path) -> list[Queued]:
     NoAnswer
         If they are on another machine.
     """
-    record = progress.read_json(folder / PROCESS)
-    here = progress.this_process()["host"]
+    record = read_json(folder / PROCESS)
+    here = this_process()["host"]
     if record["host"] != here:
         raise NoAnswer(f"it was submitted on {record['host']}, and this is {here}")
-    if progress.process_holder(record, 0.0) is None:
+    if not is_here(record) or process_start(record["pid"]) != record["process_start"]:
         return []
     left = [name for name in record["names"] if not (folder / "exit" / name).exists()]
     states = ["RUNNING", *["PENDING"] * len(left)]

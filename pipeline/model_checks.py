@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from tdenoise import probes
+from tdenoise.brightness import Brightness
 from tdenoise.checkpoint import ModelError, load_model
 from tdenoise.contrast import ColumnsSeen, find_columns, plane_distance
 from tdenoise.drift import window_shifts
@@ -24,7 +26,8 @@ from tdenoise.frc import RingSums, binomial_halves, truth_correlation
 from tdenoise.infer import Tile, denoise
 from tdenoise.kinds import Network, scale_for
 from tdenoise.metrics import block_sums, bootstrap_interval
-from tdenoise.network import stack_window, window_indices
+from tdenoise.neighbours import window_indices
+from tdenoise.network import stack_window
 from tdenoise.noise import NoiseStatistics, Scale
 from tdenoise.umse import single_image_error
 from tdenoise.windows import put_stand_ins
@@ -33,7 +36,7 @@ from . import store
 from .control import Control
 from .errors import InputError
 from .estimates import NoiseLaw
-from .fit import movie_drift
+from .fit import movie_brightness, movie_drift
 from .pairs import read
 from .pixels import movie_stand_ins
 
@@ -61,6 +64,7 @@ class Checked:
     scale: Scale
     stand_ins: NDArray[np.float32] | None = None  # shown in place of bad pixels [counts]
     drift: NDArray[np.float64] | None = None  # that windows follow [pixels], (n_frames, 2)
+    brightness: Brightness | None = None  # of these frames, which were all recorded whole
 
     @property
     def sound(self) -> NDArray[np.bool_]:
@@ -75,8 +79,8 @@ class Checked:
             return counts
         return np.where(self.sound, counts, np.float32(share) * self.stand_ins)
 
-    def denoise(self, counts: Array, share: float = 1.0) -> Array:
-        """Frames that hold a share of the movie's dose [counts], as a movie of their own."""
+    def denoise(self, counts: Array, share: float = 1.0, steady: bool = False) -> Array:
+        """Frames that hold a share of the movie's dose [counts], as a movie of their own; all bright if ``steady``."""
         frames = denoise(
             self.network,
             counts,
@@ -86,6 +90,7 @@ class Checked:
             ensemble=1,
             stand_ins=None if self.stand_ins is None else self.stand_ins * np.float32(share),
             drift=self.drift,
+            brightness=None if steady else self.brightness,
         )
         return np.stack(list(frames))
 
@@ -95,16 +100,20 @@ class Checked:
         indices = window_indices(centre, len(self.counts), architecture.window)
         shifts = window_shifts(self.drift, centre, indices)
         height, width = (-n % architecture.stride for n in self.counts.shape[1:])
+        known = self.brightness or Brightness.steady(len(self.counts))
+        levels = torch.tensor(known.levels, dtype=torch.float32)[:, None, None]
+        gain = float(known.around(architecture.window)[centre]) ** 0.5
 
         def prediction(frames: torch.Tensor) -> torch.Tensor:
-            seen = torch.nn.functional.pad((frames - scale.mean) / scale.noise, (0, width, 0, height))
+            seen = (frames / levels.to(frames) - scale.mean) / scale.noise
+            seen = torch.nn.functional.pad(seen, (0, width, 0, height))
             if self.stand_ins is not None:
                 put_stand_ins(seen, self.stand_ins, scale)
+            seen = gain * seen
             window = stack_window(seen, indices, architecture.bins, shifts)
-            found: torch.Tensor = scale.mean + scale.contrast * self.network(
-                window[None], seen[centre][None, None]
-            )
-            return found[0, 0]
+            found: torch.Tensor = self.network(window[None], seen[centre][None, None])[0, 0]
+            result: torch.Tensor = float(known.levels[centre]) * (scale.mean + scale.contrast / gain * found)
+            return result
 
         return prediction
 
@@ -137,7 +146,18 @@ def open_checked(folder: Path, movie: store.Store, denoised: store.Store) -> Che
     if "drift" in denoised.attributes["settings"]:  # else it was made without
         drift = movie_drift(movie, model.network.architecture)
         drift = None if drift is None else drift[corner[0] : corner[0] + sizes[0]]
-    return Checked(model.network, kind, counts, (corner[0], corner[1], corner[2]), scale, bad, drift)
+    brightness = movie_brightness(movie)
+    if brightness is not None:
+        valid = brightness.valid[corner[0] : corner[0] + sizes[0]]
+        if valid.sum() < 3:
+            raise InputError(
+                movie.path, "the frames in its middle were not recorded whole; the model cannot be checked."
+            )
+        counts, drift = counts[valid], None if drift is None else drift[valid]
+        levels = brightness.levels[corner[0] : corner[0] + sizes[0]][valid]
+        brightness = Brightness(levels, np.ones(len(levels), dtype=bool))
+    place = corner[0], corner[1], corner[2]
+    return Checked(model.network, kind, counts, place, scale, bad, drift, brightness)
 
 
 def check(model: Checked, noise: NoiseLaw, spots: Array, control: Control) -> dict[str, Any]:
@@ -163,10 +183,11 @@ def check(model: Checked, noise: NoiseLaw, spots: Array, control: Control) -> di
     }
     if noise.estimator == "poisson" and np.issubdtype(model.counts.dtype, np.integer) and noise.gain == 1:
         reference = model.denoise(model.counts)
+        steady = partial(model.denoise, steady=True)
         steps |= {
             "ring_correlation": lambda: _ring_correlation(model, spots),
             "held_back": lambda: _held_back(model),
-            "vacuum": lambda: asdict(probes.vacuum_probe(model.denoise, *_vacuum(model), spots)),
+            "vacuum": lambda: asdict(probes.vacuum_probe(steady, *_vacuum(model), spots)),
             "atoms": lambda: _atoms(model, reference, spots),
         }
     found: dict[str, Any] = {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tdenoise.brightness import Brightness
 from tdenoise.noise import NoiseStatistics
 
 from .config import IngestConfig
@@ -33,6 +34,8 @@ class Findings:
     not_finite: list[int]
     blank: list[int]  # frames without any contrast
     repeated: list[int]  # equal to the frame before, bit by bit
+    torn: list[int]  # without their first or last rows
+    brightness: Brightness
     hits: list[tuple[float, ...]]  # frame, row, column, value
     n_hits: int
     noise: NoiseStatistics | None
@@ -77,6 +80,8 @@ def describe(
         "not_finite_frames": found.not_finite,
         "blank_frames": found.blank,
         "repeated_frames": found.repeated,
+        "torn_frames": found.torn,
+        "brightness": _brightness(found.brightness),
         "timing": found.timing,
         "hot_pixels": _places(corrections.hot, plan),
         "dead_pixels": _places(corrections.dead, plan),
@@ -89,7 +94,7 @@ def describe(
         "drift": None if found.drift is None else _drift(found.drift, plan),
         "references": plan.references.sources,
         "corrections": _corrections(config, plan, found),
-        "warnings": [*info.warnings, *plan.left_out, *_warnings(config, info, plan, found)],
+        "warnings": [*info.warnings, *plan.left_out, *plan.doubts, *_warnings(config, info, plan, found)],
         "software": VERSION,
     }
 
@@ -161,11 +166,22 @@ def _warnings(config: IngestConfig, info: MovieInfo, plan: IngestPlan, found: Fi
     if info.missing_frames:
         said.append(f"{info.missing_frames} frames that the header announces are missing.")
     if found.not_finite:
-        said.append(f"frames {_some(found.not_finite)} hold NaN or Inf; a model cannot be trained on them.")
+        said.append(f"frames {_some(found.not_finite)} hold NaN or Inf.")
     if found.blank:
         said.append(f"frames {_some(found.blank)} are blank: all their pixels are alike.")
     if found.repeated:
         said.append(f"frames {_some(found.repeated)} repeat the frame before, bit by bit.")
+    if found.torn:
+        said.append(
+            f"frames {_some(found.torn)} are torn: rows at their border are empty or of the frame before."
+        )
+    if not found.brightness.valid.all():
+        n = int((~found.brightness.valid).sum())
+        said.append(
+            f"{n} frames that were not recorded whole are not used; they are predicted from the frames around them "
+            "and marked in 'frame_valid'."
+        )
+    said += _about_brightness(found.brightness)
     said += _about_time(found.timing)
     said += _about_pixels(config, plan, found)
     noise = found.noise
@@ -176,6 +192,33 @@ def _warnings(config: IngestConfig, info: MovieInfo, plan: IngestPlan, found: Fi
             "The blind radius is chosen accordingly unless --blind-radius says otherwise."
         )
     return said
+
+
+def _brightness(found: Brightness) -> dict[str, Any]:
+    """How much the frames differ in brightness."""
+    levels = found.levels[found.valid]
+    if not len(levels):
+        return {"steady": True, "lowest": 1.0, "highest": 1.0, "flicker": 0.0}
+    return {
+        "steady": bool((levels == 1).all()),
+        "lowest": float(levels.min()),
+        "highest": float(levels.max()),
+        "flicker": float(np.std(np.diff(np.log(levels))) / np.sqrt(2)) if len(levels) > 1 else 0.0,
+    }
+
+
+def _about_brightness(found: Brightness) -> list[str]:
+    """What is said of a beam that is not steady."""
+    described = _brightness(found)
+    if described["steady"]:
+        return []
+    low, high = described["lowest"], described["highest"]
+    said = f"the brightness of the frames varies from {low:.3g} to {high:.3g} of its mean"
+    if described["flicker"] > 0.005:
+        said += f", by {100 * described['flicker']:.2g} % from frame to frame"
+    return [
+        f"{said}. It is measured, taken out of what a model sees, and put back into the result ('frame_level')."
+    ]
 
 
 def _about_time(timing: dict[str, Any] | None) -> list[str]:

@@ -14,6 +14,7 @@ from . import store
 from .blocks import spans
 from .control import Control
 from .errors import InputError
+from .fit import movie_brightness
 
 Array = NDArray[Any]
 
@@ -36,6 +37,8 @@ def open_pair(movie_path: Path, denoised_path: Path) -> tuple[store.Store, store
         raise InputError(
             denoised_path, f"was made from another movie ({made_from['name']}), not from {movie_path}."
         )
+    for opened in (movie, denoised):
+        opened.array.check_all()
     return movie, denoised
 
 
@@ -48,11 +51,18 @@ class Slab:
     counts: Array  # and one frame behind the slab, if there is one
     denoised: Array
     variance: Array | None = None  # of the slab's own frames, where the store states it
+    levels: Array | None = None  # brightness of all frames in the arrays; None: all alike
+    valid: Array | None = None  # which of them were recorded whole; None: all
 
     @property
     def own(self) -> slice:
         """The slab's own frames, in both arrays."""
         return slice(self.before, self.before + self.frames[1] - self.frames[0])
+
+    @property
+    def sound(self) -> NDArray[np.bool_]:
+        """Which of all frames in the arrays were recorded whole."""
+        return np.ones(len(self.counts), dtype=bool) if self.valid is None else self.valid
 
 
 def slab_frames(shape: tuple[int, int, int]) -> int:
@@ -68,6 +78,7 @@ def slabs(movie: store.Store, denoised: store.Store, control: Control) -> Iterat
     if denoised.attributes.get(store.VARIANCE) is not None:
         stated = store.open_store(denoised.path, store.VARIANCE)
     done = 0  # frames of the movie so far
+    brightness = movie_brightness(movie)
     for start, stop in spans(n_frames, slab_frames(movie.shape)):
         control.check("evaluate")
         control.progress("evaluate", start, n_frames)
@@ -79,11 +90,20 @@ def slabs(movie: store.Store, denoised: store.Store, control: Control) -> Iterat
         done = upto
         smooth = np.concatenate([smooth[len(smooth) - before :], read(denoised, start, stop)])
         variance = None if stated is None else read(stated, start, stop)
-        if not all(np.isfinite(a).all() for a in (smooth, variance) if a is not None):
+        levels = valid = None
+        if brightness is not None:
+            around = slice(start - before, min(n_frames, stop + 1))
+            levels, valid = brightness.levels[around], brightness.valid[around]
+        shown = slice(None) if valid is None else valid[before : before + stop - start]
+        if not all(
+            np.isfinite(a[-(stop - start) :][shown]).all() for a in (smooth, variance) if a is not None
+        ):
             raise InputError(
                 denoised.path, f"holds NaN or Inf in frames {start} to {stop - 1}. Check it with 'verify'."
             )
-        yield Slab((start, stop), before, counts[: before + stop - start + 1], smooth, variance)
+        yield Slab(
+            (start, stop), before, counts[: before + stop - start + 1], smooth, variance, levels, valid
+        )
     control.progress("evaluate", n_frames, n_frames)
 
 

@@ -10,25 +10,39 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
-import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tdenoise.atomic import fsync, fsync_tree, patiently, write_atomically
+from tdenoise.atomic import (
+    exchange,
+    fsync,
+    fsync_folders,
+    fsync_tree,
+    make_folder,
+    make_shared_folder,
+    write_atomically,
+)
 
-from .errors import LockedError, UsageError
+from . import lease as leases
+from .denied import named_failures
+from .errors import LockedError, PipelineError, UsageError
 from .faults import maybe_crash
+from .lease import HEARTBEAT_S as HEARTBEAT_S  # these are used through this module, too
+from .lease import check_lease as check_lease
+from .lease import holds_lease as holds_lease
+from .lease import lease_holder as lease_holder
+from .lease import this_process as this_process
 from .recorded import COMMAND, record
+from .sealed import read_sealed, write_sealed
 
-HEARTBEAT_S = 5.0
-STALE_S = 600.0  # a lease without a heartbeat for this long is dead, wherever its owner ran
+log = logging.getLogger(__name__)
 
 
 def plan_id(plan: dict[str, Any]) -> str:
@@ -61,13 +75,18 @@ class OutputRun:
         Replace an output that exists, or an unfinished one that was begun with other settings.
     command : IngestConfig, TrainConfig or ApplyConfig, optional
         Kept while the output is unfinished, for `resume`.
+    stop : threading.Event, optional
+        Ends the wait for a sign of life of another run that may have died.
 
     Raises
     ------
     LockedError
         If another run is at work on the output.
     UsageError
-        If the output exists, was begun under another plan, or is something that is not ours to replace.
+        If the output exists, was begun under another plan, or is something that is not ours to replace; or where
+        nothing may be written.
+    ResourceError
+        If the disk is full.
     """
 
     def __init__(
@@ -78,6 +97,7 @@ class OutputRun:
         *,
         force: bool = False,
         command: Any = None,
+        stop: threading.Event | None = None,
     ) -> None:
         self.output = output
         self.partial = partial_path(output)
@@ -88,16 +108,16 @@ class OutputRun:
         self._inputs = inputs
         self._force = force
         self._command = command
+        self._stop = stop
         self._stop_heartbeat = threading.Event()
 
     def __enter__(self) -> OutputRun:
         self._check_output()
-        self.output.parent.mkdir(parents=True, exist_ok=True)
         self._take_lease()
         maybe_crash("lease.taken")
         try:
             self._check_plan()
-            (self.folder / "done").mkdir(exist_ok=True)
+            make_shared_folder(self.folder / "done")
             maybe_crash("plan.written")
         except BaseException:
             self._release_lease()
@@ -120,24 +140,62 @@ class OutputRun:
     @property
     def begun(self) -> bool:
         """Whether an interrupted run of the same plan left something to go on from."""
-        return (self.folder / "created").exists() and self.partial.exists()
+        return self.partial.exists() and self._created() is not None
 
     def prepare(self, create: Callable[[Path], None]) -> None:
-        """Create the partial output unless an interrupted run of the same plan left it."""
-        if self.begun:
+        """Create the partial output unless an interrupted run of the same plan left it.
+
+        ``create`` gives the same files whenever it is called: one of them that is damaged is made again.
+        """
+        created = self._created() if self.partial.exists() else None
+        if created is not None and self._mend(create, created):
             # Of writers that were killed. Nor can one that only sleeps give them a name any more.
             for folder in (self.partial, self.folder / "done"):
                 for orphan in folder.rglob("*.partial"):
                     orphan.unlink(missing_ok=True)
             return
-        shutil.rmtree(self.partial, ignore_errors=True)
-        shutil.rmtree(self.folder / "done", ignore_errors=True)
-        (self.folder / "done").mkdir(exist_ok=True)
-        create(self.partial)
+        self._start_over()
+        make_shared_folder(self.folder / "done")
+        with named_failures(self.partial):
+            create(self.partial)
         maybe_crash("output.created")
         fsync_tree(self.partial)
-        write_atomically(self.folder / "created", b"")
+        fsync(self.partial.parent)
+        write_sealed(self.folder / "created", {"files": _hashes(self.partial)})
         maybe_crash("output.begun")
+
+    def _created(self) -> dict[str, str] | None:
+        """sha256 of the files that the partial output was begun with; None if it was not."""
+        files = (read_sealed(self.folder / "created") or {}).get("files")
+        return files if isinstance(files, dict) else None
+
+    def _mend(self, create: Callable[[Path], None], created: dict[str, str]) -> bool:
+        """Make the partial output what it was when it was begun, and leave its shards; False if that fails."""
+        begun_with = {Path(name).parts[0] for name in created}
+        for inner in self.partial.iterdir():
+            # Of a store that was being completed when the run ended; that is done anew. A model has no folders.
+            if created and inner.is_dir() and not inner.is_symlink() and inner.name not in begun_with:
+                shutil.rmtree(inner)
+        wrong = [name for name, digest in created.items() if _sha256(self.partial / name) != digest]
+        if not wrong:
+            return True
+        log.warning("%s: no longer as they were written, so made again: %s", self.partial, ", ".join(wrong))
+        fresh = self.folder / f"fresh-{self.token}"
+        create(fresh)
+        if any(_sha256(fresh / name) != created[name] for name in wrong):
+            log.warning("%s: cannot be gone on with; starting over", self.partial)
+            return False
+        for name in wrong:
+            make_folder((self.partial / name).parent)
+            write_atomically(self.partial / name, (fresh / name).read_bytes())
+        shutil.rmtree(fresh)
+        return True
+
+    def _start_over(self) -> None:
+        """Forget what was begun."""
+        (self.folder / "created").unlink(missing_ok=True)
+        shutil.rmtree(self.partial, ignore_errors=True)
+        shutil.rmtree(self.folder / "done", ignore_errors=True)
 
     def done(self) -> dict[int, dict[str, Any]]:
         """What the markers say, by block number. One that cannot be read counts as not there."""
@@ -152,24 +210,33 @@ class OutputRun:
         check_lease(self.folder, self.token)
 
     def commit(self) -> None:
-        """Give the output its name, in one rename; a reader sees nothing or everything."""
-        fsync(self.partial)
+        """Give the output its name, in one rename; a reader sees nothing or everything.
+
+        An output that is replaced changes names with the new one, in one step where the file system can do that.
+        """
+        fsync_folders(self.partial)  # also those that Zarr made
         self.check()
         maybe_crash("commit.checked")
         # Under a name of its own it can no longer be taken for that of the run that may have taken over meanwhile.
-        staged, trash = self.folder / f"ready-{self.token}", self.folder / f"replaced-{self.token}"
+        trash = self.folder / f"replaced-{self.token}"
         try:
+            # The number of its inode tells after a crash whether it has changed names with the old output.
+            staged = self.folder / f"ready-{self.token}-{self.partial.stat().st_ino}"
             self.partial.rename(staged)
             maybe_crash("commit.staged")
             if not holds_lease(self.folder, self.token):
                 staged.rename(self.partial)
                 self.check()
-            if self.output.exists():
-                if not self._force:
-                    raise FileNotFoundError
-                self.output.rename(trash)
+            if self.output.exists() and not self._force:
+                raise FileNotFoundError
+            if self.output.exists() and exchange(staged, self.output):
                 maybe_crash("commit.replaced")
-            staged.rename(self.output)
+                staged.rename(trash)
+            else:
+                if self.output.exists():
+                    self.output.rename(trash)
+                    maybe_crash("commit.replaced")
+                staged.rename(self.output)
         except FileNotFoundError:
             if trash.exists() and not self.output.exists():
                 trash.rename(self.output)
@@ -181,15 +248,16 @@ class OutputRun:
     def unstage(self) -> None:
         """Take up again what a run has left that was killed while it gave the output its name."""
         for staged in self.folder.glob("ready-*"):
-            if not self.partial.exists():
+            if _was_exchanged(staged):
+                staged.rename(self.folder / f"replaced-{staged.name.removeprefix('ready-')}")
+            elif not self.partial.exists():
                 staged.rename(self.partial)
 
     def tidy(self) -> None:
         """Take away all that served to make the output; the plan last, which says that there is something left."""
         for left in (
             *(self.folder / name for name in ("done", "scratch", "logs")),
-            *self.folder.glob("dead-*"),
-            *self.folder.glob("replaced-*"),
+            *(left for kind in ("dead", "replaced", "fresh") for left in self.folder.glob(f"{kind}-*")),
             *(fresh for fresh in self.folder.glob("lease-*") if fresh.is_dir()),
         ):
             shutil.rmtree(left, ignore_errors=True)
@@ -213,74 +281,63 @@ class OutputRun:
             )
         if not self._force:
             raise UsageError(
-                f"{self.output}: exists already, made with other settings or from another input. "
+                f"{self.output}: exists already, made with other settings or from another input, or changed since. "
                 "Choose another name, or --force to replace it."
             )
 
     def _check_plan(self) -> None:
         self.unstage()
         file = self.folder / "plan.json"
-        begun_as = read_json(file) if file.exists() else None
-        if begun_as is None:
+        begun_as = read_sealed(file)
+        if not file.exists():
             if os.path.lexists(self.partial):
                 raise UsageError(
                     f"{self.partial}: is in the way and belongs to no run. Move it or remove it."
                 )
+        elif begun_as is None:
+            log.warning("%s: starting over, for nothing says with what settings it was begun", self.partial)
+            self._start_over()
         elif begun_as.get("id") != self.id:
-            if not self._force:
+            if self._is_outdated(begun_as.get("plan")):
+                log.warning("%s: its raw file has changed since it was begun; it is begun anew.", self.output)
+            elif not self._force:
                 raise UsageError(
                     f"{self.partial}: was begun with {_difference(begun_as.get('plan'), self._plan)}. "
                     "Finish it as it was begun, or start over with --force."
                 )
-            shutil.rmtree(self.partial, ignore_errors=True)
-            (self.folder / "created").unlink(missing_ok=True)
+            self._start_over()
         if self._command is not None:
-            document = json.dumps(record(self._command), indent=1)
-            write_atomically(self.folder / COMMAND, document.encode())
-        write_atomically(file, json.dumps({"id": self.id, "plan": self._plan}, indent=1).encode())
+            write_sealed(self.folder / COMMAND, record(self._command))
+        write_sealed(file, {"id": self.id, "plan": self._plan})
+
+    def _is_outdated(self, before: Any) -> bool:
+        """Whether what is unfinished was made by this very command from a raw file as it is no more."""
+        begun_by = (read_sealed(self.folder / COMMAND) or {}).get("settings")
+        if self._command is None or not isinstance(before, dict) or not isinstance(begun_by, dict):
+            return False
+        # By way of JSON, as what was begun came.
+        now = json.loads(json.dumps(record(self._command)["settings"]))
+        same = begun_by | {"force": None} == now | {"force": None}
+        return same and "raw" in self._plan and before.get("raw") != self._plan["raw"]
 
     def _take_lease(self) -> None:
-        # The owner's file is in the folder before the folder gets its name: a lease always says whose it is.
-        fresh = self.folder / f"lease-{self.token}"
-        for _ in range(100):
-            try:
-                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # keys and logs lie here
-                fresh.mkdir(exist_ok=True)
-                (fresh / "owner.json").write_text(json.dumps(owner(self.token)))
-                fresh.rename(self.lease)  # fails on a folder that is not empty, on local disks and on NFS
-                return
-            except FileNotFoundError:
-                continue  # the run before us is just tidying up
-            except OSError:
-                token, holder = _holder(self.lease)
-                if holder is not None:
-                    shutil.rmtree(fresh, ignore_errors=True)
-                    raise LockedError(
-                        f"{self.output}: another run holds it ({holder}). Wait for it, or stop it first."
-                    ) from None
-                if token is not None:
-                    self._bury(token)
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise LockedError(f"{self.output}: its lease keeps changing hands. Try again in a moment.")
+        leases.take(
+            self.folder,
+            self.token,
+            lambda fresh: leases.write_owner(fresh, self.token),
+            self._taken,
+            self._stop,
+        )
 
-    def _bury(self, token: str) -> None:
-        """Move a dead lease away.
-
-        Its grave has a name of its own and stays until the output is finished: a second run that saw the same
-        dead lease cannot move away the living one that has taken its place.
-        """
-        with contextlib.suppress(OSError):
-            self.lease.rename(self.folder / f"dead-{token or 'nameless'}")
+    def _taken(self, holder: str) -> str:
+        return f"{self.output}: another run holds it ({holder}). Wait for it, or stop it first."
 
     def _release_lease(self) -> None:
         finished = not (self.folder / "plan.json").exists()
-        if holds_lease(self.folder, self.token):
-            if finished:
-                with contextlib.suppress(OSError):
-                    (self.folder / "done").rmdir()  # while it is ours: the next run makes its own
-            grave = self.folder / f"dead-{self.token}"
-            self.lease.rename(grave)
-            shutil.rmtree(grave, ignore_errors=True)  # the next run may be sweeping here already
+        if finished and holds_lease(self.folder, self.token):
+            with contextlib.suppress(OSError):
+                (self.folder / "done").rmdir()  # while it is ours: the next run makes its own
+        leases.release(self.folder, self.token)
         if finished:
             for folder in (self.folder, self.folder.parent):  # only if empty: someone may have moved in
                 with contextlib.suppress(OSError):
@@ -293,36 +350,6 @@ class OutputRun:
                     (self.lease / "heartbeat").touch()
 
 
-def holds_lease(folder: Path, token: str, member: str | None = None) -> bool:
-    """Whether the lease in a work folder still has this token: a driver that was replaced must not write.
-
-    Of a lease that several processes share (`sharing.SharedRun`), ``member`` is the one who asks.
-    """
-    try:
-        if member is not None:
-            patiently((folder / "lease" / "members" / f"{member}.json").stat)
-        owner = json.loads(patiently((folder / "lease" / "owner.json").read_text))
-        return bool(owner["token"] == token)
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        return False
-
-
-def owner(token: str) -> dict[str, Any]:
-    """What a lease says about who holds it."""
-    return {"token": token, **this_process()}
-
-
-def check_lease(folder: Path, token: str, member: str | None = None) -> None:
-    """Raise unless the lease in a work folder still has this token, and this member.
-
-    Raises
-    ------
-    LockedError
-    """
-    if not holds_lease(folder, token, member):
-        raise LockedError(f"{folder}: another run has taken over this output. Leave it to that one.")
-
-
 def mark(folder: Path, number: int, record: dict[str, Any], token: str, member: str | None = None) -> None:
     """Say, durably, that a block is done, if the lease has this token."""
 
@@ -330,14 +357,13 @@ def mark(folder: Path, number: int, record: dict[str, Any], token: str, member: 
         maybe_crash("marker.synced")
         check_lease(folder, token, member)
 
-    write_atomically(marker_path(folder, number), json.dumps(record).encode(), before)
+    write_sealed(marker_path(folder, number), record, before)
     maybe_crash("marker.written")
 
 
 def marker(folder: Path, number: int) -> dict[str, Any] | None:
-    """What the marker of a block says; None if there is none that can be read."""
-    record = read_json(marker_path(folder, number))
-    return record if isinstance(record.get("shards"), dict) else None
+    """What the marker of a block says; None if there is none that can be trusted."""
+    return read_sealed(marker_path(folder, number))
 
 
 def forget(folder: Path, number: int) -> None:
@@ -353,86 +379,35 @@ def marker_path(folder: Path, number: int) -> Path:
 def tidy_up(output: Path) -> None:
     """Take away what a run left that was killed after it had given its output its name."""
     folder = work_folder(output)
-    if not folder.exists() or partial_path(output).exists() or any(folder.glob("ready-*")):
-        return
-    run = OutputRun(output, {})
-    with contextlib.suppress(LockedError):
+    with contextlib.suppress(PipelineError, PermissionError):  # of another user: it is in nobody's way
+        if not folder.exists():
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()  # only if empty: then its run was killed as it removed both
+            return
+        staged = [ready for ready in folder.glob("ready-*") if not _was_exchanged(ready)]
+        if partial_path(output).exists() or staged:
+            return
+        if lease_holder(folder, 0.0) is not None:  # not worth a wait for a sign of life
+            return
+        run = OutputRun(output, {})
         run._take_lease()
         try:
+            run.unstage()
             run.tidy()
         finally:
             run._release_lease()
 
 
+def _was_exchanged(staged: Path) -> bool:
+    """Whether a folder is no more the one that was made ready, but the old output, which has got its name."""
+    number = staged.name.rpartition("-")[2]
+    return number.isdigit() and staged.stat().st_ino != int(number)
+
+
 def hashes(records: Iterable[dict[str, Any]], layer: str = "denoised") -> dict[str, str]:
     """Shard hashes of one array of all markers together; those of others than the denoised one have its name."""
-    name = "shards" if layer == "denoised" else layer
+    name = "shards" if layer in ("denoised", "draft") else layer
     return {key: digest for record in records for key, digest in record[name].items()}
-
-
-def lease_holder(folder: Path) -> str | None:
-    """In words, who is at work in a work folder; None if nobody alive is."""
-    return _holder(folder / "lease")[1]
-
-
-def _holder(lease: Path) -> tuple[str | None, str | None]:
-    """Token of a lease (None: there is none), and in words who holds it (None: nobody who lives)."""
-    members = lease / "members"
-    if members.is_dir():  # shared: it lives as long as one of them does
-        token = str(read_json(lease / "owner.json").get("token", ""))
-        for member in members.glob("*.json"):
-            with contextlib.suppress(FileNotFoundError):
-                if holder := process_holder(read_json(member), time.time() - member.stat().st_mtime):
-                    return token, holder
-        return token, None
-    try:
-        age = time.time() - max(f.stat().st_mtime for f in lease.iterdir())
-    except (FileNotFoundError, ValueError):
-        return None, None
-    owner = read_json(lease / "owner.json")
-    return str(owner.get("token", "")), process_holder(owner, age)
-
-
-def process_holder(record: dict[str, Any], age: float) -> str | None:
-    """In words, the process of which `this_process` made a record; None if it no longer lives.
-
-    Parameters
-    ----------
-    record : dict
-    age : float
-        Time since its last sign of life [s].
-    """
-    owner = {"host": "an unknown host", "pid": None, "process_start": None, "job": None} | record
-    job = owner["job"]
-    here = owner["host"] == socket.gethostname()
-    if here:
-        dead = not isinstance(owner["pid"], int) or process_start(owner["pid"]) != owner["process_start"]
-    else:
-        # A job that was queued again runs elsewhere only after it has ended there; of others 'resume' says so.
-        ended = os.environ.get("TDENOISE_ENDED_JOBS", "").split()
-        dead = age > STALE_S or (
-            job is not None and (job == _slurm_job() or str(job).partition("_")[0] in ended)
-        )
-    if dead:
-        return None
-    of_job = f", Slurm job {job}" if job else ""
-    return f"process {owner['pid']} on {owner['host']}{of_job}, last sign of life {age:.0f} s ago"
-
-
-def this_process() -> dict[str, Any]:
-    """What tells this process from all others."""
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "process_start": process_start(os.getpid()),
-        "job": _slurm_job(),
-    }
-
-
-def _slurm_job() -> str | None:
-    """Id of the Slurm job that this process is in, as Slurm's commands take it; None outside one."""
-    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -458,22 +433,39 @@ def is_ours(path: Path) -> bool:
         return True
 
 
+def _hashes(path: Path) -> dict[str, str]:
+    """sha256 of every file in a folder, by its name from there."""
+    return {
+        file.relative_to(path).as_posix(): _sha256(file) for file in sorted(path.rglob("*")) if file.is_file()
+    }
+
+
+def _sha256(file: Path) -> str:
+    """sha256 of a file; empty where it cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _flat(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan with the entries of its groups by names of their own, "raw bytes"."""
+    found: dict[str, Any] = {}
+    for name, value in plan.items():
+        found |= (
+            {f"{name} {key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return found
+
+
 def _difference(before: Any, now: dict[str, Any]) -> str:
     """What differs between two plans, in words."""
     if not isinstance(before, dict):
         return "other settings or another input"
     if isinstance(before.get("settings"), dict) and isinstance(now.get("settings"), dict):
         before, now = before | before["settings"], now | now["settings"]
+    before, now = _flat(before), _flat(now)
     names = [k for k in sorted(before | now) if k != "settings" and before.get(k) != now.get(k)]
     return "other settings or another input: " + "; ".join(
         f"{name} was {str(before.get(name))[:60]}, is {str(now.get(name))[:60]}" for name in names[:4]
     )
-
-
-def process_start(pid: int) -> str | None:
-    """When a process began, in clock ticks since boot; None where it does not run. Tells a reused pid."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]

@@ -41,7 +41,7 @@ def repair(config: VerifyConfig, control: Control) -> dict[str, Any]:
         If another run holds the store.
     """
     path = config.store
-    holder = progress.lease_holder(progress.work_folder(path))
+    holder = progress.lease_holder(progress.work_folder(path), stop=control.stop)
     if holder is not None:
         raise LockedError(f"{path}: another run holds it ({holder}). Wait for it, or stop it first.")
     if not path.exists() and progress.partial_path(path).exists():
@@ -80,14 +80,26 @@ def _apply(command: Any, found: Findings, control: Control) -> None:
             f"was not made from {command.movie} with {command.model}. Give those it was made from.",
         )
     devices = found.attributes["devices"]
-    known = Known(
-        command.output,
-        content_ids(found.attributes),
-        # Of several kinds of device nobody knows which computed what.
-        found.sound if len(devices) == 1 else {},
-        devices[0],
-    )
+    given = _maps(command.output, found.attributes)
+    # Of several kinds of device nobody knows which computed what; without the maps, nothing fits what was given back.
+    kept = len(devices) == 1 and (given is not None or not plan.gives_back)
+    ids = content_ids(found.attributes)
+    known = Known(command.output, ids, found.sound if kept else {}, devices[0], given if kept else None)
     apply(command, control, known=known)
+
+
+def _maps(path: Path, attributes: dict[str, Any]) -> Any:
+    """What the counts gave back to a denoised store; None if nothing, or if what is recorded of it is damaged."""
+    from .given_back import MAPS, read_maps
+
+    try:
+        given = read_maps(path)
+    except store.UNREADABLE:
+        return None
+    if given is None:
+        return None
+    hashes = [store.content_hash(values) for values in (given.mean, given.own, given.level)]
+    return given if hashes == [attributes["arrays"].get(name) for name in MAPS] else None
 
 
 def _command(config: VerifyConfig, found: Findings) -> Any:

@@ -25,6 +25,7 @@ from .config import EvaluateConfig, ReportConfig
 from .control import Control
 from .errors import InputError, UsageError
 from .estimates import NoiseLaw, noise_law
+from .fit import movie_brightness
 from .pairs import open_pair, read
 from .truth import MOVING_AVERAGE, load_truth
 
@@ -66,11 +67,11 @@ def write_report(config: ReportConfig, control: Control | None = None) -> dict[s
     memory.check_evaluate(movie, truth=config.truth is not None, report=True)
     training = None if config.model is None else read_training(config.model, denoised)
     settings = EvaluateConfig(config.denoised, config.movie, config.truth, config.baseline, config.model)
-    result, mean = evaluate.measure(settings, control)
+    result, maps = evaluate.measure(settings, control)
     control.progress("report", 0, 1)
     truth = None if config.truth is None else load_truth(config.truth, movie)
     clean = None if truth is None else lambda k: truth.level * truth.clean[k]
-    page, picture = render(movie, denoised, result, mean, training, clean)
+    page, picture = render(movie, denoised, result, maps, training, clean)
     config.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(picture_file, picture)
     write_atomically(config.output, page.encode())
@@ -101,13 +102,16 @@ def render(
     movie: store.Store,
     denoised: store.Store,
     result: dict[str, Any],
-    mean: Array,
+    maps: evaluate.Pictures,
     training: dict[str, Any] | None,
     clean: Callable[[int], Array] | None = None,
 ) -> tuple[str, bytes]:
     """The page as text, and the picture of one frame in a row as PNG."""
-    numbers = {"first": 0, "middle": movie.shape[0] // 2, "last": movie.shape[0] - 1}
-    busiest = most_changing(denoised)
+    brightness = movie_brightness(movie)
+    valid = np.ones(movie.shape[0], dtype=bool) if brightness is None else brightness.valid
+    sound = np.flatnonzero(valid)
+    numbers = {"first": int(sound[0]), "middle": int(sound[len(sound) // 2]), "last": int(sound[-1])}
+    busiest = most_changing(denoised, valid)
     noise = noise_law(movie)
     moments = [moment(movie, denoised, noise, k, f"{name} frame") for name, k in numbers.items()]
     closest = moment(movie, denoised, noise, busiest, "frame where most changes")
@@ -122,6 +126,8 @@ def render(
         denoised=denoised,
         result=result,
         error=words.error_in_words(result),
+        explained=words.explained_in_words(result["explained"]),
+        refuted=words.refuted_in_words(result["refuted"]) if result["refuted"] else "",
         lattice=words.lattice_in_words(result["lattice"]),
         knowable=words.knowable_in_words(result["knowable"]) if result["knowable"] else "",
         evidence=words.evidence_in_words(result["evidence"]) if result["evidence"] else "",
@@ -133,7 +139,8 @@ def render(
         pictures={
             "closest": figures.moments([closest], look, MOVING_AVERAGE, columns=2),
             "moments": figures.moments(moments, look, MOVING_AVERAGE, columns=4),
-            "mean": figures.mean_frame(figures.shrink(mean), look),
+            "mean": figures.mean_frame(figures.shrink(maps.mean), look),
+            "refuted": None if maps.refuted is None else figures.refuted(maps.refuted, result["refuted"]),
             "residual": figures.residual(result["residual"]),
             "evidence": evidence_picture(movie, denoised, noise, result, busiest, look, clean),
             "checks": figures.model_checks(result["model_checks"]) if result["model_checks"] else None,
@@ -150,7 +157,7 @@ def render(
     return page, figures.decode(figures.moments([single], look, MOVING_AVERAGE, columns=4))
 
 
-def most_changing(denoised: store.Store) -> int:
+def most_changing(denoised: store.Store, valid: NDArray[np.bool_] | None = None) -> int:
     """The frame around which the denoised movie changes most, of some spread over it."""
     n_frames = denoised.shape[0]
     middle = [
@@ -159,6 +166,9 @@ def most_changing(denoised: store.Store) -> int:
     # Not at the ends, where a frame changes because its neighbours are missing on one side.
     edge = max(1, n_frames // 5)
     candidates = np.unique(np.linspace(edge, n_frames - 1 - edge, CANDIDATES).round().astype(int))
+    if valid is not None:
+        around = valid[candidates - 1] & valid[candidates] & valid[candidates + 1]
+        candidates = candidates[around] if around.any() else np.flatnonzero(valid)[1:-1]
 
     def change(k: int) -> float:
         before, _, after = denoised.array[k - 1 : k + 2, middle[0], middle[1]]

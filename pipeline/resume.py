@@ -10,6 +10,7 @@ from .config import RunConfig, StatusConfig
 from .control import Control
 from .errors import InputError
 from .recorded import COMMAND, RUN
+from .sealed import read_sealed
 from .status import status
 
 
@@ -56,13 +57,13 @@ def _file(output: Path) -> Path:
 
 
 def _step(output: Path) -> str:
-    return str(progress.read_json(_file(output)).get("step"))
+    return str((read_sealed(_file(output)) or {}).get("step"))
 
 
 def _call(file: Path, control: Control) -> None:
     """Run a step with the settings in a file."""
     try:
-        config = recorded.recall(progress.read_json(file))
+        config = recorded.recall(read_sealed(file) or {})
     except ValueError as error:
         raise InputError(
             file, f"does not say how to go on ({error}). Run the same command again instead."

@@ -9,13 +9,14 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tdenoise.atomic import write_atomically
+from tdenoise.atomic import make_folder, make_shared_folder, write_atomically
 
 from . import cluster, memory, recorded, store
 from .apply import apply
 from .config import SCRATCH, ApplyConfig, IngestConfig, ReportConfig, RunConfig, TrainConfig
 from .control import Control
 from .corrections import References
+from .denied import named_failures
 from .errors import UsageError
 from .fit import open_model
 from .ingest import ingest
@@ -23,6 +24,7 @@ from .ingest_plan import open_movie, stored_shape
 from .progress import read_json
 from .recorded import RUN
 from .report import write_report
+from .sealed import read_sealed, write_sealed
 from .site_profile import load_profile
 from .train import train_model
 from .truth import check_truth, load_truth
@@ -58,8 +60,10 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
     movie, model, denoised, page = (folder / name for name in OUTPUTS.values())
     begun = folder / ".tdenoise" / RUN
     if config.step is None:  # of the steps of a batch run, its folder knows
-        begun.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(begun, json.dumps(recorded.record(config), indent=1).encode())
+        with named_failures(folder):
+            make_folder(folder)
+            make_shared_folder(begun.parent)
+            write_sealed(begun, recorded.record(config))
     forced = _Forced(folder / ".tdenoise" / "forced.json", config.force)
     if config.step in (None, "ingest"):
         ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)
@@ -160,7 +164,7 @@ class _Forced:
     def __init__(self, file: Path, force: bool) -> None:
         self._file = file
         self._force = force
-        self._steps = set(read_json(file).get("done", [])) if force else set()
+        self._steps = set((read_sealed(file) or {}).get("done", [])) if force else set()
 
     def __call__(self, step: str) -> bool:
         return self._force and step not in self._steps
@@ -169,8 +173,8 @@ class _Forced:
         """Remember that a step is done over."""
         if self._force:
             self._steps.add(step)
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._file, json.dumps({"done": sorted(self._steps)}).encode())
+            make_shared_folder(self._file.parent)
+            write_sealed(self._file, {"done": sorted(self._steps)})
 
     def finish(self) -> None:
         """Forget it; the next ``--force`` begins with the first step."""

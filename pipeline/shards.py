@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tdenoise.atomic import fsync, patiently, unique_partial
 
-from .blocks import Region
+from .blocks import Region, spans
 from .errors import VerificationError
 from .faults import maybe_crash
 
@@ -170,50 +170,110 @@ def shard_damage(
 
     ``used`` is the number of chunks that lie in the movie.
     """
+    return look_at(file, shard, chunk, used)[0]
+
+
+def look_at(
+    file: Path, shard: tuple[int, int, int], chunk: tuple[int, int, int], used: int
+) -> tuple[str | None, int]:
+    """What is wrong with a shard file, as `shard_damage` says, and what tells it from others, from the same read.
+
+    Returns
+    -------
+    damage : str or None
+    mark : int
+        xxh3_64 of the end of the file: the checksum of its last chunk, and the place and length of every chunk.
+        0 where the file is damaged.
+    """
     n_chunks = math.prod(s // c for s, c in zip(shard, chunk, strict=True))
+    table = 16 * n_chunks + 4
     try:
         with file.open("rb") as handle:
             size = os.fstat(handle.fileno()).st_size
-            if size < 16 * n_chunks + 4:
-                return f"is cut: {size} bytes"
-            handle.seek(-(16 * n_chunks + 4), os.SEEK_END)
-            tail = handle.read()
+            if size < table:
+                return f"is cut: {size} bytes", 0
+            handle.seek(-min(size, table + 4), os.SEEK_END)
+            end = handle.read()
     except FileNotFoundError:
-        return "is missing"
-    index = _index(tail)
+        return "is missing", 0
+    index = _index(end[-table:])
     if index is None:
-        return "has a damaged index"
+        return "has a damaged index", 0
     present = index[index[:, 0] != EMPTY]
     if len(present) < used:
-        return f"lacks {used - len(present)} of {used} chunks"
-    if int(present.sum(axis=1).max()) != size - len(tail):
-        return "has the wrong size"
-    return None
+        return f"lacks {used - len(present)} of {used} chunks", 0
+    if int(present.sum(axis=1).max()) != size - table:
+        return "has the wrong size", 0
+    return None, xxhash.xxh3_64_intdigest(end)
+
+
+def content_of(file: Path, layout: Layout, extent: tuple[int, int, int]) -> str | None:
+    """Decode a shard, a few frames at a time, and hash its values.
+
+    Parameters
+    ----------
+    file : Path
+    layout : Layout
+    extent : tuple of int
+        Frames, rows and columns of the shard that lie in the movie.
+
+    Returns
+    -------
+    str or None
+        xxh3_128 of the values in C order, little-endian; None where a chunk does not decode.
+    """
+    content = xxhash.xxh3_128()
+    room = np.empty(layout.chunk, dtype=layout.dtype)
+    per_chunk = layout.chunk[0]
+    with file.open("rb") as handle:
+        index = _read_index(handle, layout)
+        if index is None:
+            return None
+        for first in range(0, extent[0], per_chunk):
+            part = np.empty((min(per_chunk, extent[0] - first), *extent[1:]), dtype=layout.dtype)
+            before = first // per_chunk * layout.grid[1] * layout.grid[2]
+            for number, region in _chunks(part.shape, layout):
+                if not _decode(handle, index[before + number], room):
+                    return None
+                part[region.slices] = room[tuple(slice(n) for n in region.shape)]
+            content.update(part.data)
+    return content.hexdigest()
 
 
 def _holds(file: BinaryIO, digests: dict[int, int], layout: Layout) -> bool:
     """Whether a shard decodes to chunks with these hashes, with every checksum right."""
-    table = 16 * math.prod(layout.grid) + 4
-    if file.seek(0, os.SEEK_END) < table:
-        return False
-    file.seek(-table, os.SEEK_END)
-    index = _index(file.read())
+    index = _read_index(file, layout)
     if index is None:
         return False
     room = np.empty(layout.chunk, dtype=layout.dtype)
-    for number, digest in digests.items():
-        start, length = (int(n) for n in index[number])
-        file.seek(start)
-        data = file.read(length)
-        content = data[:-4]
-        if len(data) != length or _checksum(content) != data[-4:]:
-            return False
-        try:
-            _BLOSC.decode(content, room)
-        except (RuntimeError, ValueError):
-            return False
-        if xxhash.xxh3_128_intdigest(room.data) != digest:
-            return False
+    return all(
+        _decode(file, index[number], room) and xxhash.xxh3_128_intdigest(room.data) == digest
+        for number, digest in digests.items()
+    )
+
+
+def _read_index(file: BinaryIO, layout: Layout) -> NDArray[np.uint64] | None:
+    table = 16 * math.prod(layout.grid) + 4
+    if file.seek(0, os.SEEK_END) < table:
+        return None
+    file.seek(-table, os.SEEK_END)
+    return _index(file.read())
+
+
+def _decode(file: BinaryIO, place: NDArray[np.uint64], room: NDArray[Any]) -> bool:
+    """Read one chunk of a shard into ``room``; whether its checksum is right and it decodes."""
+    start, length = (int(n) for n in place)
+    if start == EMPTY:
+        return False
+    file.seek(start)
+    data = file.read(length)
+    content = data[:-4]
+    if len(data) != length or _checksum(content) != data[-4:]:
+        return False
+    try:
+        _BLOSC.decode(content, room)
+    except (RuntimeError, ValueError):
+        return False
     return True
 
 
@@ -246,3 +306,47 @@ def _index(tail: bytes) -> NDArray[np.uint64] | None:
     if len(tail) < 4 or _checksum(tail[:-4]) != tail[-4:]:
         return None
     return np.frombuffer(tail[:-4], "<u8").reshape(-1, 2)
+
+
+def shard_index(key: str) -> tuple[int, ...]:
+    """Position in the grid of shards as numbers."""
+    return tuple(map(int, key.split(".")))
+
+
+def shard_key(region: Region, shard: tuple[int, int, int]) -> str:
+    """Grid position of a shard, such as ``"0.1.2"``, from its extent."""
+    starts = (region.frames[0], region.rows[0], region.columns[0])
+    return ".".join(str(start // n) for start, n in zip(starts, shard, strict=True))
+
+
+def n_chunks(region: Region, chunk: tuple[int, int, int]) -> int:
+    """Number of chunks of a shard that lie in the movie."""
+    return int(np.prod([-(-n // c) for n, c in zip(region.shape, chunk, strict=True)]))
+
+
+def shards_in(region: Region, shard: tuple[int, int, int]) -> Iterator[Region]:
+    """The shards of a region that begins on shard borders."""
+    for frames in spans(region.shape[0], shard[0]):
+        for rows in spans(region.shape[1], shard[1]):
+            for columns in spans(region.shape[2], shard[2]):
+                yield Region(
+                    (region.frames[0] + frames[0], region.frames[0] + frames[1]),
+                    (region.rows[0] + rows[0], region.rows[0] + rows[1]),
+                    (region.columns[0] + columns[0], region.columns[0] + columns[1]),
+                )
+
+
+def shards_touching(
+    region: Region, shape: tuple[int, int, int], shard: tuple[int, int, int]
+) -> Iterator[Region]:
+    """The shards, clipped at the movie's edge, that hold a part of a region."""
+    grown = [
+        (s // n * n, min(-(-e // n) * n, size))
+        for (s, e), n, size in zip((region.frames, region.rows, region.columns), shard, shape, strict=True)
+    ]
+    return shards_in(Region(*grown), shard)
+
+
+def hash_of(recorded: NDArray[np.uint64]) -> str:
+    """The hash of a shard's content, from its two halves."""
+    return f"{int(recorded[0]):016x}{int(recorded[1]):016x}"

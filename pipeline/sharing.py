@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import re
-import shutil
 import threading
 import time
 import uuid
@@ -23,14 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tdenoise.atomic import write_atomically
+from tdenoise.atomic import make_shared_folder
 
+from . import lease as leases
 from . import progress
 from .blocks import spans
 from .control import Control
 from .driver import Item, Outcome
 from .errors import LockedError, PipelineError, Stopped, UsageError
 from .progress import OutputRun
+from .sealed import read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class SharedRun(OutputRun):
 
     Parameters
     ----------
-    output, plan, inputs, force
+    output, plan, inputs, force, stop
         As of `OutputRun`.
     group : str
         Name of the group; a process of any other is refused, as is a run that does not share.
@@ -121,21 +121,21 @@ class SharedRun(OutputRun):
         group: str,
         force: bool = False,
         afresh: bool = False,
+        stop: threading.Event | None = None,
     ) -> None:
-        super().__init__(output, plan, inputs, force=force)
+        super().__init__(output, plan, inputs, force=force, stop=stop)
         self.group = group
         self._afresh = afresh
         self.member = uuid.uuid4().hex
-        self._seen: dict[str, tuple[float, float]] = {}  # sign of life of others, and when it was new to us
+        self._watch = leases.Watch()  # of the others
 
     def __enter__(self) -> SharedRun:
         self._check_output()
-        self.output.parent.mkdir(parents=True, exist_ok=True)
         self._take_lease()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         try:
             self.once("plan", self._begin)
-            if progress.read_json(self.folder / "plan.json").get("id") != self.id:
+            if (read_sealed(self.folder / "plan.json") or {}).get("id") != self.id:
                 raise UsageError(
                     f"{self.output}: the others who share this work have other settings or another input."
                 )
@@ -227,7 +227,10 @@ class SharedRun(OutputRun):
 
     def deaths(self, name: str) -> int:
         """How many processes have died with this piece of work in hand."""
-        return sum(1 for _ in self._claims.glob(f"dead-{name}-*"))
+        ended = list(self._claims.glob(f"dead-{name}-*"))
+        for kind in (f"dead-{name}-*", name):  # and when none was left, who had it in hand then
+            ended += self.folder.glob(f"dead-*/claims/{kind}")
+        return len(ended)
 
     def is_done(self, number: int) -> bool:
         """Whether a block has a marker; cheap, for `once` the markers were looked into."""
@@ -246,42 +249,31 @@ class SharedRun(OutputRun):
         if store.get("plan") == self.id and not self.begun and not self._afresh:
             raise LockedError(f"{self.output}: the others who share this work have just finished it.")
         self._check_plan()
-        (self.folder / "done").mkdir(exist_ok=True)
+        make_shared_folder(self.folder / "done")
 
     def _take_lease(self) -> None:
         """Join the lease of the group, or take the lease for it."""
-        record = json.dumps(progress.this_process()).encode()
-        fresh = self.folder / f"lease-{self.member}"
-        try:
-            for attempt in range(100):
-                owner = progress.read_json(self.lease / "owner.json")
-                if owner.get("group") == self.group:
-                    with contextlib.suppress(OSError):
-                        write_atomically(self._members / f"{self.member}.json", record)
-                        self.token = owner["token"]
-                        if self.holds():
-                            return
-                elif owner:
-                    token, holder = progress._holder(self.lease)
-                    if holder is not None:
-                        raise LockedError(
-                            f"{self.output}: another run holds it ({holder}). Wait for it, or stop it first."
-                        )
-                    if token is not None:
-                        self._bury(token)
-                try:
-                    (fresh / "members").mkdir(parents=True, exist_ok=True)
-                    (fresh / "claims").mkdir(exist_ok=True)
-                    (fresh / "members" / f"{self.member}.json").write_bytes(record)
-                    self.token = uuid.uuid4().hex
-                    (fresh / "owner.json").write_text(json.dumps({"token": self.token, "group": self.group}))
-                    fresh.rename(self.lease)  # fails on a folder that is not empty
-                    return
-                except OSError:
-                    time.sleep(0.01 * attempt)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-        raise LockedError(f"{self.output}: its lease keeps changing hands. Try again in a moment.")
+        name = f"{self.member}.json"
+
+        def join() -> bool:
+            owner = leases.read_record(self.lease / "owner.json") or {}
+            if owner.get("group") != self.group or leases.look(self.lease, self._watch).holder is None:
+                return False  # where nobody is left, what was done once is looked at again
+            try:
+                write_sealed(self._members / name, progress.this_process())
+            except FileNotFoundError:  # it is just being left
+                return False
+            self.token = str(owner["token"])
+            return self.holds()
+
+        def fill(fresh: Path) -> None:
+            self.token = uuid.uuid4().hex
+            for inner in ("members", "claims"):
+                make_shared_folder(fresh / inner)
+            write_sealed(fresh / "members" / name, progress.this_process())
+            write_sealed(fresh / "owner.json", {"token": self.token, "group": self.group})
+
+        leases.take(self.folder, self.member, fill, self._taken, self._stop, join)
 
     def _release_lease(self) -> None:
         # The lease stays for the others; without any it is dead.
@@ -297,18 +289,11 @@ class SharedRun(OutputRun):
 
     def _lives(self, member: str) -> bool:
         file = self._members / f"{member}.json"
-        try:
-            beat = file.stat().st_mtime
-        except OSError:
+        if (beat := leases.sign_of_life(file)) is None:
             return False
-        # By our own clock, since when it beats no more: the clocks of two machines may differ.
-        seen, since = self._seen.get(member, (None, 0.0))
-        if beat != seen:
-            since = time.monotonic()
-            self._seen[member] = (beat, since)
-        silent = time.monotonic() - since
-        record = progress.read_json(file)
-        return not record or (silent < LOST_S and progress.process_holder(record, silent) is not None)
+        silence = self._watch.silence(file, beat)
+        record = leases.read_record(file) or {}
+        return silence < LOST_S and leases.process_holder(record, silence) is not None
 
 
 def work(

@@ -9,6 +9,9 @@ from typing import Any
 from . import batch, batch_status, progress, store
 from .config import StatusConfig
 from .errors import InputError
+from .lease import HEARTBEAT_S
+
+WATCH_S = 3 * HEARTBEAT_S  # how long a sign of life of a process elsewhere is waited for [s]
 
 
 def status(config: StatusConfig) -> dict[str, Any]:
@@ -82,7 +85,7 @@ def _state(output: Path) -> dict[str, Any]:
 
 def _holder(folder: Path) -> str | None:
     try:
-        return progress.lease_holder(folder)
+        return progress.lease_holder(folder, WATCH_S)
     except OSError:  # not ours to read
         return None
 

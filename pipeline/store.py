@@ -7,6 +7,7 @@ shard's decoded content lies in ``integrity``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,19 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from tdenoise.atomic import SEAL, fsync, seal, unique_partial, write_atomically
+from tdenoise.atomic import SEAL, fsync, is_sealed, seal, unique_partial, write_atomically
 
 from . import shards
-from .blocks import Region, spans
+from .blocks import Region
+from .checked import DOOR_THREADS, CheckedArray, advice, seal_of
 from .errors import InputError
 from .faults import maybe_crash
-from .shards import shard_damage as shard_damage  # also used through this module
+from .shards import n_chunks as n_chunks  # these are also used through this module
+from .shards import shard_damage as shard_damage
+from .shards import shard_index as shard_index
+from .shards import shard_key as shard_key
+from .shards import shards_in as shards_in
+from .shards import shards_touching as shards_touching
 
 PROFILE = 1  # version of the store layout
 MOVIE, DENOISED = "counts", "denoised"  # the array that each kind of store holds
@@ -41,6 +49,9 @@ DASK_CHUNK = (SHARD_FRAMES, SHARD_PIXELS, SHARD_PIXELS)  # of what `tdenoise_pip
 MOVIE_SHARD_PIXELS = 2048  # of a movie store, whose counts are small: fewer files
 LONG_SHARD_FRAMES, MANY_SHARDS = 128, 64  # of a denoised store that has at least so many of them: fewer files
 CHUNK_FRAMES, CHUNK_PIXELS = 4, 512
+DRAFT = "draft"  # what a network says, in a denoised store that is being made, before the counts have the last word
+DRAFT_BITS = 12  # of the mantissa of a draft: so many that rounding it leaves no trace in the result
+REPLACED_TRIES = 5  # to open a store that is replaced meanwhile
 KEPT_BITS = 7  # of 23 in the mantissa of float32: +0.02 % error, 4 times smaller
 
 WHERE = ("workers", "worker_memory", "insecure", "profile", "share", "device")  # settings that change no byte
@@ -116,9 +127,10 @@ def create(
     """Create an empty store: one array ``name(t, y, x)`` and its coordinates."""
     attributes = {"Conventions": "CF-1.12", "ome": ome_metadata(name, coordinates)}
     zarr.create_group(path, attributes=attributes)
-    add_sharded(
-        path, name, shape, dtype, geometry, {"units": units, "long_name": f"{name} per pixel and frame"}
-    )
+    described = {"units": units, "long_name": f"{name} per pixel and frame"}
+    # By the CF conventions: xarray makes these arrays coordinates of this one.
+    described |= {"coordinates": "frame_level frame_valid"}
+    add_sharded(path, name, shape, dtype, geometry, described)
     for size, (axis, step, first) in zip(shape, coordinates.axes, strict=True):
         unit, index_unit = ("s", "frame") if axis == "t" else ("nm", "pixel")
         values = (first + np.arange(size, dtype=np.float64)) * (1.0 if step is None else step)
@@ -282,10 +294,20 @@ def record_hashes(path: Path, name: str, hashes: dict[str, str]) -> None:
     """Write the hashes of all shards of an array beside it."""
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     array = group[name]
-    grid = tuple(-(-n // s) for n, s in zip(array.shape, array.shards, strict=True))
-    table = np.zeros((*grid, 2), dtype=np.uint64)
+    table = np.zeros((*_grid(array), 3), dtype=np.uint64)
+    whole = Region(*((0, n) for n in array.shape))
+
+    def mark(region: Region) -> None:
+        index = shard_index(shard_key(region, array.shards))
+        file = path.joinpath(name, "c", *map(str, index))
+        table[(*index, 2)] = shards.look_at(file, array.shards, array.chunks, n_chunks(region, array.chunks))[
+            1
+        ]
+
     for key, digest in hashes.items():
-        table[tuple(int(i) for i in key.split("."))] = (int(digest[:16], 16), int(digest[16:], 16))
+        table[shard_index(key)][:2] = int(digest[:16], 16), int(digest[16:], 16)
+    with ThreadPoolExecutor(DOOR_THREADS) as pool:
+        list(pool.map(mark, shards_in(whole, array.shards)))
     record = group.require_group("integrity").create_array(
         name,
         shape=table.shape,
@@ -295,7 +317,8 @@ def record_hashes(path: Path, name: str, hashes: dict[str, str]) -> None:
         overwrite=True,
         compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],
         attributes={
-            "long_name": f"xxh3_128 of the decoded bytes of every shard of {name}, high and low half"
+            "long_name": f"xxh3_128 of the decoded bytes of every shard of {name}, high and low half; and xxh3_64 "
+            "of the end of its file, from the checksum of the last chunk on"
         },
     )
     record[:] = table
@@ -317,7 +340,8 @@ def read_attributes(path: Path) -> dict[str, Any]:
         If the path is not a finished store of this profile.
     """
     try:
-        document = json.loads((path / "zarr.json").read_text())
+        data = (path / "zarr.json").read_bytes()
+        document = json.loads(data)
         attributes = document["attributes"]["tdenoise"]
     except FileNotFoundError:
         hint = "no such store" if not path.exists() else "this is not a Zarr v3 store"
@@ -332,6 +356,9 @@ def read_attributes(path: Path) -> dict[str, Any]:
         raise InputError(path / "zarr.json", f"cannot be read ({error})") from None
     if not isinstance(attributes, dict) or attributes.get("profile") != PROFILE:
         raise InputError(path, f"its layout is not profile {PROFILE} of tdenoise, which this version reads")
+    # Stores of old versions have neither.
+    if ("files" in attributes or "seal" in attributes) and not is_sealed(data):
+        raise InputError(path / "zarr.json", f"was changed since the store was written. {advice(path)}")
     return attributes
 
 
@@ -341,7 +368,7 @@ class Store:
 
     path: Path
     name: str  # of the array: counts or denoised
-    array: Any  # zarr.Array, shape (n_frames, height, width)
+    array: Any  # CheckedArray, or in `verify` a zarr.Array, shape (n_frames, height, width)
     attributes: dict[str, Any]
     units: str
     coordinates: Coordinates
@@ -361,30 +388,90 @@ class Store:
         return str((self.attributes[VARIANCE] if self.name == VARIANCE else self.attributes)["id"])
 
 
-def open_store(path: Path, name: str) -> Store:
+def open_store(path: Path, name: str, *, deep: bool = True) -> Store:
     """Open a finished movie store (``counts``) or denoised store (``denoised``, or its ``variance``).
+
+    Everything in it but the shards is compared with its recorded sha256; the shards when they are read.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        Of the array.
+    deep : bool
+        Compare the content of every shard that is read; see `checked.CheckedArray`.
 
     Raises
     ------
     InputError
-        If it is missing, unfinished or of another kind.
+        If it is missing, unfinished, damaged or of another kind.
     """
+    for _ in range(REPLACED_TRIES):
+        origin = seal_of(path)
+        try:
+            opened = _open_once(path, name, origin, deep)
+        except InputError:
+            if seal_of(path) == origin:
+                raise
+        else:
+            if seal_of(path) == origin:
+                return opened
+    raise InputError(path, "is replaced again and again while it is opened. Try again in a moment.")
+
+
+def _open_once(path: Path, name: str, origin: str, deep: bool) -> Store:
     attributes = read_attributes(path)
     try:
         if not (path / name).is_dir():
             raise FileNotFoundError(path / name)
         check_nodes(path)
+        _check_small_files(path, attributes)
         group = zarr.open_group(path, mode="r", zarr_format=3)
         array = group[name]
         units = str(array.attrs["units"])
         (frame_time, t0), (height, y0), (width, x0) = (_step(group[axis]) for axis in "tyx")
+        table = _recorded(path, name) if (path / "integrity" / name).is_dir() else None
+        if table is not None and table.shape[:-1] != _grid(array):
+            raise ValueError("its record of hashes is that of another array")
     except FileNotFoundError:
         kind = "movie" if name == MOVIE else "denoised movie"
         raise InputError(path, f"holds no array {name!r}, so it is not a {kind}") from None
     except UNREADABLE as error:
         raise InputError(path, f"its metadata are damaged ({error})") from None
     pixel = None if height is None or width is None else (height, width)
-    return Store(path, name, array, attributes, units, Coordinates(frame_time, pixel, (t0, y0, x0)))
+    checked = CheckedArray(
+        array, path, name, table, origin, functools.partial(_reopen, path, name, origin, deep), deep
+    )
+    return Store(path, name, checked, attributes, units, Coordinates(frame_time, pixel, (t0, y0, x0)))
+
+
+def _reopen(path: Path, name: str, origin: str, deep: bool) -> CheckedArray:
+    """The array of a store that another process has opened, if it is still the same."""
+    if seal_of(path) != origin:
+        raise InputError(path, "was replaced while it was being read. Open it again.")
+    return _opened_again(path, name, origin, deep)
+
+
+@functools.lru_cache(maxsize=4)  # Dask unpacks an array again for every task
+def _opened_again(path: Path, name: str, origin: str, deep: bool) -> CheckedArray:
+    array: CheckedArray = open_store(path, name, deep=deep).array
+    return array
+
+
+def _check_small_files(path: Path, attributes: dict[str, Any]) -> None:
+    """Refuse a store whose metadata, coordinates or maps are not those that were written."""
+    for file, digest in attributes.get("files", {}).items():
+        try:
+            found = _sha256(path / file)
+        except FileNotFoundError:
+            raise InputError(path / file, f"is missing. {advice(path)}") from None
+        if found != digest:
+            raise InputError(path / file, f"was changed since the store was written. {advice(path)}")
+
+
+def _grid(array: Any) -> tuple[int, ...]:
+    """Shards of an array in every direction."""
+    return tuple(-(-n // s) for n, s in zip(array.shape, array.shards, strict=True))
 
 
 def check_nodes(path: Path) -> None:
@@ -523,22 +610,6 @@ def write_shard(
     return key, writer.write(path, shard_index(key), allowed)
 
 
-def shard_index(key: str) -> tuple[int, ...]:
-    """Position in the grid of shards as numbers."""
-    return tuple(map(int, key.split(".")))
-
-
-def shard_key(region: Region, shard: tuple[int, int, int]) -> str:
-    """Grid position of a shard, such as ``"0.1.2"``, from its extent."""
-    starts = (region.frames[0], region.rows[0], region.columns[0])
-    return ".".join(str(start // n) for start, n in zip(starts, shard, strict=True))
-
-
-def n_chunks(region: Region, chunk: tuple[int, int, int]) -> int:
-    """Number of chunks of a shard that lie in the movie."""
-    return int(np.prod([-(-n // c) for n, c in zip(region.shape, chunk, strict=True)]))
-
-
 def adopt_shard(sound: Path, file: Path) -> None:
     """Give a shard of another store, known to be sound, a place in this one; its bytes are copied only if need be."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -553,33 +624,23 @@ def adopt_shard(sound: Path, file: Path) -> None:
     fsync(file.parent)
 
 
-def shards_in(region: Region, shard: tuple[int, int, int]) -> Iterator[Region]:
-    """The shards of a region that begins on shard borders."""
-    for frames in spans(region.shape[0], shard[0]):
-        for rows in spans(region.shape[1], shard[1]):
-            for columns in spans(region.shape[2], shard[2]):
-                yield Region(
-                    (region.frames[0] + frames[0], region.frames[0] + frames[1]),
-                    (region.rows[0] + rows[0], region.rows[0] + rows[1]),
-                    (region.columns[0] + columns[0], region.columns[0] + columns[1]),
-                )
-
-
-def shards_touching(
-    region: Region, shape: tuple[int, int, int], shard: tuple[int, int, int]
-) -> Iterator[Region]:
-    """The shards, clipped at the movie's edge, that hold a part of a region."""
-    grown = [
-        (s // n * n, min(-(-e // n) * n, size))
-        for (s, e), n, size in zip((region.frames, region.rows, region.columns), shard, shape, strict=True)
-    ]
-    return shards_in(Region(*grown), shard)
-
-
 def recorded_hashes(store: Store) -> dict[str, str]:
     """Shard hashes that a finished store carries, by grid position."""
-    table = zarr.open_array(store.path / "integrity" / store.name, mode="r")[:]
-    return {
-        ".".join(map(str, index)): f"{int(table[(*index, 0)]):016x}{int(table[(*index, 1)]):016x}"
-        for index in np.ndindex(table.shape[:-1])
-    }
+    table = _recorded(store.path, store.name)
+    return {".".join(map(str, index)): shards.hash_of(table[index]) for index in np.ndindex(table.shape[:-1])}
+
+
+def recorded_marks(store: Store) -> dict[str, int]:
+    """What tells the shard files of a finished store from each other, by grid position; stores of old versions do not.
+
+    See `shards.look_at`.
+    """
+    table = _recorded(store.path, store.name)
+    if table.shape[-1] < 3:
+        return {}
+    return {".".join(map(str, index)): int(table[(*index, 2)]) for index in np.ndindex(table.shape[:-1])}
+
+
+def _recorded(path: Path, name: str) -> NDArray[np.uint64]:
+    table: NDArray[np.uint64] = np.asarray(zarr.open_array(path / "integrity" / name, mode="r")[:])
+    return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import uuid
@@ -18,6 +17,7 @@ from .apply_many import is_single, single
 from .config import ApplyConfig, ResumeConfig, RunConfig
 from .errors import LockedError, PipelineError, UsageError
 from .run import OUTPUTS, apply_settings
+from .sealed import write_sealed
 from .site_profile import SUBMIT, JobProfile, Site, load_site
 from .slurm import NoAnswer, pipeline_command, render_script
 from .slurm_checks import limits
@@ -251,7 +251,7 @@ def submit(submission: Submission, settings: Mapping[str, Any]) -> dict[str, Any
             "host": socket.gethostname(),
             "submitted": batch.now(),
         }
-        write_atomically(folder / batch.RUN_FILE, (json.dumps(record, indent=1) + "\n").encode())
+        write_sealed(folder / batch.RUN_FILE, record)
         return _queue(submission, made)
 
 

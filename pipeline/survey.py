@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdenoise.bad_pixels import PixelStatistics
+from tdenoise.brightness import Brightness, measure
 from tdenoise.drift import drift
 from tdenoise.noise import NoiseAccumulator, NoiseStatistics
 from tdenoise.pixels import PixelAccumulator, stand_ins
@@ -17,6 +18,7 @@ from tdenoise.pixels import PixelAccumulator, stand_ins
 from .corrections import bin_pixels
 from .ingest_plan import Selection
 from .readers import Reader
+from .readers.timestamps import intervals
 
 SAMPLE_PAIRS = 16  # of successive frames, looked at before the copy
 NOISE_PIXELS = 20_000_000  # that the noise is measured on, about: errors of correlations below 0.001
@@ -26,7 +28,6 @@ STRETCH = (8, 32)  # successive frames looked at for the noise: at least, at mos
 DRIFT_FRAMES, DRIFT_PIXELS = 8, 256  # frames averaged for an image that is correlated, and its extent
 DRIFT_BIN = 2  # pixels that are joined for it: atomic columns are larger than four
 READ_GROUPS = 8  # such images that are made at once
-GAP = 1.5  # usual intervals between frames, beyond which one was lost
 UNEVEN = 0.1  # of the usual interval
 
 Window = tuple[slice, slice, slice]
@@ -54,7 +55,9 @@ def sample_pixels(
     return pixels.statistics()
 
 
-def measure_noise(array: Any, unsound: Collection[int], n_threads: int) -> NoiseStatistics | None:
+def measure_noise(
+    array: Any, unsound: Collection[int], n_threads: int, levels: NDArray[np.float64] | None = None
+) -> NoiseStatistics | None:
     """The noise of a movie, measured on stretches of frames spread over its length and its field.
 
     Parameters
@@ -62,8 +65,10 @@ def measure_noise(array: Any, unsound: Collection[int], n_threads: int) -> Noise
     array : zarr.Array, shape (n_frames, height, width)
         The movie; what is read lies on its chunks.
     unsound : collection of int
-        Frames that do not count: blank, repeated, not finite.
+        Frames that do not count: blank, repeated, torn, not finite.
     n_threads : int
+    levels : ndarray, shape (n_frames,), optional
+        Brightness of the frames, which is divided out; see `tdenoise.brightness`.
 
     Returns
     -------
@@ -76,7 +81,7 @@ def measure_noise(array: Any, unsound: Collection[int], n_threads: int) -> Noise
         if part.dtype.kind == "f" and not np.isfinite(part).all():
             return None
         accumulator = NoiseAccumulator()
-        accumulator.add(part)
+        accumulator.add(part, None if levels is None else levels[window[0]])
         return accumulator.sums()
 
     total = NoiseAccumulator()
@@ -88,6 +93,41 @@ def measure_noise(array: Any, unsound: Collection[int], n_threads: int) -> Noise
         return total.result()
     except ValueError:
         return None
+
+
+def measure_brightness(
+    part_means: NDArray[np.float64],
+    n_pixels: NDArray[np.int64],
+    valid: NDArray[np.bool_],
+    array: Any,
+    n_threads: int,
+) -> tuple[Brightness, NoiseStatistics | None]:
+    """Level of every frame of a movie, and the noise that is left without its changes.
+
+    Each needs the other: the counting error of a level follows from the noise, and changes of the level look like
+    noise. So both are measured twice where the beam is not steady.
+
+    Parameters
+    ----------
+    part_means : ndarray, shape (n_frames, n_parts)
+        Mean of every part of a frame [counts].
+    n_pixels : ndarray, shape (n_parts,)
+        Pixels in each.
+    valid : ndarray of bool, shape (n_frames,)
+    array : zarr.Array, shape (n_frames, height, width)
+    n_threads : int
+    """
+    unsound = set(np.flatnonzero(~valid).tolist())
+    noise = measure_noise(array, unsound, n_threads)
+    brightness = Brightness(np.ones(len(valid)), valid)
+    for _ in range(2):
+        if noise is None or not np.isfinite(noise.fano):
+            break
+        brightness = measure(part_means, n_pixels, noise.fano, valid)
+        if (brightness.levels == 1).all():
+            break
+        noise = measure_noise(array, unsound, n_threads, brightness.levels)
+    return brightness, noise
 
 
 def noise_windows(
@@ -187,16 +227,14 @@ def timing(stamps: NDArray[np.float64] | None) -> dict[str, Any] | None:
     """What time stamps [s] say: the usual interval, whether it is kept, and after which frames some are lost."""
     if stamps is None or len(stamps) < 2:
         return None
-    intervals = np.diff(stamps)
-    usual = float(np.median(intervals))
-    if not np.isfinite(intervals).all() or usual <= 0:
-        return {"interval_s": None, "uneven": True, "dropped_after": [], "n_dropped": 0}
-    gaps = np.flatnonzero(intervals > GAP * usual)
+    found, steps = intervals(stamps), np.diff(stamps)
+    usual = found.usual_s
+    even = usual is not None and bool((abs(steps - usual) <= UNEVEN * usual).all())
     return {
-        "interval_s": usual,
-        "uneven": bool((abs(intervals - usual) > UNEVEN * usual).any()),
-        "dropped_after": gaps.tolist(),
-        "n_dropped": int((np.rint(intervals[gaps] / usual) - 1).clip(1).sum()),
+        "interval_s": usual if usual is None else float(f"{usual:.9g}"),
+        "uneven": not even,
+        "dropped_after": found.longer.tolist(),
+        "n_dropped": found.n_lost,
     }
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from tdenoise import checkpoint, runtime, thinning
 from tdenoise.atomic import write_atomically
-from tdenoise.held_out import HeldOut, Sums
+from tdenoise.contradiction import Contradiction
+from tdenoise.held_out import HeldOut, Sums, mean_of
 from tdenoise.kinds import Network, kind_of, scale_for
 from tdenoise.noise import NoiseStatistics, persistence_warning
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
@@ -30,7 +31,7 @@ from .config import TrainConfig
 from .control import Control
 from .errors import PipelineError, Stopped
 from .faults import maybe_crash
-from .fit import movie_noise, movie_pixel_size_nm, open_model, signal_to_noise, tell_drift
+from .fit import movie_brightness, movie_noise, movie_pixel_size_nm, open_model, signal_to_noise, tell_drift
 from .heads import electron_counts, has_gamma_head
 from .pixels import measure, movie_stand_ins
 from .train_plan import Plan, make_plan
@@ -105,7 +106,9 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         )
     training = [_looked_at(movie, plan) for movie in plan.movies]
     inputs = [path for path in (*config.movie, plan.start, config.distill) if path is not None]
-    with progress.OutputRun(config.output, plan.identity, inputs, force=config.force, command=config) as run:
+    with progress.OutputRun(
+        config.output, plan.identity, inputs, force=config.force, command=config, stop=control.stop
+    ) as run:
         run.prepare(lambda path: path.mkdir(parents=True))
         state = _start(plan, run.partial, _device(plan, team))
         orders = {"plan": run.id, "mixed_precision": plan.settings.mixed_precision, "software": VERSION}
@@ -179,6 +182,7 @@ def _training_movie(
         drift=plan.drifts[movie.id],
         pixel_size_nm=movie_pixel_size_nm(movie),
         gain=electron_counts(movie),
+        brightness=movie_brightness(movie),
     )
 
 
@@ -204,10 +208,13 @@ def _given(plan: Plan) -> dict[str, torch.Tensor] | None:
 
 def _start(plan: Plan, folder: Path, device: str) -> TrainingState:
     """A fresh state, or the one of the last checkpoint."""
-    state = _fresh(plan, device)
-    if (folder / "checkpoint.safetensors").exists():
-        restore(state, folder / "checkpoint.safetensors")
-        log.info("going on from step %d", state.step)
+    state, file = _fresh(plan, device), folder / "checkpoint.safetensors"
+    if file.exists():
+        if restore(state, file):
+            log.info("going on from step %d", state.step)
+        else:
+            log.warning("%s: is damaged, or an earlier version wrote it; starting from the first step", file)
+            state = _fresh(plan, device)
     return state
 
 
@@ -247,11 +254,16 @@ def _train(
     )
     if state.spread_is_new:
         state.start_spread(team.of_first(lambda: validation.constant_spread(state.network)))
+    contradiction = Contradiction(movies if team.rank == 0 else [], device)
     stopping = False
 
     def errors(network: Network) -> Sums:
         control.check("compare with the given weights")
         return validation.by_block(network)
+
+    def contradictions(network: Network) -> Sums:
+        control.check("compare with the given weights")
+        return contradiction(network)
 
     def likelihood(network: Network) -> float:
         return team.of_first(lambda: validation.likelihood(network))
@@ -300,8 +312,9 @@ def _train(
     kept: dict[str, float] = {}
     given = _given(plan)
     if given is not None:
-        kept["share"] = 0.0 if state.best_step == 0 else turn_back(state, given, errors)
+        kept["share"] = 0.0 if state.best_step == 0 else turn_back(state, given, (errors, contradictions))
     kept["held_out_error"] = validation(state.best)
+    kept["contradiction"] = mean_of(contradictions(state.best))
     if has_gamma_head(architecture):
         kept["held_out_nll"] = validation.likelihood(state.best)
     return kept

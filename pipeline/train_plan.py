@@ -58,6 +58,8 @@ class Plan:
 def make_plan(config: TrainConfig) -> Plan:
     """Check the movies and choose what the settings leave open."""
     movies = [store.open_store(path, store.MOVIE) for path in config.movie]
+    for movie in movies:
+        movie.array.check_all()  # a short training may never come to the shard that is lost
     if len({movie.id for movie in movies}) < len(movies):
         raise UsageError("the same movie is given twice. Name every movie once.")
     device = checkpoint.default_device() if config.device == "auto" else config.device
@@ -210,6 +212,7 @@ def _teacher(path: Path, movies: list[store.Store], architecture: Architecture) 
     if kind_of(architecture) == "thinned" or has_gamma_head(architecture):
         raise UsageError("--distill is for blind models with the mean head. Leave --model or --head away.")
     teacher = store.open_store(path, store.DENOISED)
+    teacher.array.check_all()
     if teacher.attributes["movie"]["id"] != movies[0].id:
         raise InputError(
             path, f"is not denoised from {movies[0].path}. Give the store that was made from it."

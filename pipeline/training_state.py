@@ -12,11 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from tdenoise.atomic import write_atomically
+from tdenoise.atomic import SEAL, is_sealed, patiently, seal, write_atomically
 from tdenoise.kinds import Network
 from tdenoise.train import TrainingState
 
-from .errors import PipelineError
 from .faults import maybe_crash
 
 
@@ -27,12 +26,12 @@ def snapshot(state: TrainingState, path: Path, allowed: Callable[[], None] = lam
         maybe_crash("checkpoint.synced")
         allowed()
 
-    write_atomically(path, state_bytes(state), before)
+    write_atomically(path, seal(state_bytes(state)), before)
     maybe_crash("checkpoint.written")
 
 
 def state_bytes(state: TrainingState) -> bytes:
-    """A training state as safetensors."""
+    """A training state as safetensors, with a place for a seal."""
     tensors: dict[str, torch.Tensor] = {}
     networks = {"network": state.network, "averaged": state.averaged, "best": state.best}
     for prefix, network in networks.items():
@@ -50,23 +49,19 @@ def state_bytes(state: TrainingState) -> bytes:
         "annealing_since": state.annealing_since,
         "history": state.history,
     }
-    return save_tensors(tensors, {"state": json.dumps(rest)})
+    return save_tensors(tensors, {"state": json.dumps(rest), "seal": SEAL})
 
 
-def restore(state: TrainingState, path: Path) -> None:
-    """Fill a fresh state from a checkpoint.
-
-    Raises
-    ------
-    PipelineError
-        If the checkpoint is damaged.
-    """
+def restore(state: TrainingState, path: Path) -> bool:
+    """Fill a fresh state from a checkpoint; False if that is damaged: the state is not to be used then."""
+    data = patiently(path.read_bytes)
+    if not is_sealed(data):
+        return False
     try:
-        fill(state, path.read_bytes())
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise PipelineError(
-            f"{path}: the checkpoint is damaged ({error}). Remove {path.parent} to start over."
-        ) from None
+        fill(state, data)
+    except (SafetensorError, KeyError, ValueError, RuntimeError):  # of another version
+        return False
+    return True
 
 
 def fill(state: TrainingState, data: bytes) -> None:

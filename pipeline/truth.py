@@ -212,13 +212,16 @@ class AgainstTruth:
     def add(self, slab: Slab) -> None:
         """Take in the next slab."""
         truth, vacuum = self._truth, self._truth.masks["vacuum"]
-        clean = truth.clean[slice(*slab.frames)]
-        denoised = slab.denoised[slab.own] / truth.level
+        # Frames that were not recorded may be NaN where there was nothing to predict them from.
+        known = np.isfinite(slab.denoised[slab.own][:, 0, 0]) & slab.sound[slab.own]
+        clean = truth.clean[slice(*slab.frames)][known]
+        denoised = slab.denoised[slab.own][known] / truth.level
         self._denoised.add(denoised, clean)
-        self._noisy.add(slab.counts[slab.own] / truth.level, clean)
+        self._noisy.add(slab.counts[slab.own][known] / truth.level, clean)
         self._vacuum.add(denoised[:, vacuum])
         self._vacuum_clean.add(clean[:, vacuum])
-        self._by_frame[slice(*slab.frames)] = np.square(denoised - clean, dtype=np.float64).mean(axis=(1, 2))
+        errors = np.square(denoised - clean, dtype=np.float64).mean(axis=(1, 2))
+        self._by_frame[np.arange(*slab.frames)[known]] = errors
 
     def compared(self, estimate: dict[str, Any] | None, frames: list[int]) -> dict[str, Any] | None:
         """An estimate of the error in some frames, completed with the true one in the same frames."""

@@ -2,17 +2,86 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
 
+_UNITS_S = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+_UNITS_NM = {"pm": 1e-3, "a": 0.1, "å": 0.1, "nm": 1.0, "um": 1e3, "µm": 1e3}
+_NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+FRAME_TIMES_S = (1e-6, 10.0)  # that a bare number is taken for
+PIXEL_SIZES_NM = (1e-3, 100.0)
+
 
 def seconds(text: str) -> float:
-    """A time such as ``90``, ``90s``, ``20m`` or ``2h`` in seconds."""
-    factor = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:])
-    value = float(text[:-1]) * factor if factor else float(text)
-    return _positive(value)
+    """A duration such as ``90``, ``90s``, ``20m``, ``1h30m`` or ``13ms`` in seconds.
+
+    Examples
+    --------
+    >>> seconds("1h30m"), seconds("13ms"), seconds("90")
+    (5400.0, 0.013, 90.0)
+    """
+    return _positive(_measure(text, _UNITS_S, "write it as 90s, 20m, 1h30m or 13ms"))
+
+
+def frame_seconds(text: str) -> float:
+    """The time of a frame: seconds, or a duration with its unit.
+
+    A bare number that no camera has is asked about: it is more likely frames per second, or milliseconds.
+
+    Examples
+    --------
+    >>> frame_seconds("0.0133"), frame_seconds("13.3ms"), frame_seconds("75s")
+    (0.0133, 0.0133, 75.0)
+    """
+    value = _positive(_measure(text, _UNITS_S, "write seconds, or a duration such as 13ms"))
+    if _is_bare(text) and not FRAME_TIMES_S[0] <= value <= FRAME_TIMES_S[1]:
+        raise ValueError(
+            f"{value:g} seconds for a frame are hardly meant. Write {text}s if they are, {text}ms for milliseconds, "
+            f"{1 / value:.4g} for {text} frames per second"
+        )
+    return value
+
+
+def nanometres(text: str) -> float:
+    """A pixel size: nanometres, or a length with its unit.
+
+    Examples
+    --------
+    >>> nanometres("0.014"), nanometres("14pm"), nanometres("0.14A")
+    (0.014, 0.014, 0.014)
+    """
+    value = _positive(_measure(text, _UNITS_NM, "write nanometres, or a length such as 14pm or 0.14A"))
+    if _is_bare(text) and not PIXEL_SIZES_NM[0] <= value <= PIXEL_SIZES_NM[1]:
+        raise ValueError(
+            f"{value:g} nanometres for a pixel are hardly meant. Write {text}nm if they are, {text}pm for picometres"
+        )
+    return value
+
+
+def _measure(text: str, units: Mapping[str, float], advice: str) -> float:
+    """A number, or numbers with units one after another, in the unit whose factor is 1."""
+    if _is_bare(text):
+        return float(text)
+    parts = re.findall(rf"({_NUMBER}) ?([^\W\d_]+)", text)
+    if not parts or "".join(text.split()) != "".join(number + unit for number, unit in parts):
+        raise ValueError(advice)
+    # Two characters look like a micro sign.
+    names = [unit.replace("\u03bc", "\u00b5") for _, unit in parts]
+    names = [name if name in units else name.lower() for name in names]
+    if not set(names) <= set(units) or len(set(names)) < len(names):
+        raise ValueError(advice)
+    # 0.0133 and not 0.013300000000000001
+    return float(
+        f"{sum(float(number) * units[name] for (number, _), name in zip(parts, names, strict=True)):.12g}"
+    )
+
+
+def _is_bare(text: str) -> bool:
+    return re.fullmatch(rf" *[-+]?{_NUMBER} *", text) is not None
 
 
 def size(text: str) -> int:

@@ -21,6 +21,7 @@ from .blocks import Region
 from .config import VerifyConfig
 from .control import Control
 from .errors import VerificationError
+from .shards import look_at
 
 METADATA = "zarr.json"
 
@@ -175,7 +176,7 @@ def _array(opened: store.Store, deep: bool, control: Control) -> tuple[list[Dama
     whole = Region(*((0, n) for n in opened.shape))
     regions = list(store.shards_in(whole, opened.geometry.shard))
     try:
-        hashes = store.recorded_hashes(opened)
+        hashes, marks = store.recorded_hashes(opened), store.recorded_marks(opened)
     except store.UNREADABLE as error:
         return [Damage(f"its record of hashes is damaged ({error})")], len(regions), {}
     if store.content_id(opened.name, opened.array, hashes) != opened.id:
@@ -183,7 +184,7 @@ def _array(opened: store.Store, deep: bool, control: Control) -> tuple[list[Dama
     damage: list[Damage] = []
 
     def check(region: Region) -> tuple[Region, str | None]:
-        return region, _shard(opened, region, hashes, deep)
+        return region, _shard(opened, region, hashes, marks, deep)
 
     n_threads = memory.verify_threads(opened) if deep else budget.n_cores()
     # Each of ours asks for one chunk after the other; more threads of Zarr's would but hold memory of their own.
@@ -198,13 +199,17 @@ def _array(opened: store.Store, deep: bool, control: Control) -> tuple[list[Dama
     return damage, len(regions), hashes
 
 
-def _shard(opened: store.Store, region: Region, hashes: dict[str, str], deep: bool) -> str | None:
+def _shard(
+    opened: store.Store, region: Region, hashes: dict[str, str], marks: dict[str, int], deep: bool
+) -> str | None:
     shard, chunk = opened.geometry.shard, opened.geometry.chunk
     key = store.shard_key(region, shard)
     file = opened.path.joinpath(opened.name, "c", *key.split("."))
     if file.is_symlink():
         return "is a link to another file"
-    problem = store.shard_damage(file, shard, chunk, store.n_chunks(region, chunk))
+    problem, mark = look_at(file, shard, chunk, store.n_chunks(region, chunk))
+    if problem is None and not deep and marks.get(key, mark) != mark:
+        problem = "holds other data than was written"
     if problem is not None or not deep:
         return problem
     # A few frames at a time: a shard may be larger than what a thread should hold.

@@ -16,6 +16,7 @@ def notes(movie: store.Store, denoised: store.Store, noise: NoiseLaw, result: di
     found = _contradictions(result["all_frames"], result["held_out"])
     excess = result["noise_excess"]
     measured = NoiseStatistics.from_json(movie.attributes["noise"])
+    found += _about_signal(result)
     if noise.estimator == "temporal":
         found.append(
             "The noise is not that of single electrons, so it was taken from the neighbouring frames. "
@@ -53,6 +54,29 @@ def notes(movie: store.Store, denoised: store.Store, noise: NoiseLaw, result: di
             )
     if not denoised.attributes["held_out_frames"]:
         found.append(_SEEN[denoised.attributes.get("trained_on_this")])
+    return found
+
+
+def _about_signal(result: dict[str, Any]) -> list[str]:
+    """What is said where a filter does as well, where the counts refute the movie, and of an unsteady beam."""
+    found = []
+    explained, refuted, brightness = result["explained"], result["refuted"], result["brightness"]
+    if explained is not None and not explained["over_filter"]["low"] > 0:
+        found.append(
+            "No better than a filter here: a Gaussian filter over "
+            f"{explained['gaussian']['sigma_t_frames']:g} frames and {explained['gaussian']['sigma_xy_pixels']:g} "
+            "pixels explains as much of the signal."
+        )
+    if refuted is not None and refuted["n_places"]:
+        found.append(
+            f"The counts refute the denoised movie: {refuted_in_words(refuted)}. Do not trust what is shown there. "
+            "Train longer on this movie, or train from scratch (--from scratch)."
+        )
+    if brightness is not None and not brightness["steady"]:
+        found.append(
+            f"The beam is not steady: frames have {number(brightness['lowest'])} to {number(brightness['highest'])} "
+            "times the mean brightness. The denoised frames keep it."
+        )
     return found
 
 
@@ -96,7 +120,10 @@ def _contradictions(all_frames: dict[str, Any], held_out: dict[str, Any] | None)
 def summary(result: dict[str, Any]) -> list[str]:
     """The main figures of an evaluation, a line each."""
     of_held_out = result["frames"] == "held_out"
-    lines = [f"error{', held-out frames' if of_held_out else ''}: {error_in_words(result)}"]
+    lines = [f"signal: {explained_in_words(result['explained'])}"]
+    if result["refuted"] is not None:
+        lines.append(f"against the counts: {refuted_in_words(result['refuted'])}")
+    lines.append(f"error{', held-out frames' if of_held_out else ''}: {error_in_words(result)}")
     if result["held_out"] is not None:
         name, other = ("all", "all_frames") if of_held_out else ("held-out", "held_out")
         lines.append(f"{name} frames ({result[other]['n_frames']}): {error_in_words(result[other])}")
@@ -265,20 +292,48 @@ def _fixed(value: float | None, form: str = ".4f") -> str:
 
 def error_in_words(result: dict[str, Any]) -> str:
     """An estimated error and what it means: the one stated, or that of all or of the held-out frames."""
-    nmse, gain = result["nmse"], result["dose_gain"]
+    nmse = result["nmse"]
     if nmse is None and not result.get("blind", True):
         return "not estimated, the model has seen the pixels it predicts"
     if nmse is None:
         return "not estimated, there are too few pixels"
     limits = f"95 %: {percent(nmse['low'])} to {percent(nmse['high'])} of the noise variance"
     if nmse["resolvable"]:
-        low, high = number(gain["low"]), number(gain["high"])
-        times = f"{number(gain['estimate'])} times the dose ({low} to {high})"
-        return f"{percent(nmse['estimate'])} ({limits}), as with {times}"
-    if gain["low"] is not None:
-        below = f"below {percent(nmse['high'])} ({limits})"
-        return f"not resolvable, {below}, as with more than {number(gain['low'])} times the dose"
+        return f"{percent(nmse['estimate'])} ({limits})"
+    if nmse["high"] > 0:
+        return f"not resolvable, below {percent(nmse['high'])} ({limits})"
     return f"not resolvable, below zero ({limits}), where no error can be"
+
+
+def explained_in_words(found: dict[str, Any] | None) -> str:
+    """How much of the signal is shown, beside what a filter shows."""
+    if found is None:
+        return "how much of it is shown is not known: too little of it is seen, or the noise law is not known"
+    if found["denoised"]["low"] > 1:
+        return (
+            "how much of it is shown is not known: the figure is more than all there is, as where noise was learnt by "
+            "heart, or is not as it was measured"
+        )
+    limits = f"95 %: {percent(found['denoised']['low'])} to {percent(found['denoised']['high'])}"
+    return (
+        f"{percent(found['denoised']['estimate'])} of its variance is shown ({limits}); a good Gaussian filter shows "
+        f"{percent(found['gaussian']['estimate'])}, a blank image nothing"
+    )
+
+
+def refuted_in_words(found: dict[str, Any]) -> str:
+    """Where the counts, summed over time, do not bear out what is shown."""
+    if not found["n_places"]:
+        return "no place where they refute the denoised movie"
+    first = found["places"][0]
+    start, stop = first["frames"]
+    more = "more" if first["z"] > 0 else "less"
+    places = "one place" if found["n_places"] == 1 else f"{found['n_places']} places"
+    return (
+        f"{places} where they refute the denoised movie. The clearest: around row {first['row']}, column "
+        f"{first['column']}, in frames {start} to {stop - 1}, they hold {more} than is shown, by "
+        f"{percent(abs(first['share']), 2)} of the movie's contrast ({abs(first['z']):.1f} standard deviations)"
+    )
 
 
 def lattice_in_words(lattice: dict[str, Any]) -> str:

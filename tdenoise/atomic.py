@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import hashlib
 import os
 import re
+import stat
 import time
 import uuid
 from collections.abc import Callable
@@ -15,6 +18,7 @@ from typing import TypeVar
 TRIES = 4  # of an operation that a storage server may answer better a moment later
 WAIT_S = 0.2  # before the second try; five times as long before each further one
 TRANSIENT = (errno.EIO, errno.ESTALE)
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # as Linux has them
 
 SEAL = "0" * 64  # stands in a file for its own sha256, until it is sealed
 
@@ -63,6 +67,31 @@ def unique_partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
 
 
+def exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step, so that nobody finds either name free.
+
+    Returns
+    -------
+    bool
+        False where the system or the file system cannot do that; nothing is changed then.
+
+    Raises
+    ------
+    OSError
+        Where it could, but is not allowed to, or one of them is not there.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    if renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
 def fsync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -77,6 +106,50 @@ def fsync_tree(path: Path) -> None:
     for inner in path.rglob("*"):
         fsync(inner)
     fsync(path)
+
+
+def fsync_folders(path: Path) -> None:
+    """Wait until the names of all that lies in a folder, at any depth, are on the disk."""
+    for folder, _, _ in os.walk(path, topdown=False):
+        fsync(Path(folder))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it lies in, durably; one that is there stays as it is."""
+    if path.is_dir():
+        return
+    if not path.parent.exists():
+        make_folder(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+    fsync(path.parent)
+
+
+def make_shared_folder(path: Path) -> None:
+    """Make a folder for whoever may use the folder it lies in: durably, with the same group and rights, never more.
+
+    One that is there stays as it is. Those it lies in are made likewise.
+    """
+    if path.is_dir():
+        return
+    if not path.parent.exists():
+        make_shared_folder(path.parent)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return  # by another process, just now
+    around, own = path.parent.stat(), path.stat()
+    mode = stat.S_IMODE(around.st_mode) & ~stat.S_ISUID
+    try:
+        if own.st_gid != around.st_gid:
+            os.chown(path, -1, around.st_gid)
+    except OSError:  # not a member: what the folder allows its own group is not for ours
+        mode = mode & 0o1707 | (mode & 0o007) << 3
+    with contextlib.suppress(OSError):  # a file system without rights
+        path.chmod(mode | stat.S_IRWXU)
+    fsync(path.parent)
 
 
 def patiently(function: Callable[[], T]) -> T:

@@ -15,7 +15,7 @@ from .drift import largest_shift, window_shifts
 from .gamma_poisson import LOG_SPREADS, likelihood_terms
 from .kinds import Architecture, Network
 from .metrics import block_sums
-from .network import stack_window, window_indices
+from .network import stack_window
 from .patches import Split, TrainingMovie
 from .thinning import thin
 from .windows import normalise, put_stand_ins
@@ -33,6 +33,11 @@ class Sums(NamedTuple):
 
     errors: NDArray[np.float64]  # of all sound pixels of a block
     weights: NDArray[np.float64]  # their number
+
+
+def mean_of(sums: Sums) -> float:
+    """Mean over all sound pixels."""
+    return float(sums.errors.sum() / sums.weights.sum())
 
 
 def compare(one: Sums, other: Sums) -> tuple[float, float]:
@@ -84,7 +89,8 @@ class HeldOut:
         self._mixed = mixed_precision
         n_each = max(1, VALIDATION_FRAMES // max(1, len(movies)))
         for movie in movies:
-            held = movie.held_out
+            sound = movie.seen.valid
+            held = [t for t in movie.held_out if sound[t]] or np.flatnonzero(sound).tolist()
             chosen = [held[i] for i in np.unique(np.linspace(0, len(held) - 1, n_each).round().astype(int))]
             for number, frame in enumerate(chosen):
                 share = least_dose ** (number % 3 / 2)
@@ -171,13 +177,15 @@ def _validation_sample(
 
     Of a large frame, a part that differs from frame to frame.
     """
-    n_frames, height, width = movie.frames.shape
+    height, width = movie.frames.shape[1:]
     stride = architecture.stride
     size_y, size_x = (min(VALIDATION_PIXELS, -(-n // stride) * stride) for n in (height, width))
     rng = np.random.default_rng(number)
     row = int(rng.integers(max(1, height - size_y + 1)))
     column = int(rng.integers(max(1, width - size_x + 1)))
-    indices = window_indices(frame, n_frames, architecture.window)
+    seen = movie.seen
+    indices, _ = seen.window(frame, architecture.window)
+    bright = float(seen.around(architecture.window)[frame])
     first, last = min(indices.min(), frame), max(indices.max(), frame)
     # With the pixels around that frames are shifted by.
     shift = largest_shift(movie.drift, architecture.window)
@@ -187,12 +195,16 @@ def _validation_sample(
     wide = np.asarray(movie.frames[first : last + 1, *around])
     if share < 1:
         wide = thin(wide, share, rng)
-    cut = wide[:, *inner]
+    counts = wide[frame - first, *inner][None]
+    factors = (bright / seen.levels[first : last + 1]).astype(np.float32)
+    if not (seen.levels == 1).all():
+        wide = wide * factors[:, None, None]
+    factor, share = float(factors[frame - first]), share * bright
     scale = movie.scale.at_share(share)
     extent = (max(n, part.stop) for n, part in zip(wide.shape[1:], inner, strict=True))
     frames = normalise(wide, scale, *extent)
     weight = torch.zeros((1, size_y, size_x))
-    weight[:, : cut.shape[1], : cut.shape[2]] = 1
+    weight[:, : counts.shape[1], : counts.shape[2]] = 1 / factor
     if movie.stand_ins is not None:
         put_stand_ins(frames, np.float32(share) * movie.stand_ins[around], scale)
         levels = np.float32(share) * movie.stand_ins[row : row + size_y, column : column + size_x]
@@ -203,8 +215,8 @@ def _validation_sample(
     frames = frames[:, inner[0], inner[1]]
     centre = target = frames[frame - first][None]
     if split is not None:
-        shown, held, worth = split(cut[frame - first][None], rng)
-        centre, target = (normalise(part, scale, size_y, size_x) for part in (shown, held))
+        shown, held, worth = split(counts, rng)
+        centre, target = (normalise(factor * part, scale, size_y, size_x) for part in (shown, held))
         if movie.stand_ins is not None:
             put_stand_ins(centre, levels, scale)
         weight *= worth

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import udvd
+from .brightness import Brightness
 from .drift import window_shifts
 from .gamma_poisson import pool, positive, posterior, prior_variance
 from .kinds import Architecture, Network
-from .network import LEAK, SplitBlind, shifted, window_indices
+from .network import LEAK, SplitBlind, shifted
 from .network import Architecture as SplitBlindArchitecture
 from .noise import Scale
 from .windows import put_stand_ins, transform, transform_back
@@ -68,6 +69,7 @@ def denoise(
     device: str | torch.device = "cpu",
     stand_ins: NDArray[np.float32] | None = None,
     drift: NDArray[np.floating] | None = None,
+    brightness: Brightness | None = None,
     precision: str = "float32",
 ) -> Iterator[NDArray[np.float32]]:
     """Denoised frames of a block, one at a time.
@@ -95,6 +97,9 @@ def denoise(
         What is shown in place of bad pixels; see `tdenoise.pixels.stand_ins`.
     drift : ndarray, shape (frames of the movie, 2), optional
         How the scene moves [pixels], which the windows follow; see `tdenoise.drift`. UDVD does not.
+    brightness : Brightness, optional
+        Of all frames of the movie. Levels are divided out of the windows and multiplied back; a frame that is not
+        valid is predicted from those around it, and is NaN where there are none.
     precision : str
         Of the convolutions: ``float32``, ``tf32`` or ``bfloat16``. The latter two are faster on a GPU; after their
         coarser rounding a block is no longer equal to the same part of the whole movie.
@@ -109,19 +114,27 @@ def denoise(
     FloatingPointError
         If the network returns NaN or Inf.
     """
-    padded, windows, centres = _prepare(network, block, tile, scale, frames, device, stand_ins, drift)
+    wanted = _Wanted.of(network, tile, frames, drift, brightness)
+    padded = _prepare(network, block, tile, scale, device, stand_ins, brightness)
     members = symmetries(ensemble)
     rows, columns = slice(*tile.core_rows), slice(*tile.core_columns)
-    with torch.inference_mode():
+
+    def predicted() -> Iterator[Tensor]:
         if isinstance(network, udvd.Udvd):
-            totals = _streamed(network, padded, windows, centres, members, precision)
+            totals = _streamed(network, padded, wanted, members, precision)
         else:
-            sums = _batches(network, padded, windows, centres, members, precision)
-            totals = (total[:, 0] for total in sums)
-        predicted = (
-            scale.mean + (scale.contrast / len(members)) * total[:, rows, columns] for total in totals
+            totals = (total[:, 0] for total in _batches(network, padded, wanted, members, precision))
+        first = 0
+        for total in totals:
+            level, contrast = wanted.back(scale, slice(first, first + len(total)), total)
+            first += len(total)
+            yield level * scale.mean + (contrast / len(members)) * total[:, rows, columns]
+
+    with torch.inference_mode():
+        found = _finite(predicted(), wanted.numbers)
+        yield from wanted.in_order(
+            found, lambda: np.full((rows.stop - rows.start, columns.stop - columns.start), np.nan, np.float32)
         )
-        yield from _finite(predicted, frames)
 
 
 def denoise_with_variance(
@@ -137,6 +150,7 @@ def denoise_with_variance(
     device: str | torch.device = "cpu",
     stand_ins: NDArray[np.float32] | None = None,
     drift: NDArray[np.floating] | None = None,
+    brightness: Brightness | None = None,
     precision: str = "float32",
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Denoised frames of a block and their variance, from a network with a gamma head.
@@ -152,7 +166,7 @@ def denoise_with_variance(
     own_counts : bool
         Give the posterior mean, which also the count of the pixel itself goes into (not at bad pixels), in place of
         the blind one.
-    network, block, tile, scale, frames, ensemble, device, stand_ins, drift, precision
+    network, block, tile, scale, frames, ensemble, device, stand_ins, drift, brightness, precision
         As for `denoise`.
 
     Yields
@@ -169,34 +183,100 @@ def denoise_with_variance(
     """
     if getattr(network.architecture, "head", None) != "gamma":
         raise ValueError("only a network with a gamma head knows the variance of what it predicts")
-    padded, windows, centres = _prepare(network, block, tile, scale, frames, device, stand_ins, drift)
+    wanted = _Wanted.of(network, tile, frames, drift, brightness)
+    padded = _prepare(network, block, tile, scale, device, stand_ins, brightness)
     members = symmetries(ensemble)
     core = slice(*tile.core_rows), slice(*tile.core_columns)
     unseen = torch.zeros((), dtype=torch.bool, device=device)
     if stand_ins is not None:
         unseen = torch.from_numpy(np.isfinite(stand_ins[core])).to(device)
 
-    def both(sums: Tensor, counts: Tensor) -> Tensor:
+    def both(sums: Tensor, part: slice) -> Tensor:
         mean, square, variance = (sums[:, :, *core] / len(members)).unbind(dim=1)
-        predicted = scale.mean + scale.contrast * mean
-        variance = scale.contrast**2 * pool(variance, (square - mean.square()).clamp(min=0), len(members))
+        level, contrast = wanted.back(scale, part, mean)
+        predicted = level * scale.mean + contrast * mean
+        variance = contrast**2 * pool(variance, (square - mean.square()).clamp(min=0), len(members))
         if own_counts:
             expected = positive(predicted / gain, scale.mean / gain)
-            electrons = ((scale.mean + scale.noise * counts[:, *core].double()) / gain).round()
+            counts = padded[wanted.centres[part]][:, *core].double()
+            electrons = (level * (scale.mean + scale.noise * counts) / gain).round()
             updated, left = posterior(electrons, expected, variance / gain**2)
-            predicted = torch.where(unseen, predicted, gain * updated)
-            variance = torch.where(unseen, variance, gain**2 * left)
+            lost = torch.tensor(wanted.stand_for[part], device=mean.device)[:, None, None] | unseen
+            predicted = torch.where(lost, predicted, gain * updated)
+            variance = torch.where(lost, variance, gain**2 * left)
         return torch.stack([predicted, variance], dim=1).float()
 
     def results() -> Iterator[Tensor]:
         first = 0
-        for sums in _batches(network, padded, windows, centres, members, precision, moments=_gamma_moments):
-            yield both(sums, padded[centres[first : first + len(sums)]])
+        for sums in _batches(network, padded, wanted, members, precision, moments=_gamma_moments):
+            yield both(sums, slice(first, first + len(sums)))
             first += len(sums)
 
+    shape = (2, core[0].stop - core[0].start, core[1].stop - core[1].start)
     with torch.inference_mode():
-        for result in _finite(results(), frames):
+        found = _finite(results(), wanted.numbers)
+        for result in wanted.in_order(found, lambda: np.full(shape, np.nan, np.float32)):
             yield result[0], result[1]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The frames to denoise, and what each of them is made from."""
+
+    frames: range  # all that were asked for
+    numbers: list[int]  # those of them that there are frames to denoise from
+    windows: list[Window]
+    centres: list[int]  # shown as the centre frame, counted from the first frame of the block
+    stand_for: NDArray[np.bool_]  # whether that is another frame, as the own one was not recorded
+    levels: NDArray[np.float64]  # of every one of them
+    around: NDArray[
+        np.float64
+    ]  # mean level of the frames around, the share of the dose that they are seen at
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        tile: Tile,
+        frames: range,
+        drift: NDArray[np.floating] | None,
+        brightness: Brightness | None,
+    ) -> _Wanted:
+        window = network.architecture.window
+        known = brightness or Brightness.steady(tile.n_frames)
+        numbers, windows, centres = [], [], []
+        for frame in frames:
+            try:
+                indices, own = known.window(frame, window)
+            except LookupError:
+                continue
+            numbers.append(frame)
+            windows.append(Window(indices - tile.first_frame, window_shifts(drift, frame, indices)))
+            centres.append(own - tile.first_frame)
+        stand_for = ~known.valid[numbers]
+        return cls(
+            frames, numbers, windows, centres, stand_for, known.levels[numbers], known.around(window)[numbers]
+        )
+
+    @property
+    def gains(self) -> NDArray[np.float32] | None:
+        """What normalised frames are multiplied by, so that their noise is that of the dose they are seen at."""
+        return None if (self.around == 1).all() else np.sqrt(self.around).astype(np.float32)
+
+    def back(self, scale: Scale, part: slice, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels of some frames, and the unit of their outputs [counts], for a tensor of frames."""
+        level = torch.tensor(self.levels[part], dtype=like.dtype, device=like.device)
+        gain = torch.tensor(np.sqrt(self.around[part]), dtype=like.dtype, device=like.device)
+        return level[:, None, None], (level * scale.contrast / gain)[:, None, None]
+
+    def in_order(
+        self, found: Iterator[NDArray[np.float32]], nothing: Callable[[], NDArray[np.float32]]
+    ) -> Iterator[NDArray[np.float32]]:
+        """All frames that were asked for, ``nothing`` in place of those that could not be denoised."""
+        known = set(self.numbers)
+        for frame in self.frames:
+            yield next(found) if frame in known else nothing()
+        next(found, None)  # so that what it holds is released
 
 
 def _prepare(
@@ -204,26 +284,23 @@ def _prepare(
     block: NDArray[Any],
     tile: Tile,
     scale: Scale,
-    frames: range,
     device: str | torch.device,
     stand_ins: NDArray[np.float32] | None,
-    drift: NDArray[np.floating] | None,
-) -> tuple[Tensor, list[Window], list[int]]:
-    """Normalised and padded frames of a block; of the wanted ones their windows and numbers in the block."""
-    architecture = network.architecture
-    stride = architecture.stride
+    brightness: Brightness | None,
+) -> Tensor:
+    """Normalised and padded frames of a block, all of one brightness."""
+    stride = network.architecture.stride
     height, width = (-(-n // stride) * stride for n in block.shape[1:])
-    padded = _normalise_on(torch.device(device), block, scale, height, width)
+    levels = None
+    if brightness is not None and not (brightness.levels == 1).all():
+        levels = brightness.levels[tile.first_frame : tile.first_frame + len(block)]
+    padded = _normalise_on(torch.device(device), block, scale, height, width, levels)
     if stand_ins is not None:
         put_stand_ins(padded, stand_ins, scale)
-    windows = []
-    for centre in frames:
-        indices = window_indices(centre, tile.n_frames, architecture.window)
-        windows.append(Window(indices - tile.first_frame, window_shifts(drift, centre, indices)))
-    return padded, windows, [centre - tile.first_frame for centre in frames]
+    return padded
 
 
-def _finite(batches: Iterator[Tensor], frames: range) -> Iterator[NDArray[np.float32]]:
+def _finite(batches: Iterator[Tensor], frames: list[int]) -> Iterator[NDArray[np.float32]]:
     """Frame by frame on the host; refuses what is NaN or Inf."""
     for centre, (result, finite) in zip(frames, _to_host(batches), strict=True):
         if not finite:
@@ -231,7 +308,14 @@ def _finite(batches: Iterator[Tensor], frames: range) -> Iterator[NDArray[np.flo
         yield result
 
 
-def _normalise_on(device: torch.device, block: NDArray[Any], scale: Scale, height: int, width: int) -> Tensor:
+def _normalise_on(
+    device: torch.device,
+    block: NDArray[Any],
+    scale: Scale,
+    height: int,
+    width: int,
+    levels: NDArray[np.float64] | None = None,
+) -> Tensor:
     """`tdenoise.windows.normalise`, done where the frames are used: counts travel in a quarter of the bytes."""
     native = np.require(block, block.dtype.newbyteorder("="), ["C", "W"])  # what torch can share
     counts = torch.from_numpy(native)
@@ -240,6 +324,8 @@ def _normalise_on(device: torch.device, block: NDArray[Any], scale: Scale, heigh
     frames = torch.zeros((len(block), height, width), device=device)
     inner = frames[:, : block.shape[1], : block.shape[2]]
     inner.copy_(counts.to(device, non_blocking=True))
+    if levels is not None:
+        inner.div_(torch.tensor(levels, dtype=torch.float32, device=device)[:, None, None])
     inner.sub_(scale.mean).div_(scale.noise)
     return frames
 
@@ -281,8 +367,7 @@ class Window(NamedTuple):
 def _batches(
     network: SplitBlind,
     frames: Tensor,
-    windows: list[Window],
-    centres: list[int],
+    wanted: _Wanted,
     members: list[Symmetry],
     precision: str,
     moments: Callable[[Tensor], Tensor] = lambda outputs: outputs[:, :1],
@@ -291,7 +376,8 @@ def _batches(
 
     What is summed, ``moments`` makes of the outputs of the network: by default, the prediction.
     """
-    architecture = network.architecture
+    architecture, windows, centres = network.architecture, wanted.windows, wanted.centres
+    gains = None if wanted.gains is None else torch.from_numpy(wanted.gains)
     largest = max(1, _pixels_together(architecture, frames.device) // frames[0].numel())
     groups = _groups(members, largest)
     # On a CPU frames together are no faster than one.
@@ -307,7 +393,8 @@ def _batches(
 
             def predict(seen: Tensor, group: list[Symmetry] = group) -> Tensor:
                 # Called before the next run.
-                run = _Run(network, seen, numbers, shifts, own, group, moments)  # noqa: B023
+                own_gains = None if gains is None else gains[chosen]  # noqa: B023
+                run = _Run(network, seen, numbers, shifts, own, own_gains, group, moments)  # noqa: B023
                 # Time reversals share their looks also where they do not go through the network together.
                 reversals = [run.reversals] if len(group) <= largest else [[r] for r in run.reversals]
                 parts = torch.split(torch.arange(len(own)), together)  # noqa: B023
@@ -355,10 +442,11 @@ class _Run:
         windows: Tensor,
         shifts: Tensor,
         centres: Tensor,
+        gains: Tensor | None,
         members: list[Symmetry],
         moments: Callable[[Tensor], Tensor],
     ) -> None:
-        self._network, self._moments = network, moments
+        self._network, self._moments, self._gains = network, moments, gains
         self._frames, self._centres = frames, centres
         self._turns = list(dict.fromkeys(member[:2] for member in members))
         self.reversals = sorted({member[2] for member in members})
@@ -392,7 +480,11 @@ class _Run:
         shape = (len(part), len(reversals), len(self._turns), *looks.shape[2:4], n_inputs, looks.shape[4])
         inputs = looks.new_empty(shape)
 
+        gains = None if self._gains is None else self._gains[part].to(looks.device)
+
         def put(total: Tensor, places: list[int]) -> None:
+            if gains is not None:
+                total = total * gains[:, None, None, None].to(total.dtype)
             for i, place in enumerate(places):
                 torch.add(total.transpose(0, 1), self._bias, out=inputs[:, i, ..., place, :])
 
@@ -409,6 +501,8 @@ class _Run:
             put(_choose(looks, self._own[part]), [len(sizes)] * len(reversals))
         torch.nn.functional.leaky_relu_(inputs, LEAK)
         own = _choose(self._frames[None], self._centres[part])[0]
+        if gains is not None:
+            own = own * gains[:, None, None]
         centre = torch.stack([transform(own, turn, mirror, 0) for turn, mirror in self._turns], dim=1)
         centre = centre[:, None, :, None].expand(-1, len(reversals), -1, -1, -1, -1)
         outputs = _in_halves(
@@ -446,12 +540,16 @@ def _gamma_moments(outputs: Tensor) -> Tensor:
 def _streamed(
     network: udvd.Udvd,
     frames: Tensor,
-    windows: list[Window],
-    centres: list[int],
+    wanted: _Wanted,
     members: list[Symmetry],
     precision: str,
 ) -> Iterator[Tensor]:
-    """The same for UDVD, all frames for one mirror image and direction of time before the next."""
+    """The same for UDVD, all frames for one mirror image and direction of time before the next.
+
+    It has no biases, so it does not matter at which dose it sees a frame.
+    """
+    windows, centres = wanted.windows, wanted.centres
+    gains = torch.tensor(np.sqrt(wanted.around), dtype=torch.float32, device=frames.device)[:, None, None]
     totals = frames.new_zeros((len(centres), *frames.shape[1:]))
     for mirror, reverse in sorted({member[1:] for member in members}):
         turns = [turn for turn, *others in members if tuple(others) == (mirror, reverse)]
@@ -474,7 +572,7 @@ def _streamed(
                 halo=network.architecture.spatial_halo,
             )
         totals += outputs.flip(-1) if mirror else outputs
-    yield totals
+    yield totals * gains if wanted.gains is not None else totals
 
 
 def _in_halves(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -179,10 +179,18 @@ class NoiseAccumulator:
         self._sums = np.zeros(_SIZE)
         self._products = np.zeros((_SIZE, _SIZE))
 
-    def add(self, frames: Array) -> None:
+    def add(self, frames: Array, levels: Array | None = None) -> None:
         """Add successive frames, shape (n, height, width) [counts]; fewer than three say nothing.
 
         Pixels that are far brighter than their neighbours are left out: two of them can be all of the variance.
+
+        Parameters
+        ----------
+        frames : ndarray, shape (n, height, width)
+            [counts]
+        levels : ndarray, shape (n,), optional
+            Brightness of the frames, which is divided out; see `tdenoise.brightness`. They are then measured at their
+            harmonic mean, at which the variance of counted electrons equals the mean.
         """
         n_frames, height, width = np.shape(frames)
         if n_frames < 3:
@@ -196,6 +204,8 @@ class NoiseAccumulator:
         good[tuple(find_hot_pixels(field).T)] = 0
         if frames.dtype.kind not in "iub":
             self._sums[_FRACTIONS] += int((field != np.round(field)).sum())
+        if levels is not None:
+            field *= (1 / (levels * np.mean(1 / levels))).astype(np.float32)[:, None, None]
         n_good = float(good.sum(dtype=np.float64))
         level = np.float32(movie.sum(axis=0, dtype=np.float64)[good > 0].sum() / (n_good * n_frames))
         movie -= level

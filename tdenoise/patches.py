@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .brightness import Brightness
 from .drift import largest_shift, window_shifts
 from .kinds import Architecture
-from .network import window_indices
 from .noise import Scale
 from .thinning import thin
 from .windows import normalise, put_stand_ins, shifted_window, summed_window, transform
@@ -64,6 +64,17 @@ class TrainingMovie:
     drift: NDArray[np.float64] | None = None  # of the scene [pixels], (n_frames, 2), which the windows follow
     pixel_size_nm: float | None = None  # where it is known; for the simulated scenes that are shown beside it
     importance: NDArray[Any] | None = None  # weight of an error, same shape as the frames; None: equal
+    brightness: Brightness | None = None  # None: all frames are there and equally bright
+
+    @property
+    def seen(self) -> Brightness:
+        """Brightness of the frames, also where they are all alike."""
+        return self.brightness or Brightness.steady(self.frames.shape[0])
+
+    @property
+    def not_targets(self) -> frozenset[int]:
+        """Frames that nothing is learned from: held out, or not recorded whole."""
+        return frozenset(self.held_out) | frozenset(np.flatnonzero(~self.seen.valid).tolist())
 
     def electrons(self, share: float = 1.0) -> Tensor:
         """Mean and noise of the scale in electrons at a share of the dose, shape (2, 1, 1)."""
@@ -139,7 +150,7 @@ def regions_of(movies: Sequence[TrainingMovie], patch: int) -> list[Region]:
             for rows in _spans(height, patch):
                 for columns in _spans(width, patch):
                     last = min(first + REGION_FRAMES, n_frames)
-                    if set(range(first, last)) - set(movie.held_out):
+                    if set(range(first, last)) - movie.not_targets:
                         regions.append(Region(number, first, last, rows, columns))
     return regions
 
@@ -168,6 +179,9 @@ class _Cut(NamedTuple):
     indices: NDArray[np.intp]  # the window's frames
     shifts: NDArray[np.intp]  # of those [pixels]
     own: int  # the centre frame
+    counts: NDArray[Any]  # of the centre frame as they were recorded, (1, height, width) of the patch
+    factor: float  # that takes its level out of them
+    share: float  # of the movie's dose that the frames are seen at
     clean: NDArray[np.float32] | None  # (1, height, width), of all that is cut
     importance: NDArray[np.float32] | None  # of the patch
     levels: NDArray[np.float32] | None  # stand-ins [counts], of all that is cut
@@ -225,6 +239,7 @@ class PatchLoader:
         self._split = split
         self._least_dose = least_dose
         self._shifts = [largest_shift(m.drift, architecture.window) for m in movies]
+        self._brightness = [(m.seen, m.seen.around(architecture.window)) for m in movies]
         parts = np.array_split(np.arange(batch), share[1])
         self._own = parts[share[0]]  # patches of a batch
         self.shares = [len(part) for part in parts]  # patches of every process
@@ -318,7 +333,7 @@ class PatchLoader:
         return places
 
     def _targets(self, region: Region) -> list[int]:
-        held = self._movies[region.movie].held_out
+        held = self._movies[region.movie].not_targets
         return [t for t in range(region.first, region.last) if t not in held]
 
     def _pool_at(self, step: int) -> list[int]:
@@ -368,8 +383,8 @@ class PatchLoader:
         movie = self._movies[region.movie]
         size = self.patch
         share = self._share(place.rng)
-        scale = movie.scale.at_share(share)
         cut = self._cut(place, share)
+        scale = movie.scale.at_share(cut.share)
         centre = cut.frames[cut.own, *cut.inner][None]
         height, width = centre.shape[1:]
         levels = None if cut.levels is None else cut.levels[cut.inner]
@@ -380,9 +395,11 @@ class PatchLoader:
         weight = torch.zeros_like(target)
         weight[:, :height, :width] = 1 if cut.importance is None else torch.from_numpy(cut.importance)
         if self._split is not None and cut.clean is None:
-            shown, held, worth = self._split(centre, place.rng)
-            noisy, target = (normalise(part, scale, size, size) for part in (shown, held))
+            shown, held, worth = self._split(cut.counts, place.rng)
+            noisy, target = (normalise(cut.factor * part, scale, size, size) for part in (shown, held))
             weight *= worth
+        if cut.clean is None:
+            weight /= cut.factor  # a dark frame is a noisy target
         if levels is not None:
             bad = put_stand_ins(noisy, levels, scale)
             if cut.clean is None:
@@ -393,7 +410,7 @@ class PatchLoader:
             transform(target, place.turn, place.mirror, 0).contiguous(),
             torch.full((1, 1, 1), scale.contrast / scale.noise),
             transform(weight, place.turn, place.mirror, 0).contiguous(),
-            movie.electrons(share),
+            movie.electrons(cut.share),
         )
 
     def _cut(self, place: Place, share: float) -> _Cut:
@@ -401,9 +418,12 @@ class PatchLoader:
         region = self._regions[place.region]
         movie = self._movies[region.movie]
         held = self._read(place)
-        indices = window_indices(place.centre, movie.frames.shape[0], self._architecture.window)
+        seen, around_centre = self._brightness[region.movie]
+        indices, _ = seen.window(place.centre, self._architecture.window)
         shifts = window_shifts(movie.drift, place.centre, indices)
         shift = self._shifts[region.movie]
+        bright = float(around_centre[place.centre])
+        factors = (bright / seen.levels).astype(np.float32)
         # The patch in the frames, and that with the pixels around it that frames are shifted by.
         starts = region.rows[0] + place.row, region.columns[0] + place.column
         bounds = [
@@ -422,17 +442,34 @@ class PatchLoader:
         indices, own = indices - held.first, place.centre - held.first
         clean = importance = levels = None
         if held.clean is not None:
-            clean = held.clean[own : own + 1, *here].astype(np.float32)
+            clean = factors[place.centre] * held.clean[own : own + 1, *here].astype(np.float32)
         if movie.importance is not None:
             importance = movie.importance[place.centre, *patch].astype(np.float32)
         if movie.stand_ins is not None:
-            levels = np.float32(share) * movie.stand_ins[around[0], around[1]]
+            levels = np.float32(share * bright) * movie.stand_ins[around[0], around[1]]
         if share < 1:
             # Of the frames that are seen only, the same electrons wherever one is seen twice.
             first, last = min(int(indices.min()), own), max(int(indices.max()), own)
             frames = thin(frames[first : last + 1], share, place.rng)
             indices, own = indices - first, own - first
-        return _Cut(frames, (row, column), self.patch, indices, shifts, own, clean, importance, levels)
+        counts = frames[own : own + 1, row : row + self.patch, column : column + self.patch]
+        if not (seen.levels == 1).all():
+            first = place.centre - own
+            frames = frames * factors[first : first + len(frames), None, None]
+        return _Cut(
+            frames,
+            (row, column),
+            self.patch,
+            indices,
+            shifts,
+            own,
+            counts,
+            float(factors[place.centre]),
+            share * bright,
+            clean,
+            importance,
+            levels,
+        )
 
     def _neighbours(self, cut: _Cut, scale: Scale) -> Tensor:
         """The window of one patch, shape (channels, patch, patch)."""

@@ -9,16 +9,20 @@ bright and dark columns, blur, backgrounds, drift, dwell times and doses are dra
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from .brightness import Brightness
 from .kinds import OUTPUT_UNIT
 from .noise import Scale
 from .patches import TrainingMovie
 from .simulate import MASK_RADIUS_NM, Simulation, SimulationSettings, near, simulate
+from .varied_scenes import Scene, varied_scene
+
+__all__ = ["Scene", "noisy", "scene", "varied_scene"]
 
 Array = NDArray[Any]
 
@@ -32,14 +36,9 @@ FOLLOWED = 0.9  # of the movies; of the others nobody knows how they drift
 TRANSFERRED = 0.6  # of the scenes are seen through another lens than that of `tdenoise.simulate`
 DRIFT_ERROR_PX = 0.3  # standard deviation of a measured drift in the worst movies
 DRIFT_FRAMES = 8  # between two measurements of the drift, as at ingest
-
-
-class Scene(NamedTuple):
-    """What a random scene looks like without noise."""
-
-    clean: NDArray[np.float16]  # (n_frames, size, size); vacuum is about 1
-    importance: NDArray[np.uint8]  # (n_frames, size, size), weight of an error
-    drift: NDArray[np.float64]  # (n_frames, 2), rows and columns [pixels]
+LEVEL_PIXELS = 128**2  # of a small movie, whose levels are measured with this many pixels
+UNSTEADY = 0.3  # of the movies are made with a beam that flickers, steps or decays
+DOSES = (0.05, 1.0), (1.0, 10.0)  # [electrons per pixel and frame], half of the movies in each range
 
 
 def scene(
@@ -133,23 +132,48 @@ def noisy(made: Scene, seed: int, doses: tuple[float, float] | None = None) -> T
     made : Scene
     seed : int
     doses : (float, float), optional
-        Least and largest dose [electrons per pixel and frame].
+        Least and largest dose [electrons per pixel and frame]. The beam is then steady.
 
     Returns
     -------
     TrainingMovie
     """
     rng = np.random.default_rng([seed, 78])
-    low, high = doses or ((0.2, 1.0) if rng.uniform() < 0.5 else (1.0, 10.0))
+    low, high = doses or DOSES[int(rng.uniform() < 0.5)]
     dose = _log_uniform(rng, low, high)
-    expected = made.clean.astype(np.float32) * dose
-    counts = rng.poisson(expected).astype(
-        np.uint16 if high > 10 else np.uint8
-    )  # up to 10 electrons, at most some 60
-    mean = float(expected.mean())
+    clean, brightness = made.clean, None
+    if doses is None and rng.uniform() < UNSTEADY:
+        levels = _levels(rng, len(clean))
+        clean = (clean * levels[:, None, None]).astype(np.float16)
+        error = rng.normal(0, 1 / math.sqrt(dose * LEVEL_PIXELS), len(clean))  # as measured on a whole frame
+        brightness = Brightness(levels * np.exp(error), np.ones(len(clean), dtype=bool))
+    expected = clean.astype(np.float32) * dose
+    counts = rng.poisson(expected)
+    mean = float(made.clean.mean(dtype=np.float64)) * dose
     scale = Scale(mean, math.sqrt(mean), OUTPUT_UNIT * math.sqrt(mean))
     drift = _measured(made.drift, rng) if rng.uniform() < FOLLOWED else None
-    return TrainingMovie(counts, scale, (), made.clean, dose, drift=drift, importance=made.importance)
+    return TrainingMovie(
+        counts.astype(np.uint8 if counts.max() < 256 else np.uint16),
+        scale,
+        (),
+        clean,
+        dose,
+        drift=drift,
+        importance=made.importance,
+        brightness=brightness,
+    )
+
+
+def _levels(rng: np.random.Generator, n_frames: int) -> NDArray[np.float64]:
+    """Brightness of every frame under a beam that is not steady, of mean 1."""
+    how, levels = rng.integers(4), np.ones(n_frames)
+    if how == 0:
+        levels = np.linspace(1, _log_uniform(rng, 0.1, 0.8), n_frames)[:: rng.choice([1, -1])]
+    elif how == 1:
+        levels[int(rng.integers(1, n_frames)) :] = _log_uniform(rng, 0.3, 3.0)
+    if how >= 2:
+        levels = levels * np.exp(rng.normal(0, _log_uniform(rng, 0.02, 0.35), n_frames))
+    return np.asarray(levels / levels.mean())
 
 
 def _importance(movie: Simulation) -> NDArray[np.uint8]:

@@ -124,7 +124,10 @@ def _by_lattice(movie: TrainingMovie) -> tuple[float, float]:
         slice((n - size) // 2, (n + size) // 2)
         for n, size in zip(movie.frames.shape, map(min, movie.frames.shape, LOOKED_AT), strict=True)
     ]
-    frames = np.asarray(movie.frames[tuple(middle)])
+    valid = movie.seen.valid[middle[0]]
+    frames = np.asarray(movie.frames[tuple(middle)])[valid]
+    if not len(frames):
+        return PIXEL_SIZES_NM
     mean = frames.mean(axis=0, dtype=np.float64)
     if movie.stand_ins is not None:
         levels = movie.stand_ins[tuple(middle[1:])]

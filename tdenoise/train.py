@@ -366,14 +366,14 @@ def _validate(
 def turn_back(
     state: TrainingState,
     given: dict[str, Tensor],
-    errors: Callable[[Network], Sums],
+    errors: Sequence[Callable[[Network], Sums]],
 ) -> float:
-    """Keep of an adaptation no more than the held-out frames ask for.
+    """Keep of an adaptation no more than the movie asks for.
 
     What a movie does not teach, given weights know from the many that they were trained on; what it teaches by
     chance, they do not know. Between them and the best adapted ones, the error changes smoothly (Wortsman et al.
-    2022, robust fine-tuning). Kept are the weights nearest to the given ones whose error exceeds that of the best by
-    no more than the standard error of the difference (the rule of one standard error, Breiman et al. 1984).
+    2022, robust fine-tuning). Kept are the weights nearest to the given ones that are no worse than the best by more
+    than the standard error of the difference (the rule of one standard error, Breiman et al. 1984), in every respect.
 
     Parameters
     ----------
@@ -381,8 +381,9 @@ def turn_back(
         Its best weights are changed, but for those that are new.
     given : dict
         The weights that it started from; those that the network does not have do not matter.
-    errors : callable
-        See `tdenoise.held_out.HeldOut.by_block`.
+    errors : sequence of callable
+        What is compared: the error of held-out frames (`tdenoise.held_out.HeldOut.by_block`), and how much the counts
+        contradict the weights (`tdenoise.contradiction`).
 
     Returns
     -------
@@ -391,12 +392,12 @@ def turn_back(
     """
     adapted = state.best.state_dict()
     old = {k: given[k].to(v) for k, v in adapted.items() if k not in state.new}
-    lowest = errors(state.best)
+    lowest = [measured(state.best) for measured in errors]
     for share in SHARES:
         between = copy.deepcopy(state.best)
         between.load_state_dict(adapted | {k: v.lerp(adapted[k], share) for k, v in old.items()})
-        excess, error = compare(errors(between), lowest)
-        if excess <= error:
+        found = (compare(measured(between), least) for measured, least in zip(errors, lowest, strict=True))
+        if all(excess <= error for excess, error in found):
             state.best = between
             return share
     return 1.0

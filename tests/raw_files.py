@@ -55,11 +55,12 @@ def write_dm(
     recorded: int | None = None,
     name: str = "made up",
     units: tuple[tuple[str, float], ...] | None = None,
+    brightness: tuple[float, float, str] | None = None,
 ) -> None:
     """A DigitalMicrograph file with its groups in the usual order: pixels first, then their sizes.
 
     ``recorded`` writes the tag of an in situ capture, the number of frames; ``units`` are those of the axes and
-    their steps, the fastest first.
+    their steps, the fastest first; ``brightness`` is origin, scale and unit of the counts.
     """
     word = ">Q" if version == 4 else ">I"
     codes = {"u1": (6, 10), "i1": (9, 9), "i2": (1, 2), "u2": (10, 4), "f4": (2, 6), "i4": (7, 3)}
@@ -97,9 +98,15 @@ def write_dm(
     if recorded is not None:
         frames = value("# Frames", (5,), struct.pack("<I", recorded))
         tags.append(group("In-situ", group("Recorded", frames)))
+    calibrations = [group("Dimension", *dimensions)]
+    if brightness is not None:
+        origin, scale, unit = brightness
+        calibrations.append(
+            group("Brightness", number("Origin", origin), number("Scale", scale), text("Units", unit))
+        )
     image = group(
         "ImageData",
-        group("Calibrations", group("Dimension", *dimensions)),
+        group("Calibrations", *calibrations),
         value("Data", (20, encoded, data.size), data.tobytes()),
         value("DataType", (5,), struct.pack("<I", data_type)),
         group("Dimensions", *sizes),

@@ -38,7 +38,7 @@ from tdenoise_pipeline.errors import (
     UsageError,
     VerificationError,
 )
-from tdenoise_pipeline.fit import movie_drift, movie_scale, tell_drift
+from tdenoise_pipeline.fit import movie_brightness, movie_drift, movie_scale, tell_drift
 from tdenoise_pipeline.train import train_model
 from tdenoise_pipeline.verify import verify
 
@@ -78,7 +78,7 @@ def tree(path: Path) -> dict[str, bytes]:
 def test_the_denoised_store_opens_with_xarray_and_holds_what_the_model_says(
     sources: tuple[Path, Path], expected: np.ndarray, workers: str, tmp_path: Path
 ) -> None:
-    result = apply(config(sources, tmp_path / "d.zarr", workers=workers))
+    result = apply(config(sources, tmp_path / "d.zarr", workers=workers, draft_only=True))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = xr.open_zarr(tmp_path / "d.zarr")
@@ -110,7 +110,7 @@ def test_tiles_with_halos_give_the_same_movie(
 ) -> None:
     plan = describe_plan(config(sources, tmp_path / "d.zarr", workers=workers, tile=16))
     assert plan["n_blocks"] == 8 * 2 * 3
-    apply(config(sources, tmp_path / "d.zarr", workers=workers, tile=16, lossless=True))
+    apply(config(sources, tmp_path / "d.zarr", workers=workers, tile=16, lossless=True, draft_only=True))
     result = xr.open_zarr(tmp_path / "d.zarr")["denoised"].values
     np.testing.assert_allclose(result, expected, rtol=2.0**-8)
     with pytest.raises(UsageError, match="--tile 20"):
@@ -140,14 +140,12 @@ def test_windows_follow_the_drift_that_ingest_measured(
     frames = xr.open_zarr(drifting_movie)["counts"].values
     output, found = tmp_path / "d.zarr", {}
     for name, moved in (("followed", drift), ("ignored", None)):
-        settings = config(
-            (drifting_movie, sources[1]), output, lossless=True, ensemble=1, tile=tile, workers="local:1"
-        )
+        chosen = {"lossless": True, "ensemble": 1, "tile": tile, "workers": "local:1", "draft_only": True}
+        settings = config((drifting_movie, sources[1]), output, **chosen)
         apply(replace(settings, ignore_drift=moved is None, force=True))
         found[name] = xr.open_zarr(output)["denoised"].values
-        whole = denoise(
-            made, frames, Tile.whole(frames.shape), movie_scale(movie), range(100), ensemble=1, drift=moved
-        )
+        shown = {"ensemble": 1, "drift": moved, "brightness": movie_brightness(movie)}
+        whole = denoise(made, frames, Tile.whole(frames.shape), movie_scale(movie), range(100), **shown)
         np.testing.assert_allclose(found[name], np.stack(list(whole)), rtol=1e-4, atol=1e-4)
     assert np.abs(found["followed"] - found["ignored"]).max() > 0.01
     with pytest.raises(UsageError, match="other settings|--force"):
@@ -207,7 +205,7 @@ def test_long_shards_hold_the_same_frames_in_fewer_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(store, "MANY_SHARDS", 1)  # as if the movie were large
-    settings = config(sources, tmp_path / "d.zarr", workers=workers, lossless=True)
+    settings = config(sources, tmp_path / "d.zarr", workers=workers, lossless=True, draft_only=True)
     plan = describe_plan(settings)
     assert (plan["shard"], plan["n_files"], plan["n_blocks"]) == ([128, 30, 44], 2, 2)
     apply(settings)
@@ -311,14 +309,14 @@ def test_a_stop_finishes_the_blocks_in_hand_and_the_next_run_does_only_the_rest(
 
     control.progress = stop_after_two
     with pytest.raises(Stopped):
-        apply(config(sources, tmp_path / "d.zarr", workers=workers), control)
+        apply(config(sources, tmp_path / "d.zarr", workers=workers, draft_only=True), control)
     assert not (tmp_path / "d.zarr").exists()
-    done = list((tmp_path / ".tdenoise/d.zarr/done").iterdir())
+    done = list((tmp_path / ".tdenoise/d.zarr/done").glob("*.json"))
     assert 2 <= len(done) < 8
     before = {
         p: p.stat().st_mtime_ns for p in (tmp_path / "d.zarr-partial/denoised/c").rglob("*") if p.is_file()
     }
-    apply(config(sources, tmp_path / "d.zarr", workers=workers, resume=True))
+    apply(config(sources, tmp_path / "d.zarr", workers=workers, resume=True, draft_only=True))
     for path, written in before.items():
         assert (
             tmp_path / "d.zarr" / path.relative_to(tmp_path / "d.zarr-partial")
@@ -337,10 +335,10 @@ def test_resume_recomputes_a_block_whose_shard_is_torn(
 
     control.progress = stop_after_two
     with pytest.raises(Stopped):
-        apply(config(sources, tmp_path / "d.zarr", workers=workers), control)
+        apply(config(sources, tmp_path / "d.zarr", workers=workers, draft_only=True), control)
     shard = next(p for p in (tmp_path / "d.zarr-partial/denoised/c").rglob("*") if p.is_file())
     shard.write_bytes(shard.read_bytes()[:-9])
-    apply(config(sources, tmp_path / "d.zarr", workers=workers))
+    apply(config(sources, tmp_path / "d.zarr", workers=workers, draft_only=True))
     verify(VerifyConfig(store=tmp_path / "d.zarr", deep=True))
 
 
@@ -372,8 +370,8 @@ def test_a_movie_that_no_model_can_work_on_is_refused(sources: tuple[Path, Path]
     with pytest.raises(InputError, match="do not differ"):
         apply(config((constant, sources[1]), tmp_path / "d.zarr"))
     frames = counts((5, 16, 16)).astype(np.float32)
-    frames[2, 0, 0] = np.inf
-    with pytest.raises(InputError, match="frames 2 hold NaN or Inf"):
+    frames[1:4, 0, 0] = np.inf
+    with pytest.raises(InputError, match="noise could not be measured"):
         apply(config((movie_store(tmp_path / "inf", frames), sources[1]), tmp_path / "d.zarr"))
 
 
@@ -417,11 +415,11 @@ def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_space(
     mount = tmp_path / "small"
     mount.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mount], capture_output=True
     ).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
-        (mount / "ballast").write_bytes(bytes(800_000))
+        (mount / "ballast").write_bytes(bytes(3_900_000))
         with pytest.raises(ResourceError, match=r"disk is full|has .* free"):
             apply_plan.budget.check_disk, check = (lambda *a: None), apply_plan.budget.check_disk
             try:
@@ -484,7 +482,7 @@ def test_a_block_that_is_asked_for_again_after_it_was_marked_is_not_done_again(
             yield driver.Outcome(item, None, len(items) - number - 1)
 
     monkeypatch.setattr(driver, "drive", twice)
-    apply(config(sources, output))
+    apply(config(sources, output, draft_only=True))
     assert len(files) == 8
     assert output.exists()
 
@@ -525,7 +523,7 @@ def test_a_block_that_is_marked_while_the_markers_are_looked_at_stays_marked(
 def test_a_marker_does_not_count_when_what_it_says_cannot_be_found(
     what: str, sources: tuple[Path, Path], workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply(config(sources, tmp_path / "undisturbed.zarr", workers=workers))
+    apply(config(sources, tmp_path / "undisturbed.zarr", workers=workers, draft_only=True))
     output = tmp_path / "d.zarr"
 
     def some(_c: object, _p: object, function: Any, items: list[Any], *_: object) -> Iterator[Any]:
@@ -536,14 +534,14 @@ def test_a_marker_does_not_count_when_what_it_says_cannot_be_found(
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(driver, "drive", some)
-        apply(config(sources, output))
+        apply(config(sources, output, draft_only=True))
     marker = progress.marker_path(progress.work_folder(output), 1)
     shard = _shard_file(
         tmp_path / "d.zarr-partial/denoised", next(iter(json.loads(marker.read_text())["shards"]))
     )
     cut = marker if what == "the marker is cut" else shard
     cut.write_bytes(cut.read_bytes()[:20])
-    apply(config(sources, output, workers=workers))
+    apply(config(sources, output, workers=workers, draft_only=True))
     assert tree(output) == tree(tmp_path / "undisturbed.zarr")
 
 
@@ -580,16 +578,22 @@ def test_a_driver_killed_with_everything_and_started_again_gives_the_same_bytes(
     assert not output.exists()
     finished = {p: p.stat().st_mtime_ns for p in (tmp_path / ".tdenoise/d.zarr/done").glob("*.json")}
     assert 2 <= len(finished) < 8
+    draft = tmp_path / ".tdenoise/d.zarr/done/draft.zarr/draft"
     shards = {
-        key: _shard_file(tmp_path / "d.zarr-partial/denoised", key).stat().st_mtime_ns
+        key: _shard_file(draft, key).stat().st_mtime_ns
         for marker in finished
         for key in json.loads(marker.read_text())["shards"]
     }
-    apply(config(sources, output, workers=workers))
-    for key, written in shards.items():
-        assert _shard_file(output / "denoised", key).stat().st_mtime_ns == written, (
-            "a finished block is not done again"
-        )
+    seen = {}
+
+    def look(what: str, done: int, total: int) -> None:
+        """The draft goes when the output is whole."""
+        seen.update({k: _shard_file(draft, k).stat().st_mtime_ns for k in shards if what == "apply"})
+
+    control = Control()
+    control.progress = look
+    apply(config(sources, output, workers=workers), control)
+    assert seen == shards, "a finished block is not done again"
     assert tree(output) == tree(tmp_path / "undisturbed.zarr")
 
 

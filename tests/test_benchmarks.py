@@ -83,3 +83,12 @@ def test_pretraining_goes_on_from_a_model(tmp_path: Path) -> None:
     parent, child = (checkpoint.load_model(folder) for folder in (checkpoint.BASE, tmp_path / "child"))
     assert child.card["parent"] == parent.id != child.id
     assert child.card["steps"] > 0
+
+
+def test_the_benchmark_of_honesty_measures_every_method() -> None:
+    printed = run("honesty.py", "--quick")
+    if "is not there" in printed:
+        pytest.skip("the stress scenes are not beside the checkout")
+    for method in ("truth", "gaussian", "mean", "base", "adapted", "scratch"):
+        assert f"\n  {method}" in printed
+    assert "base: vacancies_off: mean" in printed

@@ -102,7 +102,7 @@ def test_an_emi_file_that_defines_entities_is_not_expanded(tmp_path: Path) -> No
     [
         (4, b"\0\3", "version"),
         (6, b"\x20\x41", "spectra"),
-        (14, struct.pack("<ii", 5, 0), "no frame"),
+        (14, struct.pack("<ii", 5, 0), "names 0 frames"),
         (26, struct.pack("<i", 2), "scan of 2 dimensions"),
     ],
 )
@@ -196,7 +196,7 @@ def test_the_time_stamps_of_a_norpix_movie_are_believed_before_its_playing_rate(
     info = info_of(tmp_path / "a.seq")
     assert info.frame_time_s == 0.05
     np.testing.assert_allclose(info.timestamps_s, np.arange(5) * 0.05, atol=1e-6)
-    assert "suggests 0.04 s" in info.warnings[0]
+    assert "its header says 0.04 s" in info.warnings[0]
 
 
 def test_references_beside_a_norpix_movie_are_mentioned(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +14,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from distributed import WorkerPlugin
+from distributed.comm import CommClosedError
+from distributed.core import RPCClosed
 from tdenoise_pipeline import cluster, driver
+from tdenoise_pipeline.cli import _explain
 from tdenoise_pipeline.control import Control
-from tdenoise_pipeline.errors import InputError
+from tdenoise_pipeline.errors import InputError, Stopped
 
 
 @dataclass(frozen=True)
@@ -107,3 +113,84 @@ def test_every_error_of_a_worker_arrives_and_only_there(
     assert "in too_deep" in errors[0].__notes__[0]
     assert "in fail" in errors[1].__notes__[0]
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_worker_that_dies_while_it_is_told_the_model_is_replaced(tmp_path: Path) -> None:
+    class Plugin(WorkerPlugin):  # type: ignore[misc]
+        name = "deadly"
+
+        def __init__(self, log: Path) -> None:
+            self.log = log
+
+        def setup(self, worker: object) -> None:
+            if not self.log.exists():
+                self.log.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    items = [Item(5), Item(6)]
+    outcomes = driver.drive(
+        workers(tmp_path), Plugin(tmp_path / "told"), fail, items, lambda: items, Control(), resources=None
+    )
+    assert sorted((outcome.item.number, outcome.error) for outcome in outcomes) == [(5, None), (6, None)]
+    assert (tmp_path / "told").exists()
+
+
+class Told:
+    """Stands in for a client whose worker cannot be told anything."""
+
+    def __init__(self, error: Exception, before: Callable[[], None] = lambda: None) -> None:
+        self.error, self.before = error, before
+
+    def __enter__(self) -> Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def register_plugin(self, plugin: object) -> None:
+        self.before()
+        raise self.error
+
+
+def test_a_signal_to_the_whole_group_stops_cleanly_also_while_workers_are_told_the_model() -> None:
+    control = Control()
+    closed = CommClosedError("in <TLS (closed) ConnectionPool.register_worker_plugin>: Stream is closed")
+    client = Told(closed, control.stop.set)
+    with pytest.raises(Stopped, match="run the same command again"):
+        list(driver.drive(lambda: client, object(), fail, [Item(1)], lambda: [Item(1)], control))
+
+
+def test_connections_that_break_again_and_again_end_the_run_and_do_not_fail_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "TELL_PAUSES_S", (0.0, 0.0))
+    for error in (
+        CommClosedError("closed"),
+        RPCClosed("closed"),
+        ConnectionResetError(104, "reset"),
+        TimeoutError(),
+    ):
+        with pytest.raises(Stopped, match="all workers were lost"):
+            list(
+                driver.drive(lambda e=error: Told(e), object(), fail, [Item(1)], lambda: [Item(1)], Control())
+            )
+    assert _explain(CommClosedError("closed"))[0] == Stopped.exit_code
+    assert "path" not in _explain(CommClosedError("closed"))[1]
+
+
+def test_an_error_of_the_model_that_workers_are_told_is_not_taken_for_a_lost_worker() -> None:
+    for error in (PermissionError(13, "Permission denied", "weights"), InputError("m", "is broken")):
+        with pytest.raises(type(error)):
+            list(driver.drive(lambda e=error: Told(e), object(), fail, [Item(1)], list, Control()))
+
+
+def test_workers_leave_nothing_in_the_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    outcomes = driver.drive(workers(tmp_path / "scratch"), None, fail, [Item(5)], list, Control())
+    assert [outcome.error for outcome in outcomes] == [None]
+    assert not list((tmp_path / "tmp").iterdir())
+    logging.getLogger("distributed.nanny").warning("Worker process still alive after 4.0 seconds, killing")
+    assert "killing" not in capfd.readouterr().err

@@ -7,7 +7,8 @@ from small import TINY, network
 from torch.nn import functional as F
 
 from tdenoise.equivalent import equivalent_filter
-from tdenoise.network import stack_window, window_indices
+from tdenoise.neighbours import window_indices
+from tdenoise.network import stack_window
 
 
 def test_filter_of_a_convolution_is_its_kernel():

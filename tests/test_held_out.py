@@ -67,7 +67,7 @@ def test_the_weights_nearest_to_the_given_ones_that_are_no_worse_are_kept(error:
         # Two blocks, whose differences from the best scatter by twice `error`: that of their mean is `error`.
         return Sums(np.array([way / whole + error, way / whole - error]) * (way > 0), np.ones(2))
 
-    assert turn_back(state, given, errors) == share
+    assert turn_back(state, given, (errors,)) == share
     for name, value in state.best.state_dict().items():
         torch.testing.assert_close(value, given[name] + share * (best[name] - given[name]))
 
@@ -87,7 +87,7 @@ def test_layers_that_are_new_stay_as_they_were_learned() -> None:
     state.new = frozenset({"look.weight"})
     given["look.weight"] = torch.zeros(3)  # of another blind spot
     assert (
-        turn_back(state, given | {"of another head": torch.zeros(1)}, lambda _: Sums(*np.ones((2, 1)))) == 0
+        turn_back(state, given | {"of another head": torch.zeros(1)}, [lambda _: Sums(*np.ones((2, 1)))]) == 0
     )
     for name, value in state.best.state_dict().items():
         assert torch.equal(value, learned[name] if name in state.new else given[name])

@@ -13,7 +13,8 @@ from tdenoise_pipeline.blocks import Halo, plan_blocks
 from tdenoise import infer
 from tdenoise.drift import largest_shift, window_shifts
 from tdenoise.infer import Tile, denoise, halo_with_shift, symmetries
-from tdenoise.network import Architecture, SplitBlind, stack_window, window_indices
+from tdenoise.neighbours import window_indices
+from tdenoise.network import Architecture, SplitBlind, stack_window
 from tdenoise.noise import Scale
 from tdenoise.windows import normalise, transform, transform_back
 

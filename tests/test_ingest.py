@@ -206,7 +206,7 @@ def test_time_stamps_are_kept_and_gaps_named(tmp_path: Path, monkeypatch: pytest
         ([1.0] * 20, (1.0, False, [], 0)),
         ([1.0] * 10 + [1.3] * 3, (1.0, True, [], 0)),
         ([1.0] * 4 + [4.0] + [1.0] * 8, (1.0, True, [4], 3)),
-        ([1.0] * 4 + [float("nan")], (None, True, [], 0)),
+        ([1.0] * 4 + [float("nan")], (1.0, True, [], 0)),
         ([0.0] * 4, (None, True, [], 0)),
     ],
 )

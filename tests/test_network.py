@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from small import TINY, counts, drifting, network
 
 from tdenoise.infer import Tile, denoise
-from tdenoise.network import Architecture, SplitBlind, cell_reach, stack_window, window_indices
+from tdenoise.neighbours import window_indices
+from tdenoise.network import Architecture, SplitBlind, cell_reach, stack_window
 from tdenoise.noise import Scale
 
 RADII = [0, 1, 2, None]

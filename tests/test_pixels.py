@@ -22,7 +22,8 @@ from tdenoise_pipeline.train import train_model
 from tdenoise.checkpoint import load_model
 from tdenoise.held_out import HeldOut
 from tdenoise.infer import Tile, denoise
-from tdenoise.network import stack_window, window_indices
+from tdenoise.neighbours import window_indices
+from tdenoise.network import stack_window
 from tdenoise.noise import NoiseAccumulator, Scale
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.pixels import PixelAccumulator, stand_ins

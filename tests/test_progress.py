@@ -1,14 +1,19 @@
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tdenoise_pipeline import progress
-from tdenoise_pipeline.errors import LockedError, UsageError
+from tdenoise_pipeline import lease, progress
+from tdenoise_pipeline.errors import LockedError, Stopped, UsageError
 from tdenoise_pipeline.progress import OutputRun
+from tdenoise_pipeline.sealed import write_sealed
 
 PLAN = {"step": "test", "n": 1}
 
@@ -51,8 +56,6 @@ def test_a_second_run_on_the_same_output_is_refused(tmp_path: Path) -> None:
 
 
 def test_of_runs_that_start_together_exactly_one_works(tmp_path: Path) -> None:
-    import time
-
     for trial in range(2):
         start = time.time() + 2.5
         racers = [hold(tmp_path / f"out{trial}", start, 1.5) for _ in range(3)]
@@ -63,8 +66,6 @@ def test_of_runs_that_start_together_exactly_one_works(tmp_path: Path) -> None:
 
 
 def test_the_lease_of_a_killed_run_is_taken_over_by_exactly_one(tmp_path: Path) -> None:
-    import time
-
     first = hold(tmp_path / "out")
     assert said(first) == "works"
     first.kill()
@@ -84,20 +85,105 @@ def test_a_run_that_lost_its_lease_is_told(tmp_path: Path) -> None:
         assert not progress.holds_lease(run.folder, "another token")
 
 
-def test_an_old_lease_of_another_host_is_dead_and_a_fresh_one_is_not(tmp_path: Path) -> None:
-    import os
-    import time
+ELSEWHERE = {"token": "t", "host": "elsewhere", "pid": 1, "process_start": "1", "job": "77"}
 
-    run = OutputRun(tmp_path / "out", PLAN)
+
+def foreign_lease(run: OutputRun, **owner: object) -> Path:
+    """A lease that a process of another machine holds."""
     run.lease.mkdir(parents=True)
-    owner = {"token": "t", "host": "elsewhere", "pid": 1, "process_start": "1", "job": "77"}
-    (run.lease / "owner.json").write_text(json.dumps(owner))
-    with pytest.raises(LockedError, match="on elsewhere, Slurm job 77"):
-        OutputRun(tmp_path / "out", PLAN).__enter__()
-    old = time.time() - progress.STALE_S - 1
-    os.utime(run.lease / "owner.json", (old, old))
-    with OutputRun(tmp_path / "out", PLAN):
+    write_sealed(run.lease / "owner.json", ELSEWHERE | owner)
+    return run.lease
+
+
+def quick(monkeypatch: pytest.MonkeyPatch, stale_s: float, quiet_s: float = 600.0) -> None:
+    monkeypatch.setattr(lease, "LOOK_S", 0.01)
+    monkeypatch.setattr(lease, "STALE_S", stale_s)
+    monkeypatch.setattr(lease, "QUIET_S", quiet_s)
+
+
+@contextlib.contextmanager
+def beating(file: Path, ahead_s: float) -> Iterator[None]:
+    """Give a file signs of life, by a clock that is so much ahead."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(0.02):
+            file.touch()
+            os.utime(file, (time.time() + ahead_s,) * 2)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("ahead_s", [0, 700, -700, 2 * 86400, -2 * 86400])
+def test_a_run_elsewhere_that_lives_keeps_its_lease_whatever_the_clocks_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    quick(monkeypatch, 1.0)
+    run = OutputRun(tmp_path / "out", PLAN)
+    file = foreign_lease(run) / "heartbeat"
+    with beating(file, ahead_s):
+        with pytest.raises(LockedError, match="process 1 on elsewhere, Slurm job 77"):
+            run.__enter__()
+        assert progress.lease_holder(run.folder) == "process 1 on elsewhere, Slurm job 77"
+
+
+@pytest.mark.parametrize("ahead_s", [0, -7 * 86400, 7 * 86400])
+def test_a_run_elsewhere_that_shows_no_sign_of_life_while_we_look_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick(monkeypatch, 0.2)
+    caplog.set_level("WARNING", logger="tdenoise_pipeline")
+    run = OutputRun(tmp_path / "out", PLAN)
+    os.utime(foreign_lease(run) / "owner.json", (time.time() + ahead_s,) * 2)
+    begun = time.monotonic()
+    assert progress.lease_holder(run.folder, 0.0) is not None, "one look does not tell"
+    with run:
+        assert time.monotonic() - begun > 0.2
+    assert "Watching for a sign of life" in caplog.text
+
+
+def test_a_stop_ends_the_watch_for_a_sign_of_life(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    run = OutputRun(tmp_path / "out", PLAN, stop=stop)
+    foreign_lease(run)
+    with pytest.raises(Stopped, match="run the same command again"):
+        run.__enter__()
+
+
+@pytest.mark.parametrize("changed", [{"boot": "before the power cut"}, {"pids": "pid:[1]"}])
+def test_a_run_in_another_container_or_before_a_reboot_is_watched_and_not_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str]
+) -> None:
+    run = OutputRun(tmp_path / "out", PLAN)
+    file = foreign_lease(run, **(progress.this_process() | {"pid": 2**22 + 1} | changed)) / "heartbeat"
+    quick(monkeypatch, 600.0, quiet_s=0.2)
+    with beating(file, 0), pytest.raises(LockedError, match="process 4194305 on"):
+        run.__enter__()
+    with run:
         pass
+
+
+@pytest.mark.parametrize("owner", [b"", b"{", b"[]", b"{}", b'{"token": "a/../../b"}', None, "flipped"])
+def test_a_lease_that_does_not_say_whose_it_is_holds_nothing(
+    tmp_path: Path, owner: bytes | str | None
+) -> None:
+    for _ in range(2):  # its grave is no hindrance to the next
+        run = OutputRun(tmp_path / "out", PLAN)
+        run.lease.mkdir(parents=True)
+        if owner == "flipped":
+            write_sealed(run.lease / "owner.json", ELSEWHERE)
+            flip(run.lease / "owner.json", 99)
+        elif isinstance(owner, bytes):
+            (run.lease / "owner.json").write_bytes(owner)
+        with run:
+            pass
 
 
 @pytest.mark.parametrize(
@@ -124,14 +210,11 @@ def test_the_lease_of_a_job_that_has_surely_ended_on_another_host_is_free(
     for name, value in surroundings.items():
         monkeypatch.setenv(name, value)
     run = OutputRun(tmp_path / "out", PLAN)
-    run.lease.mkdir(parents=True)
-    owner = {"token": "t", "host": "elsewhere", "pid": 1, "process_start": "1", "job": job}
-    (run.lease / "owner.json").write_text(json.dumps(owner))
+    foreign_lease(run, job=job)
     if freed:
         with run:
             return
-    with pytest.raises(LockedError, match="process 1 on elsewhere"):
-        run.__enter__()
+    assert str(progress.lease_holder(run.folder, 0.0)).startswith("process 1 on elsewhere")
 
 
 def test_other_settings_do_not_continue_an_unfinished_output(tmp_path: Path) -> None:
@@ -196,24 +279,68 @@ def test_an_output_that_is_or_holds_an_input_is_refused(tmp_path: Path) -> None:
             OutputRun(output, PLAN, [movie], force=True).__enter__()
 
 
-def test_damaged_progress_files_lose_nothing_but_the_block(tmp_path: Path) -> None:
+def flip(file: Path, bit: int) -> None:
+    """Change one bit of a file, if it is there."""
+    if file.exists():
+        data = bytearray(file.read_bytes())
+        data[bit // 8 % len(data)] ^= 1 << bit % 8
+        file.write_bytes(data)
+
+
+def test_damaged_progress_files_lose_nothing_but_the_block(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with OutputRun(tmp_path / "out", PLAN) as run:
         run.prepare(lambda path: path.mkdir())
         for number in range(3):
             progress.mark(run.folder, number, {"shards": {}}, run.token)
         folder = run.folder
     (folder / "done/00000000.json").write_text("{")
-    (folder / "done/00000001.json").write_text("[]")
+    (folder / "done/00000001.json").write_text('{"shards": {}}')  # as an earlier version wrote it
     (folder / "done/x.json").write_text("{}")
+    caplog.set_level("WARNING", logger="tdenoise_pipeline")
     with OutputRun(tmp_path / "out", PLAN) as run:
         assert list(run.done()) == [2]
-    for damage in ("{", "[]", '{"id": 1}'):
-        (folder / "plan.json").write_text(damage)
-        with pytest.raises(UsageError, match="--force"):
-            OutputRun(tmp_path / "out", PLAN).__enter__()
-    with OutputRun(tmp_path / "out", PLAN, force=True) as run:
-        run.prepare(lambda path: path.mkdir())
-        assert not run.done()
+    assert "00000000.json: is damaged" in caplog.text and "00000001.json: is damaged" in caplog.text
+    for damage in (b"{", b"[]", b'{"id": 1}', None):
+        with OutputRun(tmp_path / "out", PLAN) as run:
+            run.prepare(lambda path: path.mkdir())
+            progress.mark(run.folder, 0, {"shards": {}}, run.token)
+        if damage is None:
+            flip(folder / "plan.json", 77)
+        else:
+            (folder / "plan.json").write_bytes(damage)
+        caplog.clear()
+        with OutputRun(tmp_path / "out", PLAN) as run:
+            assert not run.begun and not run.done()
+        assert "starting over" in caplog.text
+
+
+def test_files_that_were_damaged_or_half_completed_since_are_what_they_were_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def create(path: Path) -> None:
+        (path / "t").mkdir(parents=True)
+        (path / "zarr.json").write_text("metadata")
+        (path / "t/zarr.json").write_text("axis")
+
+    with OutputRun(tmp_path / "out", PLAN) as run:
+        run.prepare(create)
+        (run.partial / "t/shard").write_text("counts")
+        (run.partial / "integrity").mkdir()
+        flip(run.partial / "zarr.json", 3)
+        (run.partial / "t/zarr.json").unlink()
+    caplog.set_level("WARNING", logger="tdenoise_pipeline")
+    with OutputRun(tmp_path / "out", PLAN) as run:
+        run.prepare(create)
+        assert "made again: t/zarr.json, zarr.json" in caplog.text
+        found = {f.relative_to(run.partial).as_posix(): f.read_text() for f in run.partial.rglob("*.*")}
+        assert found == {"zarr.json": "metadata", "t/zarr.json": "axis"}
+        assert (run.partial / "t/shard").exists() and not (run.partial / "integrity").exists()
+        flip(run.folder / "created", 9)
+    with OutputRun(tmp_path / "out", PLAN) as run:
+        run.prepare(create)
+        assert not (run.partial / "t/shard").exists(), "nothing says what it was"
 
 
 @pytest.mark.chaos
@@ -241,8 +368,6 @@ while time.time() < until:
         pass
 print(held)
 """
-    import time
-
     until = str(time.time() + 6)
     racers = [
         subprocess.Popen(

@@ -32,7 +32,7 @@ def apart(*words: str) -> str:
     """Run Python in a process of its own, which may be forked; what it printed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     return done.stdout
@@ -44,6 +44,20 @@ def test_a_crash_at_any_point_shows_nothing_or_all_and_is_made_good_by_the_same_
     n_points = len(faults.POINTS)
     printed = apart("benchmarks/reliability.py", "--case", "S3", "--trials", str(n_points + 10))
     assert f"S3: {n_points + 10} trials, 0 failures" in printed
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("trials", [20, pytest.param(500, marks=pytest.mark.slow)])
+def test_a_flipped_bit_in_what_a_killed_run_left_is_neither_silent_nor_in_the_way(trials: int) -> None:
+    printed = apart("benchmarks/reliability.py", "--case", "S14", "--trials", str(trials))
+    assert f"S14: {trials} trials, 0 failures" in printed
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("trials", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_after_a_power_cut_at_any_moment_the_same_command_goes_on(trials: int) -> None:
+    printed = apart("benchmarks/reliability.py", "--case", "S4", "--trials", str(trials))
+    assert f"S4: {trials} trials, 0 failures" in printed
 
 
 @pytest.mark.chaos

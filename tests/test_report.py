@@ -100,7 +100,7 @@ def bare(folder, tmp_path_factory):
 
 def test_page_loads_nothing_and_runs_nothing(full):
     sources = [attrs["src"] for _, attrs in full.tags if "src" in attrs]
-    assert len(sources) == 7
+    assert len(sources) == 8
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in full.tags}
     assert not any(name.startswith("on") or name == "href" for _, attrs in full.tags for name in attrs)
@@ -120,7 +120,15 @@ def test_images_say_what_they_show(full):
 
 
 def test_page_tells_what_a_reader_needs(full):
-    for words in ("Error left", "Dose-equivalent gain", "Fano factor", "Blind radius", "sha256", "PSNR"):
+    for words in (
+        "Signal shown",
+        "Refuted by the counts",
+        "Error left",
+        "Fano factor",
+        "Blind radius",
+        "sha256",
+        "PSNR",
+    ):
         assert words in full.shown
     assert "Sudden changes of columns" in full.shown and "Best 3D Gaussian" in full.shown
     assert "Ideal observer" in full.shown and "What can be told at this dose" in full.shown
@@ -132,7 +140,7 @@ def test_page_without_truth_and_model_claims_nothing_of_them(bare):
     assert "PSNR" not in bare.shown.replace("uPSNR", "") and "Sudden changes" not in bare.shown
     assert "Training" not in bare.shown
     assert "The model itself" not in bare.shown
-    assert len([tag for tag, _ in bare.tags if tag == "img"]) == 5
+    assert len([tag for tag, _ in bare.tags if tag == "img"]) == 6
 
 
 def test_numbers_are_those_of_evaluate(folder, tmp_path):

@@ -720,6 +720,17 @@ def test_a_dm5_director_leads_to_the_frames_of_its_capture(tmp_path: Path) -> No
         assert getattr(info, field) == pytest.approx(CALIBRATION[field]), field
 
 
+@pytest.mark.parametrize("recorded", [None, 5], ids=["series", "director"])
+def test_a_calibration_of_brightness_in_dm5_is_told(tmp_path: Path, recorded: int | None) -> None:
+    write_dm5(tmp_path / "cap.dm5", SIGNAL if recorded is None else SIGNAL[0], recorded)
+    (tmp_path / "cap.raw").write_bytes(SIGNAL.tobytes())
+    with h5py.File(tmp_path / "cap.dm5", "a") as file:
+        brightness = file.create_group("ImageList/[1]/ImageData/Calibrations/Brightness")
+        brightness.attrs.update({"Scale": np.float32(0.5), "Origin": np.float32(0), "Units": "e-"})
+    (said,) = read(tmp_path / "cap.dm5")[0].warnings
+    assert "number x 0.5 e-" in said and "--counts-per-electron 2" in said
+
+
 def test_one_of_several_images_of_a_dm_file_is_chosen_by_its_name(tmp_path: Path) -> None:
     write_dm(tmp_path / "a.dm4", SIGNAL, 4)
     np.testing.assert_array_equal(read(tmp_path / "a.dm4", dataset="ImageList/0")[1], SIGNAL)

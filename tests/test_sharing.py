@@ -25,6 +25,7 @@ from tdenoise_pipeline.errors import LockedError, Stopped, UsageError
 from tdenoise_pipeline.preflight import command, difference, versions
 from tdenoise_pipeline.progress import OutputRun
 from tdenoise_pipeline.reasons import Pending, hopeless
+from tdenoise_pipeline.sealed import write_sealed
 from tdenoise_pipeline.sharing import Share, SharedRun, parse_share, work
 from tdenoise_pipeline.slurm import JobProfile
 
@@ -197,6 +198,24 @@ def test_a_process_elsewhere_is_lost_when_its_sign_of_life_stands_still(
         monkeypatch.setattr(sharing, "LOST_S", 0.0)
         run.take("00000003")
         assert run.deaths("00000003") == 1
+
+
+def test_where_all_processes_died_the_next_one_looks_at_everything_again(tmp_path: Path) -> None:
+    run = shared(tmp_path)
+    run.__enter__()
+    begin(run)
+    run.once("markers", lambda: None)
+    assert run.take("00000003")
+    run._stop_heartbeat.set()
+    write_sealed(run._members / f"{run.member}.json", progress.this_process() | {"pid": 2**22 + 1})
+    (run.folder / "plan.json").write_text("damaged")
+    looked: list[int] = []
+    with shared(tmp_path) as again:
+        begin(again)
+        again.once("markers", lambda: looked.append(1))
+        assert looked and again.token != run.token and not run.holds()
+        assert (again.deaths("00000003"), again.deaths("00000002")) == (1, 0)
+        assert again.take("00000003")
 
 
 def test_a_process_that_others_took_for_dead_stops_and_may_come_again(tmp_path: Path) -> None:

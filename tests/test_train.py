@@ -19,7 +19,7 @@ from tdenoise_pipeline import store
 from tdenoise_pipeline.apply import apply
 from tdenoise_pipeline.config import ApplyConfig, TrainConfig
 from tdenoise_pipeline.control import Control
-from tdenoise_pipeline.errors import InputError, PipelineError, Stopped, UsageError
+from tdenoise_pipeline.errors import InputError, Stopped, UsageError
 from tdenoise_pipeline.train import _looked_at, train_model
 from tdenoise_pipeline.train_plan import choose_architecture, make_plan
 from tdenoise_pipeline.training_state import restore, snapshot
@@ -28,7 +28,8 @@ import tdenoise.train as training
 from tdenoise.checkpoint import BASE, load_model, read_card
 from tdenoise.drift import window_shifts
 from tdenoise.held_out import HeldOut
-from tdenoise.network import Architecture, stack_window, window_indices
+from tdenoise.neighbours import window_indices
+from tdenoise.network import Architecture, stack_window
 from tdenoise.noise import NoiseAccumulator, Scale
 from tdenoise.patches import PatchLoader, TrainingMovie, hold_out, regions_of
 from tdenoise.train import TrainingSettings, TrainingState, train
@@ -359,12 +360,18 @@ def test_the_window_of_a_patch_follows_the_scene_as_that_of_inference(
     torch.testing.assert_close(batch.neighbours[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path: Path) -> None:
     state, *_ = fresh(10)
     snapshot(state, tmp_path / "c")
-    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:-100])
-    with pytest.raises(PipelineError, match="checkpoint is damaged.*Remove"):
-        restore(state, tmp_path / "c")
+    whole = (tmp_path / "c").read_bytes()
+    assert restore(fresh(10)[0], tmp_path / "c")
+    for bit in np.random.default_rng(0).integers(8 * len(whole), size=100).tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "c").write_bytes(damaged)
+        assert not restore(state, tmp_path / "c")
+    (tmp_path / "c").write_bytes(whole[:-100])
+    assert not restore(state, tmp_path / "c")
 
 
 @pytest.fixture
@@ -420,8 +427,13 @@ def test_correlated_noise_gets_a_larger_blind_spot(tmp_path: Path) -> None:
     assert chosen.blind_radius == 2 and "5 x 5 pixels are hidden" in reason
 
 
+@pytest.mark.parametrize("damaged", [False, True])
 def test_a_stop_leaves_a_checkpoint_and_the_next_run_finishes(
-    tmp_path: Path, movie: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    movie: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    damaged: bool,
 ) -> None:
     config = TrainConfig(movie=(movie,), output=tmp_path / "model", steps=4)
     control = Control()
@@ -437,7 +449,12 @@ def test_a_stop_leaves_a_checkpoint_and_the_next_run_finishes(
         train_model(config, control)
     assert not (tmp_path / "model").exists()
     monkeypatch.undo()
+    checkpoint = tmp_path / "model-partial/checkpoint.safetensors"
+    if damaged:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-1] + b"?")
+    caplog.set_level("WARNING", logger="tdenoise_pipeline")
     train_model(config)
+    assert ("starting from the first step" in caplog.text) == damaged
     undisturbed = train_model(TrainConfig(movie=(movie,), output=tmp_path / "again", steps=4))
     assert load_model(tmp_path / "model").id == undisturbed["sha256"]
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from tdenoise import udvd
 from tdenoise.checkpoint import load_model, read_card
 from tdenoise.infer import Tile, denoise, symmetries
-from tdenoise.network import stack_window, window_indices
+from tdenoise.neighbours import window_indices
+from tdenoise.network import stack_window
 from tdenoise.noise import Scale
 from tdenoise.udvd import Udvd, UdvdArchitecture
 from tdenoise.windows import transform, transform_back

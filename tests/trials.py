@@ -67,12 +67,17 @@ def start(*words: object, fault: str | None = None, log: Path | None = None) -> 
     """Start ``tdenoise-pipeline WORDS`` on one node; its pid."""
 
     def run() -> int:
-        driver.drive = drive_here  # type: ignore[assignment]
-        tdenoise_pipeline.train.CHECKPOINT_S = -1.0  # at every validation
         faults.armed = None if fault is None else faults.Fault.of(fault)
-        return cli.main([*map(str, words), "-q"])
+        return here(*words)
 
     return fork(run, log)
+
+
+def here(*words: object) -> int:
+    """Run ``tdenoise-pipeline WORDS`` in this process, which does nothing else afterwards."""
+    driver.drive = drive_here  # type: ignore[assignment]
+    tdenoise_pipeline.train.CHECKPOINT_S = -1.0  # at every validation
+    return cli.main([*map(str, words), "-q"])
 
 
 def command(*words: object, fault: str | None = None, log: Path | None = None) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError
 from .frames import check_movie
@@ -41,6 +42,7 @@ class Axis:
     unit: str = ""
     step: float | None = None  # distance of neighbours [unit]
     told_role: str | None = None  # where the format says it
+    values: NDArray[np.float64] | None = field(default=None, compare=False)  # of each place along it [unit]
 
     @property
     def role(self) -> str | None:
@@ -59,6 +61,15 @@ class Axis:
     @property
     def seconds(self) -> float | None:
         return to_seconds(self.step, clean_unit(self.unit))
+
+    @property
+    def times_s(self) -> NDArray[np.float64] | None:
+        """When each frame along an axis of time began [s], where the file lists it."""
+        unit_s = to_seconds(1, clean_unit(self.unit))
+        if self.values is None or unit_s is None:
+            return None
+        with np.errstate(over="ignore"):
+            return self.values * unit_s
 
     @property
     def is_length(self) -> bool:

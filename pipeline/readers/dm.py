@@ -14,8 +14,8 @@ from . import MovieInfo, Reader
 from .axes import Axis, Place, place_movie
 from .chunked import ChunkedReader, Layout, Run, slabs
 from .dm_tags import TagArray, TagTree, read_tags
-from .frames import FlatReader, check_movie, frame_size, library, whole_frames
-from .gatan import open_capture
+from .frames import FlatReader, check_movie, frame_size, library, unexplained, whole_frames
+from .gatan import calibrated_brightness, open_capture
 from .rawfile import RawFile
 from .units import bounded_json, pixel_size, to_seconds
 
@@ -82,11 +82,13 @@ def open_movie(
             "Copy it anew, or keep these frames with --allow-truncated.",
         )
 
+    info = _info(tree, image, stored, announced, None if single else place)
+    spare = image.pixels.n_bytes - announced * frame_bytes
     info = replace(
-        _info(tree, image, stored, announced, None if single else place),
+        info,
         shape=(n_frames, height, width),
         missing_frames=announced - n_frames,
-        warnings=place.warnings,
+        warnings=info.warnings + place.warnings + unexplained(spare, frame_bytes),
     )
     first = image.pixels.offset
     if turned:
@@ -103,6 +105,7 @@ def _info(
     time = axes[place.movie_axes[0]] if place else axes[0] if len(axes) > 2 else Axis()
     height, width = image.shape[-2:]
     tags = _group(image.tags, "ImageTags")
+    brightness = _group(_group(_group(image.tags, "ImageData"), "Calibrations"), "Brightness")
     acquisition = _group(tags, "Acquisition")
     exposure = _group(_group(acquisition, "Parameters"), "High Level").get("Exposure (s)")
     if exposure is None:
@@ -119,6 +122,7 @@ def _info(
         exposure_s=to_seconds(f"{exposure:.7g}", "s") if isinstance(exposure, float | int) else None,
         voltage_kv=kilovolts if 0 < kilovolts < 10_000 else None,
         camera=_text(tree, _group(acquisition, "Device").get("Name")) or None,
+        warnings=calibrated_brightness(brightness, _text(tree, brightness.get("Units"))),
         metadata=_metadata(tree, image),
     )
 

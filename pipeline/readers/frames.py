@@ -180,6 +180,108 @@ def whole_frames(
     return present
 
 
+def announced_frames(
+    file: RawFile, told: int, room: int, allow_truncated: bool, *, single: bool = False
+) -> int:
+    """How many frames a file announces, where a program that was killed may never have written the number.
+
+    Parameters
+    ----------
+    file : RawFile
+        For the error message.
+    told : int
+        What the header says.
+    room : int
+        Whole frames that the file has room for.
+    allow_truncated : bool
+        Take the room where the header says 0 or 1.
+    single : bool, optional
+        The file holds one frame of a movie in many files.
+
+    Raises
+    ------
+    InputError
+        If the header says 0 or 1 and the file has room for more.
+    """
+    if single or told not in (0, 1) or room < 2:
+        return told
+    if not allow_truncated:
+        raise InputError(
+            file.path,
+            f"its header names {told} frames, and the file has room for {room}: the program that wrote it ended before "
+            f"it could say how many. Take the {room} frames with --allow-truncated.",
+        )
+    return room
+
+
+def balance(
+    file: RawFile,
+    announced: int,
+    allow_truncated: bool,
+    *,
+    first: int,
+    step: int,
+    tail: int = 0,
+    optional: int = 0,
+) -> tuple[int, tuple[str, ...]]:
+    """Number of frames to read, once the size of a file is compared with what its header explains.
+
+    Parameters
+    ----------
+    file : RawFile
+        Frames at a constant distance, up to its end.
+    announced : int
+        Frames that the header names.
+    allow_truncated : bool
+        Keep the whole frames if some are missing.
+    first, step : int
+        Where the first frame begins, and from each to the next one [bytes].
+    tail : int, optional
+        Bytes behind the pixels of a frame that the last one may lack.
+    optional : int, optional
+        Bytes before the first frame that are there only if the header is right about them.
+
+    Returns
+    -------
+    n_frames : int
+    warnings : tuple of str
+        What the header does not explain.
+
+    Raises
+    ------
+    InputError
+        If frames are missing and are not to be, or if size and header contradict each other: frames kept from
+        such a file would be shifted.
+    """
+    present = max(file.size - first + tail, 0) // step
+    without = file.size - first + optional  # bytes of frames if the optional ones are absent
+    if (
+        present < announced
+        and optional
+        and without >= step
+        and without % step == 0 != (without - optional) % step
+    ):
+        raise InputError(
+            file.path,
+            f"its header announces {optional} bytes before the frames that are not there: {without // step} frames fit "
+            "exactly without them, so header and size contradict each other. Copy it anew; if it is whole, set the "
+            "size of the extended header (NSYMBT in MRC) to 0 in a copy.",
+        )
+    n_frames = whole_frames(file, announced, present, allow_truncated)
+    return n_frames, unexplained(file.size - first - announced * step, step, tail)
+
+
+def unexplained(n_bytes: int, step: int, tail: int = 0) -> tuple[str, ...]:
+    """A warning for bytes behind the frames that no header explains."""
+    if n_bytes <= 0:
+        return ()
+    more, rest = divmod(n_bytes + tail, step)
+    room = f" There is room for {more} frames more, which are not read." if more else ""
+    if not more or rest > tail:
+        room += " If a header before the frames is longer than it says, all frames are shifted: look at one."
+    return (f"{n_bytes} bytes behind its frames are not explained by its header.{room}",)
+
+
 def frame_size(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
     """Size of one frame of a movie of this shape [bytes]."""
     return shape[1] * shape[2] * dtype.itemsize

@@ -7,7 +7,8 @@ frame; and these folders alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import numpy as np
 
 from ..errors import InputError
 from . import MovieInfo, Reader
-from .frames import FlatReader, frame_size, whole_frames
+from .frames import FlatReader, frame_size, unexplained, whole_frames
 from .rawfile import JoinedFile, RawFile, RawFolder
 from .sequence import open_frames
+
+_ELECTRONS = {"e", "e-", "electron", "electrons"}
 
 
 def open_capture(director: RawFile, info: MovieInfo, stored: np.dtype[Any], allow_truncated: bool) -> Reader:
@@ -51,6 +54,22 @@ def open_capture(director: RawFile, info: MovieInfo, stored: np.dtype[Any], allo
     )
 
 
+def calibrated_brightness(told: Mapping[str, Any], unit: str) -> tuple[str, ...]:
+    """A warning where the numbers are calibrated in another unit: that is no part of the counts."""
+    scale, origin = told.get("Scale"), told.get("Origin", 0.0)
+    if not isinstance(scale, float) or not isinstance(origin, float) or not 0 < scale < math.inf:
+        return ()
+    if (scale, origin) == (1.0, 0.0):
+        return ()
+    counted = unit.strip().lower() in _ELECTRONS
+    advice = f" --counts-per-electron {1 / scale:.6g} says the same." if counted and origin == 0 else ""
+    number = f"(number - {origin:g})" if origin else "number"
+    value = f"{number} x {scale:.6g} {unit}".rstrip()
+    return (
+        f"its brightness is calibrated, {value}, which is not applied: the numbers are kept as counts.{advice}",
+    )
+
+
 def _open_raw_files(
     director: RawFile, raw: Path, info: MovieInfo, stored: np.dtype[Any], allow_truncated: bool
 ) -> Reader:
@@ -64,18 +83,13 @@ def _open_raw_files(
         n_bytes = _before_the_hole(joined.sizes)
     n_frames = whole_frames(joined, announced, n_bytes // frame_bytes, allow_truncated)
     spare = n_bytes - n_frames * frame_bytes
-    warnings = info.warnings
-    if announced == n_frames and spare >= frame_bytes:
-        warnings += (
-            f"{raw.name} holds {spare // frame_bytes} frames more than the {announced} that its director "
-            "names; they are not read.",
-        )
+    more = unexplained(joined.size - announced * frame_bytes, frame_bytes)
     info = replace(
         info,
         shape=(n_frames, *info.shape[1:]),
         format=f"Gatan capture, {info.format} and raw",
         missing_frames=announced - n_frames,
-        warnings=warnings,
+        warnings=info.warnings + more,
         files=(director.path, *joined.paths),
         metadata=info.metadata | {"files": [path.name for path in joined.paths], "trailing_bytes": spare},
     )

@@ -21,7 +21,8 @@ from . import MovieInfo, Reader, codecs
 from .axes import Place, pixel_size_of, place_movie
 from .child import ask, split
 from .chunked import MAX_RATIO, ChunkedReader, Layout, Run, check_chunks, slabs
-from .frames import FlatReader, FrameReader, check_movie, frame_size, whole_frames
+from .declared import Declared, as_declared, packed
+from .frames import FlatReader, check_movie, frame_size, whole_frames
 from .hdf5_detector import (
     NUMBERS,
     Part,
@@ -43,6 +44,7 @@ _FILTERS = {
     1: "deflate", 2: "shuffle", 3: "Fletcher checksum", 32000: "LZF", 32001: "Blosc", 32004: "LZ4",
     32008: "bitshuffle", 32015: "zstd",
 }  # fmt: skip
+_OPEN, _OPEN_SWMR = 1, 4  # marks in the header of a file that a program has opened for writing
 _ROOM = 64  # bytes that a filter inside another one may add
 
 
@@ -102,7 +104,10 @@ def _open_master(
         camera=told.camera or info.camera,
         files=(file.path, *info.files),
         warnings=info.warnings + (mask if masked else ()),
-        metadata=bounded_json({**contents.tree("", but=""), "files": [path.name for path in info.files]}),
+        metadata=bounded_json(
+            {**contents.tree("", but=""), "files": [path.name for path in info.files]}
+            | {key: info.metadata[key] for key in ("stored_numbers",) if key in info.metadata}
+        ),
     )
     return reader
 
@@ -129,7 +134,7 @@ def _open_array(
     channel: int | None,
     *,
     part: bool = False,
-) -> tuple[FrameReader, tuple[int, int] | None]:
+) -> tuple[Reader, tuple[int, int] | None]:
     """Open the one movie in this very file; with the numbers of its first and last image, where it has them."""
     movie = with_detector(contents, find_movie(contents, dataset, ((is_dm5, dm5),)))
     entry = contents.objects[movie.name]
@@ -152,6 +157,7 @@ def _open_array(
     check_movie(file, (max(announced, 2) if part else announced, height, width), stored)
     check_chunks(file, layout, stored)
     _check_storage(file, movie.name, entry)
+    declared = _declared(file, contents, movie.name, stored)
     if math.prod(shape) * stored.itemsize > MAX_RATIO * file.size:
         raise InputError(
             file.path,
@@ -176,11 +182,32 @@ def _open_array(
     if entry["layout"] != "chunked" and _is_flat(layout):
         n_bytes = frame_size(info.shape, stored)
         first = entry["offset"]
-        return FlatReader(file, info, stored, range(first, first + n_frames * n_bytes, n_bytes)), numbers
+        flat = FlatReader(file, info, stored, range(first, first + n_frames * n_bytes, n_bytes))
+        return as_declared(flat, declared), numbers
     reader = ChunkedReader(file, info, layout, fetch)
     last = np.empty((1, height, width), info.dtype)
     reader.read(n_frames - 1, n_frames, last)  # what cannot be decoded should show now, not at the end
-    return reader, numbers
+    return as_declared(reader, declared), numbers
+
+
+def _declared(file: RawFile, contents: Contents, name: str, stored: np.dtype[Any]) -> Declared:
+    """What attributes declare of the numbers of an array (netCDF), or values beside it (NeXus)."""
+    told, group = dict(contents.attributes(name)), name.rpartition("/")[0]
+    if contents.attributes(group).get("NX_class") == "NXdata":
+        beside = {
+            key: value
+            for key, word in (("scale_factor", "scaling_factor"), ("add_offset", "offset"))
+            for place in (f"{group}/{word}", f"{name}_{word}")
+            if (value := contents.value(place)) is not None
+        }
+        if len(beside) == 2:
+            raise InputError(
+                file.path,
+                f"gives both a scaling factor and an offset for its array {name}, and NeXus leaves open which of them "
+                "comes first. Write the values themselves, or remove the two.",
+            )
+        told |= beside
+    return packed(file.path, name, stored, told)
 
 
 class Chunks:
@@ -282,12 +309,18 @@ def _check_whole(file: RawFile) -> None:
     before = {0: 24, 1: 28}.get(version, 12)
     if offset_bytes != 8:
         return  # of a small machine, long ago; the library knows
+    if version >= 3 and block[11] & (_OPEN | _OPEN_SWMR):
+        raise InputError(
+            file.path,
+            "is still open for writing, or the program that wrote it ended before it could close it. Wait until the "
+            "camera has closed it; if nothing writes to it any more, run 'h5clear -s FILE' on a copy and read that.",
+        )
     end = int.from_bytes(block[before + 16 : before + 24], "little")
     if end > file.size:
         raise InputError(
             file.path,
-            f"cut short: {file.size} of {end} bytes are there. An HDF5 file finds its frames by an index that goes "
-            "missing with any part of it, so that no frame can be kept. Copy it anew.",
+            f"cut short, or still being written: {file.size} of {end} bytes are there. An HDF5 file finds its frames "
+            "by an index that goes missing with any part of it, so that no frame can be kept. Copy it anew.",
         )
 
 
@@ -335,18 +368,10 @@ def _info(
     announced: int,
     library: str,
 ) -> MovieInfo:
-    seconds = (
-        movie.timestamps_s if stamps_us is None else [(stamp - stamps_us[0]) / 1e6 for stamp in stamps_us]
-    )
-    timestamps = None
-    warnings: tuple[str, ...] = ()
-    time_s = movie.frame_time_s or movie.axes[place.movie_axes[0]].seconds
-    if seconds is not None and len(seconds) == announced > 1:
-        timestamps = np.array(seconds[: shape[0]], np.float64)
-        measured, warnings = frame_time(timestamps, 1e-6)
-        # What the file gives in so many words is exact, unless the stamps say that it is wrong.
-        if measured is not None and (time_s is None or abs(measured / time_s - 1) > 0.01):
-            time_s = measured
+    time = movie.axes[place.movie_axes[0]]
+    stamps = time.times_s if stamps_us is None else (np.array(stamps_us) - stamps_us[0]) / 1e6
+    timestamps = stamps[: shape[0]] if stamps is not None and len(stamps) == announced > 1 else None
+    time_s, warnings = frame_time(timestamps, 1e-9, movie.frame_time_s or time.seconds)
     return MovieInfo(
         shape=shape,
         dtype=stored.newbyteorder("="),
@@ -360,7 +385,7 @@ def _info(
         camera=movie.camera,
         timestamps_s=timestamps,
         missing_frames=announced - shape[0],
-        warnings=warnings + place.warnings,
+        warnings=warnings + movie.warnings + place.warnings,
         metadata=bounded_json(
             {**movie.metadata, "dataset": movie.name}
             | ({"first_time_stamp_us": stamps_us[0]} if stamps_us else {})

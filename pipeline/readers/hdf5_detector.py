@@ -53,7 +53,7 @@ class Part(NamedTuple):
     """A file that holds a stretch of a movie."""
 
     path: Path
-    reader: FrameReader
+    reader: Reader
     numbers: tuple[int, int] | None  # of its first and last image
 
 

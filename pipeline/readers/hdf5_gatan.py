@@ -9,7 +9,7 @@ import numpy as np
 
 from . import MovieInfo, Reader
 from .axes import Axis
-from .gatan import open_capture
+from .gatan import calibrated_brightness, open_capture
 from .hdf5_profiles import Contents, Movie
 from .rawfile import RawFile
 from .units import bounded_json, pixel_size, to_seconds
@@ -53,6 +53,7 @@ def open_director(file: RawFile, contents: Contents, library: str, allow_truncat
             exposure_s=image.exposure_s,
             voltage_kv=image.voltage_kv,
             camera=image.camera,
+            warnings=image.warnings,
             metadata=bounded_json(image.metadata),
         )
         return open_capture(file, info, np.dtype(dtype), allow_truncated)
@@ -61,7 +62,9 @@ def open_director(file: RawFile, contents: Contents, library: str, allow_truncat
 
 def _image(contents: Contents, group: str) -> Movie:
     name, tags = group + _PIXELS, f"{group}/ImageTags"
-    dimensions = sorted(contents.children(f"{group}/ImageData/Calibrations/Dimension"), key=_place)
+    calibrations = f"{group}/ImageData/Calibrations"
+    dimensions = sorted(contents.children(f"{calibrations}/Dimension"), key=_place)
+    brightness = contents.attributes(f"{calibrations}/Brightness")
     n_axes = len(contents.shape(name))
     axes = [
         Axis(unit=str(told.get("Units") or ""), step=_single(told.get("Scale")))
@@ -82,6 +85,7 @@ def _image(contents: Contents, group: str) -> Movie:
         exposure_s=to_seconds(_single(exposure), "s"),
         voltage_kv=volts / 1000 if isinstance(volts, int | float) and 0 < volts < 1e7 else None,
         camera=str(camera) if camera else None,
+        warnings=calibrated_brightness(brightness, str(brightness.get("Units") or "")),
         metadata=contents.tree(group, but=name),
     )
 

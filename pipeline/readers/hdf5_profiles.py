@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, UsageError
-from .axes import Axis, clean_unit, interpreted
+from .axes import Axis, interpreted
+from .declared import packed
+from .timestamps import usual_step
 from .units import to_nanometres, to_seconds
 
 _LISTED = 8  # arrays named in an error message
@@ -77,7 +79,7 @@ class Movie:
     dose_rate_e_per_nm2_s: float | None = None
     voltage_kv: float | None = None
     camera: str | None = None
-    timestamps_s: list[float] | None = None
+    warnings: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -239,26 +241,24 @@ def _ncem_array(contents: Contents, group: str, name: str) -> Movie:
         custom=(2, 1, 0),  # x is the slowest axis where the axes have no names
         voltage_kv=_kilovolts(voltage),
         camera=str(camera) if camera else None,
-        timestamps_s=next(
-            (t for k in range(len(axes)) if (t := _times(contents, f"{group}/dim{k + 1}", axes[k]))), None
-        ),
         metadata=contents.tree("", but=name),
     )
 
 
-def _times(contents: Contents, name: str, axis: Axis) -> list[float] | None:
-    """The values of an axis of time [s], one for each frame."""
-    values, unit_s = contents.value(name), to_seconds(1, clean_unit(axis.unit))
-    if axis.role != "time" or unit_s is None or not isinstance(values, list) or len(values) < 3:
-        return None
-    return [value * unit_s for value in values if isinstance(value, int | float)]
+def _axis(contents: Contents, name: str, called: str) -> Axis:
+    """An axis whose values are an array of their own."""
+    told, listed = contents.attributes(name), contents.value(name)
+    dtype, values = contents.objects.get(name, {}).get("dtype"), None
+    if isinstance(listed, list) and listed and dtype is not None and np.dtype(dtype).kind in "iuf":
+        stored = np.array(listed, np.dtype(dtype).newbyteorder("="))
+        if stored.ndim == 1:
+            values = packed(contents.path, name, stored.dtype, told).values(stored)
+    step = None if values is None else usual_step(values, digits=7)
+    return Axis(called, str(told.get("units", "")), step, values=values)
 
 
 def _ncem_axis(contents: Contents, name: str) -> Axis:
-    told = contents.attributes(name)
-    values = contents.value(name)
-    step = _step(values) if isinstance(values, list) else None
-    return Axis(str(told.get("name", "")), str(told.get("units", "")), step)
+    return _axis(contents, name, str(contents.attributes(name).get("name", "")))
 
 
 # HyperSpy
@@ -320,23 +320,10 @@ def _named_axes(contents: Contents, name: str) -> list[Axis]:
         named = re.split("[:,]", named)
     if not any(scales) and isinstance(named, list):
         scales = ["" if axis == "." else f"{group}/{axis}".lstrip("/") for axis in named]
-    axes = [_scale(contents, scale) for scale in scales] if len(scales) == n_axes else [Axis()] * n_axes
+    axes = [Axis()] * n_axes
+    if len(scales) == n_axes:
+        axes = [_axis(contents, scale, scale.rpartition("/")[2]) if scale else Axis() for scale in scales]
     return interpreted(axes, own.get("interpretation", told.get("interpretation")))
-
-
-def _scale(contents: Contents, name: str) -> Axis:
-    if not name:
-        return Axis()
-    told, values = contents.attributes(name), contents.value(name)
-    step = _step(values) if isinstance(values, list) else None
-    return Axis(name.rpartition("/")[2], str(told.get("units", "")), step)
-
-
-def _step(values: list[Any]) -> float | None:
-    """Mean distance of the values of an axis."""
-    if len(values) < 2 or not all(isinstance(v, int | float) for v in values[:2]):
-        return None
-    return abs(float(f"{(values[-1] - values[0]) / (len(values) - 1):.7g}"))
 
 
 def _generic(contents: Contents) -> list[Movie]:

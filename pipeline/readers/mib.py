@@ -75,7 +75,9 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
             f"{file.path.with_suffix('.hdr').name}, which says how many frames were recorded, is not beside "
             f"it; copy it too, or take the {whole} frames that are there with --allow-truncated.",
         )
-    announced = max(announced or 0, -(-file.size // step))
+    told = announced or 0
+    # A part of a frame behind all those that are announced is no frame that was cut.
+    announced = max(told, whole if 0 < told <= whole else -(-file.size // step))
     check_movie(file, (announced, *size), stored)
     n_frames = whole_frames(file, announced, whole, allow_truncated)
     offsets = range(header.header_bytes, header.header_bytes + n_frames * step, step)
@@ -87,7 +89,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
             raise InputError(file.path, f"damaged: the header of frame {number} differs from the first one.")
         frames.append(frame)
     stamps = _stamps(frames)
-    time, warnings = frame_time(stamps, 1e-6) if stamps is not None else (None, ())
+    time, warnings = frame_time(stamps, 1e-6)
     info = MovieInfo(
         shape=(n_frames, *size),
         dtype=stored.newbyteorder("="),
@@ -98,7 +100,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
         camera="Merlin",
         timestamps_s=told_apart(stamps),
         missing_frames=announced - n_frames,
-        warnings=warnings + _warnings(frames, notes),
+        warnings=warnings + _warnings(frames, notes) + _beyond(told, n_frames, file.size - announced * step),
         metadata=bounded_json({**header._asdict(), **first_frame._asdict(), "hdr": notes}),
     )
     if header.type == "R64":
@@ -175,6 +177,16 @@ def _stamps(frames: list[Frame]) -> NDArray[np.float64] | None:
         return np.array([(time - times[0]).total_seconds() for time in times])
     except (ValueError, TypeError):
         return None
+
+
+def _beyond(told: int, n_frames: int, n_bytes: int) -> tuple[str, ...]:
+    """Warnings for what the HDR file does not explain; each frame has a header of its own, so none can be shifted."""
+    said = []
+    if 0 < told < n_frames:
+        said.append(f"its HDR file names {told} frames, and {n_frames} are there: all are read.")
+    if n_bytes > 0:
+        said.append(f"{n_bytes} bytes behind its frames are no whole frame and are not read.")
+    return tuple(said)
 
 
 def _warnings(frames: list[Frame], notes: dict[str, str]) -> tuple[str, ...]:

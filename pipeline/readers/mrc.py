@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from . import MovieInfo, Reader
-from .frames import FlatReader, FrameReader, check_movie, library, whole_frames
+from .frames import FlatReader, FrameReader, announced_frames, balance, check_movie, library
 from .mrc_notes import direct_electron, extended_header
 from .rawfile import RawFile
 from .units import bounded_json, pixel_size, to_nanometres
@@ -23,6 +24,10 @@ _NAMES = (
     "alpha", "beta", "gamma", "mapc", "mapr", "maps", "dmin", "dmax", "dmean", "ispg", "nsymbt",
 )  # fmt: skip
 _PACKED = 101  # two 4-bit pixels in a byte, the first in the low half
+_IMOD_STAMPS = {b"IMOD", b"DOMI"}
+_SIGNED_FLAG, _PACKED_FLAG = 1, 16  # of IMOD, for mode 0
+_PACKED_LABEL = "4 bits packed"  # of SerialEM
+_SCALED_LABEL = re.compile(r"Dose frac(?:\.|tionation) image, scaled by +([0-9.]+)")
 
 
 def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) -> Reader:
@@ -46,14 +51,29 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
         )
 
     stored = np.dtype(order + _TYPES[mode])
-    imod_stamp, imod_flags = struct.unpack(f"{order}4si", header[152:160])
-    # IMOD's bytes are unsigned unless its first flag says otherwise; everyone else's are signed.
-    if mode == 0 and imod_stamp in {b"IMOD", b"DOMI"} and not imod_flags & 1:
-        stored = np.dtype("u1")
+    packed, labels = mode == _PACKED, _labels(header, order)
+    row_bytes = (width + 1) // 2 if packed else width * stored.itemsize
+    if mode == 0:
+        imod_stamp, imod_flags = struct.unpack(f"{order}4si", header[152:160])
+        if imod_stamp not in _IMOD_STAMPS:
+            imod_flags = _SIGNED_FLAG  # everyone else's bytes are signed
+        # A packed movie of a K2 or K3 gives the bytes of a row as its width.
+        if imod_flags & _PACKED_FLAG or (len(labels) == 1 and _PACKED_LABEL in labels[0]):
+            packed, width = True, 2 * width
+            if imod_flags & _SIGNED_FLAG and imod_stamp in _IMOD_STAMPS:
+                raise InputError(
+                    file.path,
+                    "its header says that its pixels are packed, two in a byte, and signed: IMOD knows no such.",
+                )
+        if packed or not imod_flags & _SIGNED_FLAG:
+            stored = np.dtype("u1")
+    frame_bytes = max(height * row_bytes, 1)
+    room = max(file.size - first, 0) // frame_bytes
+    announced = announced_frames(file, announced, room, allow_truncated, single=single)
     check_movie(file, (announced, height, width), stored, single=single)
-    row_bytes = (width + 1) // 2 if mode == _PACKED else width * stored.itemsize
-    frame_bytes = height * row_bytes
-    n_frames = whole_frames(file, announced, (file.size - first) // frame_bytes, allow_truncated)
+    n_frames, unexplained = balance(
+        file, announced, allow_truncated, first=first, step=frame_bytes, optional=extended
+    )
     notes = direct_electron(file) or extended_header(file, header, order, extended, n_frames)
     info = MovieInfo(
         shape=(n_frames, height, width),
@@ -67,11 +87,11 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
         camera=notes.camera,
         timestamps_s=notes.timestamps_s,
         missing_frames=announced - n_frames,
-        warnings=notes.warnings,
+        warnings=notes.warnings + unexplained + _scaled(labels),
         metadata=_metadata(header, words, order, file.size - first - n_frames * frame_bytes) | notes.metadata,
     )
     offsets = range(first, first + n_frames * frame_bytes, frame_bytes)
-    if mode == _PACKED:
+    if packed:
         return PackedReader(file, info, offsets, row_bytes)
     return FlatReader(file, info, stored, offsets)
 
@@ -104,6 +124,23 @@ def _byte_order(header: bytes) -> str:
     return next((order for order in orders if sensible(order)), orders[0])
 
 
+def _labels(header: bytes, order: str) -> list[str]:
+    n_labels = min(max(struct.unpack(f"{order}i", header[220:224])[0], 0), 10)
+    labels = (header[224 + 80 * k : 304 + 80 * k] for k in range(n_labels))
+    return [label.decode("latin-1").strip("\0 ") for label in labels]
+
+
+def _scaled(labels: list[str]) -> tuple[str, ...]:
+    """A hint where SerialEM says that it multiplied the counts of a counting camera."""
+    found = next((match[1] for label in labels if (match := _SCALED_LABEL.search(label))), "1")
+    if not re.fullmatch(r"[0-9]+\.?[0-9]*", found) or float(found) in (0.0, 1.0):
+        return ()
+    return (
+        f"its label says that the counts were scaled by {float(found):g}, which is kept; if the camera counted "
+        f"electrons, --counts-per-electron {float(found):g} says so.",
+    )
+
+
 def _pixel_size(words: tuple[Any, ...]) -> tuple[float, float] | None:
     """(row, column) distance [nm]: cell length over sampling of the axes that rows and columns run along."""
     sampling, cell, axes = words[7:10], words[10:13], words[16:19]
@@ -119,14 +156,12 @@ def _pixel_size(words: tuple[Any, ...]) -> tuple[float, float] | None:
 
 
 def _metadata(header: bytes, words: tuple[Any, ...], order: str, trailing_bytes: int) -> dict[str, Any]:
-    n_labels = min(max(struct.unpack(f"{order}i", header[220:224])[0], 0), 10)
-    labels = [header[224 + 80 * k : 304 + 80 * k] for k in range(n_labels)]
     return bounded_json(
         {
             **dict(zip(_NAMES, words, strict=True)),
             "byte_order": "big" if order == ">" else "little",
             "exttyp": header[104:108].decode("latin-1").strip("\0 "),
-            "labels": [label.decode("latin-1").strip("\0 ") for label in labels],
+            "labels": _labels(header, order),
             "trailing_bytes": trailing_bytes,
         }
     )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .rawfile import RawFile
-from .timestamps import frame_time
+from .timestamps import frame_time, told_apart
 from .units import bounded_json, pixel_size, to_nanometres
 
 _HEADER = 1024
@@ -102,7 +102,7 @@ def _fei(file: RawFile, order: str, n_bytes: int, n_frames: int) -> Notes:
     first = {name: records[name][0].item() for name in _FEI}
     first |= {name: first[name].decode("latin-1").strip("\0 ") for name in ("microscope", "camera")}
     stamps = records["timestamp_days"] * _DAY_S
-    known = n_records == n_frames and np.isfinite(stamps).all() and (np.diff(stamps) > 0).all()
+    known = n_records == n_frames and np.isfinite(stamps).all() and bool(stamps.any())
     time, warnings = frame_time(stamps, 1e-3) if known else (None, ())
     high_tension, exposure = _plausible(first["high_tension_v"]), _plausible(first["integration_time_s"])
     return Notes(
@@ -111,7 +111,7 @@ def _fei(file: RawFile, order: str, n_bytes: int, n_frames: int) -> Notes:
         exposure_s=None if first["is_dose_fraction"] else exposure,  # else it is that of the whole movie
         voltage_kv=None if high_tension is None else high_tension / 1000,
         camera=first["camera"] or None,
-        timestamps_s=stamps - stamps[0] if known and n_frames > 1 else None,
+        timestamps_s=told_apart(stamps) if known and n_frames > 1 else None,
         warnings=warnings,
         metadata=bounded_json({"extended_header": {"kind": "FEI", "bytes": n_bytes, "first_frame": first}}),
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from . import MovieInfo, Reader
-from .frames import FlatReader, FrameReader, check_movie, frame_size, library, whole_frames
+from .frames import FlatReader, FrameReader, balance, check_movie, frame_size, library, whole_frames
 from .rawfile import RawFile
 
 _MAX_HEADER = 10_000  # bytes; a plain array needs about 100
@@ -35,16 +35,17 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
     announced, height, width = shape = check_movie(file, full_shape, stored, single=single)
     first = header.tell()
     frame_bytes = frame_size(shape, stored)
-    # In Fortran order every frame is spread over the whole file: cut short, no frame is whole.
-    room = (file.size - first) // frame_bytes
-    present = 0 if fortran and room < announced else room
-    n_frames = whole_frames(file, announced, present, allow_truncated)
+    if fortran and (file.size - first) // frame_bytes < announced:
+        # Every frame is spread over the whole file: cut short, no frame is whole.
+        whole_frames(file, announced, 0, allow_truncated)
+    n_frames, unexplained = balance(file, announced, allow_truncated, first=first, step=frame_bytes)
     info = MovieInfo(
         shape=(n_frames, height, width),
         dtype=stored.newbyteorder("="),
         format=f"NumPy {major}.{minor}{' Fortran order' if fortran else ''}",
         reader=library("numpy"),
         missing_frames=announced - n_frames,
+        warnings=unexplained,
         metadata={"descr": stored.str, "fortran_order": fortran, "shape": list(full_shape)},
     )
     if fortran:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from . import MovieInfo, Reader
-from .frames import FlatReader, check_movie, frame_size, library, whole_frames
+from .frames import FlatReader, announced_frames, balance, check_movie, frame_size, library
 from .rawfile import RawFile
 from .timestamps import frame_time, told_apart
 from .units import bounded_json
@@ -67,24 +67,16 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
             f"pixels of {bits} bits, and {distance} bytes from frame to frame.",
         )
     first = 8192 if version >= 5 else 1024
-    present = max(file.size - first + distance - frame_bytes, 0) // distance
-    # A recorder that was stopped hard leaves no number.
-    announced = header["allocated_frames"] or (present if allow_truncated else 0)
+    tail = distance - frame_bytes  # time stamp and padding
+    room = max(file.size - first + tail, 0) // distance
+    announced = announced_frames(file, header["allocated_frames"], room, allow_truncated)
     check_movie(file, (announced, height, width), stored)
-    n_frames = whole_frames(file, announced, present, allow_truncated)
+    n_frames, unexplained = balance(file, announced, allow_truncated, first=first, step=distance, tail=tail)
     offsets = range(first, first + n_frames * distance, distance)
 
     started, stamps = _stamps(file, offsets, frame_bytes, distance)
-    time, warnings = frame_time(stamps, 1e-6) if stamps is not None else (None, ())
-    rate = header["suggested_frame_rate"]
-    suggested = float(f"{1 / rate:.7g}") if 1e-6 < rate < 1e9 else None
-    if time is None:
-        time = suggested
-    elif suggested is not None and abs(time / suggested - 1) > 0.05:
-        warnings += (
-            f"its header suggests {suggested} s per frame for playing, its time stamps say {time} s, which "
-            "is used; --frame-time overrides it.",
-        )
+    rate = header["suggested_frame_rate"]  # for playing
+    time, warnings = frame_time(stamps, 1e-6, float(f"{1 / rate:.7g}") if 1e-6 < rate < 1e9 else None)
     info = MovieInfo(
         shape=(n_frames, height, width),
         dtype=stored.newbyteorder("="),
@@ -93,7 +85,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
         frame_time_s=time,
         timestamps_s=told_apart(stamps),
         missing_frames=announced - n_frames,
-        warnings=warnings + _references(file) + _spare(present - announced),
+        warnings=warnings + _references(file) + unexplained,
         metadata=bounded_json(
             {
                 "version": version,
@@ -133,18 +125,18 @@ def _stamps(
     first = clock[0][0]  # Unix time; taken off before microseconds would be lost in rounding
     if first == 0:
         return None, None
+    strange = sum(max(parts) >= 1000 for _, *parts in clock)
+    if max(clock[0][1:]) < 1000 and strange > (len(clock) - 1) / 2:
+        raise InputError(
+            file.path,
+            f"its second frame does not begin at byte {offsets[1]}, where its header puts it: damaged, or frames are "
+            f"not {distance} bytes apart. Copy it anew.",
+        )
     stamps = [
         seconds - first + sum(part / 1000 ** (k + 1) for k, part in enumerate(parts))
         for seconds, *parts in clock
     ]
     return first, np.array(stamps)
-
-
-def _spare(n_frames: int) -> tuple[str, ...]:
-    """A warning where the file is longer than its header says."""
-    if n_frames < 1:
-        return ()
-    return (f"the file has room for {n_frames} frames more than its header names; they are not read.",)
 
 
 def _references(file: RawFile) -> tuple[str, ...]:

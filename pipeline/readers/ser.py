@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from . import MovieInfo, Reader
-from .frames import FlatReader, check_movie, frame_size, library, whole_frames
+from .frames import FlatReader, announced_frames, check_movie, frame_size, library, whole_frames
 from .rawfile import RawFile
 from .timestamps import frame_time, told_apart
 from .units import bounded_json, pixel_size, to_nanometres
@@ -43,11 +43,13 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
         raise InputError(
             file.path, f"holds a scan of {n_dimensions} dimensions with an image at each point, not a movie."
         )
+    table = np.frombuffer(file.read_at(start, 2 * max(total, 0) * word.itemsize), word).astype(np.int64)
+    written = int(np.argmin(np.append(table[:total] > 0, False)))  # offsets of images that were not are 0
+    valid = announced_frames(file, valid, written, allow_truncated)
     if not 0 < valid <= total:
         raise InputError(
             file.path, f"its header says that {valid} of {total} images are valid: there is no frame in it."
         )
-    table = np.frombuffer(file.read_at(start, 2 * total * word.itemsize), word).astype(np.int64)
     offsets, tags = table[:valid], table[total : total + valid]
 
     element = _ELEMENT.unpack(file.read_at(int(offsets[0]), _ELEMENT.size))
@@ -62,7 +64,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
 
     conditions = _conditions(file)
     stamps = _stamps(file, tags[:n_frames]) if tag_kind in _STAMPED else None
-    time, warnings = frame_time(stamps, 1.0) if stamps is not None else (None, ())
+    time, warnings = frame_time(stamps, 1.0)
     mode = conditions.get("Mode", "").lower()
     diffraction = "diffraction" in mode and "stem" not in mode  # scanning, the lenses stand so for images
     voltage = _number(conditions.get("AcceleratingVoltage"))
@@ -78,7 +80,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
         camera=conditions.get("CameraNamePath"),
         timestamps_s=told_apart(stamps),
         missing_frames=valid - n_frames,
-        warnings=warnings,
+        warnings=warnings + _beyond(file, table[valid:total], frame_bytes),
         metadata=bounded_json(
             {
                 "version": hex(version),
@@ -93,6 +95,15 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     )
     starts = (offsets[:n_frames] + _ELEMENT.size).tolist()
     return FlatReader(file, info, stored, starts, bottom_up=True)
+
+
+def _beyond(file: RawFile, offsets: Any, frame_bytes: int) -> tuple[str, ...]:
+    """A warning for images that the table lists and the file has, but the header does not count."""
+    ends = offsets[offsets > 0] + _ELEMENT.size + frame_bytes
+    n_more = int((ends <= file.size).sum())
+    if not n_more:
+        return ()
+    return (f"its table lists {n_more} images more than its header says are valid; they are not read.",)
 
 
 def _present(file: RawFile, offsets: Any, layout: tuple[int, ...], frame_bytes: int) -> int:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from . import MovieInfo, Reader
-from .frames import FlatReader, FrameReader, check_movie, frame_size, library, whole_frames
+from .declared import as_declared
+from .frames import FlatReader, FrameReader, check_movie, frame_size, library, unexplained, whole_frames
 from .rawfile import RawFile
 from .tiff_description import EER, Description, describe
 from .tiff_pages import SEGMENT_TAGS, Layout, Page, Pages
@@ -50,10 +51,14 @@ def open_movie(
     layout = first.layout()
     _check_layout(file, layout)
     note = describe(file.path, first, Wanted(dataset, channel))
+    more: tuple[str, ...] = ()
     starts, offsets, broken = _walk(file, pages, layout)
     announced = max(note.n_frames or 0, len(starts) + broken)
     if note.one_page and len(starts) == 1 < announced and offsets is not None:
         offsets = _follow(file, first, offsets[0], layout.plain_bytes, announced)
+        beyond = file.size - offsets[0] - announced * layout.plain_bytes
+        if beyond >= layout.plain_bytes and first.offset < offsets[0]:
+            more = unexplained(beyond, layout.plain_bytes)
     with tifffile.TiffFile(file.path) as tif:
         key = tif.pages.first
         if key.dtype is None:
@@ -66,7 +71,7 @@ def open_movie(
     present = len(starts) if offsets is None else len(offsets)
     # A chain of directories that breaks off does not tell how long it was.
     at_least = broken and announced > (note.n_frames or 0)
-    warnings = note.warnings + _more_pages(note, announced)
+    warnings = note.warnings + _more_pages(note, announced) + more
     if note.planes is not None and len(note.planes) != note.n_frames:
         planes = note.planes
         there = planes[: max(0, -(-(present - planes.start) // planes.step))]
@@ -98,12 +103,12 @@ def open_movie(
         metadata=bounded_json({**note.metadata, "tags": tags}),
     )
     if offsets is not None:
-        return FlatReader(file, info, dtype.newbyteorder(pages.order), offsets)
+        return as_declared(FlatReader(file, info, dtype.newbyteorder(pages.order), offsets), note.declared)
     reader = SegmentReader(file, info, pages, layout, starts, decode)
     if not single:
         last = np.empty((1, *shape[1:]), dtype)
         reader.read(n_frames - 1, n_frames, last)  # what cannot be decoded should show now, not at the end
-    return reader
+    return as_declared(reader, note.declared)
 
 
 class SegmentReader(FrameReader):
@@ -140,7 +145,7 @@ class SegmentReader(FrameReader):
 
     def _fill_frame(self, directory: int, frame: NDArray[Any]) -> None:
         page = self._pages.page(directory)
-        segments = None if page is None else page.segments(self._layout.n_segments)
+        segments = None if page is None else page.segments(self._layout)
         if segments is None:
             raise InputError(self._file.path, "the file has changed since it was opened.")
         for index, packed in enumerate(self._packed(segments)):
@@ -206,7 +211,7 @@ def _walk(file: RawFile, pages: Pages, layout: Layout) -> tuple[array[int], Sequ
                 f"page {number} differs from the first one in {', '.join(differing)}: the pages of a movie "
                 "are alike. Save the frames of one kind as their own file.",
             )
-        segments = page.segments(layout.n_segments)
+        segments = page.segments(layout)
         if segments is None:
             # Later frames may still be whole, but a movie with a hole would shift in time.
             return starts, offsets if flat else None, True

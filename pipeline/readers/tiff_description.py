@@ -19,7 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .tiff_pages import COMPRESSION, DESCRIPTION, X_RESOLUTION, Y_RESOLUTION, Page
+from .declared import AS_STORED, Declared, packed
+from .tiff_pages import (
+    BITS,
+    COMPRESSION,
+    DESCRIPTION,
+    SAMPLE_FORMAT,
+    X_RESOLUTION,
+    Y_RESOLUTION,
+    Page,
+)
 from .tiff_planes import AXES, Wanted, choose_planes, n_planes
 from .timestamps import frame_time, told_apart
 from .units import pixel_size, to_nanometres, to_seconds
@@ -27,6 +36,9 @@ from .units import pixel_size, to_nanometres, to_seconds
 EER = {65000: "EER", 65001: "EER", 65002: "EER"}  # compressions
 _EER_METADATA = 65001  # a tag of the same number
 _METAMORPH = 33629  # UIC2Tag: six words for each frame
+_GDAL_METADATA, _GDAL_NO_DATA = 42112, 42113  # tags
+_PACKED_LABEL = "image, 4 bits packed"
+_NOT_CALIBRATED = 20  # ImageJ's number of the function
 _DM_UNITS = (65003, 65004, 65005)  # of x, y and z
 _DM_SCALES = (65009, 65010, 65011)
 
@@ -43,6 +55,7 @@ class Description:
     pixel_size_nm: tuple[float, float] | None = None
     exposure_s: float | None = None
     timestamps_s: NDArray[np.float64] | None = None
+    declared: Declared = AS_STORED  # of the numbers
     warnings: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -53,11 +66,20 @@ def describe(path: Path, page: Page, wanted: Wanted = Wanted()) -> Description: 
     Raises
     ------
     InputError
-        If it says that the file has more axes than (frame, row, column), and ``wanted`` does not choose.
+        If it says that the file has more axes than (frame, row, column), and ``wanted`` does not choose; or if it
+        declares something of the numbers that is not applied here.
     UsageError
         If ``wanted`` asks for what is not there.
     """
-    found = _described(path, page, wanted)
+    text = page.text(DESCRIPTION)
+    if _PACKED_LABEL in text and page.number(BITS, 1) == 8:
+        raise InputError(
+            path,
+            "its label says that each byte holds two pixels of 4 bits (SerialEM), which is read in MRC only.",
+        )
+    found = _by_writer(path, page, text, wanted)
+    if found.declared == AS_STORED:
+        found = replace(found, declared=_gdal(path, page))
     if found.planes is None:
         choose_planes(path, (), wanted)  # there is nothing to choose from
     if found.writer == "DigitalMicrograph":
@@ -71,8 +93,17 @@ def describe(path: Path, page: Page, wanted: Wanted = Wanted()) -> Description: 
     )
 
 
-def _described(path: Path, page: Page, wanted: Wanted) -> Description:
-    text = page.text(DESCRIPTION)
+def _gdal(path: Path, page: Page) -> Declared:
+    """What GDAL's tags declare of the numbers: one that stands for no value, a scale and an offset."""
+    told = {}
+    if empty := page.text(_GDAL_NO_DATA).strip():
+        told["_FillValue"] = empty
+    for item in re.finditer(r'role="(scale|offset)"\s*>([^<]*)<', page.text(_GDAL_METADATA)):
+        told[{"scale": "scale_factor", "offset": "add_offset"}[item[1]]] = item[2].strip()
+    return packed(path, "of pixels", np.dtype("f8"), told) if told else AS_STORED
+
+
+def _by_writer(path: Path, page: Page, text: str, wanted: Wanted) -> Description:
     if text.startswith("ImageJ="):
         return _imagej(path, page, text, wanted)
     if text.startswith('{"shape":'):
@@ -111,8 +142,37 @@ def _imagej(path: Path, page: Page, text: str, wanted: Wanted) -> Description:
             to_nanometres(_per_pixel(page, Y_RESOLUTION), entries.get("yunit", unit)),
             to_nanometres(_per_pixel(page, X_RESOLUTION), unit),
         ),
+        declared=_imagej_calibration(path, page, entries),
         metadata={"ImageJ": entries},
     )
+
+
+def _imagej_calibration(path: Path, page: Page, entries: dict[str, str]) -> Declared:
+    """How ImageJ makes values of the numbers: along a straight line, in images of whole numbers.
+
+    It stores signed 16-bit counts with 32768 added and a line that takes this away again.
+    """
+    names = [name for name in ("c0", "c1", "c2", "c3", "c4") if name in entries]
+    function = _finite(entries.get("cf", _NOT_CALIBRATED))
+    if function == _NOT_CALIBRATED or (function == 0 and len(names) < 2):
+        return AS_STORED
+    line = [number for name in names if (number := _finite(entries[name])) is not None]
+    if function != 0 or len(names) != 2 or len(line) != 2 or line[1] == 0:
+        told = ", ".join(f"{name}={entries[name]}" for name in ("cf", *names))
+        raise InputError(
+            path,
+            f"its numbers are calibrated by a function of ImageJ that is not a straight line ({told}), which is not "
+            "applied here. Save the movie without it (Analyze > Calibrate, function None).",
+        )
+    offset, factor = line
+    sample_format = page.number(SAMPLE_FORMAT, 1)
+    if (sample_format, factor, offset) == (2, 1.0, -32768.0):
+        return AS_STORED  # stored as signed in the first place: ImageJ adds as much when it opens it
+    if sample_format == 3 and (factor, offset) != (1.0, 0.0):
+        line_told = f"{factor:g} x + {offset:g}"
+        said = f"ImageJ's calibration ({line_told}) is not applied: ImageJ itself passes over it in floats."
+        return Declared(warnings=(said,))
+    return Declared(factor, offset)
 
 
 def _tifffile(path: Path, text: str, wanted: Wanted) -> Description:
@@ -152,15 +212,15 @@ def _ome(path: Path, root: ElementTree.Element, wanted: Wanted) -> Description:
         if plane.get("IFD") is not None and int(plane.get("IFD", 0)) != position:
             raise InputError(path, f"its OME entry {number} puts frames out of order, which is not read.")
     stamps, exposure = _ome_planes(images[0], axes, planes)
-    measured, uneven = (None, ()) if stamps is None else frame_time(stamps, 1e-6)
     told = to_seconds(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
+    time, uneven = frame_time(stamps, 1e-6, told)
     return Description(
         writer="OME",
         n_frames=n_planes(axes),
         planes=planes,
-        frame_time_s=told or measured,
+        frame_time_s=time,
         exposure_s=exposure,
-        timestamps_s=stamps,
+        timestamps_s=told_apart(stamps),
         warnings=uneven,
         pixel_size_nm=pixel_size(
             to_nanometres(pixels.get("PhysicalSizeY"), pixels.get("PhysicalSizeYUnit", "um")),
@@ -198,7 +258,7 @@ def _ome_planes(
         stamps[number] = delta * unit_s
     if not all(number in stamps for number in frames):
         return None, exposure
-    return told_apart(np.array([stamps[number] for number in frames])), exposure
+    return np.array([stamps[number] for number in frames]), exposure
 
 
 def _digitalmicrograph(page: Page) -> Description:

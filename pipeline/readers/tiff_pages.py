@@ -58,6 +58,14 @@ class Layout(NamedTuple):
             return 0
         return self.width * self.height * self.bits[0] // 8
 
+    def strip_bytes(self) -> NDArray[np.int64] | None:
+        """Size of every strip [bytes], if they are uncompressed."""
+        if not self.plain_bytes:
+            return None
+        row = self.plain_bytes // self.height
+        starts = np.arange(0, self.height, self.segment_height)
+        return np.minimum(self.segment_height, self.height - starts).astype(np.int64) * row
+
 
 class Page:
     """One directory: its tags, read when asked for."""
@@ -134,13 +142,25 @@ class Page:
             segment_height=self.number(TILE_HEIGHT, min(rows, height)),
         )
 
-    def segments(self, n_segments: int) -> NDArray[np.int64] | None:
-        """(offset, byte count) of each strip or tile, (n_segments, 2); None if any is not in the file."""
+    def segments(self, layout: Layout) -> NDArray[np.int64] | None:
+        """(offset, byte count) of each strip or tile, (n_segments, 2); None if any is not in the file.
+
+        Where byte counts are missing or 0, those of uncompressed strips follow from their size.
+        """
+        n_segments = layout.n_segments
         offset_tag, count_tag = SEGMENT_TAGS[2:] if SEGMENT_TAGS[2] in self._tags else SEGMENT_TAGS[:2]
         try:
             offsets, counts = self.array(offset_tag), self.array(count_tag)
         except InputError:
             return None
+        if offsets is not None and (counts is None or not counts.any()):
+            counts = layout.strip_bytes()
+            if counts is None:
+                raise InputError(
+                    self._pages.file.path,
+                    "its directory lacks the byte counts of its strips (StripByteCounts), without which what is "
+                    "compressed or tiled cannot be found. Save it anew with the program that wrote it.",
+                )
         if offsets is None or counts is None or min(offsets.size, counts.size) < n_segments:
             return None
         pairs = np.column_stack([offsets[:n_segments], counts[:n_segments]]).astype(np.float64)

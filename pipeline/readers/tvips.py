@@ -55,6 +55,13 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     starts = [_HEADER + k * step for k in range(n_frames)]  # the only gap is the header of the first part
 
     heads = [_STAMP.unpack(joined.read_at(at, _STAMP.size)) for at in starts]
+    strange = sum(ms >= 1000 for _, _, ms in heads)
+    if heads[0][2] < 1000 and strange > (len(heads) - 1) / 2:
+        raise InputError(
+            file.path,
+            f"its second frame does not begin at byte {starts[1]}, where its header puts it: damaged, or each has "
+            f"a header of other than {lead} bytes. Copy it anew.",
+        )
     started = heads[0][1]  # Unix time; taken off before milliseconds would be lost in rounding
     stamps = np.array([seconds - started + ms / 1000 for _, seconds, ms in heads])
     time, warnings = frame_time(stamps, 1e-3)

@@ -25,7 +25,7 @@ _SECONDS = {
     **dict.fromkeys(("s", "sec", "second"), 1.0),
     **dict.fromkeys(("min", "minute"), 60.0),
     **dict.fromkeys(("h", "hr", "hour"), 3600.0),
-    **dict.fromkeys(("d", "day"), 86400.0),
+    **dict.fromkeys(("d", "day"), 86_400.0),
 }
 _MAX_TEXT = 100_000  # characters of one string
 _MAX_ITEMS = 1_000  # entries of one list
@@ -47,19 +47,19 @@ def to_nanometres(value: Any, unit: Any) -> float | None:
 def to_seconds(value: Any, unit: Any) -> float | None:
     """A time in s, or None where the number or the unit does not say one.
 
+    Dates as netCDF and xarray write them count from a moment, "milliseconds since 2024-01-01".
+
     Examples
     --------
-    >>> to_seconds(25, "ms"), to_seconds(0, "s"), to_seconds(2, "deg")
-    (0.025, None, None)
+    >>> to_seconds(25, "ms"), to_seconds(0, "s"), to_seconds(2, "deg"), to_seconds(8, "ms since 2024-01-01")
+    (0.025, None, None, 0.008)
     """
-    return _convert(value, unit, _SECONDS)
+    return _convert(value, str(unit).partition(" since ")[0], _SECONDS)
 
 
 def _convert(value: Any, unit: Any, factors: Mapping[str, float]) -> float | None:
-    # ImageJ writes what is not ASCII as an escape sequence; "since" a date is how netCDF and xarray write times.
-    name = re.sub(r"\\u([0-9A-Fa-f]{4})", lambda match: chr(int(match[1], 16)), str(unit)).partition(
-        " since "
-    )[0]
+    # ImageJ writes what is not ASCII as an escape sequence.
+    name = re.sub(r"\\u([0-9A-Fa-f]{4})", lambda match: chr(int(match[1], 16)), str(unit))
     # Two characters look like a micro sign, and two like that of an angstrom.
     name = name.replace("\u00b5", "u").replace("\u03bc", "u").replace("\u212b", "\u00e5").strip().lower()
     factor = factors.get(name, factors.get(name.removesuffix("s")))

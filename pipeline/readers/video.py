@@ -57,13 +57,14 @@ def open_movie(file: RawFile, allow_truncated: bool, *, channel: int | None = No
     file.close()
     seconds = told["seconds"]
     timestamps = np.array(seconds, np.float64) if None not in seconds else None
-    uneven = () if timestamps is None else frame_time(timestamps, 1e-3)[1]
+    rate_s = to_seconds(1 / told["rate"], "s") if told["rate"] else None  # on average, with all pauses
+    time, uneven = frame_time(timestamps, 1e-3, rate_s)
     info = MovieInfo(
         shape=(n_frames, height, width),
         dtype=stored,
         format=f"{'AVI' if container == 'avi' else 'MP4'}, {told['codec']}",
         reader=told["library"],
-        frame_time_s=to_seconds(1 / told["rate"], "s") if told["rate"] else None,
+        frame_time_s=time,
         timestamps_s=timestamps,
         missing_frames=announced - n_frames,
         warnings=_warnings(told["codec"], told["pixels"], told["coloured"], channel) + uneven,

@@ -245,9 +245,14 @@ def parse_array(
 def _parse_v2(name: str, told: dict[str, Any], attributes: dict[str, Any]) -> ZarrArray:
     shape, chunk = _sizes(told["shape"]), _sizes(told["chunks"], len(told["shape"]))
     descr = told["dtype"]
-    if not isinstance(descr, str) or not re.fullmatch(r"[<>|][biufc]\d{1,2}", descr):
+    if not isinstance(descr, str) or not re.fullmatch(
+        r"[<>|][biufc]\d{1,2}|[<>][mM]8\[\d*[a-zA-Z]{1,2}\]", descr
+    ):
         raise ValueError(f"its values are of type {descr}, not numbers")
     stored = np.dtype(descr)
+    if stored.kind in "mM":
+        attributes = attributes | _of_dates(*np.datetime_data(stored))
+        stored = np.dtype(f"{descr[0]}i8")
     steps = [_step_v2(f, stored) for f in told.get("filters") or []]
     if told.get("compressor") is not None:
         steps.append(_step_v2(told["compressor"], stored))
@@ -267,11 +272,16 @@ def _parse_v3(name: str, told: dict[str, Any], attributes: dict[str, Any]) -> Za
     if told["chunk_grid"]["name"] != "regular":
         raise ValueError(f"its chunk grid is {told['chunk_grid']['name']}, not regular")
     shard = _sizes(told["chunk_grid"]["configuration"]["chunk_shape"], len(shape))
-    if told["data_type"] not in _DTYPES:
-        raise ValueError(f"its values are of type {told['data_type']}, not numbers")
+    data_type = told["data_type"]
+    if isinstance(data_type, dict) and data_type["name"] in ("numpy.datetime64", "numpy.timedelta64"):
+        settings = data_type["configuration"]
+        attributes = attributes | _of_dates(settings["unit"], settings["scale_factor"])
+        data_type = "int64"
+    if data_type not in _DTYPES:
+        raise ValueError(f"its values are of type {data_type}, not numbers")
     if told.get("storage_transformers"):
         raise ValueError("its storage transformers are not read here")
-    stored = np.dtype(told["data_type"])
+    stored = np.dtype(data_type)
     chain, chunk, index_steps, index_at_end = told["codecs"], shard, None, True
     if [codec["name"] for codec in chain] == ["sharding_indexed"]:
         sharding = chain[0]["configuration"]
@@ -298,6 +308,15 @@ def _parse_v3(name: str, told: dict[str, Any], attributes: dict[str, Any]) -> Za
         f"c{separator}" if is_default else "", separator, told["fill_value"],
         _names(told.get("dimension_names"), len(shape)), attributes,
     )  # fmt: skip
+
+
+def _of_dates(unit: str, step: int) -> dict[str, Any]:
+    """The attributes that make whole numbers of NumPy's dates and spans of time."""
+    return {
+        "units": {"m": "min"}.get(unit, unit),
+        "scale_factor": step,
+        "missing_value": -(2**63),
+    }  # the last one is "not a time"
 
 
 def _chain_v3(

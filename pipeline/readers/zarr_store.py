@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +15,12 @@ from ..errors import InputError, UsageError
 from . import MovieInfo, Reader
 from .axes import Axis, pixel_size_of, place_movie
 from .chunked import MAX_RATIO, ChunkedReader, Layout, check_chunks
+from .declared import Declared, as_declared, packed
 from .frames import check_movie, library, whole_frames
 from .hdf5_profiles import Contents, Movie, find_movie
 from .rawfile import RawFolder
-from .timestamps import frame_time
-from .units import bounded_json, to_seconds
+from .timestamps import frame_time, usual_step
+from .units import bounded_json
 from .zarr_arrays import ChunkReader, Folder, ZarrArray, parse_array
 
 _LISTED = 8  # arrays named in an error message
@@ -69,16 +71,17 @@ def open_movie(
             f"{MAX_RATIO} times as much: chunks are missing, or it is a decompression bomb.",
         )
     shards = Layout(array.shape, array.shard, place.movie_axes, place.fixed)
-    present, n_missing, n_wanted = _present(array, shards, files)
+    present, n_missing, n_wanted, n_beyond = _present(array, shards, files)
     n_frames = whole_frames(folder, announced, present, allow_truncated)
-    timestamps = _timestamps(axes, place.movie_axes[0], coordinates, announced, n_frames)
-    uneven = () if timestamps is None else frame_time(timestamps, 1e-9)[1]
+    time = axes[place.movie_axes[0]]
+    timestamps = None if time.times_s is None else time.times_s[:n_frames]
+    time_s, uneven = frame_time(timestamps, 1e-9, movie.frame_time_s or time.seconds)
     info = MovieInfo(
         shape=(n_frames, height, width),
         dtype=array.dtype.newbyteorder("="),
         format=f"Zarr v{array.version}" + ("" if movie.format == "HDF5" else f", {movie.format}"),
         reader=library("tdenoise"),
-        frame_time_s=movie.frame_time_s or axes[place.movie_axes[0]].seconds,
+        frame_time_s=time_s,
         pixel_size_nm=pixel_size_of(axes, place),
         exposure_s=movie.exposure_s,
         dose_rate_e_per_nm2_s=movie.dose_rate_e_per_nm2_s,
@@ -86,7 +89,7 @@ def open_movie(
         camera=movie.camera,
         timestamps_s=timestamps,
         missing_frames=announced - n_frames,
-        warnings=_warnings(array, n_missing, n_wanted) + uneven + place.warnings,
+        warnings=_warnings(array, n_missing, n_wanted, n_beyond) + uneven + place.warnings,
         metadata=bounded_json(
             {
                 "array": array.attributes,
@@ -99,7 +102,7 @@ def open_movie(
     reader = ChunkedReader(folder, info, layout, ChunkReader(store, array).fetch)
     last = np.empty((1, height, width), info.dtype)
     reader.read(n_frames - 1, n_frames, last)  # what cannot be decoded should show now, not at the end
-    return reader
+    return as_declared(reader, _declared(folder, array))
 
 
 def _choose(folder: RawFolder, nodes: dict[str, Node], dataset: str | None) -> str:
@@ -242,32 +245,34 @@ def _coordinates(
         name = _join(group, dimension)
         if not dimension or name not in nodes or nodes[name].metadata.get("shape") != [array.shape[axis]]:
             continue
-        version, told, attributes = nodes[name]
-        told, unit = _without_dates(told, attributes.get("units", ""))
-        coordinate = parse_array(folder.path, name, version, told, attributes)
+        coordinate = parse_array(folder.path, name, *nodes[name])
         n_bytes = 8 * coordinate.shape[0]
         if coordinate.dtype.kind not in "iuf" or n_bytes > _MAX_COORDINATES or coordinate.chunk[0] > 2**18:
             continue
         fetch = ChunkReader(store, coordinate).fetch
         parts = [fetch((k,)) for k in range(-(-coordinate.shape[0] // coordinate.chunk[0]))]
         stored = np.concatenate(parts)[: coordinate.shape[0]]
-        if stored.dtype.kind in "iu" and stored.size and abs(int(stored[0])) >= 2**53:
-            stored = stored - stored[0]  # nanoseconds since 1970 do not fit into a float
-        values = stored.astype(np.float64)
+        values = _declared(folder, coordinate).values(stored.astype(coordinate.dtype.newbyteorder("=")))
+        unit = coordinate.attributes.get("units", "")
         found[axis] = (values, unit if isinstance(unit, str) else "")
     return found
 
 
-def _without_dates(told: dict[str, Any], unit: Any) -> tuple[dict[str, Any], Any]:
-    """Metadata of a coordinate with dates or durations as the whole numbers that they are, and their unit."""
-    data_type = told.get("data_type")
-    settings = _group(data_type, "configuration")
-    if isinstance(data_type, dict) and data_type.get("name") in ("numpy.datetime64", "numpy.timedelta64"):
-        return {**told, "data_type": "int64"}, settings.get("unit") if settings.get(
-            "scale_factor", 1
-        ) == 1 else ""
-    match = re.fullmatch(r"([<>])[mM]8\[([a-z]+)\]", str(told.get("dtype")))
-    return (told, unit) if match is None else ({**told, "dtype": f"{match[1]}i8"}, match[2])
+def _declared(folder: RawFolder, array: ZarrArray) -> Declared:
+    """What xarray has written of the numbers: in attributes, and in Zarr v2 in the fill value.
+
+    A fill value of 0 stands for no value only where the counts are packed: else it is what a count of 0 looks like.
+    """
+    told, fill = array.attributes, array.fill_value
+    of_xarray = array.version == 2 and "_ARRAY_DIMENSIONS" in told and fill is not None
+    is_count = fill == 0 and not {"scale_factor", "add_offset"} & set(told)
+    if of_xarray and not is_count:
+        told = {"_FillValue": fill, **told}
+    declared = packed(folder.path, array.name or "the root", array.dtype, told)
+    if of_xarray and is_count and "_FillValue" not in told:
+        said = "its fill value in Zarr v2 is 0, for which xarray shows NaN: here a stored 0 is a count of 0."
+        declared = replace(declared, warnings=(*declared.warnings, said))
+    return declared
 
 
 def _axes(
@@ -281,8 +286,7 @@ def _axes(
     for axis, dimension in enumerate(array.dimensions):
         if axis in coordinates:
             values, unit = coordinates[axis]
-            step = abs(float(values[-1] - values[0])) / (len(values) - 1) if len(values) > 1 else None
-            axes.append(Axis(dimension, unit, None if step is None else float(f"{step:.9g}")))
+            axes.append(Axis(dimension, unit, usual_step(values), values=values))
         elif described is not None:
             axes.append(described[axis])
         elif movie.axes[axis] != Axis():
@@ -292,36 +296,34 @@ def _axes(
     return axes
 
 
-def _timestamps(
-    axes: Sequence[Axis],
-    time: int,
-    coordinates: dict[int, tuple[NDArray[np.float64], str]],
-    announced: int,
-    n_frames: int,
-) -> NDArray[np.float64] | None:
-    unit_s = to_seconds(1, axes[time].unit)
-    if time not in coordinates or unit_s is None or len(coordinates[time][0]) != announced:
-        return None
-    return coordinates[time][0][:n_frames] * unit_s
+def _present(array: ZarrArray, shards: Layout, files: dict[str, int]) -> tuple[int, int, int, int]:
+    """Frames before the end of which no file is left, missing files among these, how many there should be.
 
-
-def _present(array: ZarrArray, shards: Layout, files: dict[str, int]) -> tuple[int, int, int]:
-    """Frames before the end of which no file is left, missing files among these, and how many there should be."""
+    The last number is that of files beyond the shape that the metadata give.
+    """
     time = shards.movie_axes[0]
     prefix = re.escape(f"{array.name}/" if array.name else "") + re.escape(array.prefix)
     pattern = re.compile(prefix + re.escape(array.separator).join([r"(\d{1,15})"] * len(array.shape)))
     places = {tuple(map(int, m.groups())) for key in files if (m := pattern.fullmatch(key))}
+    n_all = len(places)
     places = {p for p in places if all(k < n for k, n in zip(p, shards.grid, strict=True))}
     last = max((place[time] for place in places), default=-1)
     n_wanted = (last + 1) * math.prod(shards.grid) // shards.grid[time]
     n_found = sum(place[time] <= last for place in places)
-    return min((last + 1) * array.shard[time], array.shape[time]), n_wanted - n_found, n_wanted
+    whole = min((last + 1) * array.shard[time], array.shape[time])
+    return whole, n_wanted - n_found, n_wanted, n_all - len(places)
 
 
-def _warnings(array: ZarrArray, n_missing: int, n_wanted: int) -> tuple[str, ...]:
-    if n_missing == 0:
-        return ()
-    return (
-        f"{n_missing} of {n_wanted} files of its array are missing and read as {array.fill_value}: writers of Zarr "
-        "leave out what is blank, but a copy that is not complete looks the same.",
-    )
+def _warnings(array: ZarrArray, n_missing: int, n_wanted: int, n_beyond: int) -> tuple[str, ...]:
+    said = []
+    if n_missing:
+        said.append(
+            f"{n_missing} of {n_wanted} files of its array are missing and read as {array.fill_value}: writers of "
+            "Zarr leave out what is blank, but a copy that is not complete looks the same."
+        )
+    if n_beyond:
+        said.append(
+            f"{n_beyond} files of its array lie beyond the shape that its metadata give ("
+            f"{' x '.join(map(str, array.shape))}): what is in them is not read."
+        )
+    return tuple(said)

@@ -1,0 +1,158 @@
+"""The counts have the last word: what is given back to a draft, and how a run that is killed meanwhile goes on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from small import TINY, counts, model_folder, movie_store
+from tdenoise_pipeline import store
+from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
+from tdenoise_pipeline.fit import movie_drift
+from tdenoise_pipeline.given_back import MAPS, read_maps
+from tdenoise_pipeline.verify import verify
+
+from tdenoise.last_word import Evidence, corners, give_back
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A movie and a model whose weights are random: the counts refute all that it says."""
+    folder = tmp_path_factory.mktemp("sources")
+    return movie_store(folder, counts((70, 48, 64))), model_folder(folder / "model")
+
+
+def config(sources: tuple[Path, Path], output: Path, **settings: object) -> ApplyConfig:
+    chosen = {"ensemble": 1, "share": "0/1", "lossless": True, **settings}
+    return ApplyConfig(movie=sources[0], model=sources[1], output=output, **chosen)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def whole(sources: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The movie denoised in blocks of whole frames."""
+    output = tmp_path_factory.mktemp("whole") / "d.zarr"
+    apply(config(sources, output))
+    return output
+
+
+def test_what_is_given_back_follows_from_draft_and_counts(
+    sources: tuple[Path, Path], whole: Path, tmp_path: Path
+) -> None:
+    apply(config(sources, tmp_path / "draft.zarr", draft_only=True))
+    draft = xr.open_zarr(tmp_path / "draft.zarr")["denoised"].values
+    result, recorded = xr.open_zarr(whole), xr.open_zarr(sources[0])["counts"].values
+    drift = movie_drift(store.open_store(sources[0], store.MOVIE), TINY)
+    assert drift is not None  # so it is summed as the scene moves
+    places, scene = corners(drift, len(draft), draft.shape[1:])
+    sums = Evidence.empty(scene)
+    for y, f, place in zip(recorded, draft, places, strict=True):
+        sums.add(y, f, 1.0, tuple(place))
+    given = give_back(sums)
+    frames = zip(recorded, draft, places, strict=True)
+    expected = [given.to_frame(y, f, 1.0, tuple(place)) for y, f, place in frames]
+    np.testing.assert_allclose(result["denoised"].values, np.stack(expected), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(result["given_back"].values, given.mean, rtol=1e-3, atol=1e-4)
+    # Before, the mean of what was removed was anything; now it is noise.
+    before, after = (np.abs((recorded - f).mean(axis=0)).mean() for f in (draft, result["denoised"].values))
+    noise = np.sqrt(2 / np.pi * recorded.mean() / len(recorded))
+    assert before > 2 * noise and after < 1.25 * noise
+
+
+def test_tiles_are_given_back_what_the_whole_is(
+    sources: tuple[Path, Path], whole: Path, tmp_path: Path
+) -> None:
+    apply(config(sources, tmp_path / "d.zarr", tile=32))
+    found, expected = (xr.open_zarr(path)["denoised"].values for path in (tmp_path / "d.zarr", whole))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("point", ["given_back.known", "shard.checked", "given_back.marked", "finish.hashes"])
+def test_a_run_that_is_killed_while_it_gives_back_goes_on_to_the_same_bytes(
+    point: str, sources: tuple[Path, Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "d.zarr"
+    command = [sys.executable, "-m", "tdenoise_pipeline.cli", "apply", str(sources[0]), "-o", str(output)]
+    command += ["--model", str(sources[1]), "--ensemble", "1", "--share", "0/1", "--lossless", "-q"]
+    monkeypatch.setenv("TDENOISE_CRASH", point)
+    assert subprocess.run(command, capture_output=True).returncode not in (0, 1, 2)
+    monkeypatch.delenv("TDENOISE_CRASH")
+    assert not output.exists()
+    apply(config(sources, output))
+    files = [p.relative_to(whole) for p in sorted((whole / "denoised").rglob("*")) if p.is_file()]
+    assert len(files) > 3 and all((output / f).read_bytes() == (whole / f).read_bytes() for f in files)
+    verify(VerifyConfig(store=output, deep=True))
+    assert [p.name for p in tmp_path.iterdir()] == ["d.zarr"]
+
+
+def test_a_repair_gives_back_what_was_given_back_before(
+    sources: tuple[Path, Path], whole: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "d.zarr"
+    apply(config(sources, output, share=None, workers="local:1"))
+    before = xr.open_zarr(output)["denoised"].values
+    victim = next(p for p in sorted((output / "denoised" / "c").rglob("*")) if p.is_file())
+    sound = victim.read_bytes()
+    victim.write_bytes(sound[:-30])
+    repair = VerifyConfig(
+        store=output, repair=True, movie=sources[0], model=sources[1], workers="local:1", deep=True
+    )
+    assert verify(repair)["repaired"] == 1
+    np.testing.assert_array_equal(xr.open_zarr(output)["denoised"].values, before)
+    # Without the maps nothing fits together, and all is made anew: it is the same again.
+    (output / "given_back" / "c" / "0" / "0").unlink()
+    assert verify(repair)["repaired"] >= 1
+    np.testing.assert_array_equal(xr.open_zarr(output)["denoised"].values, before)
+
+
+def test_a_posterior_and_a_draft_are_left_as_they_are(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    made = apply(config(sources, tmp_path / "d.zarr", draft_only=True))
+    assert made["settings"]["gives_back"] is False
+    assert read_maps(tmp_path / "d.zarr") is None
+    assert not set(MAPS) & set(store.open_store(tmp_path / "d.zarr", store.DENOISED).attributes["arrays"])
+
+
+def test_frames_that_were_not_recorded_change_no_other_and_are_marked(
+    sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A blank, a repeated and a NaN frame; the level of the beam is 30 % lower in the second half."""
+    rng = np.random.default_rng(0)
+    frames = counts((60, 48, 64), dose=6.0).astype(np.float32)
+    frames[30:] = rng.binomial(frames[30:].astype(int), 0.7)
+    spoilt = frames.copy()
+    spoilt[10], spoilt[21], spoilt[40, 5, 7] = 0, spoilt[20], np.nan
+    results = {}
+    for name, raw in (("sound", frames), ("spoilt", spoilt)):
+        movie = movie_store(tmp_path / name, raw)
+        apply(config((movie, sources[1]), tmp_path / f"{name}.zarr", draft_only=True))
+        results[name] = xr.open_zarr(tmp_path / f"{name}.zarr")
+    valid = results["spoilt"]["frame_valid"].values
+    assert np.flatnonzero(~valid).tolist() == [10, 21, 40]
+    assert results["sound"]["frame_valid"].values.all()
+    levels = results["sound"]["frame_level"].values
+    assert 0.66 < levels[35:].mean() / levels[:25].mean() < 0.74
+    sound, found = (results[name]["denoised"].values for name in ("sound", "spoilt"))
+    assert np.isfinite(found).all()
+    # Far from them nothing changes but the scale that is measured; the window of this model is three frames.
+    far = [t for t in range(60) if min(abs(t - s) for s in (10, 21, 40)) > 3]
+    np.testing.assert_allclose(found[far], sound[far], rtol=0.02, atol=0.05)
+    with xr.open_zarr(tmp_path / "spoilt.zarr") as opened:
+        assert "frame_level" in opened["denoised"].coords and "frame_valid" in opened["denoised"].coords
+
+
+def test_a_stretch_without_any_frame_is_nan_and_said_to_be_lost(
+    sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    frames = counts((60, 48, 64)).astype(np.float32)
+    frames[20:40] = np.nan  # the model sees three frames on each side
+    movie = movie_store(tmp_path, frames)
+    apply(config((movie, sources[1]), tmp_path / "d.zarr"))
+    result = xr.open_zarr(tmp_path / "d.zarr")["denoised"]
+    lost = np.isnan(result.values).all(axis=(1, 2))
+    assert 10 <= lost.sum() <= 20 and not result["frame_valid"].values[lost].any()
+    assert np.isfinite(result.values[~lost]).all()
+    verify(VerifyConfig(store=tmp_path / "d.zarr", deep=True))

@@ -1,0 +1,138 @@
+"""The time-summed residual: a test that a perfect movie passes, and what is given back where one fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from tdenoise.last_word import SIZES, Evidence, contrasts, corners, give_back, refuted, significance
+
+
+def column(height: float, place: tuple[int, int], size: int = 64, sigma: float = 2.2) -> np.ndarray:
+    y, x = np.ogrid[:size, :size]
+    return np.asarray(height * np.exp(-((y - place[0]) ** 2 + (x - place[1]) ** 2) / (2 * sigma**2)))
+
+
+def summed(counts: np.ndarray, shown: np.ndarray) -> Evidence:
+    sums = Evidence.empty(counts.shape[1:])
+    for y, f in zip(counts, shown, strict=True):
+        sums.add(y, f, 1.0, (0, 0))
+    return sums
+
+
+@pytest.mark.parametrize("dose", [0.05, 1.0])
+def test_a_perfect_movie_is_refuted_nowhere(dose: float) -> None:
+    y, x = np.mgrid[:64, :64]
+    scene = 1 + 0.4 * np.sin(x / 2.0) * np.cos(y / 2.5)
+    n_refuted, values = 0, {size: [] for size in SIZES}
+    for seed in range(60):
+        clean = np.broadcast_to(dose * scene, (24, 64, 64)).astype(np.float32)
+        sums = summed(np.random.default_rng(seed).poisson(clean), clean)
+        n_refuted += bool(refuted(sums, n_looks=len(SIZES)))
+        for size in SIZES:
+            values[size].append(significance(sums, size).std())
+    assert n_refuted <= 3  # of 60 at a chance of one in a hundred
+    # The larger the size, the fewer independent places are in a field, and the more their scatter varies.
+    assert all(0.85 < np.mean(values[size]) < 1.15 for size in SIZES)
+
+
+def test_a_ghost_and_a_lost_column_are_found_where_they_are_and_given_back() -> None:
+    dose, n = 2.0, 120
+    truth = 1 + column(0.35, (20, 20)) + column(0.2, (44, 40))
+    shown = 1 + column(0.35, (20, 20)) + column(0.12, (20, 44))  # the second is gone, a third is made up
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(np.broadcast_to(dose * truth, (n, 64, 64)))
+    movie = np.broadcast_to(dose * shown, counts.shape).astype(np.float32)
+    sums = summed(counts, movie)
+    found = refuted(sums, ("column",))
+    assert [(place.z > 0) for place in found[:2]] == [True, False]
+    for place, at in zip(found, ((44, 40), (20, 44)), strict=False):
+        assert np.hypot(place.row - at[0], place.column - at[1]) < 3 and place.chance < 0.01
+    given = give_back(sums)
+    after = np.stack([given.to_frame(y, f, 1.0, (0, 0)) for y, f in zip(counts, movie, strict=True)]).mean(
+        axis=0
+    )
+    left = gaussian_filter(after / dose - truth, 1.5)
+    before = gaussian_filter(shown - truth, 1.5)
+    for at in ((44, 40), (20, 44)):
+        assert abs(left[at]) < 0.35 * abs(before[at])
+    assert not refuted(summed(counts, np.broadcast_to(after, counts.shape)))
+
+
+def test_a_good_movie_is_hardly_changed() -> None:
+    truth = np.full((96, 64, 64), 1.0, np.float32)
+    counts = np.random.default_rng(1).poisson(truth)
+    given = give_back(summed(counts, truth))
+    change = given.to_frame(counts[0], truth[0], 1.0, (0, 0)) - 1
+    # What a blur over a column alone would leave of the noise of the mean.
+    noise = np.sqrt(1 / 96 / (4 * np.pi * 1.2**2))
+    assert np.sqrt(np.mean(change**2)) < 0.6 * noise
+
+
+def test_what_is_given_back_to_a_pixel_does_not_depend_on_its_own_count() -> None:
+    rng = np.random.default_rng(2)
+    counts = rng.poisson(2.0, (40, 32, 32))
+    shown = np.full(counts.shape, 1.7, np.float32)
+    before = give_back(summed(counts, shown)).to_frame(counts[5], shown[5], 1.0, (0, 0))
+    changed = counts.copy()
+    changed[5, 10, 12] += 3
+    after = give_back(summed(changed, shown)).to_frame(changed[5], shown[5], 1.0, (0, 0))
+    direct = 3 / 40 * 0.11  # of the residual, had it not been left out
+    assert abs(after[10, 12] - before[10, 12]) < 0.2 * direct
+
+
+@given(
+    drift=st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=3, max_size=12).map(np.array),
+    cut=st.integers(1, 11),
+)
+@settings(max_examples=60, deadline=None)
+def test_sums_of_parts_add_up_and_follow_the_scene(drift: np.ndarray, cut: int) -> None:
+    n, rng = len(drift), np.random.default_rng(0)
+    counts, shown = rng.poisson(2.0, (n, 12, 14)), np.full((n, 12, 14), 2.0, np.float32)
+    places, scene = corners(drift, n, (12, 14))
+    assert (places >= 0).all() and (places.max(axis=0) + (12, 14) == scene).all()
+    # A place of the scene lies where the frame has moved away from it.
+    moved = np.rint(drift).astype(int)
+    assert ((places - places[0]) == -(moved - moved[0])).all()
+    whole, parts = Evidence.empty(scene), Evidence.empty(scene)
+    for y, f, place in zip(counts, shown, places, strict=True):
+        whole.add(y, f, 1.0, tuple(place))
+    for first, last in ((0, min(cut, n)), (min(cut, n), n)):
+        for rows in (slice(0, 5), slice(5, 12)):
+            part = Evidence.empty(scene)
+            for t in range(first, last):
+                row, column_ = places[t]
+                part.add(counts[t, rows], shown[t, rows], 1.0, (row + rows.start, column_))
+            parts.merge(part, (0, 0))
+    for one, other in zip(whole.arrays, parts.arrays, strict=True):
+        np.testing.assert_allclose(one, other)
+    assert whole.level.sum() == counts.size
+
+
+def test_noise_that_neighbours_share_is_no_evidence() -> None:
+    rng = np.random.default_rng(3)
+    shown = np.full((60, 64, 64), 4.0, np.float32)
+    kernel = np.array([0.25, 0.5, 0.25])
+    n_naive, n_told, sums = 0, 0, []
+    for _ in range(12):
+        noise = rng.normal(0, 2, shown.shape)
+        for axis in (1, 2):
+            noise = np.apply_along_axis(np.convolve, axis, noise, kernel, "same")
+        sums.append(summed(shown + noise, shown))
+    line = np.correlate(kernel, kernel, "full") / np.sum(kernel**2)
+    lags = [
+        (dy, dx, line[2 + dy] * line[2 + dx]) for dy in range(3) for dx in range(-2, 3) if (dy, dx) > (0, 0)
+    ]
+    for each in sums:
+        n_naive += bool(refuted(each, ("column",)))
+        n_told += bool(refuted(each, ("column",), lags))
+    assert n_naive >= 6 and n_told <= 1
+
+
+def test_the_contrast_of_a_movie_is_that_of_its_mean_at_every_size() -> None:
+    image = 1 + 0.2 * np.sin(np.arange(64) / 1.5)[None, :] * np.ones((64, 1))
+    found = contrasts(image)
+    assert found["pixel"] > found["column"] > found["patch"] > 0
