@@ -19,6 +19,7 @@ from typing import Any
 
 from tdenoise import checkpoint
 from tdenoise.atomic import fsync, write_atomically
+from tdenoise.documents import parse_json
 
 from . import store
 from .config import (
@@ -310,7 +311,7 @@ def _read_index(archive: Path) -> dict[str, Card]:
     """Cards by file name, as the index has them; none where it is missing or damaged."""
     try:
         lines = (archive / INDEX).read_text().splitlines()
-        found = [json.loads(line) for line in lines]
+        found = [parse_json(line) for line in lines]
         return {f"{c['id']}.{c['number']}.json": c for c in found if c["sha256"] == _hash(c)}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

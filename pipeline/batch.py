@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from tdenoise.atomic import fsync
+from tdenoise.documents import parse_json
 
-from . import lease, local_queue, slurm_queue
-from .errors import InputError
+from . import lease, local_queue, slurm_queue, trust
+from .errors import InputError, UsageError
 from .sealed import unbroken
 
 RUN_FILE = "run.json"
@@ -77,18 +78,29 @@ def find(path: Path) -> Path | None:
     return next((folder for folder in candidates if (folder / RUN_FILE).is_file()), None)
 
 
-def open_run(path: Path) -> tuple[Path, dict[str, Any]]:
+def open_run(path: Path, *, obey: bool = False) -> tuple[Path, dict[str, Any]]:
     """The run folder and what the run is.
+
+    Parameters
+    ----------
+    path : Path
+    obey : bool
+        What the folder holds is to be done, and not only to be shown.
 
     Raises
     ------
     InputError
         If there is none, or its record is damaged.
+    UsageError
+        If it is to be obeyed and may be somebody else's doing.
     """
     folder = find(path)
     if folder is None:
         raise InputError(path, "no batch run was submitted here. Give the folder that 'submit' named.")
-    run = unbroken((folder / RUN_FILE).read_bytes()) or {}
+    if obey and (why := trust.stranger(folder)) is not None:
+        raise UsageError(f"{folder}: {why}, so what it says is not done.")
+    file = folder / RUN_FILE
+    run = trust.read_own(file, unbroken) if obey else unbroken(file.read_bytes()) or {}
     if not {"id", "command", "output", "steps", "profile", "work_dir"} <= set(run):
         raise InputError(folder / RUN_FILE, "is damaged. Submit the run again; what is done stays done.")
     return folder, run
@@ -126,7 +138,7 @@ def records(folder: Path) -> list[JobRecord]:
     with contextlib.suppress(OSError):
         for line in (folder / "jobs.jsonl").read_text(encoding="utf-8").splitlines():
             try:
-                event = json.loads(line)
+                event = parse_json(line)
             except ValueError:
                 continue
             if event.get("event") == "submitting":
@@ -165,7 +177,12 @@ def locked(folder: Path) -> Iterator[None]:
     UsageError, ResourceError
         If the folder cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o755, exist_ok=True)  # whatever the umask: scripts lie here that run as this user
+    if (why := trust.stranger(folder)) is not None:
+        raise UsageError(
+            f"{folder}: {why}, so no jobs are handed in from there. Remove it or choose another output."
+        )
     token = uuid.uuid4().hex
     lease.take(
         folder,

@@ -97,7 +97,7 @@ def cancel(config: CancelConfig) -> dict[str, Any]:
     dict
         ``run`` and the ids of the jobs that were ``cancelled``.
     """
-    folder, run = batch.open_run(config.output)
+    folder, run = batch.open_run(config.output, obey=True)
     cancelled = batch.cancel(folder, run["id"])
     if cancelled:
         batch.append(folder, event="cancelled", ids=cancelled)

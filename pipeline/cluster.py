@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import re
@@ -63,9 +62,9 @@ def parse_workers(text: str, *, insecure: bool = False) -> Workers:
     ----------
     text : str
         ``local`` (one worker per core), ``local:N``, ``slurm:N``, ``pbs:N``, ``lsf:N``, ``array:N``, or the address of
-        a running Dask scheduler, ``tls://HOST:PORT`` (``tcp://`` only on this machine).
+        a running Dask scheduler, ``tls://HOST:PORT``.
     insecure : bool
-        Take ``tcp://`` to another machine too.
+        Take ``tcp://`` too.
 
     Returns
     -------
@@ -90,12 +89,12 @@ def parse_workers(text: str, *, insecure: bool = False) -> Workers:
     if match := re.fullmatch(r"(local|slurm|pbs|lsf|array):([1-9][0-9]{0,4})", text):
         return match[1], int(match[2])  # type: ignore[return-value]
     if match := re.fullmatch(r"(tcp|tls)://([^\s/?#@]+)", text):
-        host = _host(text)
-        if match[1] == "tcp" and not insecure and not _is_loopback(host):
+        _check_address(text)
+        if match[1] == "tcp" and not insecure:  # on this machine too: others may have opened the port
             raise UsageError(
-                f"--workers {text}: tcp between machines is neither encrypted nor authenticated, and whoever "
-                "reaches a Dask scheduler can run code as you. Start the scheduler with TLS and use tls://. (On a "
-                "network where you trust everyone: --insecure.)"
+                f"--workers {text}: tcp is neither encrypted nor authenticated, and whoever opened that port can run "
+                "code as you. Start the scheduler with TLS and use tls://. (Where you trust everyone who can reach "
+                "it: --insecure.)"
             )
         return "address", text
     raise UsageError(
@@ -324,8 +323,9 @@ def _running(address: str, stop: threading.Event) -> Iterator[Client]:
             )
     try:
         client = Client(address, security=security, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
-    except (OSError, TimeoutError) as error:
-        raise ResourceError(f"no Dask scheduler answers at {address} ({error}). Is it running?") from error
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise ResourceError(f"no Dask scheduler answers at {address} ({said}). Is it running?") from error
     with client:
         deadline = time.monotonic() + START_TIMEOUT_S
         while n_workers(client) == 0:
@@ -374,18 +374,11 @@ def _environment_restored() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _host(address: str) -> str:
+def _check_address(address: str) -> None:
     try:
         parts = urlsplit(address)
         if parts.hostname and parts.port:
-            return parts.hostname
+            return
     except ValueError:
         pass
     raise UsageError(f"--workers {address!r}: write the address as tls://HOST:PORT.")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -44,7 +44,8 @@ def _show_ingest(result: dict[str, Any]) -> str:
     noise = result["noise"] or {}
     fano = noise.get("fano")
     shown = "not measured" if fano is None else f"{fano:.3f}"
-    return f"{result['store']}: mean {result['mean']:.4g} counts per pixel and frame, Fano factor {shown}"
+    mean = "unknown" if result["mean"] is None else f"{result['mean']:.4g} counts per pixel and frame"
+    return f"{result['store']}: mean {mean}, Fano factor {shown}"
 
 
 def _table(movies: list[dict[str, Any]]) -> str:
@@ -244,7 +245,11 @@ def _resume(config: Any, control: Control) -> dict[str, Any]:
     from .resume import resume
 
     # Jobs of a batch run are queued again; what was begun without a batch system goes on in this process.
-    return resume(config.output, control) if batch.find(config.output) is None else submit.resume(config)
+    if batch.find(config.output) is not None:
+        return submit.resume(config)
+    return resume(
+        config.output, control, force=config.force, workers=config.workers, insecure=config.insecure
+    )
 
 
 def _show_resume(result: dict[str, Any]) -> str:

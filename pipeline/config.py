@@ -198,7 +198,7 @@ class Placement(Following):
         metavar="WHERE",
     )
     worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
-    insecure: bool = setting(False, "take a scheduler without TLS on another machine", parse=flag)
+    insecure: bool = setting(False, "take a scheduler without TLS, among people you trust", parse=flag)
     profile: Path | None = setting(
         None, "name or YAML file of a profile of the cluster", parse=Path, metavar="NAME"
     )
@@ -459,7 +459,16 @@ class ResumeConfig:
     profile: Path | None = setting(
         None, "profile for the new jobs (default: as submitted)", parse=Path, metavar="NAME"
     )
-    force: bool = setting(False, "although jobs of the run are queued, or Slurm does not answer", parse=flag)
+    force: bool = setting(
+        False,
+        "although jobs of the run are queued, or Slurm does not answer; replace what is there, where the "
+        "interrupted command was to",
+        parse=flag,
+    )
+    workers: str | None = setting(
+        None, "where to compute (default: as begun, unless that was a scheduler)", metavar="WHERE"
+    )
+    insecure: bool = setting(False, "take a scheduler without TLS", parse=flag)
 
 
 @dataclass(frozen=True)

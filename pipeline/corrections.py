@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tdenoise.bad_pixels import HitFinder, Patches, PixelStatistics, dead_pixels, hot_pixels
+from tdenoise.bad_pixels import (
+    HitFinder,
+    Patches,
+    PixelStatistics,
+    clipping,
+    dead_lines,
+    dead_pixels,
+    hot_pixels,
+    single_pixels,
+)
 
 from .config import Preparation
 from .errors import InputError, UsageError
@@ -124,8 +133,11 @@ class Linear:
             return raw
         dark = 0.0 if self.dark is None else self.dark
         gain = 1.0 if self.gain is None else self.gain
-        return PixelStatistics(
-            (raw.mean - dark) * gain, (raw.steady - dark) * gain, raw.variance * gain**2, raw.n_pairs
+        return replace(
+            raw,
+            mean=(raw.mean - dark) * gain,
+            steady=(raw.steady - dark) * gain,
+            variance=raw.variance * gain**2,
         )
 
 
@@ -138,10 +150,12 @@ class Corrections:
     linear : Linear
     dtype : dtype
         Of frames that are corrected but not summed.
-    hot, dead, listed : ndarray of bool, shape (height, width)
-        Pixels found to be hot or dead, and those that the references name.
+    hot, dead, lost, listed : ndarray of bool, shape (height, width)
+        Pixels found to be hot or dead or without a count in any frame, and those that the references name.
     n_suspect : int
         Pixels that look hot or dead, but are so many that they are taken for a part of the scene.
+    clipped : (float, int) or None
+        Value at which the raw counts are cut off, and the number of pixels that reach it.
     patches : Patches
         Replaces those that are to be replaced.
     hits : HitFinder or None
@@ -154,8 +168,10 @@ class Corrections:
     dtype: np.dtype[Any]
     hot: NDArray[np.bool_]
     dead: NDArray[np.bool_]
+    lost: NDArray[np.bool_]
     listed: NDArray[np.bool_]
     n_suspect: int
+    clipped: tuple[float, int] | None
     patches: Patches
     hits: HitFinder | None
     replace_hits: bool
@@ -170,7 +186,7 @@ class Corrections:
     @property
     def bad(self) -> NDArray[np.bool_]:
         """All bad pixels (height, width), replaced or not."""
-        return self.hot | self.dead | self.listed
+        return self.hot | self.dead | self.lost | self.listed
 
     @property
     def changes_nothing(self) -> bool:
@@ -242,22 +258,30 @@ def plan_corrections(
     linear = references.linear(*field)
     listed = references.bad[field]
     none = np.zeros(listed.shape, dtype=bool)
-    hot, dead, hits, counted = none, none, None, False
+    hot = dead = lost = lines = none
+    hits, counted, clipped = None, False, None
     if statistics is not None:
         corrected = linear.statistics(statistics)
-        hot, dead = hot_pixels(corrected) & ~listed, dead_pixels(corrected) & ~listed
+        lost = none if statistics.lost is None else statistics.lost & ~listed
+        apart = listed | lost
+        hot, dead = hot_pixels(corrected) & ~apart, dead_pixels(corrected) & ~apart
+        lines = dead_lines(corrected) & ~apart  # whole ones are the camera's, however many pixels that makes
         counted = raw.kind in "ui" and statistics.counts_electrons
+        clipped = clipping(statistics, apart | hot | dead)
     found = hot | dead
-    n_suspect = int(found.sum())
+    n_suspect = int((found & ~lines).sum())
     if n_suspect > max(MAX_FOUND[0], MAX_FOUND[1] * listed.size):
-        hot = dead = none
+        hot, dead = none, lines
     else:
         n_suspect = 0
-    replaced = listed if config.keep_defects else listed | hot | dead
+    if raw.kind in "ui":  # a single pixel that always says the most is called what it is
+        stuck = single_pixels(lost)
+        hot, lost = hot | stuck, lost & ~stuck
+    replaced = listed if config.keep_defects else listed | hot | dead | lost
     if statistics is not None:
-        hits = HitFinder(corrected, n_frames * listed.size, found & ~replaced)
+        hits = HitFinder(corrected, n_frames * listed.size, (found | hot | lost) & ~replaced)
     try:
-        patches = Patches(replaced)
+        patches = Patches(replaced, lost | hot)
     except ValueError as error:
         culprit = config.defects or config.gain
         hint = "is the map inverted?" if culprit is not None else "keep them with --keep-defects."
@@ -267,8 +291,10 @@ def plan_corrections(
         dtype=linear.result_type(raw),
         hot=hot,
         dead=dead,
+        lost=lost,
         listed=listed,
         n_suspect=n_suspect,
+        clipped=clipped,
         patches=patches,
         hits=hits,
         replace_hits=config.xray == "replace" or (config.xray == "auto" and counted),

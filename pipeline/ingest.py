@@ -129,7 +129,7 @@ def _build(
         digest.cancel()
     source.check_unchanged()
     array = zarr.open_array(run.partial / store.MOVIE, mode="r")
-    found = _survey(array, reader.info, plan, corrections, records, n_threads)
+    found = _survey(array, reader.info, plan, corrections, records, n_threads, control)
     _add_arrays(run.partial, plan, found)
     hashes = progress.hashes(records)
     attributes = describe(config, reader.info, plan, source, sha256, found)
@@ -156,6 +156,7 @@ def _survey(
     corrections: Corrections,
     records: list[dict[str, Any]],
     n_threads: int,
+    control: Control,
 ) -> Findings:
     """Measure the movie that is stored, and gather what was seen while it was copied."""
     length = plan.geometry.shard[0]
@@ -174,8 +175,12 @@ def _survey(
     if info.timestamps_s is not None:
         stamps = info.timestamps_s[slice(*plan.selection.frames)].reshape(plan.shape[0], -1).mean(axis=1)
     with ThreadPoolExecutor(1) as pool:  # beside the noise
-        drift = pool.submit(measure_drift, array, unsound, _bad_pixels(corrections))
-        brightness, noise = measure_brightness(parts, n_pixels, valid, array, n_threads)
+
+        def check() -> None:
+            control.check("ingest")
+
+        drift = pool.submit(measure_drift, array, unsound, _bad_pixels(corrections), check)
+        brightness, noise = measure_brightness(parts, n_pixels, valid, array, n_threads, check)
     return Findings(
         corrections=corrections,
         frame_means=[mean for r in records for mean in r["frame_means"]],

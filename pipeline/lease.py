@@ -312,6 +312,7 @@ def _take(
             if join():
                 return
             make_folder(folder.parent.parent)
+            make_shared_folder(folder)
             make_shared_folder(fresh)
             if not (fresh / "owner.json").exists():
                 fill(fresh)

@@ -85,6 +85,7 @@ def describe(
         "timing": found.timing,
         "hot_pixels": _places(corrections.hot, plan),
         "dead_pixels": _places(corrections.dead, plan),
+        "lost_pixels": _places(corrections.lost, plan),
         "n_bad_pixels": int(corrections.bad.sum()),
         "xray_hits": {
             "n": found.n_hits,
@@ -146,12 +147,11 @@ def _corrections(config: IngestConfig, plan: IngestPlan, found: Findings) -> lis
     listed = int(corrections.listed.sum())
     if listed:
         done.append(f"{listed} pixels of the references replaced by sound neighbours")
-    n_found = int((corrections.hot | corrections.dead).sum())
-    if n_found and not config.keep_defects:
-        done.append(
-            f"{int(corrections.hot.sum())} hot and {int(corrections.dead.sum())} dead pixels replaced by sound "
-            "neighbours"
-        )
+    n_hot, n_dead, n_lost = (int(p.sum()) for p in (corrections.hot, corrections.dead, corrections.lost))
+    if (n_hot or n_dead) and not config.keep_defects:
+        done.append(f"{n_hot} hot and {n_dead} dead pixels replaced by sound neighbours")
+    if n_lost and not config.keep_defects:
+        done.append(f"{n_lost} pixels without counts replaced by sound neighbours")
     if found.n_hits and corrections.replace_hits:
         done.append(f"{found.n_hits} X-ray hits replaced by sound neighbours")
     if config.bin > 1:
@@ -241,6 +241,7 @@ def _about_pixels(config: IngestConfig, plan: IngestPlan, found: Findings) -> li
     for what, why, pixels in (
         ("hot", "far brighter than their neighbours in all frames", corrections.hot),
         ("dead", "without any change in all frames", corrections.dead),
+        ("without counts", "NaN or the largest value of the type in all frames", corrections.lost),
     ):
         if pixels.any():
             y, x = _places(pixels, plan)[0]
@@ -248,6 +249,12 @@ def _about_pixels(config: IngestConfig, plan: IngestPlan, found: Findings) -> li
                 f"{int(pixels.sum())} pixels are {what} ({why}; the first in row {y}, column {x} of the raw "
                 f"movie) and were {done}.{advice}"
             )
+    if corrections.clipped is not None:
+        value, n_pixels = corrections.clipped
+        said.append(
+            f"{n_pixels} pixels reach the value {value:g}, and none exceeds it: the counts were cut off there "
+            "(clipped), so the brightest places are brighter than they look."
+        )
     if corrections.n_suspect:
         said.append(
             f"{corrections.n_suspect} pixels look hot or dead, too many to be the camera's: they are left as they are. "

@@ -29,8 +29,10 @@ from tdenoise.atomic import (
     make_shared_folder,
     write_atomically,
 )
+from tdenoise.documents import parse_json
 
 from . import lease as leases
+from . import recorded, trust
 from .denied import named_failures
 from .errors import LockedError, PipelineError, UsageError
 from .faults import maybe_crash
@@ -113,9 +115,11 @@ class OutputRun:
 
     def __enter__(self) -> OutputRun:
         self._check_output()
+        self._check_place()
         self._take_lease()
         maybe_crash("lease.taken")
         try:
+            trust.check_place(self.folder, self.partial)
             self._check_plan()
             make_shared_folder(self.folder / "done")
             maybe_crash("plan.written")
@@ -194,7 +198,7 @@ class OutputRun:
     def _start_over(self) -> None:
         """Forget what was begun."""
         (self.folder / "created").unlink(missing_ok=True)
-        shutil.rmtree(self.partial, ignore_errors=True)
+        self._remove_partial()
         shutil.rmtree(self.folder / "done", ignore_errors=True)
 
     def done(self) -> dict[int, dict[str, Any]]:
@@ -285,6 +289,11 @@ class OutputRun:
                 "Choose another name, or --force to replace it."
             )
 
+    def _remove_partial(self) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)
+        if os.path.lexists(self.partial):
+            raise UsageError(f"{self.partial}: is in the way and cannot be removed. Move it or remove it.")
+
     def _check_plan(self) -> None:
         self.unstage()
         file = self.folder / "plan.json"
@@ -307,7 +316,7 @@ class OutputRun:
                 )
             self._start_over()
         if self._command is not None:
-            write_sealed(self.folder / COMMAND, record(self._command))
+            recorded.write(self.folder / COMMAND, self._command)
         write_sealed(file, {"id": self.id, "plan": self._plan})
 
     def _is_outdated(self, before: Any) -> bool:
@@ -328,6 +337,15 @@ class OutputRun:
             self._taken,
             self._stop,
         )
+
+    def _check_place(self) -> None:
+        """Refuse a place that is somebody else's; who is at work there is named first."""
+        try:
+            trust.check_place(self.folder, self.partial)
+        except UsageError:
+            if (holder := lease_holder(self.folder, 0.0)) is not None:
+                raise LockedError(self._taken(holder)) from None
+            raise
 
     def _taken(self, holder: str) -> str:
         return f"{self.output}: another run holds it ({holder}). Wait for it, or stop it first."
@@ -390,6 +408,7 @@ def tidy_up(output: Path) -> None:
         if lease_holder(folder, 0.0) is not None:  # not worth a wait for a sign of life
             return
         run = OutputRun(output, {})
+        trust.check_place(run.folder, run.partial)
         run._take_lease()
         try:
             run.unstage()
@@ -413,7 +432,7 @@ def hashes(records: Iterable[dict[str, Any]], layer: str = "denoised") -> dict[s
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where the file is missing or damaged."""
     try:
-        value = json.loads(file.read_text())
+        value = parse_json(file.read_bytes())
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

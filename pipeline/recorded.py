@@ -8,6 +8,7 @@ from typing import Any
 
 from . import config as settings
 from .config import SCRATCH
+from .sealed import write_sealed
 
 COMMAND = "command.json"  # the settings of a step, in the work folder of its output
 RUN = "run.json"  # those of `run`, in the folder `.tdenoise` of its output
@@ -25,6 +26,11 @@ def record(config: Any) -> dict[str, Any]:
     step = next(name for name, kind in STEPS.items() if type(config) is kind)
     values = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
     return {"step": step, "settings": values}
+
+
+def write(file: Path, config: Any) -> None:
+    """Record a step and its settings in a file that nobody else may change: it will be obeyed."""
+    write_sealed(file, record(config), mode=0o600)
 
 
 def recall(document: dict[str, Any], **changes: Any) -> Any:

@@ -45,7 +45,7 @@ def repair(config: VerifyConfig, control: Control) -> dict[str, Any]:
     if holder is not None:
         raise LockedError(f"{path}: another run holds it ({holder}). Wait for it, or stop it first.")
     if not path.exists() and progress.partial_path(path).exists():
-        resume(path, control)  # a repair that was killed between its two renames
+        resume(path, control, workers=config.workers)  # a repair that was killed between its two renames
     found = inspect(path, True, control)
     if found.damage:
         command = _command(config, found)
@@ -126,7 +126,9 @@ def _command(config: VerifyConfig, found: Findings) -> Any:
 
         given = {"movie": config.movie, "model": config.model or BASE, "workers": config.workers}
     try:
-        return recorded.recall(document, output=config.store, force=True, **given)
+        # The store may be anybody's: where to compute is for this user to say.
+        kept = {k: v for k, v in document["settings"].items() if k not in (*store.WHERE, "resume")}
+        return recorded.recall(document | {"settings": kept}, output=config.store, force=True, **given)
     except ValueError as error:
         raise VerificationError(
             f"{config.store}: its record of how it was made is damaged ({error})."

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tdenoise.atomic import write_atomically
 from tdenoise.checkpoint import ModelError, read_card
+from tdenoise.documents import parse_json
 from tdenoise.noise import NoiseStatistics
 
 from . import evaluate, figures, frame_checks, memory, store, words
@@ -89,7 +90,7 @@ def read_training(folder: Path, denoised: store.Store) -> dict[str, Any]:
         raise InputError(folder, f"is not the model that made {denoised.path}.")
     file = folder / "metrics.jsonl"
     try:
-        history = [json.loads(line) for line in file.read_text().splitlines()]
+        history = [parse_json(line) for line in file.read_text().splitlines()]
         history = [{k: float(r[k]) for k in ("step", "loss", "held_out")} for r in history]
     except FileNotFoundError:
         history = []  # a model from elsewhere may come without

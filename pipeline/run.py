@@ -63,7 +63,7 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
         with named_failures(folder):
             make_folder(folder)
             make_shared_folder(begun.parent)
-            write_sealed(begun, recorded.record(config))
+            recorded.write(begun, config)
     forced = _Forced(folder / ".tdenoise" / "forced.json", config.force)
     if config.step in (None, "ingest"):
         ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tdenoise.atomic import SEAL, is_sealed, patiently, seal, write_atomically
+from tdenoise.documents import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -18,9 +19,14 @@ def sealed(document: dict[str, Any]) -> bytes:
     return seal(json.dumps({**document, "seal": SEAL}, indent=1).encode())
 
 
-def write_sealed(file: Path, document: dict[str, Any], before: Callable[[], None] | None = None) -> None:
-    """Write a JSON object with its seal, whole and durably; ``before`` as of `write_atomically`."""
-    write_atomically(file, sealed(document), before)
+def write_sealed(
+    file: Path,
+    document: dict[str, Any],
+    before: Callable[[], None] | None = None,
+    mode: int = 0o666,
+) -> None:
+    """Write a JSON object with its seal, whole and durably; ``before`` and ``mode`` as of `write_atomically`."""
+    write_atomically(file, sealed(document), before, mode)
 
 
 def read_sealed(file: Path) -> dict[str, Any] | None:
@@ -46,7 +52,7 @@ def unsealed(data: bytes) -> dict[str, Any] | None:
     """The object in the bytes of a sealed file, without its seal; None if they are not whole."""
     if not is_sealed(data):
         return None
-    document = json.loads(data)
+    document = parse_json(data)
     if not isinstance(document, dict):
         return None
     return {key: value for key, value in document.items() if key != "seal"}
@@ -55,7 +61,7 @@ def unsealed(data: bytes) -> dict[str, Any] | None:
 def unbroken(data: bytes) -> dict[str, Any] | None:
     """The object in the bytes of a file that may be from an earlier version, which did not seal it; None if damaged."""
     try:
-        document = unsealed(data) if b'"seal"' in data else json.loads(data)
+        document = unsealed(data) if b'"seal"' in data else parse_json(data)
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None

@@ -24,7 +24,7 @@ from typing import Any
 from tdenoise.atomic import make_shared_folder
 
 from . import lease as leases
-from . import progress
+from . import progress, trust
 from .blocks import spans
 from .control import Control
 from .driver import Item, Outcome
@@ -131,9 +131,11 @@ class SharedRun(OutputRun):
 
     def __enter__(self) -> SharedRun:
         self._check_output()
+        self._check_place()
         self._take_lease()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         try:
+            trust.check_place(self.folder, self.partial)
             self.once("plan", self._begin)
             if (read_sealed(self.folder / "plan.json") or {}).get("id") != self.id:
                 raise UsageError(

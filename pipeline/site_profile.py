@@ -254,7 +254,7 @@ def seconds(time: str) -> int:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses what is there twice."""
+    """YAML's safe loader, which also refuses what is there twice, and NUL."""
 
     def construct_mapping(
         self, node: yaml.MappingNode, deep: bool = False
@@ -264,6 +264,11 @@ class _StrictLoader(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"{key} is set twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> typing.Any:
+        if "\0" in node.value:  # neither a name nor a line of a script can hold it
+            raise yaml.constructor.ConstructorError(None, None, "a NUL character", node.start_mark)
+        return super().construct_scalar(node)
 
 
 def _check_scheduler(site: Site, where: str) -> None:
@@ -290,7 +295,9 @@ def _read(path: Path) -> Site:
     try:
         with path.open(encoding="utf-8") as file:
             document = _StrictLoader(file).get_single_data()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except RecursionError:
+        raise UsageError(f"cannot read the profile {path}: it is nested too deeply") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # also a number of thousands of digits
         raise UsageError(f"cannot read the profile {path}: {' '.join(str(error).split())}") from error
     return Site.from_json(document, f"the profile {path}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
+import math
 import os
 import re
 import shutil
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from tdenoise.atomic import SEAL, fsync, is_sealed, seal, unique_partial, write_atomically
+from tdenoise.documents import parse_json
 
 from . import shards
 from .blocks import Region
@@ -53,6 +54,8 @@ DRAFT = "draft"  # what a network says, in a denoised store that is being made, 
 DRAFT_BITS = 12  # of the mantissa of a draft: so many that rounding it leaves no trace in the result
 REPLACED_TRIES = 5  # to open a store that is replaced meanwhile
 KEPT_BITS = 7  # of 23 in the mantissa of float32: +0.02 % error, 4 times smaller
+
+MOST_FILES = 10_000_000  # of an array; whoever lists more of them runs out of memory
 
 WHERE = ("workers", "worker_memory", "insecure", "profile", "share", "device")  # settings that change no byte
 
@@ -341,7 +344,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     """
     try:
         data = (path / "zarr.json").read_bytes()
-        document = json.loads(data)
+        document = parse_json(data)
         attributes = document["attributes"]["tdenoise"]
     except FileNotFoundError:
         hint = "no such store" if not path.exists() else "this is not a Zarr v3 store"
@@ -352,7 +355,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
         raise InputError(path, "it is a file, and no Zarr store; ingest a raw movie first") from None
     except (KeyError, TypeError):
         raise InputError(path, "a Zarr store, but not one of tdenoise; ingest the movie first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(path / "zarr.json", f"cannot be read ({error})") from None
     if not isinstance(attributes, dict) or attributes.get("profile") != PROFILE:
         raise InputError(path, f"its layout is not profile {PROFILE} of tdenoise, which this version reads")
@@ -514,7 +517,7 @@ def _read_node(folder: Path) -> dict[str, Any]:
     file = folder / "zarr.json"
     if file.is_symlink():
         raise ValueError(f"{folder.name}/zarr.json is a symbolic link")
-    node = json.loads(file.read_text())
+    node = parse_json(file.read_bytes())
     if not isinstance(node, dict):
         raise ValueError(f"{folder.name}/zarr.json is no object")
     return node
@@ -524,6 +527,9 @@ def _check_node(node: dict[str, Any]) -> None:
     if node["zarr_format"] != 3 or node["node_type"] not in ("group", "array"):
         raise ValueError("it is not Zarr v3")
     if node["node_type"] == "array":
+        grid = zip(node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"], strict=True)
+        if (n_files := math.prod(-(-size // step) for size, step in grid)) > MOST_FILES:
+            raise ValueError(f"an array announces {n_files:.3g} files")
         if not re.fullmatch(r"bool|u?int(8|16|32|64)|float(16|32|64)", str(node["data_type"])):
             raise ValueError(f"an array holds {str(node['data_type'])[:40]!r} and no numbers")
         if node.get("storage_transformers"):

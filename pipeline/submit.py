@@ -251,7 +251,7 @@ def submit(submission: Submission, settings: Mapping[str, Any]) -> dict[str, Any
             "host": socket.gethostname(),
             "submitted": batch.now(),
         }
-        write_sealed(folder / batch.RUN_FILE, record)
+        write_sealed(folder / batch.RUN_FILE, record, mode=0o644)
         return _queue(submission, made)
 
 
@@ -272,7 +272,7 @@ def resume(config: ResumeConfig) -> dict[str, Any]:
     NoAnswer
         If Slurm does not answer, or the run is on another machine: jobs may be there.
     """
-    folder, run = batch.open_run(config.output)
+    folder, run = batch.open_run(config.output, obey=True)
     if config.profile is not None:
         site = load_site(config.profile)
         _check_scheduler(site.scheduler, run["command"], "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +22,11 @@ from .readers import Reader
 from .readers.timestamps import intervals
 
 SAMPLE_PAIRS = 16  # of successive frames, looked at before the copy
+MOST_PAIRS = 2000  # small frames take their time, too
+LONGER_PAIRS = 8  # between two looks whether they are enough
+# Read on top of it where the dose is low, at most: so much, or this share of the movie.
+LONGER_BYTES, LONGER_SHARE = 2**30, 0.05
+NOISE_LIMIT = 1e9  # counts whose squares of squares float32 still holds; no electron gives more
 NOISE_PIXELS = 20_000_000  # that the noise is measured on, about: errors of correlations below 0.001
 NOISE_PLACES = (8, 32)  # in time, evenly spread: at least, at most
 WINDOW = 512  # rows and columns looked at for noise and drift, at most [pixels]
@@ -36,10 +42,16 @@ Window = tuple[slice, slice, slice]
 def sample_pixels(
     reader: Reader, selection: Selection, n_threads: int, check: Callable[[], None]
 ) -> PixelStatistics | None:
-    """Mean and noise of every pixel from some pairs of frames; None if no pair is sound."""
+    """Mean and noise of every pixel from some pairs of frames; None if no pair is sound.
+
+    From more of them where the dose is so low that a pixel may not have changed by chance.
+    """
     first, n_frames = selection.frames[0], selection.shape[0]
     n_pairs = min(SAMPLE_PAIRS, n_frames // 2)
     starts = [first + int(i) for i in np.linspace(0, n_frames - 2, n_pairs)]
+    pair_bytes = 2 * reader.info.dtype.itemsize * math.prod(reader.info.shape[1:])
+    budget = max(LONGER_BYTES, LONGER_SHARE * n_frames * pair_bytes / 2)
+    longer = _between(starts, first, first + n_frames)[: min(MOST_PAIRS, int(budget / pair_bytes))]
     pixels = PixelAccumulator(selection.shape[1:])
 
     def read(start: int) -> NDArray[Any]:
@@ -49,14 +61,34 @@ def sample_pixels(
         return frames[:, slice(*selection.rows), slice(*selection.columns)]
 
     with ThreadPoolExecutor(n_threads) as pool:
-        for group in range(0, n_pairs, n_threads):  # no more pairs in memory than threads
-            for pair in pool.map(read, starts[group : group + n_threads]):
-                pixels.add(pair)
+
+        def look(starts: list[int]) -> None:
+            for group in range(0, len(starts), n_threads):  # no more pairs in memory than threads
+                for pair in pool.map(read, starts[group : group + n_threads]):
+                    pixels.add(pair)
+
+        look(starts)
+        # As many at a time whatever the machine has: how many are read decides what is found.
+        for group in range(0, len(longer), LONGER_PAIRS):
+            if not pixels.undecided:
+                break
+            look(longer[group : group + LONGER_PAIRS])
     return pixels.statistics()
 
 
+def _between(starts: list[int], first: int, last: int) -> list[int]:
+    """Pairs of frames that none of these holds, in an order in which any number of them is spread over the movie."""
+    taken = {frame for start in starts for frame in (start, start + 1)}
+    free = [start for start in range(first, last - 1, 2) if not {start, start + 1} & taken]
+    return [free[i] for i in np.argsort(np.arange(len(free)) * 0.618034 % 1)]
+
+
 def measure_noise(
-    array: Any, unsound: Collection[int], n_threads: int, levels: NDArray[np.float64] | None = None
+    array: Any,
+    unsound: Collection[int],
+    n_threads: int,
+    levels: NDArray[np.float64] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> NoiseStatistics | None:
     """The noise of a movie, measured on stretches of frames spread over its length and its field.
 
@@ -69,6 +101,8 @@ def measure_noise(
     n_threads : int
     levels : ndarray, shape (n_frames,), optional
         Brightness of the frames, which is divided out; see `tdenoise.brightness`.
+    check : callable
+        Raises an error if a stop was asked for; asked in every thread.
 
     Returns
     -------
@@ -77,8 +111,9 @@ def measure_noise(
     """
 
     def sums(window: Window) -> list[float] | None:
+        check()
         part = array[window]
-        if part.dtype.kind == "f" and not np.isfinite(part).all():
+        if part.dtype.kind == "f" and not float(np.abs(part).max()) < NOISE_LIMIT:  # nor is NaN
             return None
         accumulator = NoiseAccumulator()
         accumulator.add(part, None if levels is None else levels[window[0]])
@@ -101,6 +136,7 @@ def measure_brightness(
     valid: NDArray[np.bool_],
     array: Any,
     n_threads: int,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Brightness, NoiseStatistics | None]:
     """Level of every frame of a movie, and the noise that is left without its changes.
 
@@ -116,9 +152,11 @@ def measure_brightness(
     valid : ndarray of bool, shape (n_frames,)
     array : zarr.Array, shape (n_frames, height, width)
     n_threads : int
+    check : callable
+        Raises an error if a stop was asked for.
     """
     unsound = set(np.flatnonzero(~valid).tolist())
-    noise = measure_noise(array, unsound, n_threads)
+    noise = measure_noise(array, unsound, n_threads, check=check)
     brightness = Brightness(np.ones(len(valid)), valid)
     for _ in range(2):
         if noise is None or not np.isfinite(noise.fano):
@@ -126,7 +164,7 @@ def measure_brightness(
         brightness = measure(part_means, n_pixels, noise.fano, valid)
         if (brightness.levels == 1).all():
             break
-        noise = measure_noise(array, unsound, n_threads, brightness.levels)
+        noise = measure_noise(array, unsound, n_threads, brightness.levels, check)
     return brightness, noise
 
 
@@ -152,8 +190,14 @@ def noise_windows(
 class _Groups:
     """Means of one and the other half of every few successive frames, of a part in the middle of the field."""
 
-    def __init__(self, array: Any, unsound: Collection[int], bad: NDArray[np.bool_] | None = None) -> None:
-        self._array, self._unsound = array, unsound
+    def __init__(
+        self,
+        array: Any,
+        unsound: Collection[int],
+        bad: NDArray[np.bool_] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._array, self._unsound, self._check = array, unsound, check
         self._part = tuple(
             _middle(n, chunk) for n, chunk in zip(array.shape[1:], array.chunks[1:], strict=True)
         )
@@ -172,6 +216,7 @@ class _Groups:
         out = np.zeros((len(groups), *self.shape[1:]), np.float32)
         # A few groups at a time: their frames take more memory than their means.
         for first in range(groups.start, groups.stop, READ_GROUPS):
+            self._check()
             last = min(first + READ_GROUPS, groups.stop)
             begin = first * self._length
             frames = self._array[begin : last * self._length, *self._part]
@@ -180,22 +225,29 @@ class _Groups:
                     wanted = range(group * self._length + half, (group + 1) * self._length, 2)
                     sound = [frame - begin for frame in wanted if frame not in self._unsound]
                     if sound:  # else zero: a constant image shows nothing
-                        mean = frames[sound].mean(axis=0, dtype=np.float32)
-                        if self._bad.any() and not self._bad.all():
-                            mean[self._bad] = stand_ins(mean, self._bad)[self._bad]
-                        out[group - groups.start, half] = bin_pixels(mean[None], DRIFT_BIN)[0]
+                        with np.errstate(
+                            over="ignore", invalid="ignore"
+                        ):  # `drift` leaves out what is not finite
+                            mean = frames[sound].mean(axis=0, dtype=np.float32)
+                            if self._bad.any() and not self._bad.all():
+                                mean[self._bad] = stand_ins(mean, self._bad)[self._bad]
+                            out[group - groups.start, half] = bin_pixels(mean[None], DRIFT_BIN)[0]
         return out
 
 
 def measure_drift(
-    array: Any, unsound: Collection[int], bad: NDArray[np.bool_] | None = None
+    array: Any,
+    unsound: Collection[int],
+    bad: NDArray[np.bool_] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float64] | None:
     """Displacement of the scene in every frame [pixels], shape (n_frames, 2); None where it does not show.
 
     From the mean of some frames at a time in the middle of the field; between these, along straight lines. Pixels that
-    are bad, shape (height, width), would hold it at zero: those around stand in for them.
+    are bad, shape (height, width), would hold it at zero: those around stand in for them. ``check`` raises an error
+    if a stop was asked for.
     """
-    groups = _Groups(array, unsound, bad)
+    groups = _Groups(array, unsound, bad, check)
     if groups.shape[0] < 2 or min(groups.shape[2:]) < 8:
         return None
     moved = DRIFT_BIN * drift(groups)

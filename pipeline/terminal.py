@@ -18,11 +18,18 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+class _Harmless(logging.Formatter):
+    """Messages name files of others, whose names may hold anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
 def log_to_stderr(options: dict[str, Any]) -> None:
     """Show what the package logs, as much of it as was asked for."""
     level = logging.INFO if options.get("verbose") else logging.WARNING
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Harmless("%(message)s"))
     # Our own loggers only: Dask and Zarr tell their inner life.
     for package in ("tdenoise", "tdenoise_pipeline"):
         logger = logging.getLogger(package)

@@ -13,6 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from tdenoise.atomic import SEAL, is_sealed, patiently, seal, write_atomically
+from tdenoise.documents import parse_json
 from tdenoise.kinds import Network
 from tdenoise.train import TrainingState
 
@@ -67,8 +68,8 @@ def restore(state: TrainingState, path: Path) -> bool:
 def fill(state: TrainingState, data: bytes) -> None:
     """Fill a fresh state from what `state_bytes` gave."""
     tensors = load_tensors(data)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    rest = json.loads(header["__metadata__"]["state"])
+    header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    rest = parse_json(header["__metadata__"]["state"])
     networks: dict[str, Network] = {
         "network": state.network,
         "averaged": state.averaged,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import zipfile
 import zlib
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdenoise import events, metrics
+from tdenoise.documents import parse_json
 
 from . import store
 from .blocks import spans
@@ -167,8 +167,8 @@ def _parse(
 
 def _doses(path: Path, file: Any) -> list[tuple[float, float, bool]]:
     try:
-        return _levels(json.loads(str(file["attrs"])))
-    except (KeyError, TypeError, AttributeError):
+        return _levels(parse_json(str(file["attrs"])))
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise InputError(path, "its attrs do not list the doses under 'noise'") from None
 
 

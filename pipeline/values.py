@@ -217,6 +217,8 @@ def read_yaml(path: Path) -> dict[str, str | list[str] | None]:
         root = yaml.compose(path.read_text(), Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from None
+    except RecursionError:
+        raise UsageError(f"{path}: is nested too deeply. Settings are names and their values.") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(root, yaml.MappingNode):
@@ -242,5 +244,7 @@ def _yaml_text(path: Path, node: Any) -> str | None:
     if not isinstance(node, yaml.ScalarNode) or node.tag != yaml.BaseLoader.DEFAULT_SCALAR_TAG:
         line = node.start_mark.line + 1
         raise UsageError(f"{path}: line {line} is neither a word or number nor a list of them")
+    if "\0" in node.value:  # no file can have such a name
+        raise UsageError(f"{path}: line {node.start_mark.line + 1} holds a NUL character. Take it out.")
     # Words in quotes have a style, and stay what they are.
     return None if node.style is None and node.value in ("", "~", "null") else str(node.value)

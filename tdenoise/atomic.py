@@ -27,7 +27,9 @@ _SEALED = re.compile(rb'"seal": ?"([0-9a-f]{64})"')
 T = TypeVar("T")
 
 
-def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None = None) -> None:
+def write_atomically(
+    path: Path, data: bytes, before: Callable[[], None] | None = None, mode: int = 0o666
+) -> None:
     """Write a file so that after a crash or a power cut it is the old one or the new one, whole.
 
     Parameters
@@ -36,14 +38,16 @@ def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None 
     data : bytes
     before : callable, optional
         Called when all is on the disk but the name; what it raises leaves the old file.
+    mode : int
+        Permissions, of which the umask takes some away.
     """
-    patiently(lambda: _write(path, data, before))
+    patiently(lambda: _write(path, data, before, mode))
 
 
-def _write(path: Path, data: bytes, before: Callable[[], None] | None) -> None:
+def _write(path: Path, data: bytes, before: Callable[[], None] | None, mode: int) -> None:
     partial = unique_partial(path)
     try:
-        with partial.open("wb") as file:
+        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -125,15 +129,16 @@ def make_folder(path: Path) -> None:
     fsync(path.parent)
 
 
-def make_shared_folder(path: Path) -> None:
+def make_shared_folder(path: Path, *, everybody: bool = False) -> None:
     """Make a folder for whoever may use the folder it lies in: durably, with the same group and rights, never more.
 
-    One that is there stays as it is. Those it lies in are made likewise.
+    One that is there stays as it is. Those it lies in are made likewise, and there everybody may make folders where
+    everybody may around them; in the folder itself only with ``everybody``.
     """
     if path.is_dir():
         return
     if not path.parent.exists():
-        make_shared_folder(path.parent)
+        make_shared_folder(path.parent, everybody=True)
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
@@ -141,7 +146,7 @@ def make_shared_folder(path: Path) -> None:
             raise
         return  # by another process, just now
     around, own = path.parent.stat(), path.stat()
-    mode = stat.S_IMODE(around.st_mode) & ~stat.S_ISUID
+    mode = stat.S_IMODE(around.st_mode) & ~(stat.S_ISUID | (0 if everybody else stat.S_IWOTH))
     try:
         if own.st_gid != around.st_gid:
             os.chown(path, -1, around.st_gid)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from .atomic import SEAL, is_sealed, seal, write_atomically
+from .documents import parse_json
 from .kinds import KINDS, Network, architecture_of, blind_radius, build, kind_of
 
 PROFILE = 2  # version of the card's layout
@@ -85,10 +86,10 @@ def read_card(folder: Path) -> dict[str, Any]:
     """
     try:
         document = (folder / CARD).read_bytes()
-        card = json.loads(document)
+        card = parse_json(document)
     except FileNotFoundError:
         raise ModelError(f"{folder}: holds no {CARD}, so it is not a (finished) model") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise ModelError(f"{folder / CARD}: cannot be read ({error})") from None
     if not isinstance(card, dict) or card.get("profile") != PROFILE or card.get("kind") not in tuple(KINDS):
         raise ModelError(f"{folder / CARD}: is not a {' or '.join(KINDS)} model of profile {PROFILE}")

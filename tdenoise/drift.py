@@ -17,6 +17,7 @@ from scipy.signal.windows import tukey
 AGREEMENT = 1.0  # of the halves within the reach: standard deviation of what they differ by [pixels]
 REACH = 3  # images on each side that an image is compared with
 NEAR = 2  # pixels that the scene usually moves by from one image to the next, at most
+ODD = 1e6  # times the usual contrast: no image of the scene
 JUMP = 2.0  # a peak further away is taken if it is so many times as high: those of a lattice are all alike
 ROUNDS = 6  # of comparing every image with those around it
 STRETCH = 64  # images that are in memory at once
@@ -71,7 +72,9 @@ def drift(images: Images) -> NDArray[np.float64]:
     for first in range(0, n, STRETCH):
         before, last = max(0, first - margin), min(first + STRETCH, n)
         part = np.asarray(images[before : min(n, last + margin)], dtype=np.float32)
-        for track, some in zip(tracks, (part.mean(axis=1), part[:, 0], part[:, 1]), strict=True):
+        with np.errstate(over="ignore", invalid="ignore"):  # of a pixel that is no count
+            both = part.mean(axis=1)
+        for track, some in zip(tracks, (both, part[:, 0], part[:, 1]), strict=True):
             found = _Stretch(some).drift()
             # Joined to what is known by the images that both have.
             shared = track[before:first] - found[: first - before]
@@ -132,22 +135,30 @@ class _Stretch:
     def __init__(self, images: Array) -> None:
         self._shape = images.shape[1:]
         window = np.outer(*(tukey(n + 2, 0.2)[1:-1] for n in self._shape)).astype(np.float32)
-        means = (images * window).sum((1, 2), keepdims=True) / window.sum()
-        flat = ((images - means) * window).astype(np.float32)
-        self._norms = np.sqrt(np.square(flat, dtype=np.float64).sum((1, 2)))
-        # What rounding leaves of a constant image is no contrast.
-        levels = np.sqrt(np.square(images * window, dtype=np.float64).sum((1, 2)))
-        self._norms[self._norms <= 1e-5 * levels] = 0
+        with np.errstate(over="ignore", invalid="ignore"):  # of images that are left out below
+            means = (images * window).sum((1, 2), keepdims=True) / window.sum()
+            flat = ((images - means) * window).astype(np.float32)
+            norms = np.sqrt(np.square(flat, dtype=np.float64).sum((1, 2)))
+            # What rounding leaves of a constant image is no contrast.
+            levels = np.sqrt(np.square(images * window, dtype=np.float64).sum((1, 2)))
+            shows = (norms > 1e-5 * levels) & np.isfinite(norms)
+            usual = float(np.median(norms[shows])) if shows.any() else 1.0
+            # One pixel that is no count at all, such as 3e38, would drown the others.
+            shows &= norms < ODD * usual
+        # A power of two changes no digit, and keeps squares of squares within what float32 holds.
+        flat *= np.float32(2.0 ** -np.clip(np.rint(np.log2(usual)), -120, 120))
+        flat[~shows] = 0
+        self._shows = shows
         self._fy, self._fx = fftfreq(self._shape[0])[:, None], rfftfreq(self._shape[1])[None]
         self._spectra = rfft2(flat).astype(np.complex64)
         steps = [np.minimum(np.arange(n), n - np.arange(n)) for n in self._shape]
         self._near = (steps[0][:, None] <= NEAR) & (steps[1][None] <= NEAR)
 
     def drift(self) -> NDArray[np.float64]:
-        """NaN where an image is constant."""
+        """NaN where an image is constant, or shows nothing but a pixel that is no count."""
         n = len(self._spectra)
         moved = np.zeros((n, 2))
-        shows = self._norms > 0
+        shows = self._shows
         weight = np.ones(self._spectra.shape[1:], np.float32)
         for i in range(1, n):
             moved[i] = moved[i - 1]
@@ -190,7 +201,7 @@ class _Stretch:
         far = jump and correlation.max() > JUMP * near.max()
         highest = int((correlation if far else near).argmax())
         top = divmod(highest, self._shape[1])
-        while True:  # uphill, should that lead further away
+        for _ in range(sum(self._shape)):  # uphill, should that lead further away
             rows, columns = (np.arange(p - 1, p + 2) % n for p, n in zip(top, correlation.shape, strict=True))
             around = correlation[np.ix_(rows, columns)]
             if around.argmax() == 4 or around.max() <= correlation[top]:

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, uniform_filter
 
-from .bad_pixels import PixelStatistics, dead_pixels, hot_pixels
+from .bad_pixels import DEAD_ELECTRONS, PixelStatistics, dead_pixels, hot_pixels, is_lost
 from .noise import FEWEST_BLOCKS
 
 Array = NDArray[Any]
 
+DARKER = 3.0  # times as many electrons as needed are waited for on average: some parts of a field are darker
 PATTERN_BLOCK = 32  # pixels on a side whose sums count as one independent sample
 # Passes what differs from pixel to pixel, next to nothing of a scene that the lens has blurred.
 _FINEST = np.array([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6.0
@@ -55,50 +56,91 @@ class PixelAccumulator:
         self._totals = np.zeros((2, *shape))  # of the first and the second frames of all pairs
         self._changes = np.zeros(shape)
         self._brightest = np.full(shape, -np.inf)  # pair of every pixel
+        self._peak: Array | None = None  # of every pixel
+        self._lost = np.ones(shape, dtype=bool)  # in all frames
+        self._absent = np.zeros(shape, dtype=np.int32)  # pairs without a number
         self._n_pairs = 0
         self._n_still = 0  # pairs of frames that are the same bit by bit
 
     def add(self, frames: Array) -> None:
         """Add successive frames, shape (n, height, width) [counts]; they are taken in pairs.
 
-        Pairs with a frame that is blank or not finite tell nothing of the pixels and are passed over; one that
+        Pairs with a frame that is blank or all lost tell nothing of the pixels and are passed over; one that
         repeats its first frame tells of the mean, and nothing of the noise.
         """
         # Exact for the sum of two 16-bit counts, and twice as fast.
         wide = np.float32 if frames.dtype.itemsize <= 2 else np.float64
         for one, other in zip(frames[0:-1:2], frames[1::2], strict=True):
-            sums = np.add(one, other, dtype=wide)
-            blank = one.min() == one.max() or other.min() == other.max()
-            if blank or not np.isfinite(sums).all():
+            lost = [_lost(frame) for frame in (one, other)]
+            if any(_is_blank(frame, where) for frame, where in zip((one, other), lost, strict=True)):
                 continue
+            self._lost &= False if lost[0] is None or lost[1] is None else lost[0] & lost[1]
+            absent = None
+            if frames.dtype.kind == "f" and any(where is not None for where in lost):
+                absent = is_lost(one) | is_lost(other)
+                one, other = (np.where(absent, 0, frame) for frame in (one, other))
+                self._absent += absent
+            sums = np.add(one, other, dtype=wide)
             changes = np.subtract(other, one, dtype=wide)
             self._n_pairs += 1
             self._n_still += not changes.any()
             self._totals[0] += one
             self._totals[1] += other
             self._changes += np.square(changes, out=changes)
+            if absent is not None:
+                sums[absent] = -np.inf
             np.maximum(self._brightest, sums, out=self._brightest)
+            peak = np.maximum(one, other)
+            self._peak = peak if self._peak is None else np.maximum(self._peak, peak, out=self._peak)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether some pixel has not changed yet, and more frames would tell if that is chance."""
+        if self._n_pairs == self._n_still:
+            return False
+        still = (self._changes == 0) & ~self._lost & (self._absent == 0)
+        if not still.any():
+            return False
+        noise, mean = (
+            float(self._changes.mean()) / (2 * self._n_pairs),
+            float(self._totals.mean()) / self._n_pairs,
+        )
+        seen = 2 * self._n_pairs * min(noise, mean**2 / noise if noise > 0 else 0.0)
+        return seen < DARKER * DEAD_ELECTRONS
 
     def mean(self) -> Array:
-        """Mean of every pixel [counts]."""
-        total: Array = self._totals.sum(axis=0)
-        return total / max(1, 2 * self._n_pairs)
+        """Mean of every pixel [counts]; of one without counts, that of those around it."""
+        return self._filled(self._totals.sum(axis=0) / np.maximum(1, 2 * (self._n_pairs - self._absent)))
 
     def statistics(self) -> PixelStatistics | None:
-        """What tells sound pixels from others; None where no two frames differ."""
+        """What tells sound pixels from others; None where no two frames differ, or no pixel has counts."""
         moving = self._n_pairs - self._n_still
-        if moving == 0:
+        if moving == 0 or self._unknown.all():
             return None
-        mean, n_pairs = self.mean(), self._n_pairs
-        steady = (2 * n_pairs * mean - self._brightest) / (2 * (n_pairs - 1)) if n_pairs > 1 else mean
-        return PixelStatistics(mean, steady, self._changes / (2 * moving), moving)
+        mean, n_pairs = self.mean(), self._n_pairs - self._absent
+        steady = (2 * n_pairs * mean - self._brightest) / np.maximum(1, 2 * (n_pairs - 1))
+        steady = self._filled(np.where(n_pairs > 1, steady, mean))
+        variance = self._filled(self._changes / (2 * np.maximum(1, moving - self._absent)))
+        return PixelStatistics(mean, steady, variance, moving, self._lost.copy(), self._peak)
+
+    @property
+    def _unknown(self) -> NDArray[np.bool_]:
+        """Pixels that have no counts in most of the frames."""
+        return np.asarray(self._lost | (2 * self._absent > self._n_pairs))
+
+    def _filled(self, values: Array) -> Array:
+        """The same, with the level around them where pixels have no counts: those must not look like anything."""
+        unknown = self._unknown
+        if not unknown.any() or unknown.all():
+            return values
+        return np.where(unknown, stand_ins(values, unknown), values)
 
     def bad_pixels(self) -> NDArray[np.bool_]:
-        """Hot and dead pixels, a bool array of shape (height, width)."""
+        """Hot, dead and lost pixels, a bool array of shape (height, width)."""
         found = self.statistics()
         if found is None:
             return np.zeros(self._changes.shape, dtype=bool)
-        return hot_pixels(found) | dead_pixels(found)
+        return hot_pixels(found) | dead_pixels(found) | self._lost
 
     def fixed_pattern(self) -> FixedPattern:
         """Spread of the gains of neighbouring pixels.
@@ -120,9 +162,10 @@ class PixelAccumulator:
         level = float(mean[~bad].mean())
         if not level > 0:
             return FixedPattern(np.nan, np.nan, np.nan)
-        values = stand_ins(mean, bad)
+        values = np.where(bad, stand_ins(mean, bad), mean)
         sound = ~_near(bad)
-        halves = [np.where(bad, values, total / self._n_pairs) for total in self._totals]
+        n_pairs = np.maximum(1, self._n_pairs - self._absent)
+        halves = [np.where(bad | self._unknown, values, total / n_pairs) for total in self._totals]
         fine = [_finest(half) for half in halves]
         product = fine[0] * fine[1] * sound[1:-1, 1:-1] / level**2
         weight = sound[1:-1, 1:-1].astype(np.float64)
@@ -139,6 +182,18 @@ class PixelAccumulator:
             variance=variance,
             error=float(1.96 * np.sqrt(scatter) / counts.sum()),
         )
+
+
+def _lost(frame: Array) -> NDArray[np.bool_] | None:
+    """As `is_lost`; None where every pixel holds a count, which is faster to see."""
+    low, high = frame.min(), frame.max()
+    return is_lost(frame) if is_lost(np.array([low, high])).any() else None
+
+
+def _is_blank(frame: Array, lost: NDArray[np.bool_] | None) -> bool:
+    """Whether all pixels of a frame that hold a count hold the same, or none does."""
+    values = frame if lost is None else frame[~lost]
+    return bool(values.size == 0 or values.min() == values.max())
 
 
 def _finest(image: Array) -> Array:

@@ -18,15 +18,29 @@ hypothesis.settings.load_profile("tdenoise")
 
 
 @pytest.fixture(scope="session")
-def workers() -> Iterator[str]:
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a Dask scheduler with two worker processes, shared by the tests of a session."""
-    from distributed import LocalCluster
+    import dask
+    from distributed import LocalCluster, Security
 
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-    ) as cluster:
+    security = Security.temporary()
+    folder = tmp_path_factory.mktemp("keys")
+    found = {}  # where the client looks for its keys
+    for name, text in security.get_tls_config_for_role("client").items():
+        if name in ("ca_file", "cert", "key"):
+            file = folder / f"{name}.pem"
+            file.write_text(text)
+            key = name.replace("_", "-") if name == "ca_file" else f"client.{name}"
+            found[f"distributed.comm.tls.{key}"] = str(file)
+    with (
+        dask.config.set(found),
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+            security=security,
+        ) as cluster,
+    ):
         yield cluster.scheduler_address

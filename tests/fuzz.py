@@ -4,19 +4,24 @@
     python tests/fuzz.py --n 10000 --family mrc
 
 Seeds are small files that the tests write, and the real ones of the shared collection where it is at hand.
-A violation is an end of the process, an answer that takes over 8 s of processor time or 500 MB, an error
-that is not an ``InputError`` of one line, a warning, an allocation that a header asked for, or a file that
-was cut and is read as anything but the frames that are left.
+A violation is an end of the process, an answer that takes over 8 s of processor time, a minute or 500 MB, an
+error that is not an ``InputError`` of one line, a warning, an allocation that a header asked for, a file that
+was cut and is read as anything but the frames that are left, or one that changes while it is read. Some of what
+can be read is ingested, too: numbers that no camera gives reach all that is measured on a movie.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import logging
 import multiprocessing
 import random
 import resource
 import shutil
+import signal
+import struct
 import tempfile
 import time
 import warnings
@@ -30,16 +35,21 @@ import numpy as np
 from array_files import SEEDS, ask_forked
 from numpy.typing import NDArray
 from raw_files import COUNT_WRITERS, WRITERS, movie, write_capture, write_clock, write_folder, write_tvips
-from tdenoise_pipeline.errors import InputError
+from tdenoise_pipeline.config import IngestConfig, VerifyConfig
+from tdenoise_pipeline.errors import InputError, PipelineError
+from tdenoise_pipeline.ingest import ingest
 from tdenoise_pipeline.readers import FORMATS, ZARR, hdf5, open_raw, video
+from tdenoise_pipeline.verify import verify
 
 COLLECTION = Path(__file__).parents[1].parent / "shared/data/formats"
-SECONDS, MEGABYTES = 8, 500  # for one answer
-HANG_SECONDS = 120  # on the wall clock: the machine may be busy
+SECONDS, MEGABYTES = 8, 500  # for one answer; of the processor
+HANG_SECONDS = 60  # for a trial, on the wall clock: the machine may be busy
+INGESTED = 0.12  # of the files that can be read
 LARGEST_SEED = 400_000  # bytes
 LARGEST_READ = 2**28  # bytes; of a movie that claims to be larger, the first and the last frame are read
 HEADER = 1024  # bytes; half of all damage is done here
 NUMBERS = (0, 1, 2, -1, -2, 2**15, 2**16 - 1, 2**31 - 1, -(2**31), 2**32 - 1, 2**40, 2**63 - 1, -(2**63))
+REALS = (float("nan"), float("inf"), float("-inf"), 3e38, -3e38, 1e20, 1e-40, 1e300, -0.0)
 UNCOUNTED = {"tvips"}  # formats that do not say how many frames there are: cut between two, nobody can tell
 FAMILIES = tuple(dict.fromkeys([*(format.module for format in FORMATS), ZARR.module, "gatan", "sequence"]))
 
@@ -118,7 +128,12 @@ def damage(rng: random.Random, content: bytes) -> tuple[bytes, bool]:
             at -= at % size if rng.random() < 0.7 else 0
             value = rng.choice(NUMBERS) if rng.random() < 0.7 else rng.choice((len(raw), len(raw) + 1))
             order = rng.choice(("little", "big"))
-            raw[at : at + size] = (value % 2 ** (8 * size)).to_bytes(size, order)[: len(raw) - at]
+            number = (value % 2 ** (8 * size)).to_bytes(size, order)
+            if size > 2 and rng.random() < 0.3:
+                real = rng.choice(REALS)
+                layout = "f" if size == 4 and not 1e39 < abs(real) < float("inf") else "d"
+                number = struct.pack(("<" if order == "little" else ">") + layout, real)
+            raw[at : at + len(number)] = number[: len(raw) - at]
         elif kind == 3:
             raw[at : at + rng.randrange(1, 64)] = b""
         else:
@@ -144,13 +159,15 @@ def trial(number: int, seed: Seed, place: Path) -> str:
         whole = _read(seed.folder / seed.opened, False)[0]
     answers = []
     for allow_truncated in (False, True):
-        start, memory = time.process_time(), _peak()
+        memory = _peak()
         try:
-            with warnings.catch_warnings(record=True) as warned:
+            with warnings.catch_warnings(record=True) as warned, _limit():
                 warnings.simplefilter("always")
                 data, missing = _read(opened, allow_truncated)
             if warned:
                 return f"violation: a warning ({warned[0].message})"
+        except _TooSlow as error:
+            return f"violation: {error}"
         except InputError as error:
             answers.append("refused")
             if problem := _bad_refusal(error, place):
@@ -161,11 +178,59 @@ def trial(number: int, seed: Seed, place: Path) -> str:
             answers.append("read")
             if whole is not None and (problem := _wrong(data, missing, whole, allow_truncated)):
                 return f"violation: {problem}"
-        if time.process_time() - start > SECONDS:
-            return f"violation: {time.process_time() - start:.1f} s of processor time"
         if _peak() - memory > MEGABYTES:
             return f"violation: {_peak() - memory:.0f} MB"
+    if answers[-1] == "read" and data.nbytes < LARGEST_SEED and rng.random() < INGESTED:
+        problem = _ingest(opened, place.with_name(f"{place.name}-out"), victim, content)
+        if problem is not None:
+            return f"violation: {problem}"
     return "salvaged" if answers == ["refused", "read"] else answers[0]
+
+
+class _TooSlow(BaseException):
+    """Not an ``Exception``: nothing on the way may take it for its own."""
+
+
+@contextlib.contextmanager
+def _limit() -> Iterator[None]:
+    """End what takes too much of the processor, and say where it was."""
+
+    def too_slow(number: int, frame: Any) -> None:
+        code = frame.f_code
+        raise _TooSlow(
+            f"over {SECONDS} s of processor time, in {code.co_name} of {Path(code.co_filename).name}"
+        )
+
+    before = signal.signal(signal.SIGPROF, too_slow)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def _ingest(opened: Path, folder: Path, victim: Path, content: bytes) -> str | None:
+    """What is wrong with how a movie is ingested and verified; None if nothing is."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        with warnings.catch_warnings(record=True) as warned, _limit():
+            warnings.simplefilter("always")
+            config = IngestConfig(raw=opened, output=folder / "movie.zarr", allow_truncated=True)
+            attributes = ingest(config)
+            verify(VerifyConfig(store=config.output, deep=True))
+            json.dumps(attributes, allow_nan=False)
+    except _TooSlow as error:
+        return f"ingest: {error}"
+    except PipelineError as error:
+        if error.exit_code == 1 or "\n" in str(error):
+            return f"ingest: {error!r}"
+    except Exception as error:  # noqa: BLE001
+        return f"ingest: {type(error).__name__} ({error})"
+    if warned:
+        return f"ingest: a warning ({warned[0].message}, {Path(warned[0].filename).name}:{warned[0].lineno})"
+    return None if victim.read_bytes() == content else "the raw file was changed"
 
 
 def _read(path: Path, allow_truncated: bool) -> tuple[NDArray[Any], int]:
@@ -254,6 +319,7 @@ def _answers(seeds: list[Seed], numbers: range, place: Path) -> Iterator[str]:
 
 def _work(seeds: list[Seed], numbers: range, place: Path, answers: Connection) -> None:
     hdf5.ask = video.ask = ask_forked
+    logging.disable()  # what ingest has to say of such movies
     for number in numbers:
         answers.send(trial(number, seeds[number % len(seeds)], place))
 

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tdenoise.bad_pixels import HitFinder, Patches, PixelStatistics, dead_pixels, hot_pixels
+from tdenoise.bad_pixels import (
+    HitFinder,
+    Patches,
+    PixelStatistics,
+    clipping,
+    dead_lines,
+    dead_pixels,
+    hot_pixels,
+)
+from tdenoise.pixels import PixelAccumulator
 
 
 def statistics(frames: np.ndarray) -> PixelStatistics:
@@ -121,3 +130,116 @@ def test_a_hot_pixel_that_is_kept_is_no_x_ray() -> None:
     apart = hot_pixels(statistics(frames))
     assert apart[5, 6]
     assert len(HitFinder(statistics(frames), frames.size, apart).find(frames[0])) == 0
+
+
+def accumulated(frames: np.ndarray) -> PixelStatistics:
+    pixels = PixelAccumulator(frames.shape[1:])
+    pixels.add(frames)
+    found = pixels.statistics()
+    assert found is not None
+    return found
+
+
+def mask(*places: tuple[slice | int, slice | int], shape: tuple[int, int] = (96, 96)) -> np.ndarray:
+    marked = np.zeros(shape, dtype=bool)
+    for place in places:
+        marked[place] = True
+    return marked
+
+
+COLUMNS = mask((slice(None), slice(30, 32)), (5, 6))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.float32, np.float64])
+@pytest.mark.parametrize("value", ["largest", "nan", "3e38"])
+def test_pixels_without_a_count_are_found_whatever_their_share_and_change_nothing_else(
+    dtype: type, value: str
+) -> None:
+    frames = lattice(4.0, 1.0).astype(dtype)
+    sound = accumulated(frames)
+    largest = np.finfo(dtype).max if frames.dtype.kind == "f" else np.iinfo(dtype).max
+    if value != "largest" and frames.dtype.kind != "f":
+        return
+    frames[:, COLUMNS] = {"largest": largest, "nan": np.nan, "3e38": 3e38}[value]
+    found = accumulated(frames)
+    assert found.lost is not None and (found.lost == COLUMNS).all()
+    assert not hot_pixels(found).any() and not dead_pixels(found).any()
+    assert (found.mean == sound.mean)[~COLUMNS].all() and (found.variance == sound.variance)[~COLUMNS].all()
+    assert found.typical == pytest.approx(sound.typical, rel=0.05)
+    assert found.mean[COLUMNS].max() < 2 * sound.mean.max()
+
+
+def test_a_nan_or_a_saturated_count_now_and_then_makes_no_lost_pixel() -> None:
+    frames = lattice(4.0, 1.0).astype(np.float32)
+    sound = accumulated(frames).mean[5, 6]
+    frames[:8, 5, 6] = np.nan  # 4 of 16 pairs
+    frames[10] = np.nan  # a frame that was lost
+    frames[::2, 40, 40] = np.finfo(np.float32).max  # half of a pixel's frames: no pair is whole
+    found = accumulated(frames)
+    assert found.lost is not None and not found.lost.any()
+    assert found.mean[5, 6] == pytest.approx(sound, abs=0.6) and found.mean[40, 40] < 10
+    assert not hot_pixels(found).any() and not dead_pixels(found).any()
+
+
+def test_nothing_is_known_of_a_movie_without_any_count() -> None:
+    pixels = PixelAccumulator((8, 8))
+    pixels.add(np.full((6, 8, 8), np.nan))
+    pixels.add(np.full((6, 8, 8), 65535, dtype=np.uint16))
+    assert pixels.statistics() is None and not pixels.undecided and not pixels.bad_pixels().any()
+
+
+@pytest.mark.parametrize("dose", [0.05, 1.0])
+def test_dead_rows_and_columns_are_found_but_no_band_that_was_masked_out(dose: float) -> None:
+    frames = lattice(4.0, dose)
+    frames[:, 20:22] = 0
+    frames[:, :, 70] = 7
+    frames[:, 0] = 0
+    frames[:, 50:60] = 0  # masked out
+    frames[:, :, 90:] = 0
+    expected = mask((slice(20, 22), slice(None)), (slice(None), 70), (0, slice(None)))
+    expected[:, 90:] = False
+    found = dead_lines(accumulated(frames))
+    assert (found[:, :90] == expected[:, :90]).all()
+    assert not dead_lines(accumulated(lattice(4.0, dose))).any()
+
+
+@pytest.mark.parametrize("dose", [0.01, 1.0, 30.0])
+def test_no_sound_movie_is_taken_for_a_clipped_one(dose: float) -> None:
+    for frames in (lattice(3.0, dose), np.random.default_rng(0).poisson(dose, (32, 96, 96))):
+        assert clipping(accumulated(frames), mask()) is None
+        noisy = frames * 12.7 + np.random.default_rng(1).normal(100, 3, frames.shape)
+        assert clipping(accumulated(noisy.astype(np.float32)), mask()) is None
+        assert clipping(accumulated(noisy.clip(0).astype(np.uint16)), mask()) is None
+
+
+def test_counts_that_are_cut_off_are_told_but_not_for_bad_pixels() -> None:
+    frames = (lattice(3.0, 30.0) * 12.7 + np.random.default_rng(1).normal(100, 3, (32, 96, 96))).astype(
+        np.uint16
+    )
+    value = int(np.quantile(frames, 0.995))
+    clipped = accumulated(frames.clip(max=value))
+    found = clipping(clipped, mask())
+    assert found is not None and found[0] == value and found[1] > 100
+    frames[:, COLUMNS] = 60_000
+    assert clipping(accumulated(frames), COLUMNS) is None
+
+
+@pytest.mark.parametrize("lost", [0.3, 0.9])
+def test_a_large_region_that_is_lost_is_filled_from_its_border(lost: float) -> None:
+    bad = np.zeros((64, 64), dtype=bool)
+    bad[:, : int(64 * lost)] = True
+    frames = np.random.default_rng(0).integers(0, 9, (4, 64, 64))
+    frames[:, bad] = -1
+    with pytest.raises(ValueError, match="would be replaced"):
+        Patches(bad)
+    Patches(bad, bad).apply(frames, 0)
+    assert frames.min() >= 0
+    with pytest.raises(ValueError, match="no sound pixel"):
+        Patches(np.ones((4, 4), dtype=bool), np.ones((4, 4), dtype=bool))
+
+
+def test_inf_is_no_x_ray() -> None:
+    frames = lattice(3.0, 1.0).astype(np.float32)
+    finder = HitFinder(accumulated(frames), frames.size, mask())
+    frames[5, 40, 41], frames[5, 10, 11] = np.inf, 3000
+    assert finder.find(frames[5]).tolist() == [[10, 11]]

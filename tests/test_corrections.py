@@ -237,3 +237,61 @@ def test_other_references_give_another_movie_and_are_no_continuation(tmp_path: P
     np.save(tmp_path / "dark.npy", np.zeros((24, 32)))
     with pytest.raises(UsageError, match="exists already, made with other settings"):
         ingest(config)
+
+
+@pytest.mark.parametrize("value", [np.nan, 3e38])
+def test_pixels_without_counts_are_replaced_and_the_rest_is_as_without_them(
+    tmp_path: Path, value: float
+) -> None:
+    frames = counts((40, 64, 64)).astype(np.float32)
+    frames[:, 20, 30] = frames[:, 40:42, :] = value
+    sound = store.read_attributes(movie_store(tmp_path / "sound", counts((40, 64, 64)).astype(np.float32)))
+    attributes = store.read_attributes(movie_store(tmp_path, frames))
+    assert attributes["not_finite_frames"] == [] and attributes["n_bad_pixels"] == 129
+    assert attributes["lost_pixels"][0] == [20, 30] and len(attributes["lost_pixels"]) == 129
+    assert any("129 pixels are without counts" in warning for warning in attributes["warnings"])
+    assert attributes["mean"] == pytest.approx(sound["mean"], rel=0.05)
+    assert attributes["noise"]["fano"] == pytest.approx(sound["noise"]["fano"], abs=0.05)
+
+
+def test_two_columns_at_the_largest_value_are_no_part_of_the_scene(tmp_path: Path) -> None:
+    frames = counts((40, 64, 64)).astype(np.uint32)
+    frames[:, :, 30:32] = 2**32 - 1
+    attributes = store.read_attributes(movie_store(tmp_path, frames))
+    assert attributes["n_bad_pixels"] == 128 and attributes["mean"] < 10
+    kept = store.read_attributes(movie_store(tmp_path / "kept", frames, keep_defects=True))
+    assert kept["n_bad_pixels"] == 128 and kept["mean"] > 1e8 and kept["xray_hits"]["n"] == 0
+    assert any("without counts" in w and "left as they are" in w for w in kept["warnings"])
+
+
+@pytest.mark.parametrize(("dose", "n_frames"), [(0.2, 600), (0.5, 300), (2.0, 100)])
+def test_dead_pixels_are_looked_for_in_as_many_frames_as_the_dose_asks_for(
+    tmp_path: Path, dose: float, n_frames: int
+) -> None:
+    frames = np.random.default_rng(0).poisson(dose, (n_frames, 64, 64)).astype(np.uint8)
+    places = [[5, 6], [20, 30], [33, 33], [50, 2], [63, 63]]
+    for y, x in places:
+        frames[:, y, x] = 0
+    assert store.read_attributes(movie_store(tmp_path, frames))["dead_pixels"] == places
+
+
+def test_dead_rows_are_replaced_however_many_pixels_they_hold(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).poisson(2.1, (60, 64, 64)).astype(np.uint8)
+    frames[:, [3, 20, 21, 44]] = 0
+    attributes = store.read_attributes(movie_store(tmp_path, frames))
+    assert attributes["n_bad_pixels"] == 256 and attributes["mean"] == pytest.approx(2.1, rel=0.02)
+
+
+def test_clipped_counts_are_told(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).normal(200, 30, (40, 64, 64)).clip(0, 260).astype(np.uint16)
+    warnings = store.read_attributes(movie_store(tmp_path, frames))["warnings"]
+    assert any("reach the value 260" in warning for warning in warnings)
+
+
+def test_a_single_pixel_that_always_says_the_most_is_hot(tmp_path: Path) -> None:
+    frames = counts((40, 64, 64)).astype(np.uint16)
+    frames[:, 20, 30] = 65535
+    frames[:, 40, 40:50] = 65535
+    attributes = store.read_attributes(movie_store(tmp_path, frames))
+    assert attributes["hot_pixels"] == [[20, 30]] and len(attributes["lost_pixels"]) == 10
+    assert any("hot" in warning for warning in attributes["warnings"])

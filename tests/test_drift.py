@@ -78,3 +78,35 @@ def test_a_lattice_is_not_mistaken_for_itself_one_period_further() -> None:
     np.testing.assert_allclose(
         np.diff(drift(np.stack([first, second], axis=1)), axis=0), np.diff(path, axis=0), atol=1
     )
+
+
+def drifting(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(2)
+    path = np.stack([3 * np.sin(np.arange(n) / 9), np.arange(n) / 8], axis=1)
+    clean = np.stack([1 + 2 * moved(*step) for step in path]).clip(0)
+    return np.stack(list(rng.poisson(10 * clean, (2, *clean.shape)).astype(np.float32)), axis=1), path
+
+
+@pytest.mark.parametrize("value", [3e38, -3.4e38, 1e30, np.inf, np.nan])
+def test_a_pixel_that_is_no_count_ends_no_measurement_and_spoils_one_image_only(value: float) -> None:
+    images, _ = drifting()
+    expected = drift(images)
+    images[20, 0, 5, 6] = images[20, 0, 50, 40] = value
+    found = drift(images)
+    assert np.flatnonzero(np.isnan(found[:, 0])).tolist() == [20]
+    np.testing.assert_allclose(np.delete(found, 20, axis=0), np.delete(expected, 20, axis=0), atol=0.1)
+
+
+@pytest.mark.parametrize("value", [3e38, np.inf, np.nan])
+def test_images_of_which_none_shows_a_scene_have_no_drift(value: float) -> None:
+    images, _ = drifting(8)
+    images[:, :, 5, 6] = value
+    assert drift(images).shape == (8, 2)  # of one pixel that is always there: it stays
+    images[:] = value
+    assert np.isnan(drift(images)).all()
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-20, 1e20, 1e33])
+def test_the_drift_does_not_depend_on_the_unit_of_the_counts(unit: float) -> None:
+    images, _ = drifting()
+    np.testing.assert_allclose(drift(images * np.float32(unit)), drift(images), atol=1e-4)

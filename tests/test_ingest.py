@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -19,7 +20,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import counts, movie_store
-from tdenoise_pipeline import budget, store
+from tdenoise_pipeline import budget, store, survey
 from tdenoise_pipeline import ingest as module
 from tdenoise_pipeline import source as source_module
 from tdenoise_pipeline.config import IngestConfig, VerifyConfig
@@ -406,3 +407,42 @@ def test_ingest_killed_at_random_and_started_again_gives_the_same_store(tmp_path
     subprocess.run(command, cwd=tmp_path, check=True)
     np.testing.assert_array_equal(xr.open_zarr(tmp_path / "m.zarr")["counts"], frames)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.zarr", "raw.npy"]
+
+
+@pytest.mark.parametrize("value", [3e38, 1e20])
+def test_no_number_in_a_movie_keeps_ingest_from_ending(tmp_path: Path, value: float) -> None:
+    frames = counts((64, 32, 32)).astype(np.float32)
+    if value == 3e38:
+        frames[20, 5, 6] = value  # one pixel of one frame
+    else:
+        frames *= np.float32(value)
+    attributes = store.read_attributes(movie_store(tmp_path, frames))
+    assert attributes["status"] == "complete" and attributes["not_finite_frames"] == []
+    assert (attributes["noise"] is None) == (value == 1e20)
+
+
+@pytest.mark.parametrize("what", ["drift", "NoiseAccumulator"])
+def test_a_stop_ends_the_measurement_of_noise_and_drift(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "raw.npy", counts((600, 32, 32)))
+    config = IngestConfig(raw=tmp_path / "raw.npy", output=tmp_path / "movie.zarr")
+    control, function = Control(), getattr(survey, what)
+
+    def begun(*given: Any) -> Any:
+        control.stop.set()
+        return function(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(survey, what, begun)
+        with pytest.raises(Stopped) as stopped:
+            ingest(config, control)
+    assert stopped.value.exit_code == 75 and not config.output.exists()
+    assert ingest(config)["status"] == "complete"
+
+
+def test_a_stop_ends_verify(tmp_path: Path) -> None:
+    control = Control()
+    control.stop.set()
+    with pytest.raises(Stopped):
+        verify(VerifyConfig(store=movie_store(tmp_path, counts((8, 16, 16))), deep=True), control)

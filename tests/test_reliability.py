@@ -275,7 +275,7 @@ def test_resume_of_a_folder_goes_on_with_all_steps_of_run(made: Path, tmp_path: 
     with pytest.raises(Stopped) as stopped:
         run(config, stop_after_the_first("train"))
     assert stopped.value.exit_code == 75 and not (tmp_path / "out" / "denoised.zarr").exists()
-    assert resume(tmp_path / "out") == {"resumed": [str(tmp_path / "out")]}
+    assert resume(tmp_path / "out", workers=workers) == {"resumed": [str(tmp_path / "out")]}
     assert (tmp_path / "out" / "report.html").exists()
     settings = progress.read_json(tmp_path / "out" / "denoised.zarr" / "zarr.json")["attributes"]["tdenoise"]
     assert settings["settings"]["ensemble"] == 2

@@ -8,6 +8,7 @@ import os
 import pickle
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ import pytest
 import tdenoise_pipeline
 import torch
 from small import TINY, counts, model_folder, movie_store, network
-from tdenoise_pipeline import progress, store
+from tdenoise_pipeline import cli, progress, store
 from tdenoise_pipeline.block_work import ModelPlugin
 from tdenoise_pipeline.cluster import connect, parse_workers
 from tdenoise_pipeline.config import ModelsImportConfig, VerifyConfig
-from tdenoise_pipeline.errors import InputError, UsageError, VerificationError
+from tdenoise_pipeline.errors import InputError, ResourceError, UsageError, VerificationError
 from tdenoise_pipeline.fit import open_model
 from tdenoise_pipeline.models import import_model
+from tdenoise_pipeline.site_profile import load_site
 from tdenoise_pipeline.verify import verify
 
 from tdenoise.atomic import SEAL, seal
@@ -274,6 +276,111 @@ def test_plain_tcp_to_another_machine_needs_insecure() -> None:
     with pytest.raises(UsageError, match="--insecure"):
         parse_workers("tcp://node7:8786")
     assert parse_workers("tcp://node7:8786", insecure=True) == ("address", "tcp://node7:8786")
+
+
+def test_tcp_to_this_machine_needs_insecure_too() -> None:
+    with pytest.raises(UsageError, match="--insecure"):
+        parse_workers("tcp://127.0.0.1:8786")
+
+
+def test_what_answers_nonsense_is_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tdenoise_pipeline.cluster.CONNECT_TIMEOUT_S", 5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    caller, _ = server.accept()
+                    caller.sendall(b"HTTP/1.1 404 Not Found\r\nServer: something else entirely\r\n\r\n" * 9)
+                    caller.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        places = {"scratch": tmp_path, "log_dir": tmp_path, "worker_memory_bytes": None, "profile": None}
+        with (
+            pytest.raises(ResourceError, match="no Dask scheduler answers"),
+            connect(address, insecure=True, **places),
+        ):
+            pass
+        server.shutdown(socket.SHUT_RDWR)
+
+
+NESTED, DIGITS = "[" * 100_000, "9" * 100_000
+
+
+@pytest.mark.parametrize(
+    "text", [NESTED, f'{{"n": {DIGITS}}}', f'{{"n": {NESTED}'], ids=["list", "digits", "inner"]
+)
+@pytest.mark.parametrize("file", ["model/card.json", "movie.zarr/zarr.json", "movie.zarr/counts/zarr.json"])
+def test_json_that_python_gives_up_on_is_damaged_input(
+    tmp_path: Path, file: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    movie_store(tmp_path, counts((8, 16, 16)))
+    model_folder(tmp_path / "model")
+    (tmp_path / file).write_text(text)
+    words = ["apply", tmp_path / "movie.zarr", "--model", tmp_path / "model", "-o", tmp_path / "out.zarr"]
+    assert cli.main([*map(str, words), "-n"]) == 3
+    assert str(tmp_path / file.partition("/")[0]) in capsys.readouterr().err
+    if "movie" in file:
+        assert cli.main(["verify", str(tmp_path / "movie.zarr"), "--deep", "-q"]) in (3, 4)
+        assert "should not have happened" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"frames: {NESTED[:2000]}", NESTED[:2000], 'frames: "a\\0b"', 'frame_time: "\\0"'],
+    ids=["deep", "list", "nul", "nul2"],
+)
+def test_a_settings_file_that_python_gives_up_on_is_a_wrong_setting(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    words = ["ingest", "x.npy", "-o", str(tmp_path / "x.zarr"), "-c", str(tmp_path / "s.yaml")]
+    assert cli.main(words) == 2
+    assert str(tmp_path / "s.yaml") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", [NESTED[:2000], f"time: {DIGITS}", 'setup: ["a\\0b"]'], ids=["deep", "digits", "nul"]
+)
+def test_a_profile_that_python_gives_up_on_is_a_wrong_setting(tmp_path: Path, text: str) -> None:
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(UsageError):
+        load_site(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize("shape", [2**40, 2**62])
+def test_a_store_that_announces_more_shards_than_can_be_listed_is_refused(tmp_path: Path, shape: int) -> None:
+    path = movie_store(tmp_path, counts((8, 16, 16)))
+    for file in (path / "zarr.json", path / "counts/zarr.json", path / "integrity/counts/zarr.json"):
+        document = json.loads(file.read_text())
+        for node in [document, *document.get("consolidated_metadata", {}).get("metadata", {}).values()]:
+            if len(node.get("shape", ())) > 1:
+                node["shape"][0] = shape
+        file.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="announces"):
+        store.open_store(path, store.MOVIE)
+    root = json.loads((path / "zarr.json").read_text())["attributes"]["tdenoise"]
+    # Its seals made right again: what a hostile hand would do.
+    root["files"] = {name: store._sha256(path / name) for name in root["files"]}
+    (path / "integrity/zarr.json").unlink()
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"]["tdenoise"] = root | {"seal": SEAL}
+    (path / "zarr.json").write_bytes(seal(json.dumps(document).encode()))
+    with pytest.raises(VerificationError, match="announce"):
+        verify(VerifyConfig(store=path, deep=True))
+
+
+def test_names_reach_the_terminal_spelled_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    raw = tmp_path / "a\x1b]0;pwned\x07\nexit 0.npy"
+    movie = counts((8, 16, 16)).astype(np.float32)
+    movie[2] = 0.5  # blank: there is something to warn of
+    np.save(raw, movie)
+    assert cli.main(["ingest", str(raw), "-o", str(tmp_path / "x.zarr")]) == 0
+    said = capfd.readouterr()
+    assert "blank" in said.err and r"a\x1b]0;pwned\x07\nexit 0.npy" in said.err
+    assert not {"\x1b", "\x07"} & set(said.err + said.out)
+    assert not any(line.startswith("exit 0") for line in said.err.splitlines())
 
 
 def test_only_the_owner_sees_the_folder_of_a_run(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tdenoise.documents import parse_json
 
 from ..errors import InputError, UsageError
 from .axes import Axis, interpreted
@@ -369,8 +370,8 @@ PROFILES: tuple[Profile, ...] = (
 
 def _json(text: Any) -> dict[str, Any]:
     try:
-        return _mapping(json.loads(text)) if isinstance(text, str) else {}
-    except (ValueError, RecursionError):
+        return _mapping(parse_json(text)) if isinstance(text, str) else {}
+    except ValueError:
         return {}
 
 

@@ -6,7 +6,6 @@ not used: they give the dots per inch of a print.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -17,6 +16,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tdenoise.documents import parse_json
 
 from ..errors import InputError
 from .declared import AS_STORED, Declared, packed
@@ -176,7 +177,7 @@ def _imagej_calibration(path: Path, page: Page, entries: dict[str, str]) -> Decl
 
 
 def _tifffile(path: Path, text: str, wanted: Wanted) -> Description:
-    entries = json.loads(text)
+    entries = parse_json(text)
     letters = str(entries.get("axes", "")).ljust(len(entries["shape"]), "?")
     axes = [
         (AXES.get(letter, f"axis{k}"), n)

@@ -6,7 +6,6 @@ error.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -18,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tdenoise.documents import parse_json
 
 from ..errors import InputError
 from . import codecs
@@ -107,8 +108,8 @@ class Folder:
                 raise InputError(
                     self.path / key, f"has {file.size} bytes; Zarr's metadata have far fewer: damaged."
                 )
-            found = json.loads(file.read_at(0, file.size))
-        except (ValueError, RecursionError) as error:
+            found = parse_json(file.read_at(0, file.size))
+        except ValueError as error:
             raise InputError(self.path / key, "damaged: it is not JSON. Copy the store anew.") from error
         finally:
             file.close()
