@@ -155,6 +155,11 @@ def _parse(parser: _Parser, words: list[str]) -> tuple[str, dict[str, Any]]:
         parser.print_help()
         raise SystemExit(2)
     if unknown:
+        if not unknown[0].startswith("-"):
+            raise UsageError(
+                f"{name} takes one name, and {unknown[0]!r} is one more. If the shell made them of a pattern, write it "
+                "in quotes, as in 'frames/*.tif'."
+            )
         flag = unknown[0].partition("=")[0]
         _refuse_old(flag)
         known = [_flag(f) for f in dataclasses.fields(COMMANDS[name].config)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from .config import IngestConfig, IngestManyConfig
 from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
 from .ingest import describe_plan, ingest
-from .readers import FORMATS, open_raw
+from .readers import FORMATS, HDF5_FILES, open_raw
+from .readers.numbering import natural
 from .readers.rawfile import is_pattern
-from .readers.sequence import natural
 
 log = logging.getLogger(__name__)
 
@@ -61,17 +62,19 @@ def plan_jobs(config: IngestManyConfig) -> list[IngestConfig]:
     """The settings of every single ingest.
 
     One movie that is named as such goes to ``-o``; several, and those of a folder or pattern, go into ``-o`` as a
-    folder, each under its own name.
+    folder, each under its own name. Files of single frames, as the shell makes them of a pattern, are one movie.
 
     Raises
     ------
     UsageError
         If two movies would have the same name there, or ``-o`` is no name for a folder.
     """
-    found = [movies_in(path) for path in config.raw]
-    movies = [movie for group in found for movie in group]
+    movies = [movie for path in config.raw for movie in movies_in(path)]
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    if movies == list(config.raw) and len(movies) == 1:
+    if len(movies) > 1:
+        movies = _one_of_frames(movies) or _joined(movies)
+    named = len(config.raw) > 1 or movies == list(config.raw) or config.output.suffix == ".zarr"
+    if len(movies) == 1 and named:
         return [IngestConfig(**{**values, "raw": movies[0]})]
     if config.output.suffix == ".zarr":
         raise UsageError(
@@ -110,6 +113,37 @@ def movies_in(path: Path) -> list[Path]:
     else:
         return [path]
     return files if files and not _is_single_image(files[0]) else [path]
+
+
+def _one_of_frames(files: list[Path]) -> list[Path]:
+    """The one movie whose frames are files that the shell made of a pattern; empty if they are movies.
+
+    Raises
+    ------
+    InputError
+        If no pattern stands for just these files.
+    """
+    if not all(path.is_file() for path in files) or not _is_single_image(files[0]):
+        return []
+    first, last = min(path.name for path in files), max(path.name for path in files)
+    n_alike = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    pattern = files[0].parent / f"{glob.escape(first[:n_alike])}*{glob.escape(files[0].suffix)}"
+    if set(files) != set(pattern.parent.glob(pattern.name)):
+        raise InputError(
+            files[0],
+            f"holds a single image, as the other {len(files) - 1} files may, but no pattern stands for just these. "
+            "Name the frames of one movie by their folder, or by a pattern in quotes.",
+        )
+    return [pattern]
+
+
+def _joined(movies: list[Path]) -> list[Path]:
+    """Movies, those in several HDF5 files as one each."""
+    if not any(path.suffix.lower() in HDF5_FILES.suffixes for path in movies):
+        return movies
+    from .readers.hdf5_files import joined
+
+    return joined(movies)
 
 
 def _is_single_image(path: Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from .control import Control
 from .errors import InputError
 from .readers import MovieInfo
+from .readers.rawfile import is_pattern
 
 READ_BYTES = 2**20  # at once, so that the part in hand stays in the processor's cache
 AHEAD_BYTES = 2**30  # that the hash may be ahead of the copy: what it reads should still be in memory then
@@ -23,6 +24,7 @@ class Source:
     raw: Path  # as the user named it
     files: tuple[Path, ...]
     states: tuple[tuple[int, int], ...]  # size [bytes] and time of the last change [ns] of each
+    listed: frozenset[Path] = frozenset()  # of a folder or pattern: the files that are known, read or not
 
     @classmethod
     def of(cls, raw: Path, info: MovieInfo) -> Source:
@@ -30,7 +32,9 @@ class Source:
         files = info.files
         if not files:
             files = tuple(sorted(p for p in raw.rglob("*") if p.is_file())) if raw.is_dir() else (raw,)
-        return cls(raw, files, _states(files))
+        # A file that came between the first look and this one is not known; what is left out of a cut movie is.
+        flat = info.files and not info.missing_frames and {path.parent for path in files} <= {raw, raw.parent}
+        return cls(raw, files, _states(files), frozenset(files) if flat else _listed(raw, files))
 
     @property
     def n_bytes(self) -> int:
@@ -49,9 +53,29 @@ class Source:
         ------
         InputError
         """
+        more = _listed(self.raw, self.files) - self.listed
+        if more:
+            one = min(more).name
+            raise InputError(
+                self.raw,
+                f"{len(more)} more file(s) came while it was read ({one}). Ingest it again once it is complete.",
+            )
         for path, before, now in zip(self.files, self.states, _states(self.files), strict=True):
             if now != before:
                 raise InputError(path, "changed while it was read. Ingest it again once it is complete.")
+
+
+def _listed(raw: Path, files: tuple[Path, ...]) -> frozenset[Path]:
+    """What is in a folder of the kind of these files, or fits a pattern, now; nothing of a single file."""
+    if is_pattern(raw):
+        return frozenset(path for path in raw.parent.glob(raw.name) if path.is_file())
+    if not raw.is_dir():
+        return frozenset()
+    if any((raw / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
+        return frozenset(path for path in raw.rglob("*") if path.is_file())
+    kinds = {path.suffix for path in files}  # the store that is written may lie in the same folder
+    found = raw.rglob("*") if any(path.parent not in (raw, raw.parent) for path in files) else raw.iterdir()
+    return frozenset(p for p in found if p.suffix in kinds and not p.name.startswith(".") and p.is_file())
 
 
 def _states(files: tuple[Path, ...]) -> tuple[tuple[int, int], ...]:

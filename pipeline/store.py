@@ -351,6 +351,8 @@ def read_attributes(path: Path) -> dict[str, Any]:
         if path.with_name(path.name + "-partial").exists():
             hint = "the run that writes it has not finished; run the same command again to continue it"
         raise InputError(path, hint) from None
+    except NotADirectoryError:
+        raise InputError(path, "it is a file, and no Zarr store; ingest a raw movie first") from None
     except (KeyError, TypeError):
         raise InputError(path, "a Zarr store, but not one of tdenoise; ingest the movie first") from None
     except (ValueError, OSError) as error:

@@ -54,12 +54,13 @@ def write_dm(
     time_unit: str = "ms",
     recorded: int | None = None,
     name: str = "made up",
+    units: tuple[tuple[str, float], ...] | None = None,
     brightness: tuple[float, float, str] | None = None,
 ) -> None:
     """A DigitalMicrograph file with its groups in the usual order: pixels first, then their sizes.
 
-    ``recorded`` writes the tag of an in situ capture, the number of frames; ``brightness`` is origin, scale and unit
-    of the counts.
+    ``recorded`` writes the tag of an in situ capture, the number of frames; ``units`` are those of the axes and
+    their steps, the fastest first; ``brightness`` is origin, scale and unit of the counts.
     """
     word = ">Q" if version == 4 else ">I"
     codes = {"u1": (6, 10), "i1": (9, 9), "i2": (1, 2), "u2": (10, 4), "f4": (2, 6), "i4": (7, 3)}
@@ -82,7 +83,7 @@ def write_dm(
     def number(name: str, content: float) -> bytes:
         return value(name, (6,), struct.pack("<f", content))
 
-    units = (("nm", 0.5), ("nm", 0.25), (time_unit, 2.5))[: data.ndim]
+    units = (units or (("nm", 0.5), ("nm", 0.25), (time_unit, 2.5)))[: data.ndim]
     dimensions = [group("", number("Scale", scale), text("Units", unit)) for unit, scale in units]
     sizes = [value("", (5,), struct.pack("<I", n)) for n in reversed(data.shape)]
     tags = [

@@ -350,3 +350,30 @@ def test_a_fill_value_as_xarray_writes_floats_to_zarr_is_understood() -> None:
         is False
     )
     assert packed(Path("a"), "b", np.dtype("f8"), {"_FillValue": "AAAAAICHw8A="}).no_value == (-9999.0,)
+
+
+def test_what_data_files_declare_is_applied_in_the_movie_that_their_master_makes_of_them(
+    tmp_path: Path,
+) -> None:
+    stored = movie("u2", (4, 18, 20))
+    with h5py.File(tmp_path / "run_master.h5", "w") as master:
+        for number, at in ((1, 0), (2, 3)):
+            with h5py.File(tmp_path / f"run_data_{number:06d}.h5", "w") as file:
+                array = file.create_dataset("entry/data/data", data=stored[at : at + 3], chunks=(1, 18, 20))
+                array.attrs.update({"image_nr_low": at + 1, "image_nr_high": min(at + 3, 4)})
+                array.attrs["scale_factor"] = np.float32(0.5)
+            name = f"entry/data/data_{number:06d}"
+            master[name] = h5py.ExternalLink(f"run_data_{number:06d}.h5", "entry/data/data")
+    out, info = read(tmp_path / "run_master.h5")
+    np.testing.assert_array_equal(out, stored * np.float32(0.5))
+    assert info.metadata["stored_numbers"]["factor"] == 0.5
+
+
+def test_the_chosen_channel_of_a_hyperstack_is_calibrated(tmp_path: Path) -> None:
+    values = movie("i2", (5, 2, 18, 20))
+    stored = (values.astype("i4") + 32768).astype("u2")
+    told = {"cf": 0, "c0": -32768.0, "c1": 1.0, "axes": "TCYX"}
+    tifffile.imwrite(tmp_path / "a.tif", stored, imagej=True, metadata=told)
+    out, _ = read(tmp_path / "a.tif", channel=1)
+    assert out.dtype == np.int16
+    np.testing.assert_array_equal(out, values[:, 1])

@@ -74,16 +74,22 @@ FORMATS = (
         "TIFF",
         "tiff",
         ((0, b"II*\0"), (0, b"MM\0*"), (0, b"II+\0"), (0, b"MM\0+")),
-        (".tif", ".tiff", ".btf", ".tf8"),
-        ("single",),
+        (".tif", ".tiff", ".btf", ".tf8", ".stk", ".eer"),
+        ("dataset", "channel", "single"),
     ),
     Format("MRC", "mrc", ((208, b"MAP"),), (".mrc", ".mrcs", ".map", ".st", ".ccp4"), ("single",)),
-    Format("DigitalMicrograph", "dm", ((0, b"\0\0\0\3"), (0, b"\0\0\0\4")), (".dm3", ".dm4"), ("single",)),
+    Format(
+        "DigitalMicrograph",
+        "dm",
+        ((0, b"\0\0\0\3"), (0, b"\0\0\0\4")),
+        (".dm3", ".dm4"),
+        ("dataset", "single"),
+    ),
     Format(
         "HDF5",
         "hdf5",
         ((0, b"\x89HDF\r\n\x1a\n"), (512, b"\x89HDF\r\n\x1a\n")),  # 512: behind a block of the user's own
-        (".h5", ".hdf5", ".hdf", ".emd", ".de5", ".hspy", ".nxs"),
+        (".h5", ".hdf5", ".hdf", ".emd", ".de5", ".dm5", ".hspy", ".nxs", ".nx5", ".nc"),
         ("dataset", "channel"),
     ),
     Format("TIA SER", "ser", ((0, b"II\x97\x01"),), (".ser",)),
@@ -96,8 +102,9 @@ FORMATS = (
     ),
     Format("AVI", "video", ((8, b"AVI "),), (".avi",), ("channel",)),
 )
-ZARR = Format("Zarr", "zarr_store", (), (".zarr",), ("dataset", "channel"))
+ZARR = Format("Zarr", "zarr_store", (), (".zarr", ".zspy"), ("dataset", "channel"))
 FRAME_FILES = Format("folder of frames", "sequence", (), ())
+HDF5_FILES = Format("several HDF5", "hdf5_files", (), (".h5", ".hdf5", ".nxs"))
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -166,7 +173,8 @@ def open_raw(
 def _recognise_folder(folder: RawFolder) -> Format:
     if any((folder.path / name).is_file() for name in _ZARR_FILES):
         return ZARR
-    return FRAME_FILES
+    several = is_pattern(folder.path) and folder.path.suffix.lower() in HDF5_FILES.suffixes
+    return HDF5_FILES if several else FRAME_FILES
 
 
 def recognise(file: RawFile) -> Format:

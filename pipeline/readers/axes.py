@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,14 @@ _ROLES = {
     **dict.fromkeys(("x", "column", "columns", "width", "r_x", "rx"), "column"),
     **dict.fromkeys(("c", "channel", "channels", "color", "colour", "rgb"), "channel"),
 }
-_NOT_TIME = ("ev", "kev", "mev", "rad", "mrad", "urad", "1/nm", "1/a", "1/å", "nm^-1", "a^-1", "å^-1", "1/m")
+_NOT_TIME = {
+    *("ev", "kev", "mev", "hz", "khz", "mhz", "ghz"),
+    *("rad", "mrad", "urad", "µrad", "radian", "milliradian", "deg", "degree", "°", "º"),
+    *("1/nm", "1/a", "1/å", "nm^-1", "a^-1", "å^-1", "1/m"),
+}  # in the singular
+_NOT_TIME_WORDS = re.compile(
+    r"\b(tilt|angle|theta|alpha|energy|loss|wavelength|wavenumber|frequency|momentum|defocus)(s|es)?\b"
+)
 _COLOURS = (2, 3, 4)  # lengths of an axis without a name that look like colours or channels
 
 _LARGE = 16  # pixels along both sides of an image that may be one in colour
@@ -38,14 +46,17 @@ class Axis:
 
     @property
     def role(self) -> str | None:
-        """Time, row, column or channel; "other" for what is none of them, such as an energy."""
+        """Time, row, column or channel; for none of them "scan", "spectrum" or "other" (an angle)."""
         if self.told_role is not None:
             return self.told_role
-        if self.seconds is not None:
+        unit, name = clean_unit(self.unit), self.name.strip().lower()
+        if to_seconds(1, unit) is not None:
             return "time"
-        if clean_unit(self.unit).lower() in _NOT_TIME:
+        if {unit.lower(), unit.lower().removesuffix("s")} & _NOT_TIME:
             return "other"
-        return _ROLES.get(self.name.strip().lower())
+        if _NOT_TIME_WORDS.search(re.sub("[^a-z]+", " ", name)):
+            return "other"
+        return _ROLES.get(name)
 
     @property
     def seconds(self) -> float | None:
@@ -61,6 +72,10 @@ class Axis:
             return self.values * unit_s
 
     @property
+    def is_length(self) -> bool:
+        return to_nanometres(1, clean_unit(self.unit)) is not None
+
+    @property
     def nanometres(self) -> float | None:
         return to_nanometres(self.step, clean_unit(self.unit))
 
@@ -71,6 +86,7 @@ class Place:
 
     movie_axes: tuple[int, int, int]
     fixed: dict[int, int]
+    warnings: tuple[str, ...] = ()
 
 
 def clean_unit(unit: str) -> str:
@@ -88,6 +104,7 @@ def place_movie(
     custom: tuple[int, ...] = (0, 1, 2),
     channel: int | None = None,
     chosen: bool = False,
+    lenient: bool = False,
 ) -> Place:
     """Find the movie in an array, or refuse what is none.
 
@@ -109,6 +126,8 @@ def place_movie(
         The index on an axis of channels or colours.
     chosen : bool, optional
         The user has named this array: an axis that does not look like time is then taken for time.
+    lenient : bool, optional
+        The file holds nothing else: such an axis is told, not refused.
 
     Raises
     ------
@@ -151,13 +170,59 @@ def place_movie(
         )
     places = _roles(left, axes, custom)
     time = axes[places[0]]
-    if time.role == "other" and not chosen:
+    what = _no_time(time)
+    if what and not chosen and not lenient:
         raise InputError(
             file.path,
-            f"holds a stack over {time.name or 'an axis'} [{clean_unit(time.unit)}] in {name} ({size}), not a movie: "
-            f"each image is another measurement. To read it all the same, add --dataset {name}.",
+            f"holds {what} in {name} ({size}), not a movie: each image is another measurement. To read it all the "
+            f"same, add --dataset {name}.",
         )
-    return Place(places, fixed)
+    if not what and time.is_length and time.role != "time":
+        what = f"a stack over {_named(time)}, a volume or a scan"
+    return Place(places, fixed, (f"it holds {what}, not a movie over time.",) if what else ())
+
+
+def interpreted(axes: Sequence[Axis], interpretation: Any) -> list[Axis]:
+    """Axes with the roles that NeXus' ``interpretation`` gives the last ones; those before them are what is varied.
+
+    Examples
+    --------
+    >>> [axis.role for axis in interpreted([Axis("y"), Axis("x"), Axis()], "spectrum")]
+    ['row', 'column', 'spectrum']
+    >>> [axis.role for axis in interpreted([Axis("x"), Axis(), Axis()], "image")]
+    ['scan', 'row', 'column']
+    """
+    last = {
+        "scalar": (), "spectrum": ("spectrum",), "image": ("row", "column"),
+        "rgb-image": ("row", "column", "channel"), "rgba-image": ("row", "column", "channel"),
+    }.get(str(interpretation).strip().lower())  # fmt: skip
+    if last is None or len(last) > len(axes):
+        return list(axes)
+    before = list(axes[: len(axes) - len(last)])
+    if len(last) > 1:
+        scanned = len(before) > 1 or any(axis.is_length for axis in before)
+        for k, axis in enumerate(before):
+            if axis.role in ("row", "column") or (scanned and axis.role is None):
+                before[k] = replace(axis, told_role="scan")
+    after = (replace(axis, told_role=role) for axis, role in zip(axes[len(before) :], last, strict=True))
+    return [*before, *after]
+
+
+def _no_time(time: Axis) -> str:
+    """What the images of a stack that is no movie were taken over; empty where it may be time."""
+    match time.role:
+        case "other":
+            return f"a stack over {_named(time)}"
+        case "spectrum":
+            return "a spectrum image, a spectrum for each pixel,"
+        case "scan" | "row" | "column":
+            return f"a scan, an image at each point of {_named(time)},"
+    return ""
+
+
+def _named(axis: Axis) -> str:
+    unit = clean_unit(axis.unit)
+    return (axis.name or "an axis") + (f" [{unit}]" if unit else "")
 
 
 def pixel_size_of(axes: Sequence[Axis], place: Place) -> tuple[float, float] | None:
@@ -187,6 +252,8 @@ def _roles(left: list[int], axes: Sequence[Axis], custom: tuple[int, ...]) -> tu
         strange = [a for a in left if a not in lengths]
         # Two lengths and something else: the something else is what the images are taken over.
         found["time"] = strange[0] if len(lengths) == 2 else None
+    if found["time"] not in (None, order[0]):
+        order = [found["time"], *(axis for axis in left if axis != found["time"])]
     rest = [axis for axis in order if axis not in found.values()]
     for position, role in enumerate(("time", "row", "column")):
         if found[role] is None:

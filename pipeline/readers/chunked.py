@@ -95,6 +95,31 @@ def check_chunks(file: RawFile | RawFolder, layout: Layout, dtype: np.dtype[Any]
         )
 
 
+class Run:
+    """An array stored as one run of bytes, read in pieces."""
+
+    def __init__(self, file: RawFile, first: int, layout: Layout, stored: np.dtype[Any]) -> None:
+        end = first + math.prod(layout.shape) * stored.itemsize
+        if end > file.size:
+            raise InputError(
+                file.path, f"damaged: its frames should end at byte {end} of {file.size}. Copy it anew."
+            )
+        self._file = file
+        self._first = first
+        self._layout = layout
+        self._stored = stored
+
+    def fetch(self, place: tuple[int, ...]) -> NDArray[Any]:
+        """The piece at a place of the grid, cut off at the end of the array."""
+        layout = self._layout
+        corner = [p * c for p, c in zip(place, layout.chunk, strict=True)]
+        sizes = [min(c, n - at) for c, n, at in zip(layout.chunk, layout.shape, corner, strict=True)]
+        before = sum(at * math.prod(layout.shape[k + 1 :]) for k, at in enumerate(corner))
+        piece = np.empty(sizes, self._stored)
+        self._file.read_into(piece, self._first + before * self._stored.itemsize)
+        return piece
+
+
 class ChunkedReader(FrameReader):
     """Frames put together from chunks.
 

@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from . import MovieInfo, Reader
+from .axes import Axis, Place, place_movie
+from .chunked import ChunkedReader, Layout, Run, slabs
 from .dm_tags import TagArray, TagTree, read_tags
 from .frames import FlatReader, check_movie, frame_size, library, unexplained, whole_frames
-from .gatan import open_capture
+from .gatan import calibrated_brightness, open_capture
 from .rawfile import RawFile
-from .units import bounded_json, pixel_size, to_nanometres, to_seconds
+from .units import bounded_json, pixel_size, to_seconds
 
 _TYPES = {
     1: "i2", 2: "f4", 3: "c8", 6: "u1", 7: "i4", 9: "i1", 10: "u2", 11: "u4", 12: "f8", 13: "c16",
@@ -23,26 +25,28 @@ _TYPES = {
 }  # fmt: skip
 _PACKED_COMPLEX = {5, 27, 28}
 _COLOUR = {8, 23}
-_ELECTRONS = {"e", "e-", "electron", "electrons"}
 _ENERGY_UNITS = {"ev", "kev", "mev"}
 
 
 class Image(NamedTuple):
     """One entry of a file's image list."""
 
+    name: str  # by which --dataset means it
     tags: dict[str, Any]
     shape: tuple[int, ...]  # slowest axis first
     type_code: int
     pixels: TagArray
 
 
-def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) -> Reader:
+def open_movie(
+    file: RawFile, allow_truncated: bool, *, dataset: str | None = None, single: bool = False
+) -> Reader:
     """Open a DM3 or DM4 file that holds one image series, or just one image, if ``single``.
 
     An image with the tag of an in situ capture is the director of one: its frames lie in other files.
     """
     tree = read_tags(file)
-    image = _movie_of(file, tree, list(_images(tree)))
+    image = _movie_of(file, tree, list(_images(tree)), dataset)
     stored = np.dtype(tree.byte_order + _TYPES[image.type_code])
     recorded = _group(_group(_group(image.tags, "ImageTags"), "In-situ"), "Recorded").get("# Frames")
     if len(image.shape) == 2 and isinstance(recorded, int) and not single:
@@ -50,7 +54,15 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
         if not tree.complete and not allow_truncated:
             raise InputError(file.path, "cut short within its tags. Copy it anew, or try --allow-truncated.")
         return open_capture(file, _info(tree, image, stored, recorded), stored, allow_truncated)
-    announced, height, width = check_movie(file, image.shape, stored, single=single)
+    if single or len(image.shape) < 3:
+        check_movie(file, image.shape, stored, single=single)
+        place = Place((0, len(image.shape) - 2, len(image.shape) - 1), {})
+        announced, height, width = 1, *image.shape[-2:]
+    else:
+        axes = _axes(tree, image)
+        place = place_movie(file, image.name, image.shape, stored, axes, lenient=True)
+        layout = Layout(image.shape, slabs(image.shape, stored.itemsize), place.movie_axes, place.fixed)
+        announced, height, width = check_movie(file, layout.movie_shape, stored)
     frame_bytes = frame_size((announced, height, width), stored)
     if image.pixels.n_bytes < announced * frame_bytes:
         raise InputError(
@@ -59,6 +71,9 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
             f"{height} x {width} {stored} need {announced * frame_bytes}.",
         )
     present = (file.size - image.pixels.offset) // frame_bytes
+    turned = list(place.movie_axes) != sorted(place.movie_axes)
+    if turned and present < announced:
+        present = 0  # each frame is spread over the whole file
     n_frames = whole_frames(file, announced, present, allow_truncated)
     if not tree.complete and not allow_truncated:
         raise InputError(
@@ -67,24 +82,30 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
             "Copy it anew, or keep these frames with --allow-truncated.",
         )
 
-    info = replace(
-        _info(tree, image, stored, announced),
-        shape=(n_frames, height, width),
-        missing_frames=announced - n_frames,
-    )
+    info = _info(tree, image, stored, announced, None if single else place)
+    spare = image.pixels.n_bytes - announced * frame_bytes
     info = replace(
         info,
-        warnings=info.warnings + unexplained(image.pixels.n_bytes - announced * frame_bytes, frame_bytes),
+        shape=(n_frames, height, width),
+        missing_frames=announced - n_frames,
+        warnings=info.warnings + place.warnings + unexplained(spare, frame_bytes),
     )
     first = image.pixels.offset
+    if turned:
+        return ChunkedReader(file, info, layout, Run(file, first, layout, stored).fetch)
     return FlatReader(file, info, stored, range(first, first + n_frames * frame_bytes, frame_bytes))
 
 
-def _info(tree: TagTree, image: Image, stored: np.dtype[Any], n_frames: int) -> MovieInfo:
-    """What the tags say about a movie of ``n_frames`` of the image's frames."""
-    *time, row, column = _axes(tree, image)
+def _info(
+    tree: TagTree, image: Image, stored: np.dtype[Any], n_frames: int, place: Place | None = None
+) -> MovieInfo:
+    """What the tags say about a movie of ``n_frames`` of the image's frames, the image itself one without a place."""
+    axes = _axes(tree, image)
+    row, column = (axes[axis] for axis in (place.movie_axes[1:] if place else (-2, -1)))
+    time = axes[place.movie_axes[0]] if place else axes[0] if len(axes) > 2 else Axis()
     height, width = image.shape[-2:]
     tags = _group(image.tags, "ImageTags")
+    brightness = _group(_group(_group(image.tags, "ImageData"), "Calibrations"), "Brightness")
     acquisition = _group(tags, "Acquisition")
     exposure = _group(_group(acquisition, "Parameters"), "High Level").get("Exposure (s)")
     if exposure is None:
@@ -96,12 +117,12 @@ def _info(tree: TagTree, image: Image, stored: np.dtype[Any], n_frames: int) -> 
         dtype=stored.newbyteorder("="),
         format=f"DM{tree.version}",
         reader=library("tdenoise"),
-        frame_time_s=to_seconds(*time[0]) if time else None,
-        pixel_size_nm=pixel_size(to_nanometres(*row), to_nanometres(*column)),
+        frame_time_s=time.seconds,
+        pixel_size_nm=pixel_size(row.nanometres, column.nanometres),
         exposure_s=to_seconds(f"{exposure:.7g}", "s") if isinstance(exposure, float | int) else None,
         voltage_kv=kilovolts if 0 < kilovolts < 10_000 else None,
         camera=_text(tree, _group(acquisition, "Device").get("Name")) or None,
-        warnings=_brightness(tree, image),
+        warnings=calibrated_brightness(brightness, _text(tree, brightness.get("Units"))),
         metadata=_metadata(tree, image),
     )
 
@@ -119,10 +140,10 @@ def _images(tree: TagTree) -> Iterator[Image]:
         pixels, code = data.get("Data"), data.get("DataType")
         if number in thumbnails or not sizes or not isinstance(pixels, TagArray) or not isinstance(code, int):
             continue
-        yield Image(tags, tuple(reversed(sizes)), code, pixels)
+        yield Image(f"ImageList/{number}", tags, tuple(reversed(sizes)), code, pixels)
 
 
-def _movie_of(file: RawFile, tree: TagTree, images: list[Image]) -> Image:
+def _movie_of(file: RawFile, tree: TagTree, images: list[Image], dataset: str | None) -> Image:
     if not images and not tree.complete:
         raise InputError(
             file.path,
@@ -132,13 +153,20 @@ def _movie_of(file: RawFile, tree: TagTree, images: list[Image]) -> Image:
     if not images:
         raise InputError(file.path, "its tags name no image.")
     series = [image for image in images if len(image.shape) > 2]
+    listed = ", ".join(f"{image.name} ({_size(image)})" for image in images)
+    if dataset is not None:
+        series = [
+            image
+            for image in images
+            if dataset.strip("/") in (image.name, _text(tree, image.tags.get("Name")))
+        ]
+        if len(series) != 1:
+            raise UsageError(f"{file.path}: has no image {dataset} or several; its images are {listed}.")
     if len(series) > 1:
-        raise InputError(
-            file.path, f"holds {len(series)} image series; save the one you want as its own file."
-        )
+        raise InputError(file.path, f"holds {len(series)} image series; name one with --dataset: {listed}.")
     image = series[0] if series else images[-1]
-    size = " x ".join(str(n) for n in image.shape)
-    units = [str(unit) for _, unit in _axes(tree, image)]
+    size = _size(image)
+    units = [axis.unit for axis in _axes(tree, image)]
     meta = _group(_group(image.tags, "ImageTags"), "Meta Data")
     kind = _text(tree, meta.get("Format"))
     if "spectrum" in kind.lower() or any(unit.strip().lower() in _ENERGY_UNITS for unit in units):
@@ -156,35 +184,22 @@ def _movie_of(file: RawFile, tree: TagTree, images: list[Image]) -> Image:
     return image
 
 
-def _axes(tree: TagTree, image: Image) -> list[tuple[Any, str]]:
-    """(scale, unit) of every axis, slowest first; (None, "") where the calibration list is too short."""
+def _size(image: Image) -> str:
+    return " x ".join(str(n) for n in image.shape)
+
+
+def _axes(tree: TagTree, image: Image) -> list[Axis]:
+    """Every axis, slowest first; without step and unit where the calibration list is too short."""
     calibrations = _group(_group(image.tags, "ImageData"), "Calibrations")
-    axes: list[tuple[Any, str]] = []
+    axes: list[Axis] = []
     for entry in _group(calibrations, "Dimension").values():
         scale = entry.get("Scale") if isinstance(entry, dict) else None
         if isinstance(scale, float) and math.isfinite(scale):
             scale = float(f"{scale:.7g}")  # single precision in the file: 0.0125 and not 0.012500000186
-        axes.append((scale, _text(tree, entry.get("Units")) if isinstance(entry, dict) else ""))
-    axes += [(None, "")] * len(image.shape)
+        unit = _text(tree, entry.get("Units")) if isinstance(entry, dict) else ""
+        axes.append(Axis(unit=unit, step=scale if isinstance(scale, int | float) else None))
+    axes += [Axis()] * len(image.shape)
     return axes[: len(image.shape)][::-1]
-
-
-def _brightness(tree: TagTree, image: Image) -> tuple[str, ...]:
-    """A warning where the numbers are calibrated in another unit: that is no part of the counts."""
-    told = _group(_group(_group(image.tags, "ImageData"), "Calibrations"), "Brightness")
-    scale, origin = told.get("Scale"), told.get("Origin", 0.0)
-    unit = _text(tree, told.get("Units"))
-    if not isinstance(scale, float) or not isinstance(origin, float) or not 0 < scale < math.inf:
-        return ()
-    if (scale, origin) == (1.0, 0.0):
-        return ()
-    counted = unit.strip().lower() in _ELECTRONS
-    advice = f" --counts-per-electron {1 / scale:.6g} says the same." if counted and origin == 0 else ""
-    number = f"(number - {origin:g})" if origin else "number"
-    value = f"{number} x {scale:.6g} {unit}".rstrip()
-    return (
-        f"its brightness is calibrated, {value}, which is not applied: the numbers are kept as counts.{advice}",
-    )
 
 
 def _metadata(tree: TagTree, image: Image) -> dict[str, Any]:

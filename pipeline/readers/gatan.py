@@ -7,7 +7,8 @@ frame; and these folders alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from . import MovieInfo, Reader
 from .frames import FlatReader, frame_size, unexplained, whole_frames
 from .rawfile import JoinedFile, RawFile, RawFolder
 from .sequence import open_frames
+
+_ELECTRONS = {"e", "e-", "electron", "electrons"}
 
 
 def open_capture(director: RawFile, info: MovieInfo, stored: np.dtype[Any], allow_truncated: bool) -> Reader:
@@ -48,6 +51,22 @@ def open_capture(director: RawFile, info: MovieInfo, stored: np.dtype[Any], allo
         director.path,
         f"holds a single image that directs to {info.shape[0]} recorded frames, but neither {raw.name} nor "
         "the folder Hour_00 is beside it; put them there.",
+    )
+
+
+def calibrated_brightness(told: Mapping[str, Any], unit: str) -> tuple[str, ...]:
+    """A warning where the numbers are calibrated in another unit: that is no part of the counts."""
+    scale, origin = told.get("Scale"), told.get("Origin", 0.0)
+    if not isinstance(scale, float) or not isinstance(origin, float) or not 0 < scale < math.inf:
+        return ()
+    if (scale, origin) == (1.0, 0.0):
+        return ()
+    counted = unit.strip().lower() in _ELECTRONS
+    advice = f" --counts-per-electron {1 / scale:.6g} says the same." if counted and origin == 0 else ""
+    number = f"(number - {origin:g})" if origin else "number"
+    value = f"{number} x {scale:.6g} {unit}".rstrip()
+    return (
+        f"its brightness is calibrated, {value}, which is not applied: the numbers are kept as counts.{advice}",
     )
 
 

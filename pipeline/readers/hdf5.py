@@ -1,4 +1,4 @@
-"""HDF5 movies: Velox and NCEM EMD, Direct Electron .de5, HyperSpy, and any file with a data set named.
+"""HDF5 movies: Velox and NCEM EMD, Direct Electron .de5, HyperSpy, DM5, DECTRIS, any file with a data set named.
 
 HDF5's library is a large parser of a rich format: it lists the file in a process of its own (hdf5_child), and
 the pixels are read here at the places that it names, by several threads at once.
@@ -6,8 +6,11 @@ the pixels are read here at the places that it names, by several threads at once
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +20,20 @@ from ..errors import InputError
 from . import MovieInfo, Reader, codecs
 from .axes import Place, pixel_size_of, place_movie
 from .child import ask, split
-from .chunked import MAX_RATIO, ChunkedReader, Layout, check_chunks, slabs
+from .chunked import MAX_RATIO, ChunkedReader, Layout, Run, check_chunks, slabs
 from .declared import Declared, as_declared, packed
 from .frames import FlatReader, check_movie, frame_size, whole_frames
+from .hdf5_detector import (
+    NUMBERS,
+    Part,
+    announced_by,
+    check_series,
+    join,
+    parts_of,
+    series_of,
+    with_detector,
+)
+from .hdf5_gatan import dm5, is_dm5, open_director
 from .hdf5_profiles import Contents, Movie, find_movie
 from .rawfile import RawFile
 from .timestamps import frame_time
@@ -37,11 +51,92 @@ _ROOM = 64  # bytes that a filter inside another one may add
 def open_movie(
     file: RawFile, allow_truncated: bool, *, dataset: str | None = None, channel: int | None = None
 ) -> Reader:
-    """Open an HDF5 file: the one movie in it, or the array that ``dataset`` names."""
+    """Open an HDF5 file: the one movie in it, or the array that ``dataset`` names.
+
+    A master file that only links to data files beside it is the movie of these; a Gatan director that of its capture.
+    """
+    contents, library = contents_of(file)
+    whole = {name.rpartition("/")[0] for name in contents.external} | {None}
+    if channel is None and (dataset and dataset.strip("/")) in whole and (parts := parts_of(contents)):
+        if dataset is None:
+            check_series(contents)
+        return _open_master(file, contents, parts, allow_truncated)
+    plain = dataset is None and channel is None
+    capture = open_director(file, contents, library, allow_truncated) if plain else None
+    if capture is not None:
+        return capture
+    reader, numbers = _open_array(file, contents, library, allow_truncated, dataset, channel)
+    if numbers is not None and len(series_of(file.path)) > 1:
+        alone = f"it holds images {numbers[0]} to {numbers[1]} of a recording in several files, and is read alone."
+        reader.info = replace(reader.info, warnings=(*reader.info.warnings, alone))
+    return reader
+
+
+def contents_of(file: RawFile) -> tuple[Contents, str]:
+    """What is in a file, and the library that says so."""
     _check_whole(file)
     listed, _ = split(ask(file.path, "hdf5_child", "catalogue", str(file.path), str(file.size)))
-    contents = Contents(file.path, {o["name"]: o for o in listed["objects"]}, listed["links"])
-    movie = find_movie(contents, dataset)
+    objects = {o["name"]: o for o in listed["objects"]}
+    return Contents(file.path, objects, listed["links"], listed["external"]), listed["library"]
+
+
+def _open_master(
+    file: RawFile, contents: Contents, targets: Sequence[tuple[Path, str]], allow_truncated: bool
+) -> Reader:
+    there = list(itertools.takewhile(lambda target: target[0].is_file(), targets))
+    if not there or (len(there) < len(targets) and not allow_truncated):
+        lacking = targets[len(there)][0].name
+        keep = ", or keep the frames before it with --allow-truncated" if there else ""
+        raise InputError(
+            file.path, f"links to the frames in {lacking}, which is not beside it; put it there{keep}."
+        )
+    parts = [open_part(path, dataset, allow_truncated) for path, dataset in there]
+    lost = 1 if len(there) < len(targets) else 0  # at least, where the master does not say how many
+    present = sum(part.reader.info.shape[0] for part in parts)
+    reader = join(file, parts, max(announced_by(contents), present + lost), allow_truncated)
+    told, info = with_detector(contents, Movie("", "HDF5", ())), reader.info
+    masked = any(name.endswith("/pixel_mask") for name in contents.objects)
+    mask = ("the pixel mask of its detector is not applied: what is bad is looked for in the frames.",)
+    reader.info = replace(
+        info,
+        frame_time_s=told.frame_time_s or info.frame_time_s,
+        exposure_s=told.exposure_s or info.exposure_s,
+        camera=told.camera or info.camera,
+        files=(file.path, *info.files),
+        warnings=info.warnings + (mask if masked else ()),
+        metadata=bounded_json(
+            {**contents.tree("", but=""), "files": [path.name for path in info.files]}
+            | {key: info.metadata[key] for key in ("stored_numbers",) if key in info.metadata}
+        ),
+    )
+    return reader
+
+
+def open_part(path: Path, dataset: str | None, allow_truncated: bool) -> Part:
+    """One of several files of a movie, which may hold a single frame."""
+    file = RawFile(path)
+    contents, library = contents_of(file)
+    reader, numbers = _open_array(file, contents, library, allow_truncated, dataset, None, part=True)
+    if numbers is not None:
+        wanted, info = numbers[1] - numbers[0] + 1, reader.info
+        n_frames = whole_frames(file, wanted, info.shape[0], allow_truncated)
+        missing = max(wanted - n_frames, info.missing_frames)
+        reader.info = replace(info, shape=(n_frames, *info.shape[1:]), missing_frames=missing)
+    return Part(path, reader, numbers)
+
+
+def _open_array(
+    file: RawFile,
+    contents: Contents,
+    library: str,
+    allow_truncated: bool,
+    dataset: str | None,
+    channel: int | None,
+    *,
+    part: bool = False,
+) -> tuple[Reader, tuple[int, int] | None]:
+    """Open the one movie in this very file; with the numbers of its first and last image, where it has them."""
+    movie = with_detector(contents, find_movie(contents, dataset, ((is_dm5, dm5),)))
     entry = contents.objects[movie.name]
     if entry["dtype"] is None:
         raise InputError(file.path, f"its array {movie.name} holds {entry['type']}, not a movie of counts.")
@@ -58,7 +153,8 @@ def open_movie(
     )
     chunk = tuple(entry["chunks"]) if entry["layout"] == "chunked" else slabs(shape, stored.itemsize)
     layout = Layout(shape, chunk, place.movie_axes, place.fixed)
-    announced, height, width = check_movie(file, layout.movie_shape, stored)
+    announced, height, width = layout.movie_shape
+    check_movie(file, (max(announced, 2) if part else announced, height, width), stored)
     check_chunks(file, layout, stored)
     _check_storage(file, movie.name, entry)
     declared = _declared(file, contents, movie.name, stored)
@@ -80,16 +176,18 @@ def open_movie(
         run = Run(file, entry["offset"], layout, stored)
         present, fetch = announced, run.fetch
     n_frames = whole_frames(file, announced, present, allow_truncated)
-    info = _info(movie, place, stamps_us, stored, (n_frames, height, width), announced, listed["library"])
+    info = _info(movie, place, stamps_us, stored, (n_frames, height, width), announced, library)
+    low, high = (contents.attributes(movie.name).get(name) for name in NUMBERS)
+    numbers = (low, high) if isinstance(low, int) and isinstance(high, int) and low <= high else None
     if entry["layout"] != "chunked" and _is_flat(layout):
         n_bytes = frame_size(info.shape, stored)
         first = entry["offset"]
         flat = FlatReader(file, info, stored, range(first, first + n_frames * n_bytes, n_bytes))
-        return as_declared(flat, declared)
+        return as_declared(flat, declared), numbers
     reader = ChunkedReader(file, info, layout, fetch)
     last = np.empty((1, height, width), info.dtype)
     reader.read(n_frames - 1, n_frames, last)  # what cannot be decoded should show now, not at the end
-    return as_declared(reader, declared)
+    return as_declared(reader, declared), numbers
 
 
 def _declared(file: RawFile, contents: Contents, name: str, stored: np.dtype[Any]) -> Declared:
@@ -110,31 +208,6 @@ def _declared(file: RawFile, contents: Contents, name: str, stored: np.dtype[Any
             )
         told |= beside
     return packed(file.path, name, stored, told)
-
-
-class Run:
-    """An array stored as one run of bytes, read in pieces."""
-
-    def __init__(self, file: RawFile, first: int, layout: Layout, stored: np.dtype[Any]) -> None:
-        end = first + math.prod(layout.shape) * stored.itemsize
-        if end > file.size:
-            raise InputError(
-                file.path, f"damaged: its frames should end at byte {end} of {file.size}. Copy it anew."
-            )
-        self._file = file
-        self._first = first
-        self._layout = layout
-        self._stored = stored
-
-    def fetch(self, place: tuple[int, ...]) -> NDArray[Any]:
-        """The piece at a place of the grid, cut off at the end of the array."""
-        layout = self._layout
-        corner = [p * c for p, c in zip(place, layout.chunk, strict=True)]
-        sizes = [min(c, n - at) for c, n, at in zip(layout.chunk, layout.shape, corner, strict=True)]
-        before = sum(at * math.prod(layout.shape[k + 1 :]) for k, at in enumerate(corner))
-        piece = np.empty(sizes, self._stored)
-        self._file.read_into(piece, self._first + before * self._stored.itemsize)
-        return piece
 
 
 class Chunks:
@@ -312,7 +385,7 @@ def _info(
         camera=movie.camera,
         timestamps_s=timestamps,
         missing_frames=announced - shape[0],
-        warnings=warnings,
+        warnings=warnings + movie.warnings + place.warnings,
         metadata=bounded_json(
             {**movie.metadata, "dataset": movie.name}
             | ({"first_time_stamp_us": stamps_us[0]} if stamps_us else {})

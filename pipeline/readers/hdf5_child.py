@@ -37,8 +37,9 @@ def catalogue(path: str) -> None:
     left = _MAX_VALUES
     objects: list[dict[str, Any]] = []
     links: dict[str, str] = {}
+    external: dict[str, tuple[str, str]] = {}
     with h5py.File(path, "r", locking=False) as file:
-        for name, found in _walk(file, links):
+        for name, found in _walk(file, links, external):
             if len(objects) == _MAX_OBJECTS:
                 raise ValueError(f"holds over {_MAX_OBJECTS} groups and arrays: not a movie.")
             entry: dict[str, Any] = {"name": name, "attributes": _attributes(found)}
@@ -51,7 +52,7 @@ def catalogue(path: str) -> None:
                     left -= size
                     entry["value"] = _plain(found[()])
             objects.append(entry)
-    write({"objects": objects, "links": links, "library": f"h5py {h5py.__version__}"})
+    write({"objects": objects, "links": links, "external": external, "library": f"h5py {h5py.__version__}"})
 
 
 def chunks(path: str, name: str) -> None:
@@ -84,7 +85,9 @@ def chunks(path: str, name: str) -> None:
     write({"time_stamps_us": stamps}, table.data.cast("B"))
 
 
-def _walk(file: h5py.File, links: dict[str, str]) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
+def _walk(
+    file: h5py.File, links: dict[str, str], external: dict[str, tuple[str, str]]
+) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
     """Every object once, by hard links alone, breadth first; other links are only noted."""
     seen = {h5py.h5o.get_info(file.id).addr}
     todo: list[tuple[str, h5py.Group]] = [("", file)]
@@ -97,8 +100,10 @@ def _walk(file: h5py.File, links: dict[str, str]) -> Iterator[tuple[str, h5py.Gr
             name = f"{prefix}{key}"
             link = group.get(key, getlink=True)
             if not isinstance(link, h5py.HardLink):
-                outside = isinstance(link, h5py.ExternalLink)
-                links[name] = f"{link.filename}:{link.path}" if outside else str(link.path)
+                links[name] = str(link.path)
+                if isinstance(link, h5py.ExternalLink):
+                    external[name] = (str(link.filename), str(link.path))
+                    links[name] = f"{link.filename}:{link.path}"
                 continue
             kind = group.get(key, getclass=True)
             if kind not in (h5py.Group, h5py.Dataset):

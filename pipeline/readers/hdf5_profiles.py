@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from tdenoise.documents import parse_json
 
 from ..errors import InputError, UsageError
-from .axes import Axis
+from .axes import Axis, interpreted
 from .declared import packed
 from .timestamps import usual_step
 from .units import to_nanometres, to_seconds
@@ -28,6 +29,7 @@ class Contents:
     path: Path
     objects: dict[str, dict[str, Any]]  # by name, without the first slash; the root is ""
     links: dict[str, str]  # links that are not followed, and where they point
+    external: dict[str, list[str]] = field(default_factory=dict)  # of these: file and name in it
 
     def attributes(self, name: str) -> dict[str, Any]:
         found = self.objects.get(name, {}).get("attributes", {})
@@ -78,11 +80,15 @@ class Movie:
     dose_rate_e_per_nm2_s: float | None = None
     voltage_kv: float | None = None
     camera: str | None = None
+    warnings: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find_movie(contents: Contents, dataset: str | None) -> Movie:
-    """The movie of a file, or the array that the user names.
+Profile = tuple[Callable[[Contents], bool], Callable[[Contents], list[Movie]]]
+
+
+def find_movie(contents: Contents, dataset: str | None, more: Sequence[Profile] = ()) -> Movie:
+    """The movie of a file, or the array that the user names; ``more`` profiles are tried before those here.
 
     Raises
     ------
@@ -91,7 +97,7 @@ def find_movie(contents: Contents, dataset: str | None) -> Movie:
     UsageError
         If the array that is named is not there.
     """
-    profile = next((p for recognises, p in _PROFILES if recognises(contents)), _generic)
+    profile = next((p for recognises, p in (*more, *PROFILES) if recognises(contents)), _generic)
     found = profile(contents)
     if dataset is not None:
         return _named(contents, found, dataset.strip("/"))
@@ -278,8 +284,10 @@ def _hyperspy_signal(contents: Contents, group: str) -> Movie:
     signal = [k for k in range(len(told)) if k not in navigated]
     roles: dict[int, str] = {}
     if len(signal) == 2 and navigated:
-        scanned = "time" if len(navigated) == 1 else "scan"
-        roles = {**dict.fromkeys(navigated, scanned), signal[0]: "row", signal[1]: "column"}
+        # What one axis is navigated over, its name and unit say; two are a scan.
+        roles = {signal[0]: "row", signal[1]: "column"}
+        along = [k for k in navigated if contents.shape(name)[k] > 1]
+        roles |= dict.fromkeys(along, "scan") if len(along) > 1 else {}
     elif len(signal) == 1 and len(navigated) == 2:  # a spectrum at every point
         roles = {signal[0]: "other", navigated[0]: "row", navigated[1]: "column"}
     axes = tuple(
@@ -307,16 +315,16 @@ def _named_axes(contents: Contents, name: str) -> list[Axis]:
     """The axes of an array, from its dimension scales (netCDF, h5py) or the axes that its group names (NeXus)."""
     n_axes, group = len(contents.shape(name)), name.rpartition("/")[0]
     scales = contents.objects[name].get("scales") or []
-    named = contents.attributes(group).get("axes")
-    if (
-        not any(scales)
-        and isinstance(named, list)
-        and contents.attributes(group).get("signal") == (name.rpartition("/")[2])
-    ):
-        scales = [f"{group}/{axis}".lstrip("/") for axis in named]
-    if len(scales) != n_axes:
-        return [Axis()] * n_axes
-    return [_axis(contents, scale, scale.rpartition("/")[2]) for scale in scales]
+    told, own = contents.attributes(group), contents.attributes(name)
+    named = told.get("axes") if told.get("signal") == name.rpartition("/")[2] else own.get("axes")
+    if isinstance(named, str):
+        named = re.split("[:,]", named)
+    if not any(scales) and isinstance(named, list):
+        scales = ["" if axis == "." else f"{group}/{axis}".lstrip("/") for axis in named]
+    axes = [Axis()] * n_axes
+    if len(scales) == n_axes:
+        axes = [_axis(contents, scale, scale.rpartition("/")[2]) if scale else Axis() for scale in scales]
+    return interpreted(axes, own.get("interpretation", told.get("interpretation")))
 
 
 def _generic(contents: Contents) -> list[Movie]:
@@ -325,7 +333,10 @@ def _generic(contents: Contents) -> list[Movie]:
     for name, entry in contents.objects.items():
         if not contents.is_array(name) or len(contents.shape(name)) < 3 or entry["dtype"] is None:
             continue
-        told = contents.attributes(name)
+        # Of the array, else of the group around it, else of the whole file.
+        told = (
+            contents.attributes("") | contents.attributes(name.rpartition("/")[0]) | contents.attributes(name)
+        )
         pixel = told.get("pixel_size_nm")
         rows, columns = pixel[-2:] if isinstance(pixel, list) and len(pixel) > 1 else (pixel, pixel)
         micrometres = told.get("element_size_um")  # (z, y, x), as ImageJ and ilastik write it
@@ -350,7 +361,7 @@ def _generic(contents: Contents) -> list[Movie]:
     return found
 
 
-_PROFILES: tuple[tuple[Callable[[Contents], bool], Callable[[Contents], list[Movie]]], ...] = (
+PROFILES: tuple[Profile, ...] = (
     (_is_velox, _velox),
     (_is_ncem, _ncem),
     (_is_hyperspy, _hyperspy),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +28,14 @@ _FIELDS = (
 _HEADER = struct.Struct("<9Id i3I 3iI")
 _HEADER_AT = 548  # [bytes]
 _MONOCHROME = {0, 100}
+_MAX_SETTINGS = 2**20  # bytes of the settings beside a movie that are looked at
 _STAMP = struct.Struct("<IHH")  # s, ms, us
 _COARSE_STAMP = struct.Struct("<IH")  # s, ms
 
 
 def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     """Open a SEQ file of uncompressed monochrome frames."""
-    if re.search(r"_(top|bottom)$", file.path.stem, re.IGNORECASE):
+    if _is_half(file.path):
         raise InputError(
             file.path,
             "holds one half of a sensor that is read out in two (Direct Electron Celeritas), with several "
@@ -94,6 +96,22 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
         ),
     )
     return FlatReader(file, info, stored, offsets)
+
+
+def _is_half(path: Path) -> bool:
+    """Whether a file is one of the two of a Celeritas, by its name or the settings beside it."""
+    if re.search(r"(?<![A-Za-z])(top|bottom)(?![A-Za-z])", path.stem, re.IGNORECASE):
+        return True
+    for settings in path.parent.glob("*.Config.Metadata.xml"):
+        try:
+            with settings.open("rb") as file:
+                buffered = re.search(rb'<SegmentPreBuffer\s+Value="([0-9]+)"', file.read(_MAX_SETTINGS))
+        except OSError:
+            continue
+        same = path.name.startswith(settings.name.partition(".")[0])
+        if same and buffered is not None and int(buffered[1][:9]) > 1:
+            return True
+    return False
 
 
 def _stamps(

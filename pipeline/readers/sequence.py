@@ -1,13 +1,11 @@
-"""Movies of one file for each frame: a folder, or a pattern such as "frames/*.tif", in natural order."""
+"""Movies of one file for each frame: a folder, or a pattern such as "frames/*.tif", in the order of their numbers."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from . import MovieInfo, open_raw
 from .frames import FlatReader, FrameReader, check_movie, frame_size, whole_frames
+from .numbering import in_order
 from .rawfile import RawFile, RawFolder, is_pattern
 
 _SUFFIXES = (".tif", ".tiff", ".dm3", ".dm4", ".mrc", ".npy")
@@ -179,7 +178,7 @@ def _open(path: Path) -> FrameReader:
 
 
 def find_frames(path: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """The files of a movie in natural order, and a warning where the numbers in their names have gaps.
+    """The files of a movie in the order of their numbers, and a warning where these have gaps.
 
     Parameters
     ----------
@@ -189,21 +188,19 @@ def find_frames(path: Path) -> tuple[list[Path], tuple[str, ...]]:
     Raises
     ------
     InputError
-        If there are fewer than two frames, or if a folder holds files that are not numbered alike.
+        If there are fewer than two frames, or if their names do not tell the order.
     """
     if is_pattern(path):
-        files = sorted((p for p in path.parent.glob(path.name) if p.is_file()), key=natural)
-        return _at_least_two(path, files), _gaps(files)
+        files = sorted(p for p in path.parent.glob(path.name) if p.is_file())
+        return in_order(path, _at_least_two(path, files))
     entries = [p for p in path.iterdir() if not p.name.startswith(".")]
     parts = [p for p in entries if _CAPTURE.fullmatch(p.name) and p.is_dir()]
     if parts:
         found = (p for part in parts for p in part.rglob("*") if p.suffix.lower() in {".dm3", ".dm4"})
-        files = sorted((p for p in found if not p.name.startswith(".")), key=natural)
-        _check_names(path, files)
-        return _at_least_two(path, files), _capture_gaps(files)
-    files = sorted((p for p in entries if p.suffix.lower() in _SUFFIXES and p.is_file()), key=natural)
-    _check_names(path, files)
-    return _at_least_two(path, files), _gaps(files)
+        files = sorted(p for p in found if not p.name.startswith("."))
+        return in_order(path, _at_least_two(path, files), clock=True)
+    files = sorted(p for p in entries if p.suffix.lower() in _SUFFIXES and p.is_file())
+    return in_order(path, _at_least_two(path, files))
 
 
 def _at_least_two(path: Path, files: list[Path]) -> list[Path]:
@@ -217,64 +214,3 @@ def _at_least_two(path: Path, files: list[Path]) -> list[Path]:
     if len(files) == 1:
         raise InputError(path, f"holds one file, {files[0].name}; if that is the movie, name it itself.")
     return files
-
-
-def natural(path: Path) -> tuple[list[Any], str]:
-    """Key that sorts frame_9 before frame_10."""
-    parts = re.split("([0-9]+)", path.as_posix().lower())
-    return [int(part) if k % 2 else part for k, part in enumerate(parts)], path.as_posix()
-
-
-def _numbers(path: Path) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall("[0-9]+", path.stem))
-
-
-def _check_names(path: Path, files: list[Path]) -> None:
-    """Refuse a folder with more than one kind of name: an average or a reference is not a frame."""
-    kinds = [re.sub("[0-9]+", "#", file.name.lower()) for file in files]
-    ((usual, number),) = Counter(kinds).most_common(1) or (("", 0),)
-    if number < len(files):
-        one = files[kinds.index(usual)]
-        other = next(file for file, kind in zip(files, kinds, strict=True) if kind != usual)
-        raise InputError(
-            path,
-            f"its files {other.name} and {one.name} are not numbered alike; name the frames by a pattern, "
-            f"for example '{path / (re.split('[0-9]', one.stem)[0] + '*' + one.suffix)}'.",
-        )
-
-
-def _gaps(files: list[Path]) -> tuple[str, ...]:
-    """A warning if the one number that runs through the names leaves any out."""
-    numbers = [_numbers(file) for file in files]
-    if len({len(n) for n in numbers}) != 1:
-        return ()
-    running = [k for k, values in enumerate(zip(*numbers, strict=True)) if len(set(values)) > 1]
-    if len(running) != 1:
-        return ()
-    steps = np.diff([n[running[0]] for n in numbers])
-    return _gap_warning(files, np.flatnonzero(steps != steps.min()).tolist())
-
-
-def _capture_gaps(files: list[Path]) -> tuple[str, ...]:
-    """A warning if frames are missing within a second of a capture, or whole seconds."""
-    places = []
-    for file in files:
-        clock = re.findall(r"(?:Hour|Minute|Second)_([0-9]+)", file.parent.as_posix(), re.IGNORECASE)
-        seconds = sum(int(n) * 60**k for k, n in enumerate(reversed(clock[-3:])))
-        places.append((seconds, (_numbers(file) or (0,))[-1]))
-    base = places[0][1]
-    gaps = [
-        k
-        for k, ((second, frame), following) in enumerate(pairwise(places))
-        if following not in {(second, frame + 1), (second + 1, base)}
-    ]
-    return _gap_warning(files, gaps)
-
-
-def _gap_warning(files: list[Path], gaps: list[int]) -> tuple[str, ...]:
-    if not gaps:
-        return ()
-    return (
-        f"the numbers of its files jump {len(gaps)} times, the first between {files[gaps[0]].name} and "
-        f"{files[gaps[0] + 1].name}: frames are missing, and time does not run evenly.",
-    )

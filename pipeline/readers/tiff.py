@@ -1,4 +1,4 @@
-"""TIFF and BigTIFF movies, one page per frame: plain, ImageJ, OME and DigitalMicrograph exports."""
+"""TIFF and BigTIFF movies, one page per frame: plain, ImageJ, OME, DigitalMicrograph exports, STK and EER."""
 
 from __future__ import annotations
 
@@ -16,30 +16,41 @@ from . import MovieInfo, Reader
 from .declared import as_declared
 from .frames import FlatReader, FrameReader, check_movie, frame_size, library, unexplained, whole_frames
 from .rawfile import RawFile
-from .tiff_description import Description, describe
+from .tiff_description import EER, Description, describe
 from .tiff_pages import SEGMENT_TAGS, Layout, Page, Pages
+from .tiff_planes import Wanted
 from .units import bounded_json
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised here, in one sentence
 
 _COMPRESSIONS = {
     1: "uncompressed", 5: "LZW", 8: "deflate", 32946: "deflate", 32773: "PackBits", 34925: "LZMA",
-    34926: "zstd", 50000: "zstd",
+    34926: "zstd", 50000: "zstd", **EER,
 }  # fmt: skip
 _MAX_RATIO = 10_000  # of decoded to stored bytes; LZW and deflate stay below 1,500
 _GAP, _RUN = 2**12, 2**24  # between strips that are read in one go, and of all of them [bytes]
 _COLOUR = {2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
 
 
-def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) -> Reader:
-    """Open a TIFF file whose pages are frames; just one page, if ``single``."""
+def open_movie(
+    file: RawFile,
+    allow_truncated: bool,
+    *,
+    dataset: str | None = None,
+    channel: int | None = None,
+    single: bool = False,
+) -> Reader:
+    """Open a TIFF file whose pages are frames; just one page, if ``single``.
+
+    Of a hyperstack ``dataset`` says which axis runs and where on the others, as in "frames,slices=2".
+    """
     pages = Pages(file)
     first = pages.page(pages.first)
     if first is None:
         raise InputError(file.path, "damaged or cut short: its first TIFF directory is not in the file.")
     layout = first.layout()
     _check_layout(file, layout)
-    note = describe(file.path, first)
+    note = describe(file.path, first, Wanted(dataset, channel))
     more: tuple[str, ...] = ()
     starts, offsets, broken = _walk(file, pages, layout)
     announced = max(note.n_frames or 0, len(starts) + broken)
@@ -53,12 +64,23 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
         if key.dtype is None:
             raise InputError(file.path, f"its pixels of {layout.bits} bits are of no known type.")
         dtype, decode = np.dtype(key.dtype).newbyteorder("="), key.decode
+        if layout.compression in EER:
+            dtype = np.dtype(np.uint8)  # electrons, which are given as true and false
         tags = {tag.name: tag.value for tag in key.tags if tag.code not in SEGMENT_TAGS}
 
-    check_movie(file, (announced + broken, layout.height, layout.width), dtype, single=single)
     present = len(starts) if offsets is None else len(offsets)
     # A chain of directories that breaks off does not tell how long it was.
     at_least = broken and announced > (note.n_frames or 0)
+    warnings = note.warnings + _more_pages(note, announced) + more
+    if note.planes is not None and len(note.planes) != note.n_frames:
+        planes = note.planes
+        there = planes[: max(0, -(-(present - planes.start) // planes.step))]
+        announced, present = len(planes), len(there)
+        if offsets is None:
+            starts = array("q", [starts[number] for number in there])
+        else:
+            offsets = [offsets[number] for number in there]
+    check_movie(file, (announced + broken, layout.height, layout.width), dtype, single=single)
     n_frames = whole_frames(file, announced, present, allow_truncated, at_least=at_least)
     shape = (n_frames, layout.height, layout.width)
     if n_frames * frame_size(shape, dtype) > _MAX_RATIO * file.size:
@@ -76,7 +98,7 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
         pixel_size_nm=note.pixel_size_nm,
         exposure_s=note.exposure_s,
         timestamps_s=None if note.timestamps_s is None else note.timestamps_s[:n_frames],
-        warnings=note.warnings + _more_pages(note, announced) + more,
+        warnings=warnings,
         missing_frames=announced - n_frames,
         metadata=bounded_json({**note.metadata, "tags": tags}),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,25 @@ from tdenoise.documents import parse_json
 
 from ..errors import InputError
 from .declared import AS_STORED, Declared, packed
-from .tiff_pages import BITS, DESCRIPTION, SAMPLE_FORMAT, X_RESOLUTION, Y_RESOLUTION, Page
+from .tiff_pages import (
+    BITS,
+    COMPRESSION,
+    DESCRIPTION,
+    SAMPLE_FORMAT,
+    X_RESOLUTION,
+    Y_RESOLUTION,
+    Page,
+)
+from .tiff_planes import AXES, Wanted, choose_planes, n_planes
 from .timestamps import frame_time, told_apart
 from .units import pixel_size, to_nanometres, to_seconds
 
+EER = {65000: "EER", 65001: "EER", 65002: "EER"}  # compressions
+_EER_METADATA = 65001  # a tag of the same number
+_METAMORPH = 33629  # UIC2Tag: six words for each frame
 _GDAL_METADATA, _GDAL_NO_DATA = 42112, 42113  # tags
 _PACKED_LABEL = "image, 4 bits packed"
 _NOT_CALIBRATED = 20  # ImageJ's number of the function
-_PLANE = ("TheC", "TheZ", "TheT")
 _DM_UNITS = (65003, 65004, 65005)  # of x, y and z
 _DM_SCALES = (65009, 65010, 65011)
 
@@ -37,7 +49,8 @@ class Description:
     """What the first page of a file says about the whole."""
 
     writer: str = ""
-    n_frames: int | None = None
+    n_frames: int | None = None  # pages, of all channels and slices
+    planes: range | None = None  # those of them that are the movie; None for all
     one_page: bool = False  # the frames may follow the first one without directories of their own
     frame_time_s: float | None = None
     pixel_size_nm: tuple[float, float] | None = None
@@ -48,14 +61,16 @@ class Description:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def describe(path: Path, page: Page) -> Description:
+def describe(path: Path, page: Page, wanted: Wanted = Wanted()) -> Description:  # noqa: B008  a constant
     """Read the description of the first page.
 
     Raises
     ------
     InputError
-        If it says that the file has more axes than (frame, row, column), or declares something of the numbers that
-        is not applied here.
+        If it says that the file has more axes than (frame, row, column), and ``wanted`` does not choose; or if it
+        declares something of the numbers that is not applied here.
+    UsageError
+        If ``wanted`` asks for what is not there.
     """
     text = page.text(DESCRIPTION)
     if _PACKED_LABEL in text and page.number(BITS, 1) == 8:
@@ -63,8 +78,20 @@ def describe(path: Path, page: Page) -> Description:
             path,
             "its label says that each byte holds two pixels of 4 bits (SerialEM), which is read in MRC only.",
         )
-    found = _by_writer(path, page, text)
-    return found if found.declared != AS_STORED else replace(found, declared=_gdal(path, page))
+    found = _by_writer(path, page, text, wanted)
+    if found.declared == AS_STORED:
+        found = replace(found, declared=_gdal(path, page))
+    if found.planes is None:
+        choose_planes(path, (), wanted)  # there is nothing to choose from
+    if found.writer == "DigitalMicrograph":
+        return found
+    # HyperSpy writes these beside the description of ImageJ, which has no place for all of them.
+    scales = _digitalmicrograph(page)
+    return replace(
+        found,
+        frame_time_s=found.frame_time_s or scales.frame_time_s,
+        pixel_size_nm=found.pixel_size_nm or scales.pixel_size_nm,
+    )
 
 
 def _gdal(path: Path, page: Page) -> Declared:
@@ -77,25 +104,30 @@ def _gdal(path: Path, page: Page) -> Declared:
     return packed(path, "of pixels", np.dtype("f8"), told) if told else AS_STORED
 
 
-def _by_writer(path: Path, page: Page, text: str) -> Description:
+def _by_writer(path: Path, page: Page, text: str, wanted: Wanted) -> Description:
     if text.startswith("ImageJ="):
-        return _imagej(path, page, text)
+        return _imagej(path, page, text, wanted)
     if text.startswith('{"shape":'):
-        return _tifffile(path, text)
+        return _tifffile(path, text, wanted)
     if "<OME" in text and "<!ENTITY" not in text:
         try:
-            return _ome(path, ElementTree.fromstring(text))
+            return _ome(path, ElementTree.fromstring(text), wanted)
         except ElementTree.ParseError:
             return Description(metadata={"description": text})
+    if page.count(_METAMORPH):
+        return _metamorph(page, text)
+    if page.number(COMPRESSION, 1) in EER:
+        return _eer(page)
     if page.array(_DM_SCALES[0]) is not None:
         return _digitalmicrograph(page)
     return Description(metadata={"description": text} if text else {})
 
 
-def _imagej(path: Path, page: Page, text: str) -> Description:
+def _imagej(path: Path, page: Page, text: str, wanted: Wanted) -> Description:
     entries = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    lengths = {name: _positive(entries.get(name)) for name in ("channels", "slices", "frames")}
-    _only_one_axis(path, lengths)
+    # Channels run fastest, then slices.
+    axes = [(name, _positive(entries.get(name))) for name in ("frames", "slices", "channels")]
+    whole = n_planes(axes) == _positive(entries.get("images"))  # else ImageJ takes it for a plain stack, too
     unit = entries.get("unit")
     frame_time = to_seconds(entries.get("finterval"), entries.get("tunit", "s"))
     rate = to_seconds(entries.get("fps"), "s")  # a positive number or None; frames per second
@@ -104,6 +136,7 @@ def _imagej(path: Path, page: Page, text: str) -> Description:
     return Description(
         writer="ImageJ",
         n_frames=_positive(entries.get("images")),
+        planes=choose_planes(path, axes, wanted) if whole else None,
         one_page=True,
         frame_time_s=frame_time,
         pixel_size_nm=pixel_size(
@@ -143,38 +176,49 @@ def _imagej_calibration(path: Path, page: Page, entries: dict[str, str]) -> Decl
     return Declared(factor, offset)
 
 
-def _tifffile(path: Path, text: str) -> Description:
+def _tifffile(path: Path, text: str, wanted: Wanted) -> Description:
     entries = parse_json(text)
-    shape = [n for n in entries["shape"][:-2] if n != 1]
-    _only_one_axis(path, dict(enumerate(shape)))
-    return Description(n_frames=math.prod(shape), one_page=True, metadata=entries)
+    letters = str(entries.get("axes", "")).ljust(len(entries["shape"]), "?")
+    axes = [
+        (AXES.get(letter, f"axis{k}"), n)
+        for k, (letter, n) in enumerate(zip(letters, entries["shape"], strict=True))
+    ]
+    return Description(
+        n_frames=n_planes(axes[:-2]),
+        planes=choose_planes(path, axes[:-2], wanted),
+        one_page=True,
+        metadata=entries,
+    )
 
 
-def _ome(path: Path, root: ElementTree.Element) -> Description:
+def _ome(path: Path, root: ElementTree.Element, wanted: Wanted) -> Description:
     images = [node for node in root.iter() if _name(node) == "Pixels"]
     if not images:
         return Description(writer="OME")
     if len(images) > 1:
         raise InputError(path, f"holds {len(images)} OME images; save the one you want as its own file.")
     pixels = images[0].attrib
-    lengths = {axis: _positive(pixels.get(f"Size{axis}")) for axis in "CZT"}
-    _only_one_axis(path, lengths)
+    order = str(pixels.get("DimensionOrder", "XYZCT"))[2:]  # the fastest first
+    if sorted(order) != ["C", "T", "Z"]:
+        raise InputError(path, f"damaged: its OME entry gives the order of axes XY{order[:20]}.")
+    axes = [(AXES[letter], _positive(pixels.get(f"Size{letter}"))) for letter in reversed(order)]
+    planes = choose_planes(path, axes, wanted)
     files = {node.get("FileName") for node in images[0].iter() if _name(node) == "UUID"} - {None}
     if len(files) > 1:
         raise InputError(
             path, f"one of {len(files)} files of an OME-TIFF set; save the movie as a single file."
         )
     for number, plane in enumerate(node for node in images[0] if _name(node) == "TiffData"):
-        position = max(int(plane.get(name, 0)) for name in ("FirstC", "FirstZ", "FirstT"))
+        position = _position(plane.attrib, "First", axes)
         if plane.get("IFD") is not None and int(plane.get("IFD", 0)) != position:
             raise InputError(path, f"its OME entry {number} puts frames out of order, which is not read.")
-    n_frames = math.prod(lengths.values())
-    stamps, exposure = _ome_planes(images[0], n_frames)
+    stamps, exposure = _ome_planes(images[0], axes, planes)
     told = to_seconds(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
     time, uneven = frame_time(stamps, 1e-6, told)
     return Description(
         writer="OME",
-        n_frames=n_frames,
+        n_frames=n_planes(axes),
+        planes=planes,
         frame_time_s=time,
         exposure_s=exposure,
         timestamps_s=told_apart(stamps),
@@ -187,8 +231,18 @@ def _ome(path: Path, root: ElementTree.Element) -> Description:
     )
 
 
+def _position(entry: dict[str, str], prefix: str, axes: Sequence[tuple[str, int]]) -> int:
+    """Number of the page that an entry of OME means."""
+    position = 0
+    for name, n in axes:
+        letter = next(letter for letter, axis in AXES.items() if axis == name)
+        index = entry.get(prefix + letter, "0").strip()
+        position = position * n + (int(index) if index.isdecimal() else 0)
+    return position
+
+
 def _ome_planes(
-    pixels: ElementTree.Element, n_frames: int
+    pixels: ElementTree.Element, axes: Sequence[tuple[str, int]], frames: range
 ) -> tuple[NDArray[np.float64] | None, float | None]:
     """When each frame was taken [s], if the entries of all planes say so, and how long the first was exposed [s]."""
     planes = [node.attrib for node in pixels if _name(node) == "Plane"]
@@ -197,15 +251,15 @@ def _ome_planes(
     exposure = to_seconds(planes[0].get("ExposureTime"), planes[0].get("ExposureTimeUnit", "s"))
     stamps: dict[int, float] = {}
     for plane in planes:
-        number = max((_positive(plane.get(name)) if plane.get(name) != "0" else 0) for name in _PLANE)
+        number = _position(plane, "The", axes)
         unit_s = to_seconds(1, plane.get("DeltaTUnit", "s"))
         delta = _finite(plane.get("DeltaT"))
         if unit_s is None or delta is None:
             return None, exposure
         stamps[number] = delta * unit_s
-    if sorted(stamps) != list(range(n_frames)):
+    if not all(number in stamps for number in frames):
         return None, exposure
-    return np.array([stamps[k] for k in range(n_frames)]), exposure
+    return np.array([stamps[number] for number in frames]), exposure
 
 
 def _digitalmicrograph(page: Page) -> Description:
@@ -219,13 +273,48 @@ def _digitalmicrograph(page: Page) -> Description:
     )
 
 
-def _only_one_axis(path: Path, lengths: dict[Any, int]) -> None:
-    """Refuse a file with more than one axis beside rows and columns."""
-    axes = {name: n for name, n in lengths.items() if n > 1}
-    colours = next((n for name, n in axes.items() if name in {"channels", "C"}), None)
-    if colours or len(axes) > 1:
-        found = " x ".join(f"{n} {name}" for name, n in axes.items())
-        raise InputError(path, f"holds {found}, not one axis of frames; save the movie you want alone.")
+def _metamorph(page: Page, text: str) -> Description:
+    """MetaMorph STK: one page, and the other frames behind its pixels; date and time of each in a tag."""
+    n_frames = page.count(_METAMORPH)
+    words = (
+        np.frombuffer(page.raw(_METAMORPH, 24 * n_frames), page.order + "u4").reshape(-1, 6).astype(np.int64)
+    )
+    stamps = (words[:, 2] - words[0, 2]) * 86400.0 + words[:, 3] / 1000
+    exposure = re.search(r"Exposure:\s*([0-9.]+)\s*(\w+)", text)
+    time, uneven = frame_time(stamps, 1e-3)
+    return Description(
+        writer="MetaMorph",
+        n_frames=n_frames,
+        one_page=True,
+        frame_time_s=time,
+        exposure_s=to_seconds(exposure[1], exposure[2]) if exposure else None,
+        timestamps_s=told_apart(stamps),
+        warnings=uneven,
+        metadata={"description": text},
+    )
+
+
+def _eer(page: Page) -> Description:
+    """EER: what the camera says of the whole recording."""
+    text = page.text(_EER_METADATA)
+    try:
+        items = list(ElementTree.fromstring(text)) if text and "<!ENTITY" not in text else []
+    except ElementTree.ParseError:
+        items = []
+    told = {item.get("name", ""): (item.text or "", item.get("unit", "")) for item in items}
+    total = to_seconds(*told.get("exposureTime", ("", "s")))
+    n_frames = _positive(told.get("numberOfFrames", ("",))[0])
+    # Each frame is exposed all the time until the next one.
+    frame = to_seconds(total / n_frames, "s") if total and n_frames > 1 else None
+    lengths = (to_nanometres(*told.get(f"sensorPixelSize.{side}", ("", ""))) for side in ("height", "width"))
+    row, column = lengths
+    return Description(
+        writer="EER",
+        frame_time_s=frame,
+        exposure_s=frame,
+        pixel_size_nm=pixel_size(row or column, column or row),
+        metadata={"EER": {name: " ".join(value).strip() for name, value in told.items()}},
+    )
 
 
 def _per_pixel(page: Page, code: int) -> float | None:

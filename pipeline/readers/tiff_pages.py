@@ -90,6 +90,19 @@ class Page:
             content = self._pages.file.read_at(start, n_bytes)
         return np.frombuffer(content, dtype, count)
 
+    def count(self, code: int) -> int:
+        """Number of values of a tag; 0 where it is missing."""
+        return self._tags[code][1] if code in self._tags else 0
+
+    def raw(self, code: int, n_bytes: int) -> bytes:
+        """The bytes where a tag points, of one whose values are longer than their type says."""
+        return self._pages.file.read_at(int.from_bytes(self._tags[code][2], self._pages.order_name), n_bytes)
+
+    @property
+    def order(self) -> Literal["<", ">"]:
+        """Byte order of the file."""
+        return self._pages.order
+
     def number(self, code: int, default: int) -> int:
         """The first value of an integer tag."""
         kind, count, content = self._tags.get(code, (0, 0, b""))

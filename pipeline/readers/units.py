@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,8 +58,10 @@ def to_seconds(value: Any, unit: Any) -> float | None:
 
 
 def _convert(value: Any, unit: Any, factors: Mapping[str, float]) -> float | None:
-    # Two characters look like a micro sign, and ImageJ writes the escape sequence of one of them.
-    name = str(unit).replace("\\u00B5", "u").replace("\u00b5", "u").replace("\u03bc", "u").strip().lower()
+    # ImageJ writes what is not ASCII as an escape sequence.
+    name = re.sub(r"\\u([0-9A-Fa-f]{4})", lambda match: chr(int(match[1], 16)), str(unit))
+    # Two characters look like a micro sign, and two like that of an angstrom.
+    name = name.replace("\u00b5", "u").replace("\u03bc", "u").replace("\u212b", "\u00e5").strip().lower()
     factor = factors.get(name, factors.get(name.removesuffix("s")))
     try:
         number = float(value)

@@ -17,6 +17,7 @@ from .axes import Axis, pixel_size_of, place_movie
 from .chunked import MAX_RATIO, ChunkedReader, Layout, check_chunks
 from .declared import Declared, as_declared, packed
 from .frames import check_movie, library, whole_frames
+from .hdf5_profiles import Contents, Movie, find_movie
 from .rawfile import RawFolder
 from .timestamps import frame_time, usual_step
 from .units import bounded_json
@@ -47,10 +48,11 @@ def open_movie(
     name = _choose(folder, nodes, None if dataset is None else dataset.strip("/"))
     array = parse_array(folder.path, name, *nodes[name])
     coordinates = _coordinates(folder, store, nodes, array)
-    axes = _axes(nodes, array, coordinates)
+    movie = find_movie(_contents(folder, nodes), name)
+    axes = _axes(nodes, array, coordinates, movie)
     place = place_movie(
         folder,
-        name or "the root",
+        name or "/",
         array.shape,
         array.dtype,
         axes,
@@ -73,19 +75,28 @@ def open_movie(
     n_frames = whole_frames(folder, announced, present, allow_truncated)
     time = axes[place.movie_axes[0]]
     timestamps = None if time.times_s is None else time.times_s[:n_frames]
-    time_s, uneven = frame_time(timestamps, 1e-9, time.seconds)
+    time_s, uneven = frame_time(timestamps, 1e-9, movie.frame_time_s or time.seconds)
     info = MovieInfo(
         shape=(n_frames, height, width),
         dtype=array.dtype.newbyteorder("="),
-        format=f"Zarr v{array.version}",
+        format=f"Zarr v{array.version}" + ("" if movie.format == "HDF5" else f", {movie.format}"),
         reader=library("tdenoise"),
         frame_time_s=time_s,
         pixel_size_nm=pixel_size_of(axes, place),
+        exposure_s=movie.exposure_s,
+        dose_rate_e_per_nm2_s=movie.dose_rate_e_per_nm2_s,
+        voltage_kv=movie.voltage_kv,
+        camera=movie.camera,
         timestamps_s=timestamps,
         missing_frames=announced - n_frames,
-        warnings=_warnings(array, n_missing, n_wanted, n_beyond) + uneven,
+        warnings=_warnings(array, n_missing, n_wanted, n_beyond) + uneven + place.warnings,
         metadata=bounded_json(
-            {"array": array.attributes, "group": nodes[""].attributes if name else {}, "dataset": name}
+            {
+                "array": array.attributes,
+                "group": nodes[""].attributes if name else {},
+                "dataset": name,
+                **({} if movie.format == "HDF5" else movie.metadata),
+            }
         ),
     )
     reader = ChunkedReader(folder, info, layout, ChunkReader(store, array).fetch)
@@ -117,6 +128,27 @@ def _choose(folder: RawFolder, nodes: dict[str, Node], dataset: str | None) -> s
     raise InputError(folder.path, f"holds no array of (frame, row, column){what}.")
 
 
+def _contents(folder: RawFolder, nodes: dict[str, Node]) -> Contents:
+    """The store as the profiles of HDF5 see a file: HyperSpy and others write the same groups into both."""
+    objects: dict[str, dict[str, Any]] = {}
+    for name, node in nodes.items():
+        told = node.metadata.get("dtype", node.metadata.get("data_type"))
+        objects[name] = {"name": name, "attributes": node.attributes}
+        if node.is_array and isinstance(node.metadata["shape"], list):
+            objects[name] |= {
+                "shape": node.metadata["shape"],
+                "dtype": told if isinstance(told, str) else None,
+            }
+    detector = _group(_group(nodes[""].attributes, "tdenoise"), "detector")
+    objects[""]["attributes"] = {**detector, **nodes[""].attributes}  # of a movie store made here
+    return Contents(folder.path, objects, {})
+
+
+def _group(told: Any, name: str) -> dict[str, Any]:
+    found = told.get(name) if isinstance(told, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def _is_stack(shape: Any) -> bool:
     return isinstance(shape, list) and sum(isinstance(n, int) and n > 1 for n in shape) > 2
 
@@ -146,7 +178,17 @@ def _levels(node: Node) -> list[dict[str, Any]]:
 
 def _ome_images(nodes: dict[str, Node]) -> list[str]:
     """Names of the arrays that hold the finest level of each OME image."""
-    return [_join(name, levels[0].get("path")) for name, node in nodes.items() if (levels := _levels(node))]
+    images = {
+        name: _join(name, levels[0].get("path")) for name, node in nodes.items() if (levels := _levels(node))
+    }
+    # Masks of what someone marked in an image lie in its group "labels".
+    plain = [array for name, array in images.items() if not _is_label(name, nodes[name])]
+    return plain or list(images.values())
+
+
+def _is_label(name: str, node: Node) -> bool:
+    ome = node.attributes.get("ome")
+    return "labels" in name.split("/") or "image-label" in (ome if isinstance(ome, dict) else node.attributes)
 
 
 def _join(group: str, path: Any) -> str:
@@ -204,7 +246,6 @@ def _coordinates(
         if not dimension or name not in nodes or nodes[name].metadata.get("shape") != [array.shape[axis]]:
             continue
         coordinate = parse_array(folder.path, name, *nodes[name])
-        unit = coordinate.attributes.get("units", "")
         n_bytes = 8 * coordinate.shape[0]
         if coordinate.dtype.kind not in "iuf" or n_bytes > _MAX_COORDINATES or coordinate.chunk[0] > 2**18:
             continue
@@ -212,6 +253,7 @@ def _coordinates(
         parts = [fetch((k,)) for k in range(-(-coordinate.shape[0] // coordinate.chunk[0]))]
         stored = np.concatenate(parts)[: coordinate.shape[0]]
         values = _declared(folder, coordinate).values(stored.astype(coordinate.dtype.newbyteorder("=")))
+        unit = coordinate.attributes.get("units", "")
         found[axis] = (values, unit if isinstance(unit, str) else "")
     return found
 
@@ -234,7 +276,10 @@ def _declared(folder: RawFolder, array: ZarrArray) -> Declared:
 
 
 def _axes(
-    nodes: dict[str, Node], array: ZarrArray, coordinates: dict[int, tuple[NDArray[np.float64], str]]
+    nodes: dict[str, Node],
+    array: ZarrArray,
+    coordinates: dict[int, tuple[NDArray[np.float64], str]],
+    movie: Movie,
 ) -> Sequence[Axis]:
     axes = []
     described = _ome_axes(nodes, array)
@@ -244,6 +289,8 @@ def _axes(
             axes.append(Axis(dimension, unit, usual_step(values), values=values))
         elif described is not None:
             axes.append(described[axis])
+        elif movie.axes[axis] != Axis():
+            axes.append(movie.axes[axis])
         else:
             axes.append(Axis(dimension))
     return axes
