@@ -161,11 +161,17 @@ def measure_brightness(
     for _ in range(2):
         if noise is None or not np.isfinite(noise.fano):
             break
-        brightness = measure(part_means, n_pixels, noise.fano, valid)
+        brightness = measure(part_means, n_pixels, noise.fano * _of_sums(noise), valid)
         if (brightness.levels == 1).all():
             break
         noise = measure_noise(array, unsound, n_threads, brightness.levels, check)
     return brightness, noise
+
+
+def _of_sums(noise: NoiseStatistics) -> float:
+    """Variance of a sum over many pixels, over that of independent ones: more where neighbours share noise."""
+    shared = sum(c.value for c in noise.correlations if c.t == 0 and c.matters)
+    return max(1 + 2 * shared, 0.1)
 
 
 def noise_windows(
