@@ -47,7 +47,8 @@ class Refutation:
         # Rounding is the same in every frame where the scene is, and does not average out.
         self._rounding = 0.0 if bits is None else 2.0 ** -(bits + 1) / 3**0.5
         lengths = [length for length in STRETCHES if 2 * length <= n_frames]
-        self._n_looks = len(SIZES) + sum(len(STRETCHES[n]) * (n_frames / n) for n in lengths)
+        # Half of the chance to be wrong goes to the sums over all frames, half to the many over stretches.
+        self._n_looks = 2 * sum(len(STRETCHES[n]) * (n_frames / n) for n in lengths)
         self._stretches = [_Stretch(n, Evidence.empty(scene)) for n in (*lengths, None)]
         self._found: list[tuple[Refuted, int, int]] = []
 
@@ -68,7 +69,8 @@ class Refutation:
         sizes = tuple(SIZES) if stretch.length is None else STRETCHES[stretch.length]
         if stretch.n_frames:
             floor = self._rounding * float(stretch.sums.image.mean())
-            places = refuted(stretch.sums, sizes, self._correlations, floor, self._n_looks)
+            n_looks = 2 * len(SIZES) if stretch.length is None else self._n_looks
+            places = refuted(stretch.sums, sizes, self._correlations, floor, n_looks)
             self._found += [(place, stretch.first, stop) for place in places]
         if stretch.length is not None:
             stretch.sums = Evidence.empty(stretch.sums.residual.shape)
@@ -82,7 +84,7 @@ class Refutation:
         dict
             ``places``: the most significant first, each in pixels of the frame of the scene, with its frames, its
             size, ``z`` (positive where the counts hold more than the movie shows), ``share`` of the movie's contrast,
-            and ``chance`` that a perfect movie is as far off anywhere. ``n_places`` of them matter.
+            and ``chance``, how many places of a perfect movie are as far off. ``n_places`` of them matter.
         ndarray, shape (rows, columns)
             Mean residual over its noise.
         """
@@ -101,7 +103,6 @@ class Refutation:
             "n_places": len(places),
             "places": places[:MAX_NAMED],
             "largest_z": float(np.abs(z).max()),
-            "n_looks": self._n_looks,
             "corner": self._corners[0].tolist(),
         }
         return found, z.astype(np.float32)

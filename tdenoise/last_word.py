@@ -34,6 +34,7 @@ FINE_DOUBT = 2.2  # mean square of fine detail over its noise, at which giving b
 # What is tested.
 SIZES = {"pixel": 0.0, "column": 2.0, "patch": 6.0}  # standard deviation of a mean [pixels]
 CHANCE = 0.01  # that a perfect movie is refuted somewhere
+LEAST_Z = 3.5  # standard deviations: what is nearer is noise wherever there are many places
 MATTERS = 0.1  # of the contrast of the movie: less is not worth a word
 FARTHEST = 4.0  # standard deviations of a Gaussian kernel
 
@@ -223,7 +224,7 @@ class Refuted:
     column: int
     z: float  # mean residual in units of its noise; positive where the counts hold more than the movie shows
     amount: float  # mean residual over the size, at a level of 1 [counts]
-    chance: float  # that a perfect movie is as far off anywhere
+    chance: float  # how many places of a perfect movie are as far off
 
 
 def significance(evidence: Evidence, size: str, correlations: Lags = (), floor: float = 0.0) -> Array:
@@ -257,10 +258,11 @@ def refuted(
     floor: float = 0.0,
     n_looks: float = 1.0,
 ) -> list[Refuted]:
-    """Places where the time-summed residual is no noise, the most significant first.
+    """Places where the time-summed residual is no noise, the least likely first.
 
-    Each test is as many times stricter as there are independent places to look at (Bonferroni), so that a perfect
-    movie is refuted anywhere in one of a hundred movies only.
+    Each test is as many times stricter as there are independent places to look at, and of the places that are named one
+    in a hundred is due to chance (Benjamini & Hochberg 1995). So one of a hundred perfect movies is refuted anywhere,
+    and where there are several ghosts, fainter ones are named, too.
 
     Parameters
     ----------
@@ -280,17 +282,18 @@ def refuted(
         z = significance(evidence, size, correlations, floor)
         # Places are looked at closer together than they are independent.
         n_places = n_looks * max(1.0, seen.sum() / max(1.0, np.pi * sigma**2))
-        limit = float(-special.ndtri(CHANCE / n_places / 2))
-        beyond = np.abs(z) > limit
+        beyond = np.abs(z) > LEAST_Z
         if not beyond.any():
             continue
         peaks = (ndimage.maximum_filter(np.abs(z), 2 * max(1, round(1.5 * sigma)) + 1) == np.abs(z)) & beyond
         smooth = _over(evidence.mean, seen, sigma)
         for row, column in np.argwhere(peaks).tolist():
             height = float(z[row, column])
-            chance = min(1.0, float(2 * n_places * special.ndtr(-abs(height))))
+            chance = float(2 * n_places * special.ndtr(-abs(height)))
             found.append(Refuted(size, row, column, height, float(smooth[row, column]), chance))
-    return sorted(found, key=lambda place: -abs(place.z))
+    found.sort(key=lambda place: place.chance)
+    enough = [k for k, place in enumerate(found, start=1) if place.chance <= CHANCE * k]
+    return found[: max(enough, default=0)]
 
 
 def contrasts(mean: Array) -> dict[str, float]:
