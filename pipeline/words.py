@@ -69,8 +69,8 @@ def _about_signal(result: dict[str, Any]) -> list[str]:
         )
     if refuted is not None and refuted["n_places"]:
         found.append(
-            f"The counts refute the denoised movie: {refuted_in_words(refuted)}. Do not trust what is shown there. "
-            "Train longer on this movie, or train from scratch (--from scratch)."
+            f"The counts refute the denoised movie in {_places(refuted)}. Do not trust what is shown there. Train longer on "
+            "this movie, or train from scratch (--from scratch)."
         )
     if brightness is not None and not brightness["steady"]:
         found.append(
@@ -328,12 +328,15 @@ def refuted_in_words(found: dict[str, Any]) -> str:
     first = found["places"][0]
     start, stop = first["frames"]
     more = "more" if first["z"] > 0 else "less"
-    places = "one place" if found["n_places"] == 1 else f"{found['n_places']} places"
     return (
-        f"{places} where they refute the denoised movie. The clearest: around row {first['row']}, column "
+        f"{_places(found)} where they refute the denoised movie. The clearest: around row {first['row']}, column "
         f"{first['column']}, in frames {start} to {stop - 1}, they hold {more} than is shown, by "
         f"{percent(abs(first['share']), 2)} of the movie's contrast ({abs(first['z']):.1f} standard deviations)"
     )
+
+
+def _places(found: dict[str, Any]) -> str:
+    return "one place" if found["n_places"] == 1 else f"{found['n_places']} places"
 
 
 def lattice_in_words(lattice: dict[str, Any]) -> str:

@@ -25,11 +25,10 @@ Lags = Iterable[tuple[int, int, float]]  # rows, columns and correlation of the 
 # What is given back: where the mean residual over a column stands out of its noise, what is as large as a column; and
 # detail as fine as a pixel where there is much of it.
 COLUMN = 2.0  # standard deviation of the mean over a column [pixels]
-DOUBT = 4.0  # square of its deviation over its variance, at which giving back begins
-REACH = 2  # pixels around such a place that belong to it
+REACH = 1  # pixels around a place that belong to it
 BLUR = 1.7  # standard deviation of the smoothing of what is given back there [pixels]
 AROUND = 4.0  # over which squares are averaged [pixels]
-FINE_DOUBT = 2.2  # mean square of fine detail over its noise, at which giving back begins
+FINE_DOUBT = 2.4  # mean square of fine detail over its noise, at which giving back begins
 
 # What is tested.
 SIZES = {"pixel": 0.0, "column": 2.0, "patch": 6.0}  # standard deviation of a mean [pixels]
@@ -187,9 +186,10 @@ class GivenBack:
 def give_back(evidence: Evidence, correlations: Lags = ()) -> GivenBack:
     """What the counts of a whole movie ask for.
 
-    The mean residual is kept where it holds more than noise, and by as much: of a mean over a column the share
-    ``1 - 4 / z**2`` (the garrote of Breiman 1995), of finer detail what a local Wiener filter keeps (Lee 1980). What
-    is kept is smoothed twice, so that the top of a column is not cut (twicing; Tukey 1977).
+    The mean residual is kept where it holds more than noise, and by as much: of a mean over a column the share of
+    deviations so large that are no chance (one less the false discovery rate; Storey 2002), of finer detail what a
+    local Wiener filter keeps (Lee 1980). What is kept is smoothed twice, so that the top of a column is not cut
+    (twicing; Tukey 1977).
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def give_back(evidence: Evidence, correlations: Lags = ()) -> GivenBack:
     """
     mean, variance, seen = evidence.mean, evidence.variance, evidence.level > 0
     column, noise = _mean_around(mean, variance, seen, COLUMN, correlations)
-    sure = np.clip(1 - DOUBT * _ratio(noise, np.square(column), 1.0), 0, None) * seen
+    sure = _no_chance(_ratio(column, np.sqrt(noise)), seen)
     sure = _smooth(ndimage.maximum_filter(sure, 2 * REACH + 1), 1.0)
     once = _over(mean, seen, BLUR)
     coarse = 2 * once - _over(once, seen, BLUR)
@@ -341,6 +341,16 @@ def _kernel(sigma: float) -> Array:
     impulse = np.zeros((2 * reach + 1, 2 * reach + 1))
     impulse[reach, reach] = 1
     return _smooth(impulse, sigma) if sigma else impulse
+
+
+def _no_chance(z: Array, seen: Array) -> Array:
+    """Of deviations at least as large as that of a place, the share that is more than noise explains."""
+    if not seen.any():
+        return np.zeros(z.shape)
+    size = np.sort(np.abs(z[seen]))
+    expected, n_found = len(size) * 2 * special.ndtr(-size), len(size) - np.arange(len(size))
+    by_chance = np.minimum.accumulate(np.minimum(1.0, expected / n_found))
+    return np.asarray((1 - np.interp(np.abs(z), size, by_chance)).clip(0, 1) * seen)
 
 
 def _twice(sigma: float) -> Array:
