@@ -69,8 +69,8 @@ def _about_signal(result: dict[str, Any]) -> list[str]:
         )
     if refuted is not None and refuted["n_places"]:
         found.append(
-            f"The counts refute the denoised movie in {_places(refuted)}. Do not trust what is shown there. Train longer on "
-            "this movie, or train from scratch (--from scratch)."
+            f"The counts refute the denoised movie in {_places(refuted)}. Do not trust what is shown there. Train "
+            "longer on this movie, or train from scratch (--from scratch)."
         )
     if brightness is not None and not brightness["steady"]:
         found.append(
