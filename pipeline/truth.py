@@ -168,7 +168,7 @@ def _parse(
 def _doses(path: Path, file: Any) -> list[tuple[float, float, bool]]:
     try:
         return _levels(parse_json(str(file["attrs"])))
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError):
         raise InputError(path, "its attrs do not list the doses under 'noise'") from None
 
 
