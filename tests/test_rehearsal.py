@@ -17,7 +17,7 @@ from tdenoise import checkpoint, rehearsal
 from tdenoise.kinds import Network
 from tdenoise.noise import Scale
 from tdenoise.patches import Batch, PatchLoader, TrainingMovie
-from tdenoise.pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, scene
+from tdenoise.pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, noisy, scene
 from tdenoise.rehearsal import RehearsedLoader
 from tdenoise.simulate import SimulationSettings, simulate
 from tdenoise.train import TrainingSettings, TrainingState, train
@@ -150,7 +150,9 @@ def test_training_knows_the_pixels_of_every_movie(tmp_path: Path, monkeypatch: p
         movie_store(tmp_path / "told", frames, pixel_size=0.015),
         movie_store(tmp_path / "untold", frames),
     )
-    configs = [TrainConfig(movie=(path,), output=tmp_path / "m", steps=1, processes=1) for path in stored]
+    configs = [
+        TrainConfig(movie=(path,), output=tmp_path / "m", steps=2, seed=1, processes=1) for path in stored
+    ]
     plans = [make_plan(config) for config in configs]
     assert plans[0].movies[0].id == plans[1].movies[0].id
     assert plans[0].identity != plans[1].identity, "one is not a checkpoint of the other"
@@ -209,8 +211,9 @@ def test_who_rehearses_forgets_less_of_what_scenes_have_taught() -> None:
     """A movie of nothing but noise, learnt for far too long at a dose at which scenes are plain to see."""
     settings = TrainingSettings(steps=60, validate_every=60, batch=4, patch=48, learning_rate=2e-3)
     weights = checkpoint.load_model(checkpoint.BASE).network.state_dict()
-    others = RehearsedLoader([movie(4.0)], ARCHITECTURE, batch=24, patch=48, seed=99).draw(0)
-    scenes = rows(others, slice(24, None))
+    made = [scene(5 * 10**7 + seed, n_frames=8, size=48, at_events=True) for seed in range(12)]
+    others = [noisy(each, seed, doses=(3.2, 5.0)) for seed, each in enumerate(made)]
+    scenes = PatchLoader(others, ARCHITECTURE, batch=24, patch=48, seed=99).draw(0)
 
     def error_after(kind: type[PatchLoader]) -> float:
         state = TrainingState.start(ARCHITECTURE, settings, "cpu", weights)
@@ -225,4 +228,4 @@ def test_who_rehearses_forgets_less_of_what_scenes_have_taught() -> None:
         return float((scenes.weight * (scenes.target - scenes.contrast * output).square()).mean())
 
     rehearsed, alone = error_after(RehearsedLoader), error_after(PatchLoader)
-    assert rehearsed < 0.7 * alone
+    assert rehearsed < 0.9 * alone
