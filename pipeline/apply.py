@@ -29,13 +29,13 @@ from tdenoise.last_word import GivenBack
 
 from . import array, cluster, driver, progress, sharing, store
 from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
-from .block_work import Job, ModelPlugin, draft_store, evidence_file, marker_of, run_block
+from .block_work import Job, ModelPlugin, marker_of, run_block
 from .blocks import Block
 from .config import ApplyConfig
 from .control import Control
 from .errors import PipelineError, ResourceError, UsageError, VerificationError
 from .fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
-from .given_back import add_maps, adopt, finish_draft, is_made
+from .given_back import add_maps, adopt, finish_draft, is_made, prepare_draft, read_evidence
 from .heads import electron_counts
 from .ingest import add_brightness, already_done
 from .pixels import movie_stand_ins
@@ -110,7 +110,7 @@ def apply(
     if not config.ignore_drift:
         tell_drift(movie, plan.drift, architecture_of(card))
     cluster.check_jobs(config.workers, config.worker_memory, config.profile)
-    create = functools.partial(_create, movie=movie, plan=plan, folder=progress.work_folder(config.output))
+    create = functools.partial(_create, movie=movie, plan=plan)
     if kind == "array" and isinstance(count, int):
         # A task without a block would wait in the queue for nothing.
         array.apply_array(config, min(count, len(plan.blocks)), plan.identity, create, control)
@@ -122,6 +122,8 @@ def apply(
                     f"{config.output}: there is nothing to resume. Leave --resume away to start."
                 )
             run.prepare(create)
+            if plan.gives_back:
+                prepare_draft(run.folder, movie.shape, plan.geometry)
             if known is not None:
                 _take_over(known, plan, run)
             job = Job(
@@ -225,12 +227,9 @@ def _as_array(brightness: Brightness | None) -> NDArray[np.float64] | None:
     return None if brightness is None else np.stack([brightness.levels, brightness.valid])
 
 
-def _create(path: Path, movie: store.Store, plan: Plan, folder: Path) -> None:
-    """An empty store with all arrays that will be written, and one for the draft."""
+def _create(path: Path, movie: store.Store, plan: Plan) -> None:
+    """An empty store with all arrays that will be written."""
     dtype = np.dtype(np.float32)
-    if plan.gives_back:
-        zarr.create_group(draft_store(folder), overwrite=True)
-        store.add_sharded(draft_store(folder), store.DRAFT, movie.shape, dtype, plan.geometry, {})
     store.create(path, store.DENOISED, movie.shape, dtype, plan.geometry, movie.coordinates, movie.units)
     if store.VARIANCE in plan.layers:
         described = {"units": f"{movie.units}^2", "long_name": "variance of the expected counts"}
@@ -369,13 +368,17 @@ def _shard_file(array: Path, key: str) -> Path:
 
 def _whole(job: Job, geometry: store.Geometry, record: dict[str, Any], number: int) -> bool:
     """Whether all that a marker names is there. A draft is not needed any more where its shard is made."""
+    # A repair takes sound shards over, without the sums that they were made with.
+    summed = record.get("evidence")
+    drafted = job.layers[0] == store.DRAFT
+    if drafted and summed is not None and read_evidence(job.folder, number, summed) is None:
+        return False
 
     def is_there(layer: str, key: str) -> bool:
-        if layer == store.DRAFT:
-            if is_made(job.folder, key):
-                layer = store.DENOISED
-            elif not evidence_file(job.folder, number).exists():
+        if layer == store.DRAFT and (summed is None or is_made(job.folder, key)):
+            if not is_made(job.folder, key):
                 return False
+            layer = store.DENOISED
         file = _shard_file(job.array(layer), key)
         return store.shard_damage(file, geometry.shard, geometry.chunk, 1) is None
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 import zarr
 from distributed import Worker, WorkerPlugin
 from numpy.typing import NDArray
@@ -156,9 +157,9 @@ def run_block(job: Job, block: Block) -> int:
                     key = store.shard_key(shard, shard_shape) if last else None
                     packing.append((layer, pool.submit(_pack, job, layer, writer, part, key)))
         collect()
-    if evidence is not None:
-        evidence.save(job, block.number)
-    progress.mark(job.folder, block.number, marker_of(hashes, _device_name(device)), job.token, job.member)
+    summed = {} if evidence is None else {"evidence": evidence.save(job, block.number)}
+    record = marker_of(hashes, _device_name(device)) | summed
+    progress.mark(job.folder, block.number, record, job.token, job.member)
     return block.number
 
 
@@ -204,11 +205,12 @@ class BlockEvidence:
                 level = float(self.brightness.levels[number])
                 self.sums.add(recorded, result, level, (row, column), self.sound)
 
-    def save(self, job: Job, number: int) -> None:
-        """Keep the sums until those of all blocks are there."""
+    def save(self, job: Job, number: int) -> str:
+        """Keep the sums until those of all blocks are there; their hash."""
         data = io.BytesIO()
         np.save(data, np.stack(self.sums.arrays).astype(np.float32))
         write_atomically(evidence_file(job.folder, number), data.getvalue())
+        return xxhash.xxh3_128_hexdigest(data.getvalue())
 
 
 def evidence_file(folder: Path, number: int) -> Path:

@@ -9,6 +9,8 @@ by shard, each from its draft, so that it can be killed and started again at any
 from __future__ import annotations
 
 import io
+import shutil
+import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 import zarr
+from numpy.typing import NDArray
 
-from tdenoise.atomic import patiently, write_atomically
+from tdenoise.atomic import make_folder, patiently, write_atomically
 from tdenoise.brightness import Brightness
 from tdenoise.last_word import Evidence, GivenBack, Lags, corners, give_back
 
 from . import budget, progress, store
-from .block_work import Job, evidence_file, movie_brightness, movie_counts, read_counts
+from .block_work import Job, draft_store, evidence_file, movie_brightness, movie_counts, read_counts
 from .blocks import Block, Region
 from .control import Control
 from .errors import PipelineError
@@ -74,27 +78,52 @@ def finish_draft(
     shape = source.shape
     drift = None if job.drift is None else np.load(job.drift)
     places, scene = corners(drift, shape[0], shape[1:])
-    # Once the first shard is made, the sums are history: a crash must not change what is given back.
-    kept = job.folder / "done" / "given_back.npy"
-    if known is not None:
-        given = known
-    elif kept.exists():
-        given = GivenBack(*np.load(kept))
-    else:
-        given = give_back(_gather(job, blocks, places, scene), correlations)
-        data = io.BytesIO()
-        np.save(data, np.stack([given.mean, given.own, given.level]))
-        write_atomically(kept, data.getvalue(), run.check)
+    given = known or give_back(_gather(job, blocks, places, scene), correlations)
     maybe_crash("given_back.known")
     whole = Region((0, shape[0]), (0, shape[1]), (0, shape[2]))
     shards = list(store.shards_in(whole, geometry.shard))
     brightness = movie_brightness(job) or Brightness.steady(shape[0])
     make = partial(_make, job, geometry, source, given, places, brightness, run)
-    hashes = {}
+
+    def attempt(shard: Region) -> tuple[str, str]:
+        control.check("apply")
+        try:
+            return make(shard)
+        except store.UNREADABLE as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the disk, not of what is on it
+            _forget(job, blocks, shard)
+            raise PipelineError(
+                f"{job.array(store.DRAFT)}: a shard of the draft cannot be read ({error}). Run the same command "
+                "again to make it once more."
+            ) from None
+
     with ThreadPoolExecutor(budget.n_cores(), thread_name_prefix="give-back") as pool:
-        for key, digest in pool.map(partial(_unless_stopped, control, make), shards):
-            hashes[key] = digest
-    return given, hashes
+        return given, dict(pool.map(attempt, shards))
+
+
+def prepare_draft(folder: Path, shape: tuple[int, int, int], geometry: store.Geometry) -> None:
+    """The empty store of a draft in a work folder; of one that is there, what is damaged is made again."""
+    target, fresh = draft_store(folder), folder / "done" / f"draft-{uuid.uuid4().hex}.zarr"
+    zarr.create_group(fresh)
+    store.add_sharded(fresh, store.DRAFT, shape, np.dtype(np.float32), geometry, {})
+    for file in fresh.rglob("zarr.json"):
+        place, data = target / file.relative_to(fresh), file.read_bytes()
+        if not place.exists() or place.read_bytes() != data:
+            make_folder(place.parent)
+            write_atomically(place, data)
+    shutil.rmtree(fresh)
+
+
+def read_evidence(folder: Path, number: int, digest: str | None) -> NDArray[np.float32] | None:
+    """The sums of a block, shape (4, rows, columns); None where they are missing or not what the marker says."""
+    try:
+        data = patiently(evidence_file(folder, number).read_bytes)
+    except OSError:
+        return None
+    if xxhash.xxh3_128_hexdigest(data) != digest:
+        return None
+    return np.asarray(np.load(io.BytesIO(data)))
 
 
 def add_maps(path: Path, given: GivenBack, units: str) -> None:
@@ -125,24 +154,36 @@ def is_made(folder: Path, key: str) -> bool:
 
 def _gather(job: Job, blocks: Iterable[Block], places: Any, scene: tuple[int, int]) -> Evidence:
     """Sums over the whole movie, of the blocks in the order of their numbers."""
-    total = Evidence.empty(scene)
+    total, lost = Evidence.empty(scene), []
     for block in sorted(blocks, key=lambda block: block.number):
-        file = evidence_file(job.folder, block.number)
-        try:
-            sums = patiently(partial(np.load, file))
-        except (OSError, ValueError) as error:
+        told = (progress.marker(job.folder, block.number) or {}).get("evidence")
+        sums = read_evidence(job.folder, block.number, told)
+        if sums is None:
             progress.forget(job.folder, block.number)
-            raise PipelineError(
-                f"{file}: cannot be read ({error}). Run the same command again to do this block once more."
-            ) from None
+            lost.append(block.number)
+            continue
         row, column = (places[slice(*block.core.frames)].min(axis=0)).tolist()
         total.merge(Evidence(*sums), (block.core.rows[0] + row, block.core.columns[0] + column))
+    if lost:
+        raise PipelineError(
+            f"{evidence_file(job.folder, lost[0])}: is missing or damaged, and so are {len(lost) - 1} others. Run the "
+            "same command again to do these blocks once more."
+        )
     return total
 
 
-def _unless_stopped(control: Control, make: Any, shard: Region) -> tuple[str, str]:
-    control.check("apply")
-    return make(shard)  # type: ignore[no-any-return]
+def _forget(job: Job, blocks: Iterable[Block], shard: Region) -> None:
+    """Take away the marker of the block that drafted a shard."""
+    for block in blocks:
+        if all(
+            first <= start < last
+            for (first, last), (start, _) in zip(
+                (block.core.frames, block.core.rows, block.core.columns),
+                (shard.frames, shard.rows, shard.columns),
+                strict=True,
+            )
+        ):
+            progress.forget(job.folder, block.number)
 
 
 def _make(

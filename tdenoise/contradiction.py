@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .brightness import Brightness
-from .held_out import BLOCK, Sums
+from .held_out import Sums
 from .infer import Tile, denoise
 from .kinds import Network
 from .last_word import Evidence, corners, significance
@@ -21,6 +21,9 @@ from .patches import TrainingMovie
 
 FRAMES, STRETCHES = 48, 3  # that are summed, in stretches that are spread over the movie
 PIXELS = 192  # extent of the part that is looked at, in the middle of the field
+BLOCK = (
+    16  # rows and columns that are taken as independent: means over a column are alike over several pixels
+)
 SIZE = "column"  # see `tdenoise.last_word.SIZES`
 
 

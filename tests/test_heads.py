@@ -77,7 +77,7 @@ def whole(sources: tuple[Path, Path], own_counts: bool) -> tuple[np.ndarray, np.
 def test_a_variance_store_made_in_blocks_is_the_one_made_whole(
     sources: tuple[Path, Path], workers: str, tmp_path: Path, posterior: bool
 ) -> None:
-    given = {"posterior": True} if posterior else {"variance": True}
+    given = {"posterior": True} if posterior else {"variance": True, "draft_only": True}
     result = apply(config(sources, tmp_path / "d.zarr", workers=workers, tile=16, lossless=True, **given))
     assert result["posterior"] is posterior
     denoised, variance = whole(sources, posterior)
