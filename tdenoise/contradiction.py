@@ -44,7 +44,8 @@ class Contradiction:
         network.eval()
         found = [self._of_movie(network, movie) for movie in self._movies]
         errors, weights = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return Sums(errors, weights)
+        # Noise contradicts anyone by 1. Who is contradicted by less has learnt some of it, and is no better for that.
+        return Sums(errors if errors.sum() > weights.sum() else weights.copy(), weights)
 
     def _of_movie(
         self, network: Network, movie: TrainingMovie
