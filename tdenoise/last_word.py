@@ -261,7 +261,7 @@ def refuted(
     """Places where the time-summed residual is no noise, the least likely first.
 
     Each test is as many times stricter as there are independent places to look at, and of the places that are named one
-    in a hundred is due to chance (Benjamini & Hochberg 1995). So one of a hundred perfect movies is refuted anywhere,
+    in a hundred is due to chance (Benjamini & Hochberg 1995). So about one of a hundred perfect movies should be,
     and where there are several ghosts, fainter ones are named, too.
 
     Parameters
