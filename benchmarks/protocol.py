@@ -42,9 +42,8 @@ from numcodecs.blosc import BITSHUFFLE, Blosc
 from tdenoise_pipeline import apply_plan, progress, shards, store
 from tdenoise_pipeline.block_work import Job, run_block
 from tdenoise_pipeline.config import ApplyConfig, IngestConfig
-from tdenoise_pipeline.fit import movie_scale
+from tdenoise_pipeline.fit import movie_scale, open_model
 from tdenoise_pipeline.ingest import ingest
-from tdenoise_pipeline.models import open_model
 from tdenoise_pipeline.shards import ShardWriter
 
 TARGET = 1.05  # times apply without the protocol

@@ -39,7 +39,7 @@ import psutil
 import replay
 from small import counts, model_folder, movie_store
 from tdenoise_pipeline import cli, faults, lease, progress
-from tdenoise_pipeline.sealed import read_sealed, write_sealed
+from tdenoise_pipeline.sealed import read_json, read_sealed, write_sealed
 from trials import Node, command, contents, ended, fork, here, start
 
 from tdenoise.network import SplitBlind
@@ -237,7 +237,7 @@ class Cluster:
         """Note the files of all blocks that are marked now."""
         partial = progress.partial_path(self.output)
         for marker in (progress.work_folder(self.output) / "done").glob("*.json"):
-            for key in progress.read_json(marker).get("shards", {}):
+            for key in read_json(marker).get("shards", {}):
                 name = "denoised/c/" + key.replace(".", "/")
                 with contextlib.suppress(FileNotFoundError):
                     state = (partial / name).stat()

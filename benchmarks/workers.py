@@ -20,7 +20,8 @@ from common import parser, save, scratch
 from tdenoise_pipeline import cluster, progress
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.driver import drive
-from tdenoise_pipeline.sharing import Share, SharedRun, work
+from tdenoise_pipeline.shares import Share, work
+from tdenoise_pipeline.sharing import SharedRun
 
 WORKERS = (1, 2, 4)
 MANY = 200  # workers to extrapolate to

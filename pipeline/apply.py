@@ -27,7 +27,7 @@ from tdenoise.brightness import Brightness
 from tdenoise.kinds import architecture_of
 from tdenoise.last_word import GivenBack
 
-from . import array, cluster, driver, progress, sharing, store
+from . import array, cluster, driver, progress, shares, sharing, store
 from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
 from .block_work import Job, ModelPlugin, marker_of, run_block
 from .blocks import Block
@@ -37,7 +37,6 @@ from .errors import PipelineError, ResourceError, UsageError, VerificationError
 from .fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
 from .given_back import add_maps, adopt, finish_draft, is_made, prepare_draft, read_evidence
 from .heads import electron_counts
-from .ingest import add_brightness, already_done
 from .pixels import movie_stand_ins
 from .recorded import record
 from .site_profile import SUBMIT, load_profile
@@ -101,7 +100,9 @@ def apply(
     bad = movie_stand_ins(movie)
     plan = make_plan(config, movie, card, bad)
     id = progress.plan_id(plan.identity)
-    if already_done(config.output, id) and not (config.force and (share is None or _begun(config.output))):
+    if store.already_done(config.output, id) and not (
+        config.force and (share is None or _begun(config.output))
+    ):
         progress.tidy_up(config.output)
         return store.read_attributes(config.output)
     if share is None:  # one of many looks at no more than what it reads
@@ -148,11 +149,11 @@ def apply(
             )
             _run_blocks(config, job, plan, run, share, control, reconnect)
             with run.alone("commit") if isinstance(run, sharing.SharedRun) else contextlib.nullcontext():
-                if share is None or not already_done(config.output, run.id):
+                if share is None or not store.already_done(config.output, run.id):
                     run.unstage()  # where another of those who share was killed here
                     _finish(config, job, plan, movie, card, run, known, control)
     except PipelineError:
-        if share is None or not already_done(config.output, id):
+        if share is None or not store.already_done(config.output, id):
             raise  # else: the others who share the work have finished it
     return store.read_attributes(config.output)
 
@@ -184,7 +185,8 @@ def _finish(
             None if known is None else known.given,
         )
         add_maps(run.partial, given, movie.units)
-    add_brightness(run.partial, plan.brightness or Brightness.steady(movie.shape[0]))
+    brightness = plan.brightness or Brightness.steady(movie.shape[0])
+    store.add_brightness(run.partial, brightness.levels, brightness.valid)
     for layer in plan.layers:
         _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
     attributes = _describe(movie, card, plan, config, run, hashes)
@@ -200,10 +202,10 @@ def _finish(
     run.commit()
 
 
-def _parse_share(config: ApplyConfig) -> sharing.Share:
+def _parse_share(config: ApplyConfig) -> shares.Share:
     if config.workers != "local":
         raise UsageError(f"--share does its part in this process: leave --workers {config.workers} away.")
-    return sharing.parse_share(config.share or "")
+    return shares.parse_share(config.share or "")
 
 
 def _begun(output: Path) -> bool:
@@ -212,7 +214,7 @@ def _begun(output: Path) -> bool:
 
 
 def _open_run(
-    config: ApplyConfig, plan: Plan, share: sharing.Share | None, inputs: list[Path], stop: threading.Event
+    config: ApplyConfig, plan: Plan, share: shares.Share | None, inputs: list[Path], stop: threading.Event
 ) -> progress.OutputRun:
     if share is None:
         return progress.OutputRun(
@@ -279,7 +281,7 @@ def _run_blocks(
     job: Job,
     plan: Plan,
     run: progress.OutputRun,
-    share: sharing.Share | None,
+    share: shares.Share | None,
     control: Control,
     reconnect: Callable[[Connect], Connect],
 ) -> None:
@@ -323,13 +325,11 @@ def _run_blocks(
     # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
     patience, resources = driver.NO_WORKERS_S, None
     if workers.partition(":")[0] in SUBMIT:
-        from .drain import TOKEN
-
-        resources = {TOKEN: 1.0}  # which a worker that is about to leave has no more
+        resources = {driver.TOKEN: 1.0}  # which a worker that is about to leave has no more
         patience = 60.0 * load_profile(config.profile, "workers").queue_wait_min
     outcomes: Iterator[driver.Outcome[Block]]
     if isinstance(run, sharing.SharedRun) and share is not None:
-        outcomes = sharing.work(run, share, plan.blocks, task, control)
+        outcomes = shares.work(run, share, plan.blocks, task, control)
     else:
         outcomes = driver.drive(
             reconnect(connect), plugin, task, todo, remaining, control, patience, resources

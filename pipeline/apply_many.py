@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from .config import ApplyConfig, ApplyManyConfig
 from .control import Control
 from .errors import InputError, PipelineError, Stopped, UsageError
 from .fit import open_model
+from .step_settings import is_archive, is_single, one_movie, single
 
 log = logging.getLogger(__name__)
 
@@ -86,16 +86,6 @@ def describe_plans(config: ApplyManyConfig) -> dict[str, Any]:
     return total | {"free_bytes": budget.free_bytes(config.output)}
 
 
-def is_single(config: ApplyManyConfig) -> bool:
-    """Whether it is one movie, named as such."""
-    return len(config.movie) == 1 and not archive.is_archive(config.movie[0])
-
-
-def single(config: ApplyManyConfig) -> ApplyConfig:
-    """The settings for the one movie that there is."""
-    return _job(config, config.movie[0], config.output)
-
-
 def jobs(config: ApplyManyConfig) -> Iterator[tuple[ApplyConfig, str | None]]:
     """The settings for every movie, and (from an archive) its id; made one by one; no movie is opened.
 
@@ -118,7 +108,7 @@ def jobs(config: ApplyManyConfig) -> Iterator[tuple[ApplyConfig, str | None]]:
                 f"{taken[output]} and {path} would both become {output}. Apply to them in different folders."
             )
         taken[output] = path
-        yield _job(config, path, output), identity
+        yield one_movie(config, path, output), identity
 
 
 Found = tuple[tuple[int, int, int], int, int, store.Store | None, Path, str | None]
@@ -127,7 +117,7 @@ Found = tuple[tuple[int, int, int], int, int, store.Store | None, Path, str | No
 def _movies(config: ApplyManyConfig) -> Iterator[Found]:
     """Shape, frames of a shard, bytes of a number, opened store (or from an archive not), path and id (or else not)."""
     for path in config.movie:
-        if archive.is_archive(path):
+        if is_archive(path):
             for card in archive.cards(path):
                 if card["kind"] == "movie":
                     yield _of_card(card, path)
@@ -148,11 +138,6 @@ def _of_card(card: archive.Card, folder: Path) -> Found:
         raise InputError(place, "is no place that an archive names")
     itemsize = np.dtype(card["dtype"]).itemsize
     return (n_frames, height, width), card["shard"][0], itemsize, None, place, card["id"]
-
-
-def _job(config: ApplyManyConfig, movie: Path, output: Path) -> ApplyConfig:
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(ApplyConfig)}
-    return ApplyConfig(**{**values, "movie": movie, "output": output})
 
 
 def _attempt(

@@ -32,11 +32,12 @@ from .config import (
 )
 from .control import Control
 from .errors import InputError, PipelineError, UsageError, VerificationError
-from .progress import read_json
+from .sealed import read_json
+from .step_settings import ARCHIVE_MARK, is_archive
 from .verify import verify
 
 PROFILE = 1
-MARK, CARDS, INDEX = "archive.json", "cards", "index.jsonl"
+CARDS, INDEX = "cards", "index.jsonl"
 
 Card = dict[str, Any]
 
@@ -60,7 +61,7 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
     found = [describe(path, archive) for path in config.store]  # all of them, before the first is written
     (archive / CARDS).mkdir(parents=True, exist_ok=True)
     if not is_archive(archive):
-        write_atomically(archive / MARK, json.dumps({"profile": PROFILE, "kind": "archive"}).encode())
+        write_atomically(archive / ARCHIVE_MARK, json.dumps({"profile": PROFILE, "kind": "archive"}).encode())
     latest = {card["id"]: card for card in cards(archive)}
     added, known = [], []
     for card in found:
@@ -124,11 +125,6 @@ def describe(path: Path, archive: Path) -> Card:
     if kind == "movie":
         return card | {"source": attributes["source"], "mean": attributes["mean"], "parents": []}
     return card | {"parents": [attributes["movie"]["id"], attributes["model"]["id"]]}
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a folder is an archive."""
-    return read_json(path / MARK).get("kind") == "archive"
 
 
 def cards(archive: Path) -> Iterator[Card]:

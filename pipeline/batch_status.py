@@ -12,6 +12,7 @@ from typing import Any
 from . import batch, progress, reasons, slurm_queue
 from .config import CancelConfig, LogsConfig
 from .control import Control
+from .sealed import read_json
 from .slurm import NoAnswer
 
 ENDS = {
@@ -206,7 +207,7 @@ def _blocks(run: dict[str, Any]) -> dict[str, Any] | None:
     output = Path(run["output"])
     output = output / "denoised.zarr" if run["command"] == "run" else output
     folder = progress.work_folder(output)
-    plan = progress.read_json(folder / "plan.json").get("plan")
+    plan = read_json(folder / "plan.json").get("plan")
     if not isinstance(plan, dict) or not isinstance(plan.get("n_blocks"), int):
         return None
     times = sorted(marker.stat().st_mtime for marker in (folder / "done").glob("*.json"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -54,21 +53,6 @@ def check_disk(folder: Path, needed: int, what: str) -> None:
             f"{what} will take about {in_words(needed)}, but the disk there has {in_words(free)} free. "
             "Free some space or write somewhere else."
         )
-
-
-def parse_size(text: str) -> int:
-    """Bytes from text such as ``4GiB``, ``500M`` or ``2e9``.
-
-    Examples
-    --------
-    >>> parse_size("4GiB"), parse_size("1.5G"), parse_size("1000")
-    (4294967296, 1500000000, 1000)
-    """
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][0-9]+)?)\s*([KMGT]?)(I?)B?\s*", text, re.IGNORECASE)
-    if match is None:
-        raise ValueError(f"{text!r} is not a size such as 4GiB or 500M")
-    power = " KMGT".index(match[2].upper() or " ")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def in_words(n_bytes: float) -> str:

@@ -186,6 +186,10 @@ def _show_report(result: dict[str, Any]) -> str:
 
 
 def _verify(config: Any, control: Control) -> dict[str, Any]:
+    if config.repair:
+        from .repair import repair
+
+        return repair(config, control)
     from .verify import verify
 
     return verify(config, control)
@@ -326,7 +330,7 @@ def _show_profiles_check(result: dict[str, Any]) -> str:
 
 
 def _models_import(config: Any, control: Control) -> dict[str, Any]:
-    from .models import import_model
+    from .import_udvd import import_model
 
     return {"model": str(config.output), **import_model(config)}
 
@@ -336,13 +340,13 @@ def _show_models_import(result: dict[str, Any]) -> str:
 
 
 def _models_show(config: Any, control: Control) -> dict[str, Any]:
-    from .models import show_model
+    from .show_model import show_model
 
     return show_model(config)
 
 
 def _show_models_show(result: dict[str, Any]) -> str:
-    from .models import summary
+    from .show_model import summary
 
     return "\n".join(summary(result))
 

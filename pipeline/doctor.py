@@ -26,7 +26,7 @@ from tdenoise.atomic import fsync, write_atomically
 from . import budget
 from .config import DoctorConfig
 from .errors import PipelineError, ResourceError, UsageError
-from .progress import read_json
+from .sealed import read_json
 from .site_profile import JobProfile, load_profile
 from .slurm import clean_environment, pipeline_command, site_options
 from .version import VERSION

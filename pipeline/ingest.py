@@ -17,7 +17,6 @@ import zarr
 from numpy.typing import NDArray
 
 from tdenoise.atomic import patiently
-from tdenoise.brightness import Brightness
 
 from . import budget, progress, recorded, store
 from .blocks import Region, spans
@@ -41,7 +40,7 @@ from .readers import MovieInfo, Reader
 from .source import Digest, Source
 from .survey import measure_brightness, measure_drift, sample_pixels, timing
 
-__all__ = ["already_done", "describe_plan", "ingest", "select"]
+__all__ = ["describe_plan", "ingest", "select"]
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ def ingest(
         plan = plan_ingest(reader.info, config, select(reader.info, config))
         source = Source.of(config.raw, reader.info)
         settings = settings_plan(config, reader.info, plan, source)
-        if already_done(config.output, progress.plan_id(settings)) and not config.force:
+        if store.already_done(config.output, progress.plan_id(settings)) and not config.force:
             progress.tidy_up(config.output)
             return store.read_attributes(config.output)
         budget.check_disk(config.output.parent, disk_estimate(plan), str(config.output))
@@ -95,14 +94,6 @@ def ingest(
     for warning in attributes["warnings"]:
         log.warning("%s: %s", config.raw.name, warning)
     return store.read_attributes(config.output)
-
-
-def already_done(output: Path, plan: str) -> bool:
-    """Whether an output is there and was made by this very plan."""
-    try:
-        return bool(store.read_attributes(output).get("plan") == plan)
-    except InputError:
-        return False
 
 
 def _create(path: Path, config: IngestConfig, plan: IngestPlan) -> None:
@@ -240,19 +231,10 @@ def _add_arrays(path: Path, plan: IngestPlan, found: Findings) -> None:
                 "long_name": "rows and columns that the scene has moved by since the first frame; not applied",
             },
         )
-    add_brightness(path, found.brightness)
+    store.add_brightness(path, found.brightness.levels, found.brightness.valid)
     if found.timestamps is not None:
         described = {"units": "s", "long_name": "time stamp of the camera"}
         store.add_array(path, "timestamp", found.timestamps, ("t",), described)
-
-
-def add_brightness(path: Path, brightness: Brightness) -> None:
-    """Store the level of every frame, and whether it was recorded whole."""
-    described = {"units": "1", "long_name": "brightness of the frame over the mean of the movie"}
-    store.add_array(path, "frame_level", brightness.levels, ("t",), described)
-    store.add_array(
-        path, "frame_valid", brightness.valid, ("t",), {"long_name": "the frame was recorded whole"}
-    )
 
 
 def _copy(

@@ -16,7 +16,7 @@ from tdenoise.atomic import write_atomically
 
 from .errors import PipelineError
 from .lease import is_here, process_start, this_process
-from .progress import read_json
+from .sealed import read_json
 from .slurm import NoAnswer, clean_environment
 from .slurm_queue import Queued
 

@@ -29,7 +29,6 @@ from tdenoise.atomic import (
     make_shared_folder,
     write_atomically,
 )
-from tdenoise.documents import parse_json
 
 from . import lease as leases
 from . import recorded, trust
@@ -42,7 +41,7 @@ from .lease import holds_lease as holds_lease
 from .lease import lease_holder as lease_holder
 from .lease import this_process as this_process
 from .recorded import COMMAND, record
-from .sealed import read_sealed, write_sealed
+from .sealed import read_json, read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
 
@@ -427,15 +426,6 @@ def hashes(records: Iterable[dict[str, Any]], layer: str = "denoised") -> dict[s
     """Shard hashes of one array of all markers together; those of others than the denoised one have its name."""
     name = "shards" if layer in ("denoised", "draft") else layer
     return {key: digest for record in records for key, digest in record[name].items()}
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where the file is missing or damaged."""
-    try:
-        value = parse_json(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def is_ours(path: Path) -> bool:

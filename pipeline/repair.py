@@ -10,21 +10,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tdenoise.checkpoint import BASE
+
 from . import progress, recorded, store
+from .apply import Known, apply, content_ids
+from .apply_plan import make_plan
 from .config import VerifyConfig
 from .control import Control
 from .errors import InputError, LockedError, UsageError, VerificationError
+from .fit import open_model
+from .given_back import MAPS, read_maps
+from .ingest import ingest
+from .pixels import movie_stand_ins
 from .resume import resume
 from .verify import Findings, in_words, inspect
 
 
-def repair(config: VerifyConfig, control: Control) -> dict[str, Any]:
+def repair(config: VerifyConfig, control: Control | None = None) -> dict[str, Any]:
     """Find what is wrong with a store, mend it, and verify it.
 
     Parameters
     ----------
     config : VerifyConfig
-    control : Control
+    control : Control, optional
 
     Returns
     -------
@@ -40,6 +48,7 @@ def repair(config: VerifyConfig, control: Control) -> dict[str, Any]:
     LockedError
         If another run holds the store.
     """
+    control = control or Control()
     path = config.store
     holder = progress.lease_holder(progress.work_folder(path), stop=control.stop)
     if holder is not None:
@@ -50,8 +59,6 @@ def repair(config: VerifyConfig, control: Control) -> dict[str, Any]:
     if found.damage:
         command = _command(config, found)
         if found.kind == "movie":
-            from .ingest import ingest
-
             ingest(command, control, expected=found.attributes["id"])
         else:
             _apply(command, found, control)
@@ -67,11 +74,6 @@ def repair(config: VerifyConfig, control: Control) -> dict[str, Any]:
 
 
 def _apply(command: Any, found: Findings, control: Control) -> None:
-    from .apply import Known, apply, content_ids
-    from .apply_plan import make_plan
-    from .fit import open_model
-    from .pixels import movie_stand_ins
-
     movie = store.open_store(command.movie, store.MOVIE)
     plan = make_plan(command, movie, open_model(command.model).card, movie_stand_ins(movie))
     if progress.plan_id(plan.identity) != found.attributes["plan"]:
@@ -90,8 +92,6 @@ def _apply(command: Any, found: Findings, control: Control) -> None:
 
 def _maps(path: Path, attributes: dict[str, Any]) -> Any:
     """What the counts gave back to a denoised store; None if nothing, or if what is recorded of it is damaged."""
-    from .given_back import MAPS, read_maps
-
     try:
         given = read_maps(path)
     except store.UNREADABLE:
@@ -122,8 +122,6 @@ def _command(config: VerifyConfig, found: Findings) -> Any:
     else:
         if config.movie is None:
             raise UsageError(f"verify --repair of a denoised store needs --movie MOVIE.zarr. {config.store}")
-        from tdenoise.checkpoint import BASE
-
         given = {"movie": config.movie, "model": config.model or BASE, "workers": config.workers}
     try:
         # The store may be anybody's: where to compute is for this user to say.

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from . import progress, recorded, trust
+from .apply import apply
 from .config import RunConfig, StatusConfig
 from .control import Control
 from .errors import InputError, UsageError
+from .ingest import ingest
 from .recorded import COMMAND, RUN
+from .run import run
 from .status import status
+from .train import train_model
 
 log = logging.getLogger(__name__)
 
@@ -106,22 +110,13 @@ def _call(file: Path, output: Path, now: _Now, control: Control) -> None:
         raise InputError(
             file, f"does not say how to go on ({error}). Run the same command again instead."
         ) from None
-    # Each step loads what takes seconds.
     if isinstance(config, RunConfig):
-        from .run import run
-
         run(config, control)
     elif type(config) is recorded.STEPS["ingest"]:
-        from .ingest import ingest
-
         ingest(config, control)
     elif type(config) is recorded.STEPS["train"]:
-        from .train import train_model
-
         train_model(config, control)
     else:
-        from .apply import apply
-
         apply(config, control)
 
 

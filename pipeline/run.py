@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tdenoise.atomic import make_folder, make_shared_folder, write_atomically
 
 from . import cluster, memory, recorded, store
 from .apply import apply
-from .config import SCRATCH, ApplyConfig, IngestConfig, ReportConfig, RunConfig, TrainConfig
+from .config import SCRATCH, IngestConfig, ReportConfig, RunConfig, TrainConfig
 from .control import Control
 from .corrections import References
 from .denied import named_failures
@@ -21,19 +20,14 @@ from .errors import UsageError
 from .fit import open_model
 from .ingest import ingest
 from .ingest_plan import open_movie, stored_shape
-from .progress import read_json
 from .recorded import RUN
 from .report import write_report
-from .sealed import read_sealed, write_sealed
+from .sealed import read_json, read_sealed, write_sealed
 from .site_profile import load_profile
+from .step_settings import OUTPUTS, apply_settings, step_settings
 from .train import train_model
 from .truth import check_truth, load_truth
 from .version import VERSION
-
-# What each step leaves in the folder.
-OUTPUTS = {"ingest": "movie.zarr", "train": "model", "apply": "denoised.zarr", "report": "report.html"}
-
-StepConfig = TypeVar("StepConfig", IngestConfig, TrainConfig, ApplyConfig)
 
 
 def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
@@ -66,14 +60,16 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
             recorded.write(begun, config)
     forced = _Forced(folder / ".tdenoise" / "forced.json", config.force)
     if config.step in (None, "ingest"):
-        ingest(_step(IngestConfig, config, output=movie, force=forced("ingest")), control)
+        ingest(step_settings(IngestConfig, config, output=movie, force=forced("ingest")), control)
         forced.done("ingest")
         # A job for one step may be too small for a report.
         if config.step is None and config.truth is not None:
             _check_truth(config.truth, store.open_store(movie, store.MOVIE))
     if config.step in (None, "train"):
         head = "gamma" if config.variance or config.posterior else None
-        own = _step(TrainConfig, config, movie=(movie,), output=model, head=head, force=forced("train"))
+        own = step_settings(
+            TrainConfig, config, movie=(movie,), output=model, head=head, force=forced("train")
+        )
         if not train_model(own, control):
             return {}  # the first of the processes that train together says it
         forced.done("train")
@@ -122,18 +118,6 @@ def _check_truth(truth: Path, movie: store.Store) -> None:
     """Find before the training what the report would find after it: too little memory, another movie's truth."""
     memory.check_evaluate(movie, truth=True, report=True)
     load_truth(truth, movie)
-
-
-def apply_settings(config: RunConfig, force: bool) -> ApplyConfig:
-    """The settings of the step that denoises."""
-    movie, model, denoised = (config.output / OUTPUTS[step] for step in ("ingest", "train", "apply"))
-    return _step(ApplyConfig, config, movie=movie, model=model, output=denoised, force=force)
-
-
-def _step(kind: type[StepConfig], config: RunConfig, **own: Any) -> StepConfig:
-    """Settings of one step: its own, and those that `RunConfig` has under the same name."""
-    names = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(RunConfig)}
-    return kind(**({name: getattr(config, name) for name in names} | own))
 
 
 def _report(config: RunConfig, denoised: Path, movie: Path, model: Path, control: Control) -> dict[str, Any]:

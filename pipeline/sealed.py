@@ -65,3 +65,12 @@ def unbroken(data: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where the file is missing or damaged."""
+    try:
+        value = parse_json(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

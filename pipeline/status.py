@@ -10,6 +10,7 @@ from . import batch, batch_status, progress, store
 from .config import StatusConfig
 from .errors import InputError
 from .lease import HEARTBEAT_S
+from .sealed import read_json
 
 WATCH_S = 3 * HEARTBEAT_S  # how long a sign of life of a process elsewhere is waited for [s]
 
@@ -92,6 +93,6 @@ def _holder(folder: Path) -> str | None:
 
 def _n_blocks(file: Path) -> int | None:
     """Number of blocks in a plan; None if it has none or cannot be read."""
-    plan = progress.read_json(file).get("plan")
+    plan = read_json(file).get("plan")
     total = plan.get("n_blocks") if isinstance(plan, dict) else None
     return total if isinstance(total, int) else None

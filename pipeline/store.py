@@ -183,6 +183,13 @@ def add_array(
     array[:] = values
 
 
+def add_brightness(path: Path, levels: NDArray[np.float64], valid: NDArray[np.bool_]) -> None:
+    """Store the level of every frame, and whether it was recorded whole."""
+    described = {"units": "1", "long_name": "brightness of the frame over the mean of the movie"}
+    add_array(path, "frame_level", levels, ("t",), described)
+    add_array(path, "frame_valid", valid, ("t",), {"long_name": "the frame was recorded whole"})
+
+
 def ome_metadata(name: str, coordinates: Coordinates) -> dict[str, Any]:
     """OME-Zarr 0.5 metadata for the root group, so that OME viewers open the store too."""
     steps = [1.0 if step is None else step for _, step, _ in coordinates.axes]
@@ -363,6 +370,14 @@ def read_attributes(path: Path) -> dict[str, Any]:
     if ("files" in attributes or "seal" in attributes) and not is_sealed(data):
         raise InputError(path / "zarr.json", f"was changed since the store was written. {advice(path)}")
     return attributes
+
+
+def already_done(output: Path, plan: str) -> bool:
+    """Whether an output is there and was made by this very plan."""
+    try:
+        return bool(read_attributes(output).get("plan") == plan)
+    except InputError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from typing import Any
 from tdenoise.atomic import write_atomically
 
 from . import array, batch, local_queue, slurm_queue
-from .apply_many import is_single, single
+from .budget import in_words
 from .config import ApplyConfig, ResumeConfig, RunConfig
 from .errors import LockedError, PipelineError, UsageError
-from .run import OUTPUTS, apply_settings
 from .sealed import write_sealed
 from .site_profile import SUBMIT, JobProfile, Site, load_site
 from .slurm import NoAnswer, pipeline_command, render_script
 from .slurm_checks import limits
+from .step_settings import OUTPUTS, apply_settings, is_single, single
 from .version import VERSION
 
 
@@ -326,8 +326,6 @@ def estimate(submission: Submission, sizes: Mapping[str, Any]) -> list[str]:
     sizes : mapping
         ``disk_bytes``, ``n_blocks``, ``block_bytes``, ``n_workers`` and ``train_s``, where they are known.
     """
-    from .budget import in_words
-
     lines = []
     for step in submission.steps:
         asks = submission.profile(step)

@@ -85,10 +85,18 @@ def _is_bare(text: str) -> bool:
 
 
 def size(text: str) -> int:
-    """A size such as ``4GiB`` in bytes."""
-    from .budget import parse_size
+    """Bytes from text such as ``4GiB``, ``500M`` or ``2e9``.
 
-    return parse_size(text)
+    Examples
+    --------
+    >>> size("4GiB"), size("1.5G"), size("1000")
+    (4294967296, 1500000000, 1000)
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][0-9]+)?)\s*([KMGT]?)(I?)B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size such as 4GiB or 500M")
+    power = " KMGT".index(match[2].upper() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def interval(text: str) -> tuple[int, int | None]:

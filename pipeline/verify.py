@@ -71,10 +71,6 @@ def verify(config: VerifyConfig, control: Control | None = None) -> dict[str, An
         If anything is missing, cut, changed, too much or in the wrong place; names the first damaged frames.
     """
     control = control or Control()
-    if config.repair:
-        from .repair import repair
-
-        return repair(config, control)
     if links := store.links_in(config.store):
         raise VerificationError(
             f"{links[0]}: is a symbolic link, so what it leads to is not part of the store. Copy the file itself."

@@ -20,8 +20,10 @@ from tdenoise_pipeline.config import ApplyConfig, RunConfig, VerifyConfig
 from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, LockedError, Stopped, UsageError, VerificationError
 from tdenoise_pipeline.progress import OutputRun
+from tdenoise_pipeline.repair import repair as mend
 from tdenoise_pipeline.resume import resume
 from tdenoise_pipeline.run import run
+from tdenoise_pipeline.sealed import read_json
 from tdenoise_pipeline.verify import verify
 
 ROOT = Path(__file__).parents[1]
@@ -156,7 +158,7 @@ def test_damage_of_a_shard_is_told_with_its_frames_and_repaired(
     damage(store / array / "c" / "1" / "0" / "0")
     with pytest.raises(VerificationError, match=f"{array}.*{frames}"):
         verify(VerifyConfig(store=store, deep=True))
-    result = verify(repair(made, store, workers))
+    result = mend(repair(made, store, workers))
     assert result["repaired"] == (2 if damage is swap else 1)
     assert contents(store) == before
     assert [p.name for p in tmp_path.iterdir()] == [store.name]
@@ -178,10 +180,10 @@ def test_damage_of_any_other_file_is_told_and_repaired(
     cut(store / "zarr.json")
     cut(store / "integrity/zarr.json")
     with pytest.raises(VerificationError, match="copy"):
-        verify(repair(made, store, workers))
+        mend(repair(made, store, workers))
     (store / "integrity/zarr.json").write_bytes(before["integrity/zarr.json"])
     (store / "stranger").write_text("x")
-    verify(repair(made, store, workers))
+    mend(repair(made, store, workers))
     assert contents(store) == before
 
 
@@ -220,7 +222,7 @@ def test_repair_refuses_another_source_and_leaves_the_store_alone(
         cut(store / {"movie": "counts", "denoised": "denoised"}[name] / "c" / "2" / "0" / "0")
         before = contents(store)
         with pytest.raises(kind):
-            verify(repair(made, store, workers, **given))  # type: ignore[arg-type]
+            mend(repair(made, store, workers, **given))  # type: ignore[arg-type]
         assert contents(store) == before
         shutil.rmtree(store)
         shutil.rmtree(progress.work_folder(store), ignore_errors=True)
@@ -231,7 +233,7 @@ def test_repair_waits_for_no_other_run(made: Path, workers: str, tmp_path: Path)
     store = copied(made, "denoised", tmp_path)
     cut(store / "denoised" / "c" / "0" / "0" / "0")
     with OutputRun(store, {"step": "test"}, force=True), pytest.raises(LockedError, match="another run"):
-        verify(repair(made, store, workers))
+        mend(repair(made, store, workers))
 
 
 def stop_after_the_first(what: str) -> Control:
@@ -279,7 +281,7 @@ def test_resume_of_a_folder_goes_on_with_all_steps_of_run(made: Path, tmp_path: 
     assert stopped.value.exit_code == 75 and not (tmp_path / "out" / "denoised.zarr").exists()
     assert resume(tmp_path / "out", workers=workers) == {"resumed": [str(tmp_path / "out")]}
     assert (tmp_path / "out" / "report.html").exists()
-    settings = progress.read_json(tmp_path / "out" / "denoised.zarr" / "zarr.json")["attributes"]["tdenoise"]
+    settings = read_json(tmp_path / "out" / "denoised.zarr" / "zarr.json")["attributes"]["tdenoise"]
     assert settings["settings"]["ensemble"] == 2
     assert not (tmp_path / "out" / ".tdenoise").exists()
 

@@ -25,7 +25,7 @@ from tdenoise_pipeline.cluster import connect, parse_workers
 from tdenoise_pipeline.config import ModelsImportConfig, VerifyConfig
 from tdenoise_pipeline.errors import InputError, ResourceError, UsageError, VerificationError
 from tdenoise_pipeline.fit import open_model
-from tdenoise_pipeline.models import import_model
+from tdenoise_pipeline.import_udvd import import_model
 from tdenoise_pipeline.site_profile import load_site
 from tdenoise_pipeline.verify import verify
 

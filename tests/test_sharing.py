@@ -15,9 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline import progress, sharing
+from tdenoise_pipeline import progress, shares, sharing
 from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.apply_many import single
 from tdenoise_pipeline.array import render, task_words
 from tdenoise_pipeline.config import ApplyConfig
 from tdenoise_pipeline.control import Control
@@ -26,8 +25,10 @@ from tdenoise_pipeline.preflight import command, difference, versions
 from tdenoise_pipeline.progress import OutputRun
 from tdenoise_pipeline.reasons import Pending, hopeless
 from tdenoise_pipeline.sealed import write_sealed
-from tdenoise_pipeline.sharing import Share, SharedRun, parse_share, work
+from tdenoise_pipeline.shares import Share, parse_share, work
+from tdenoise_pipeline.sharing import SharedRun
 from tdenoise_pipeline.slurm import JobProfile
+from tdenoise_pipeline.step_settings import single
 
 PLAN = {"step": "test", "n": 1}
 
@@ -178,7 +179,7 @@ def test_what_a_dead_process_had_in_hand_is_taken_over_and_it_can_write_no_more(
 def test_a_piece_that_ends_every_process_is_given_up(tmp_path: Path) -> None:
     with shared(tmp_path) as run:
         begin(run)
-        for trial in range(sharing.DEATHS):
+        for trial in range(shares.DEATHS):
             (run._claims / f"dead-00000003-{trial}").mkdir()
         outcomes = list(work(run, Share(0, 1, "g"), PIECES[3:4], lambda piece: None, Control()))
         assert "ended every process" in str(outcomes[0].error)

@@ -95,7 +95,7 @@ def test_resume_of_a_folder_passes_over_the_records_of_strangers(
     shared: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours: list[Any] = []
-    monkeypatch.setattr("tdenoise_pipeline.apply.apply", lambda config, control: ours.append(config))
+    monkeypatch.setattr("tdenoise_pipeline.resume.apply", lambda config, control: ours.append(config))
     plant(shared, apply_config(shared, output=shared / "ours.zarr"), "ours.zarr")
     (shared / ".tdenoise").chmod(0o777)
     with stranger():
@@ -207,7 +207,7 @@ def test_a_record_of_ones_own_is_no_reason_to_replace_or_to_write_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[Any] = []
-    monkeypatch.setattr("tdenoise_pipeline.apply.apply", lambda config, control: begun.append(config))
+    monkeypatch.setattr("tdenoise_pipeline.resume.apply", lambda config, control: begun.append(config))
     plant(tmp_path, apply_config(tmp_path, output=tmp_path / "y.zarr", force=True))
     resume(tmp_path / "x.zarr")
     assert begun[0].output == tmp_path / "x.zarr" and not begun[0].force

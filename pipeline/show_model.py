@@ -1,64 +1,13 @@
-"""Models: bring in weights that were trained elsewhere, and say what a model is."""
+"""Show what a model is: its card, its size and what it was trained on."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tdenoise import checkpoint
 from tdenoise.drift import MAX_SHIFT
-from tdenoise.udvd import read_weights
 
-from . import progress
-from .config import ModelsImportConfig, ModelsShowConfig
-from .errors import InputError
+from .config import ModelsShowConfig
 from .fit import open_model
-from .version import VERSION
-
-
-def import_model(config: ModelsImportConfig) -> dict[str, Any]:
-    """Make a model of UDVD weights that the script of its users saved.
-
-    Parameters
-    ----------
-    config : ModelsImportConfig
-
-    Returns
-    -------
-    dict
-        The model's card. It names no training movie, for the file does not say any.
-
-    Raises
-    ------
-    InputError
-        If the file is no state dict of the grey, five-frame UDVD.
-    UsageError
-        If the output exists and is another model.
-    """
-    try:
-        network, sha256 = read_weights(config.weights, config.blind_radius)
-    except ValueError as error:
-        raise InputError(config.weights, f"{error}.") from None
-    identity = {"step": "models import", "weights": sha256, "blind_radius": config.blind_radius}
-    if not config.force and _imported_as(config, progress.plan_id(identity)):
-        return checkpoint.read_card(config.output)
-    details = {
-        "movies": [],
-        "ancestors": [],
-        "imported": {"name": config.weights.name, "sha256": sha256},
-        "software": VERSION,
-    }
-    with progress.OutputRun(config.output, identity, [config.weights], force=config.force) as run:
-        run.prepare(lambda path: path.mkdir(parents=True))
-        card = checkpoint.save_model(run.partial, network, {**details, "plan": run.id})
-        run.commit()
-    return card
-
-
-def _imported_as(config: ModelsImportConfig, plan: str) -> bool:
-    try:
-        return bool(checkpoint.read_card(config.output).get("plan") == plan)
-    except checkpoint.ModelError:
-        return False
 
 
 def show_model(config: ModelsShowConfig) -> dict[str, Any]:
