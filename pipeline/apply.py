@@ -27,7 +27,7 @@ from tdenoise.brightness import Brightness
 from tdenoise.kinds import architecture_of
 from tdenoise.last_word import GivenBack
 
-from . import array, cluster, driver, progress, shares, sharing, store
+from . import array, cluster, drain, driver, progress, shares, sharing, store
 from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
 from .block_work import Job, ModelPlugin, marker_of, run_block
 from .blocks import Block
@@ -325,7 +325,7 @@ def _run_blocks(
     # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
     patience, resources = driver.NO_WORKERS_S, None
     if workers.partition(":")[0] in SUBMIT:
-        resources = {driver.TOKEN: 1.0}  # which a worker that is about to leave has no more
+        resources = {drain.TOKEN: 1.0}  # which a worker that is about to leave has no more
         patience = 60.0 * load_profile(config.profile, "workers").queue_wait_min
     outcomes: Iterator[driver.Outcome[Block]]
     if isinstance(run, sharing.SharedRun) and share is not None:

@@ -13,10 +13,9 @@ from typing import Any
 
 from distributed import Worker, WorkerPlugin
 
-from .driver import TOKEN
-
 END = "TDENOISE_JOB_END"  # environment: when the job ends [s since 1970]
 MARGIN = "TDENOISE_DRAIN_S"  # environment: no new block later than so long before [s]
+TOKEN = "block"  # a block asks for one of these, and a worker has one
 SAFETY = 1.5  # times the longest block seen so far, where that is more than the margin
 LOOK_S = 1.0
 

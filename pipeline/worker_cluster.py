@@ -32,7 +32,6 @@ from distributed.deploy.adaptive import Adaptive
 from distributed.security import Security
 
 from . import drain, preflight
-from .driver import TOKEN
 from .errors import ResourceError, Stopped, UsageError
 from .reasons import Pending, hopeless, newest_log
 from .site_profile import JobProfile
@@ -200,7 +199,7 @@ def worker_jobs(
             "--no-dashboard",
             "--dashboard-address=127.0.0.1:0",
             "--resources",
-            f"{TOKEN}=1",
+            f"{drain.TOKEN}=1",
             "--preload",
             drain.__name__,
         ],

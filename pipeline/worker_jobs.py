@@ -8,6 +8,7 @@ stand-ins for their commands.
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shlex
 import subprocess
@@ -207,8 +208,6 @@ def run(command: Sequence[str]) -> str:
 
 
 def _user() -> str:
-    import pwd
-
     return pwd.getpwuid(os.getuid()).pw_name
 
 
