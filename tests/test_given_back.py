@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import xarray as xr
 from small import TINY, counts, model_folder, movie_store
-from tdenoise_pipeline import store
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
-from tdenoise_pipeline.fit import movie_drift
-from tdenoise_pipeline.given_back import MAPS, read_maps
-from tdenoise_pipeline.repair import repair as mend
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.apply.given_back import MAPS, read_maps
+from tdenoise_pipeline.archive.verify import verify
+from tdenoise_pipeline.inputs.model_fit import movie_drift
+from tdenoise_pipeline.settings.config import ApplyConfig, VerifyConfig
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.workflow.repair import repair as mend
 
-from tdenoise.last_word import Evidence, corners, give_back
+from tdenoise.inference.last_word import Evidence, corners, give_back
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,25 @@ import numpy as np
 import pytest
 import torch
 from small import TINY, counts, model_folder, movie_store, network
-from tdenoise_pipeline import cli, faults, progress
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.config import ApplyConfig, RunConfig, VerifyConfig
-from tdenoise_pipeline.control import Control
-from tdenoise_pipeline.errors import InputError, LockedError, Stopped, UsageError, VerificationError
-from tdenoise_pipeline.progress import OutputRun
-from tdenoise_pipeline.repair import repair as mend
-from tdenoise_pipeline.resume import resume
-from tdenoise_pipeline.run import run
-from tdenoise_pipeline.sealed import read_json
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.archive.verify import verify
+from tdenoise_pipeline.cli import command_line
+from tdenoise_pipeline.errors import (
+    InputError,
+    LockedError,
+    Stopped,
+    UsageError,
+    VerificationError,
+)
+from tdenoise_pipeline.files import fault_points
+from tdenoise_pipeline.files.sealed_json import read_json
+from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs.progress import OutputRun
+from tdenoise_pipeline.settings.config import ApplyConfig, RunConfig, VerifyConfig
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.workflow.repair import repair as mend
+from tdenoise_pipeline.workflow.resume import resume
+from tdenoise_pipeline.workflow.run import run
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (70, 12, 14)  # 3 shards
@@ -43,7 +51,7 @@ def apart(*words: str) -> str:
 @pytest.mark.chaos
 def test_a_crash_at_any_point_shows_nothing_or_all_and_is_made_good_by_the_same_command() -> None:
     # The case begins with every one of faults.POINTS, in one step or another.
-    n_points = len(faults.POINTS)
+    n_points = len(fault_points.POINTS)
     printed = apart("benchmarks/reliability.py", "--case", "S3", "--trials", str(n_points + 10))
     assert f"S3: {n_points + 10} trials, 0 failures" in printed
 
@@ -263,13 +271,13 @@ def test_resume_goes_on_with_the_settings_the_output_was_begun_with(
         apply(config, stop_after_the_first("apply"))
     done = len(list((progress.work_folder(output) / "done").glob("*.json")))
     assert 0 < done < 3 and not output.exists()
-    assert cli.main(["resume", str(output), "-q"]) == 0
+    assert command_line.main(["resume", str(output), "-q"]) == 0
     for name in ("denoised", "variance"):
         assert contents(output / name) == contents(made / "uncertain.zarr" / name)
     capsys.readouterr()
-    assert cli.main(["resume", str(output)]) == 0
+    assert command_line.main(["resume", str(output)]) == 0
     assert "nothing is unfinished" in capsys.readouterr().out
-    assert cli.main(["resume", str(tmp_path / "none"), "-q"]) == 3
+    assert command_line.main(["resume", str(tmp_path / "none"), "-q"]) == 3
 
 
 def test_resume_of_a_folder_goes_on_with_all_steps_of_run(made: Path, tmp_path: Path, workers: str) -> None:
