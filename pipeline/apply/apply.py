@@ -22,7 +22,6 @@ import zarr
 from numpy.typing import NDArray
 
 from tdenoise.files.atomic import write_atomically
-from tdenoise.inference.last_word import GivenBack
 from tdenoise.network import checkpoint
 from tdenoise.network.registry import architecture_of
 from tdenoise.noise.brightness import Brightness
@@ -42,7 +41,7 @@ from ..version import VERSION
 from ..workers import cluster, driver, job_array, leave_early, shares
 from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
 from .block_work import Job, ModelPlugin, marker_of, run_block
-from .given_back import add_maps, adopt, finish_draft, is_made, prepare_draft, read_evidence
+from .given_back import Given, adopt, finish_draft, is_made, prepare_draft, read_evidence
 
 log = logging.getLogger(__name__)
 Connect = Callable[..., AbstractContextManager[Any]]  # starts workers; may be given the folder of their files
@@ -56,7 +55,7 @@ class Known:
     ids: tuple[str, ...]  # of the content of its arrays, which the repaired store must have
     hashes: dict[str, dict[str, str]]  # of its sound shards, by array and grid position
     device: str  # that computed them
-    given: GivenBack | None = None  # what the counts gave back
+    given: Given | None = None  # what the counts gave back
 
 
 def apply(
@@ -177,7 +176,7 @@ def _finish(
         correlations = [
             (c.y, c.x, c.value) for c in movie_noise(movie).correlations if c.t == 0 and c.matters
         ]
-        given, hashes[store.DENOISED] = finish_draft(
+        hashes[store.DENOISED] = finish_draft(
             job,
             plan.blocks,
             plan.geometry,
@@ -186,7 +185,6 @@ def _finish(
             control,
             None if known is None else known.given,
         )
-        add_maps(run.partial, given, movie.units)
     brightness = plan.brightness or Brightness.steady(movie.shape[0])
     store.add_brightness(run.partial, brightness.levels, brightness.valid)
     for layer in plan.layers:

@@ -14,7 +14,7 @@ from tdenoise.network.checkpoint import BASE
 
 from ..apply.apply import Known, apply, content_ids
 from ..apply.apply_plan import make_plan
-from ..apply.given_back import MAPS, read_maps
+from ..apply.given_back import MAPS, STRETCHES, Given
 from ..archive.verify import Findings, in_words, inspect
 from ..errors import InputError, LockedError, UsageError, VerificationError
 from ..ingest.ingest import ingest
@@ -94,14 +94,13 @@ def _apply(command: Any, found: Findings, control: Control) -> None:
 
 def _maps(path: Path, attributes: dict[str, Any]) -> Any:
     """What the counts gave back to a denoised store; None if nothing, or if what is recorded of it is damaged."""
+    recorded = {name: attributes["arrays"].get(name) for name in (*MAPS, *STRETCHES)}
     try:
-        given = read_maps(path)
+        given = Given.read(path)
+        sound = given is not None and given.hashes() == {k: v for k, v in recorded.items() if v is not None}
     except store.UNREADABLE:
         return None
-    if given is None:
-        return None
-    hashes = [store.content_hash(values) for values in (given.mean, given.own, given.level)]
-    return given if hashes == [attributes["arrays"].get(name) for name in MAPS] else None
+    return given if sound else None
 
 
 def _command(config: VerifyConfig, found: Findings) -> Any:
