@@ -25,6 +25,7 @@ from tdenoise.files.atomic import write_atomically
 from tdenoise.network import checkpoint
 from tdenoise.network.registry import architecture_of
 from tdenoise.noise.brightness import Brightness
+from tdenoise.noise.noise import noise_law
 
 from ..errors import PipelineError, ResourceError, UsageError, VerificationError
 from ..inputs.bad_pixels import movie_stand_ins
@@ -173,14 +174,15 @@ def _finish(
     records = run.done()
     hashes = {layer: progress.hashes(records.values(), layer) for layer in plan.layers}
     if plan.gives_back:
-        correlations = [
-            (c.y, c.x, c.value) for c in movie_noise(movie).correlations if c.t == 0 and c.matters
-        ]
+        noise = movie_noise(movie)
+        correlations = [(c.y, c.x, c.value) for c in noise.correlations if c.t == 0 and c.matters]
+        law = noise_law(noise, movie.attributes["detector"]["counts_per_electron"])
         hashes[store.DENOISED] = finish_draft(
             job,
             plan.blocks,
             plan.geometry,
             correlations,
+            0.0 if law is None else law.read_variance / law.gain,
             run,
             control,
             None if known is None else known.given,

@@ -32,6 +32,7 @@ ENOUGH_FRAMES = 64
 FINE_DOUBT = 2.4  # mean square of fine detail over its noise, at which giving back begins
 
 STRETCH = 64  # frames over which what the whole movie does not ask for is looked for once more
+BRIEF = 16, 4, 1  # frames over which it is looked for after that
 
 # What is tested.
 SIZES = {"pixel": 0.0, "column": 2.0, "patch": 6.0}  # standard deviation of a mean [pixels]
@@ -100,7 +101,7 @@ class Evidence:
         ----------
         counts, denoised : ndarray, shape (height, width)
             [counts]
-        level : float
+        level : float or ndarray
             Of the frame; see `tdenoise.noise.brightness`.
         corner : (int, int)
             Row and column of its first pixel, from the origin.
@@ -238,6 +239,135 @@ def give_back(evidence: Evidence, correlations: Lags = (), n_looks: int = 1) -> 
 
 
 @dataclass(frozen=True)
+class NoiseOfShown:
+    """Variance of a count about what is shown of it: ``factor * (shown + offset)``."""
+
+    factor: float  # [counts]
+    offset: float  # of the camera, as if so many counts more had come [counts]
+
+    @classmethod
+    def of(cls, evidence: Evidence, offset: float = 0.0) -> NoiseOfShown:
+        """As the squares over a whole movie tell."""
+        n_frames = evidence.level.sum()
+        expected = float(evidence.shown.sum() + offset * n_frames)
+        return cls(float(evidence.square.sum()) / expected if expected > 0 else 1.0, offset)
+
+    def __call__(self, shown: Array) -> Array:
+        """[counts^2]; not less than that of a twentieth of the mean."""
+        least = 0.05 * max(float(shown.mean()), 1e-12)
+        return self.factor * (np.maximum(shown, least) + self.offset)
+
+
+def give_back_briefly(
+    counts: Array,
+    shown: NDArray[np.float32],
+    levels: Sequence[float | Array],
+    places: NDArray[np.intp],
+    noise: NoiseOfShown,
+    correlations: Lags = (),
+    n_looks: float = 1.0,
+    sound: Array | None = None,
+) -> None:
+    """Give back, in place, what is there for a few frames only: an atom that passes, a column that flashes.
+
+    Of means over a column in 16, 4 and single frames, those that noise has in hardly any movie of this length. What a
+    single frame is given back comes from the pixels around, never from the own one.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (n_frames, height, width)
+        Successive frames that were recorded whole [counts].
+    shown : ndarray of float32, shape (n_frames, height, width)
+        What is shown of them [counts]; changed in place.
+    levels : sequence of float or ndarray
+        Of every frame; see `tdenoise.noise.brightness`.
+    places : ndarray of int, shape (n_frames, 2)
+        Where the frames lie in the frame of the scene; see `corners`.
+    noise : NoiseOfShown
+    correlations : iterable of (int, int, float)
+        Of the noise of neighbouring pixels.
+    n_looks : float
+        Pixels of all frames of the movie, over those of one.
+    sound : ndarray of bool, shape (height, width), optional
+        Pixels that count; all of them if not given.
+    """
+    lags = list(correlations)
+    gain = _noise_gain(_kernel(COLUMN), lags)
+    for length in BRIEF:
+        looks = n_looks * len(BRIEF) / length
+        least = -special.ndtri(0.5 / (looks * shown[0].size))
+        for first in range(0, len(counts), length):
+            part = slice(first, min(first + length, len(counts)))
+            if _stands_out(counts[part], shown[part], places[part], noise, gain, least, sound):
+                _give_back_to(
+                    counts[part], shown[part], levels[part], places[part], noise, lags, looks, sound
+                )
+
+
+def _stands_out(
+    counts: Array,
+    shown: Array,
+    places: NDArray[np.intp],
+    noise: NoiseOfShown,
+    gain: float,
+    least: float,
+    sound: Array | None,
+) -> bool:
+    """Whether a mean over a column anywhere in some frames is that many standard deviations off; a quick look."""
+    at = places - places.min(axis=0)
+    height, width = shown.shape[1:]
+    total = np.zeros((2, *(at.max(axis=0) + (height, width))), np.float32)
+    for k, (row, column) in enumerate(at.tolist()):
+        residual = np.subtract(counts[k], shown[k], dtype=np.float32)
+        if sound is not None:
+            residual *= sound
+        here = total[:, row : row + height, column : column + width]
+        here[0] += residual
+        here[1] += noise(shown[k])
+    # The square of a Gaussian is one, too, and the noise changes little over it.
+    off = np.abs(_smooth(total[0], COLUMN))
+    return bool((off > least * np.sqrt(gain * _smooth(total[1], COLUMN))).any())
+
+
+def _give_back_to(
+    counts: Array,
+    shown: NDArray[np.float32],
+    levels: Sequence[float | Array],
+    places: NDArray[np.intp],
+    noise: NoiseOfShown,
+    correlations: Lags,
+    looks: float,
+    sound: Array | None,
+) -> None:
+    """Give back to some frames what stands out of their sum."""
+    at = places - places.min(axis=0)
+    height, width = shown.shape[1:]
+    sums = Evidence.empty(tuple((at.max(axis=0) + (height, width)).tolist()))
+    variance = np.zeros(sums.residual.shape)
+    for k, (row, column) in enumerate(at.tolist()):
+        sums.add(counts[k], shown[k], levels[k], (row, column), sound)
+        here = slice(row, row + height), slice(column, column + width)
+        variance[here] += noise(shown[k]) if sound is None else noise(shown[k]) * sound
+    seen = sums.level > 0
+    mean = sums.mean
+    off, spread = _mean_around(mean, _ratio(variance, np.square(sums.level)), seen, COLUMN, correlations)
+    z = _of_few_counts(_ratio(off, np.sqrt(spread)), _over(sums.image, seen, COLUMN), np.sqrt(spread))
+    sure = (1 - 2 * looks * shown[0].size * special.ndtr(-np.abs(z))).clip(0, 1) * seen
+    sure = _smooth(ndimage.maximum_filter(sure, 2 * REACH + 1), 1.0)
+    once = _over(mean, seen, BLUR)
+    coarse = 2 * once - _over(once, seen, BLUR)
+    middle = float(_twice(BLUR).max())
+    if len(counts) == 1:
+        others = (coarse - middle * mean) / (1 - middle)
+        shown[0] += (levels[0] * (sure * others * seen)).astype(np.float32)
+        return
+    parts = (sure * coarse * seen, sure * middle * seen, sums.level)
+    given = GivenBack(*(values.astype(np.float32) for values in parts))
+    for k, (row, column) in enumerate(at.tolist()):
+        shown[k] = given.to_frame(counts[k], shown[k], levels[k], (row, column))
+
+
+@dataclass(frozen=True)
 class Refuted:
     """Where a denoised movie says something that its counts do not."""
 
@@ -266,11 +396,7 @@ def significance(evidence: Evidence, size: str, correlations: Lags = (), floor: 
     smooth, variance = _mean_around(evidence.mean, evidence.variance, seen, sigma, correlations)
     deviation = np.sqrt(variance + floor**2)
     z = _ratio(smooth, deviation)
-    # Few counts are not normal: the root of their deviance nearly is (McCullagh & Nelder 1989, section 2.4).
-    root = np.sqrt(np.square(_ratio(_over(evidence.image, seen, sigma).clip(0), deviation)).clip(1e-9))
-    excess = np.maximum(z / root, -1.0)
-    deviance = special.xlog1py(1 + excess, excess) - excess
-    return np.asarray(np.sign(z) * np.sqrt(2 * np.square(root) * deviance.clip(0)))
+    return _of_few_counts(z, _over(evidence.image, seen, sigma), deviation)
 
 
 def refuted(
@@ -340,6 +466,17 @@ def contrasts(mean: Array) -> dict[str, float]:
         )
         spans[size] = float(high - low)
     return spans
+
+
+def _of_few_counts(z: Array, shown: Array, deviation: Array) -> Array:
+    """Deviations of means of few counts, as those of a normal distribution that are as unlikely.
+
+    The root of the deviance of counts is nearly normal (McCullagh & Nelder 1989, section 2.4).
+    """
+    root = np.sqrt(np.square(_ratio(shown.clip(0), deviation)).clip(1e-9))
+    excess = np.maximum(z / root, -1.0)
+    deviance = special.xlog1py(1 + excess, excess) - excess
+    return np.asarray(np.sign(z) * np.sqrt(2 * np.square(root) * deviance.clip(0)))
 
 
 def _ratio(values: Array, over: Array, otherwise: float = 0.0) -> Array:
