@@ -94,7 +94,7 @@ def finish_draft(
     maybe_crash("given_back.known")
     whole = Region((0, shape[0]), (0, shape[1]), (0, shape[2]))
     shards = list(store.shards_in(whole, geometry.shard))
-    brightness = movie_brightness(job) or Brightness.steady(shape[0])
+    brightness = movie_brightness(job, shape[1:]) or Brightness.steady(shape[0])
     make = partial(_make, job, geometry, source, given, places, brightness, run)
 
     def attempt(shard: Region) -> tuple[str, str]:
@@ -307,7 +307,8 @@ def _make(
         for number, frame in zip(range(*part.frames), range(len(drafted)), strict=True):
             row, column = places[number].tolist()
             corner = (row + shard.rows[0], column + shard.columns[0])
-            level, valid = float(brightness.levels[number]), bool(brightness.valid[number])
+            level = brightness.at(slice(number, number + 1), shard.rows, shard.columns)[0]
+            valid = bool(brightness.valid[number])
             shown = given.whole.to_frame(counts[frame], drafted[frame], level, corner, valid)
             if (besides := given.stretch(stretch_of(number, len(places)))) is not None:
                 shown = besides.to_frame(counts[frame], shown, level, corner, valid)

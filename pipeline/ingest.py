@@ -170,7 +170,7 @@ def _survey(
     valid[sorted(unsound)] = False
     # JSON has no NaN.
     parts = np.array([means for r in records for means in r["part_means"]], dtype=np.float64)
-    n_pixels = np.array(records[0]["part_pixels"], dtype=np.int64)
+    edges = edges_of(plan.shape[1]), edges_of(plan.shape[2])
     stamps = None
     if info.timestamps_s is not None:
         stamps = info.timestamps_s[slice(*plan.selection.frames)].reshape(plan.shape[0], -1).mean(axis=1)
@@ -180,7 +180,7 @@ def _survey(
             control.check("ingest")
 
         drift = pool.submit(measure_drift, array, unsound, _bad_pixels(corrections), check)
-        brightness, noise = measure_brightness(parts, n_pixels, valid, array, n_threads, check)
+        brightness, noise = measure_brightness(parts, edges, valid, array, n_threads, check)
     return Findings(
         corrections=corrections,
         frame_means=[mean for r in records for mean in r["frame_means"]],
@@ -247,12 +247,18 @@ def _add_arrays(path: Path, plan: IngestPlan, found: Findings) -> None:
 
 
 def add_brightness(path: Path, brightness: Brightness) -> None:
-    """Store the level of every frame, and whether it was recorded whole."""
+    """Store the level of every frame, its slope where there is one, and whether it was recorded whole."""
     described = {"units": "1", "long_name": "brightness of the frame over the mean of the movie"}
     store.add_array(path, "frame_level", brightness.levels, ("t",), described)
     store.add_array(
         path, "frame_valid", brightness.valid, ("t",), {"long_name": "the frame was recorded whole"}
     )
+    if brightness.tilts is not None:
+        described = {
+            "units": "1/pixel",
+            "long_name": "slope of the logarithm of the brightness along rows and columns",
+        }
+        store.add_array(path, "frame_tilt", brightness.tilts, ("t", "yx"), described)
 
 
 def _copy(
@@ -452,7 +458,6 @@ def _statistics(frames: NDArray[Any]) -> dict[str, Any]:
             mean.ravel().tolist() if np.isfinite(mean).all() else [None] * mean.size
             for mean in parts / n_pixels
         ],
-        "part_pixels": n_pixels.ravel().tolist(),
         "torn": [] if bad else _torn(rows.sum(axis=2)),
         "not_finite": bad,
         "low": float(finite.min()) if finite.size else None,

@@ -196,15 +196,18 @@ def _validation_sample(
     if share < 1:
         wide = thin(wide, share, rng)
     counts = wide[frame - first, *inner][None]
-    factors = (bright / seen.levels[first : last + 1]).astype(np.float32)
-    if not (seen.levels == 1).all():
-        wide = wide * factors[:, None, None]
-    factor, share = float(factors[frame - first]), share * bright
+    place = (top, top + wide.shape[1]), (left, left + wide.shape[2])
+    factors = np.asarray(bright / seen.at(slice(first, last + 1), *place), np.float32)
+    if not seen.is_even:
+        wide = wide * factors
+    factor, share = factors[frame - first][None], share * bright
+    if factor.size > 1:
+        factor = factor[:, *inner]
     scale = movie.scale.at_share(share)
     extent = (max(n, part.stop) for n, part in zip(wide.shape[1:], inner, strict=True))
     frames = normalise(wide, scale, *extent)
     weight = torch.zeros((1, size_y, size_x))
-    weight[:, : counts.shape[1], : counts.shape[2]] = 1 / factor
+    weight[:, : counts.shape[1], : counts.shape[2]] = torch.from_numpy(1 / factor)
     if movie.stand_ins is not None:
         put_stand_ins(frames, np.float32(share) * movie.stand_ins[around], scale)
         levels = np.float32(share) * movie.stand_ins[row : row + size_y, column : column + size_x]
