@@ -9,8 +9,8 @@ A beam that moves changes the brightness across the field. For a Gaussian beam w
 level is then a plane whose slope changes from frame to frame, and so it is described here. The level of a frame is its
 mean over the field.
 
-The level of a frame holds each of its pixels with a weight of one over the number of pixels; this is all that a
-blind-spot prediction learns about its own pixel.
+The level of a frame holds each of its pixels with a weight of one over the number of pixels, and up to seven times as
+much where a slope is fitted, too; this is all that a blind-spot prediction learns about its own pixel.
 """
 
 from __future__ import annotations
@@ -251,15 +251,12 @@ def _tilts(seen: Array, weight: Array, edges: tuple[Array, Array], fano: float) 
     planes = np.zeros((len(seen), 3))
     for number in range(2 * ROUNDS):
         off, error = compare(planes)
-        if (
-            number < ROUNDS
-        ):  # at first by the sum of deviations: no few parts decide what the others are compared with
+        if number < ROUNDS:  # by the sum of deviations: no few parts decide what the others are compared with
             trust = 1 / (error * np.maximum(np.abs(off), error))
         else:
             scale = np.maximum(error, 1.4826 * np.median(np.abs(off), axis=1, keepdims=True))
-            trust = np.square(1 - np.square(np.minimum(np.abs(off) / (OUTLIER * scale), 1))) / np.square(
-                error
-            )
+            away = np.minimum(np.abs(off) / (OUTLIER * scale), 1)
+            trust = np.square((1 - np.square(away)) / error)
         planes += _plane(trust, places, off)
     information = np.einsum("tp,pi,pj->tij", 1 / np.square(error), places, places)
     errors = np.sqrt(np.diagonal(np.linalg.inv(information), axis1=1, axis2=2))

@@ -201,9 +201,11 @@ def _kinds_of_movie(movie: TrainingMovie) -> NDArray[np.intp]:
     """Kinds of place in the mean of frames that are spread over a movie."""
     sound = np.flatnonzero(movie.seen.valid)
     chosen = sound[np.unique(np.linspace(0, len(sound) - 1, MEAN_FRAMES).round().astype(int))]
-    mean = np.zeros(movie.frames.shape[1:])
+    height, width = movie.frames.shape[1:]
+    mean, seen = np.zeros((height, width)), movie.seen
     for frame in chosen.tolist():
-        mean += np.asarray(movie.frames[frame], np.float64) / movie.seen.levels[frame]
+        level = seen.at(slice(frame, frame + 1), (0, height), (0, width))[0]
+        mean += np.asarray(movie.frames[frame], np.float64) / level
     mean /= len(chosen)
     if movie.stand_ins is not None:
         mean = np.where(np.isfinite(movie.stand_ins), movie.stand_ins, mean)
