@@ -142,7 +142,11 @@ def apply(
                 device=config.device,
                 stand_ins=_save(run.folder.absolute(), "stand_ins", bad),
                 drift=_save(run.folder.absolute(), "drift", plan.drift),
-                brightness=_save(run.folder.absolute(), "brightness", _as_array(plan.brightness)),
+                brightness=_save(
+                    run.folder.absolute(),
+                    "brightness",
+                    None if plan.brightness is None else plan.brightness.stacked,
+                ),
                 layers=plan.drafted,
                 posterior=config.posterior,
                 gain=electron_counts(movie),
@@ -188,7 +192,7 @@ def _finish(
             None if known is None else known.given,
         )
     brightness = plan.brightness or Brightness.steady(movie.shape[0])
-    store.add_brightness(run.partial, brightness.levels, brightness.valid)
+    store.add_brightness(run.partial, brightness.levels, brightness.valid, brightness.tilts)
     for layer in plan.layers:
         _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
     attributes = _describe(movie, card, plan, config, run, hashes)
@@ -225,10 +229,6 @@ def _open_run(
     return shared_run.SharedRun(
         config.output, plan.identity, inputs, group=share.group, force=config.force, stop=stop
     )
-
-
-def _as_array(brightness: Brightness | None) -> NDArray[np.float64] | None:
-    return None if brightness is None else np.stack([brightness.levels, brightness.valid])
 
 
 def _create(path: Path, movie: store.Store, plan: Plan) -> None:

@@ -117,7 +117,7 @@ def finish_draft(
     maybe_crash("given_back.known")
     whole = Region((0, shape[0]), (0, shape[1]), (0, shape[2]))
     shards = list(store.shards_in(whole, geometry.shard))
-    brightness = movie_brightness(job) or Brightness.steady(shape[0])
+    brightness = movie_brightness(job, shape[1:]) or Brightness.steady(shape[0])
     make = partial(_make, job, geometry, source, given, places, brightness, run)
 
     def attempt(shard: Region) -> tuple[str, str]:
@@ -344,7 +344,8 @@ def _make(
         for number, frame in zip(range(*part.frames), range(len(drafted)), strict=True):
             row, column = places[number].tolist()
             corner = (row + shard.rows[0], column + shard.columns[0])
-            level, valid = float(brightness.levels[number]), bool(brightness.valid[number])
+            level = brightness.at(slice(number, number + 1), shard.rows, shard.columns)[0]
+            valid = bool(brightness.valid[number])
             shown = given.whole.to_frame(counts[frame], drafted[frame], level, corner, valid)
             if (besides := given.stretch(stretch_of(number, len(places)))) is not None:
                 shown = besides.to_frame(counts[frame], shown, level, corner, valid)
@@ -377,7 +378,7 @@ def _briefly(
     give_back_briefly(
         counts[numbers],
         changed,
-        [float(brightness.levels[part.frames[0] + k]) for k in numbers],
+        brightness.at(slice(*part.frames), part.rows, part.columns)[numbers],
         places[[part.frames[0] + k for k in numbers]],
         given.noise,
         given.correlations,

@@ -91,7 +91,7 @@ class Evidence:
         self,
         counts: Array,
         denoised: Array,
-        level: float,
+        level: float | Array,
         corner: tuple[int, int],
         sound: Array | None = None,
     ) -> None:
@@ -101,8 +101,8 @@ class Evidence:
         ----------
         counts, denoised : ndarray, shape (height, width)
             [counts]
-        level : float or ndarray
-            Of the frame; see `tdenoise.noise.brightness`.
+        level : float or ndarray, shape (height, width)
+            Of the frame, or of its pixels; see `tdenoise.noise.brightness`.
         corner : (int, int)
             Row and column of its first pixel, from the origin.
         sound : ndarray of bool, shape (height, width), optional
@@ -170,7 +170,12 @@ class GivenBack:
     level: NDArray[np.float32]  # sum over the frames that show this place
 
     def to_frame(
-        self, counts: Array, denoised: Array, level: float, corner: tuple[int, int], valid: bool = True
+        self,
+        counts: Array,
+        denoised: Array,
+        level: float | Array,
+        corner: tuple[int, int],
+        valid: bool = True,
     ) -> NDArray[np.float32]:
         """A frame, or a part of it, with what the other frames give back to it.
 
@@ -178,20 +183,20 @@ class GivenBack:
         ----------
         counts, denoised : ndarray, shape (height, width)
             [counts]
-        level : float
+        level : float or ndarray, shape (height, width)
         corner : (int, int)
             Row and column of the first pixel, as in `Evidence.add`.
         valid : bool
             Whether the frame was one of those that were summed.
         """
         here = tuple(slice(c, c + n) for c, n in zip(corner, denoised.shape, strict=True))
-        others = self.level[here]
+        others, level = self.level[here], np.asarray(level, np.float32)
         total = self.mean[here] * others
         if valid:
             total = total - self.own[here] * np.subtract(counts, denoised, dtype=np.float32)
-            others = others - np.float32(level)
+            others = others - level
         mean = np.divide(total, others, out=np.zeros_like(total), where=others > 0.5 * level)
-        return np.asarray(denoised + np.float32(level) * mean, np.float32)
+        return np.asarray(denoised + level * mean, np.float32)
 
 
 def n_stretches(n_frames: int) -> int:
@@ -261,7 +266,7 @@ class NoiseOfShown:
 def give_back_briefly(
     counts: Array,
     shown: NDArray[np.float32],
-    levels: Sequence[float | Array],
+    levels: Array,
     places: NDArray[np.intp],
     noise: NoiseOfShown,
     correlations: Lags = (),
@@ -279,8 +284,8 @@ def give_back_briefly(
         Successive frames that were recorded whole [counts].
     shown : ndarray of float32, shape (n_frames, height, width)
         What is shown of them [counts]; changed in place.
-    levels : sequence of float or ndarray
-        Of every frame; see `tdenoise.noise.brightness`.
+    levels : ndarray, shape (n_frames, 1, 1) or that of the counts
+        Of every frame, or of its pixels; see `tdenoise.noise.brightness`.
     places : ndarray of int, shape (n_frames, 2)
         Where the frames lie in the frame of the scene; see `corners`.
     noise : NoiseOfShown
@@ -332,7 +337,7 @@ def _stands_out(
 def _give_back_to(
     counts: Array,
     shown: NDArray[np.float32],
-    levels: Sequence[float | Array],
+    levels: Array,
     places: NDArray[np.intp],
     noise: NoiseOfShown,
     correlations: Lags,
