@@ -182,7 +182,7 @@ def test_what_is_there_for_a_few_frames_only_is_given_back_to_these(length: int)
 def test_nothing_is_given_back_briefly_to_a_right_movie() -> None:
     shown = np.full((32, 64, 64), 0.3, np.float32)
     changed = [
-        (steady(np.random.default_rng(seed).poisson(shown), shown, n_looks=10) != shown).any()
+        (steady(np.random.default_rng(seed).poisson(shown), shown, n_looks=32) != shown).any()
         for seed in range(20)
     ]
     assert sum(changed) <= 1

@@ -32,7 +32,8 @@ ENOUGH_FRAMES = 64
 FINE_DOUBT = 2.4  # mean square of fine detail over its noise, at which giving back begins
 
 STRETCH = 64  # frames over which what the whole movie does not ask for is looked for once more
-BRIEF = 16, 4, 1  # frames over which it is looked for after that
+BRIEF = 1, 4, 16  # frames over which it is looked for after that
+BY_CHANCE = 0.05  # places so far off in a whole movie of noise, at which giving back begins
 
 # What is tested.
 SIZES = {"pixel": 0.0, "column": 2.0, "patch": 6.0}  # standard deviation of a mean [pixels]
@@ -275,8 +276,8 @@ def give_back_briefly(
 ) -> None:
     """Give back, in place, what is there for a few frames only: an atom that passes, a column that flashes.
 
-    Of means over a column in 16, 4 and single frames, those that noise has in hardly any movie of this length. What a
-    single frame is given back comes from the pixels around, never from the own one.
+    Of means over a column in single frames, then in 4 and 16, those that noise has in hardly any movie of this length.
+    What a single frame is given back comes from the pixels around, never from the own one.
 
     Parameters
     ----------
@@ -300,7 +301,7 @@ def give_back_briefly(
     gain = _noise_gain(_kernel(COLUMN), lags)
     for length in BRIEF:
         looks = n_looks * len(BRIEF) / length
-        least = -special.ndtri(0.5 / (looks * shown[0].size))
+        least = -special.ndtri(0.5 * BY_CHANCE / (looks * shown[0].size))
         for first in range(0, len(counts), length):
             part = slice(first, min(first + length, len(counts)))
             if _stands_out(counts[part], shown[part], places[part], noise, gain, least, sound):
@@ -357,7 +358,8 @@ def _give_back_to(
     mean = sums.mean
     off, spread = _mean_around(mean, _ratio(variance, np.square(sums.level)), seen, COLUMN, correlations)
     z = _of_few_counts(_ratio(off, np.sqrt(spread)), _over(sums.image, seen, COLUMN), np.sqrt(spread))
-    sure = (1 - 2 * looks * shown[0].size * special.ndtr(-np.abs(z))).clip(0, 1) * seen
+    by_chance = 2 * looks * shown[0].size * special.ndtr(-np.abs(z))
+    sure = (1 - by_chance / BY_CHANCE).clip(0, 1) * seen
     sure = _smooth(ndimage.maximum_filter(sure, 2 * REACH + 1), 1.0)
     once = _over(mean, seen, BLUR)
     coarse = 2 * once - _over(once, seen, BLUR)
