@@ -27,6 +27,7 @@ from tdenoise.inference.last_word import (
     corners,
     give_back,
     give_back_briefly,
+    give_back_what_stands_out,
 )
 
 LATER = STRETCH + 6  # frames of the last stretch of the movie
@@ -86,7 +87,7 @@ def test_what_is_given_back_follows_from_draft_and_counts(
     given = give_back(summed(slice(None)))
     expected = changed(given, draft, slice(None))
     for stretch in (slice(0, STRETCH), slice(STRETCH, None)):
-        besides = give_back(summed(stretch).after(given), n_looks=2)
+        besides = give_back_what_stands_out(summed(stretch).after(given), n_looks=2)
         expected[stretch] = changed(besides, expected, stretch)
     told = result["given_back"].attrs
     assert told["noise_factor"] > 1 and told["noise_offset"] == 0  # what was removed is more than noise

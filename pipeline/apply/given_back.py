@@ -34,6 +34,7 @@ from tdenoise.inference.last_word import (
     corners,
     give_back,
     give_back_briefly,
+    give_back_what_stands_out,
     n_stretches,
     stretch_of,
 )
@@ -247,7 +248,7 @@ def _ask_the_counts(
         control.check("apply")
         run.check()
         left = _gather(job, blocks, places, scene, stretch).after(whole)
-        found = give_back(left, correlations, n)
+        found = give_back_what_stands_out(left, correlations, n)
         anything |= bool(found.mean.any())
         for array, values in zip(later, (found.mean, found.own, found.level), strict=True):
             array[stretch] = values
