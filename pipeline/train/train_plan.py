@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tdenoise.candidates import CANDIDATES, SHARE
 from tdenoise.network import checkpoint
 from tdenoise.network.registry import Architecture, architecture_of, build, kind_of
 from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
@@ -27,6 +28,7 @@ from ..settings.config import SCRATCH, TrainConfig
 from ..store import store
 
 UNLIMITED = 10**9  # steps, where the time limit ends the training
+LEAST_STEPS = 100  # to compare candidates; in fewer, none of them learns much
 GAIN_SHARE = 0.15  # of the time, when a model is adapted
 REHEARSED_GAIN_SHARE = 0.05  # who rehearses forgets little: all weights may learn sooner, as fast as new ones
 LEARNING_RATES = {"udvd": 5e-4}  # peak, of kinds of network that need another
@@ -49,6 +51,7 @@ class Plan:
     drifts: dict[str, NDArray[np.float64] | None]  # that windows follow, of every movie by its id
     ignore_drift: bool  # as `apply` then does, too
     rehearses: bool  # simulated scenes beside the movies
+    compares: bool  # several ways to a model, before one of them goes on; see `tdenoise.candidates`
     identity: dict[str, Any]
 
     @property
@@ -111,6 +114,9 @@ def make_plan(config: TrainConfig) -> Plan:
         "parent": None if parent is None else parent["sha256"],
         **({} if teacher is None else {"teacher": teacher.id}),
     }
+    compares = rehearses and config.from_model is None and settings.steps >= LEAST_STEPS
+    if compares:
+        identity["candidates"] = [SHARE, *(candidate.name for candidate in CANDIDATES)]
     if rehearses:
         identity["rehearses"] = [movie_pixel_size_nm(movie) for movie in movies]
     if any(drift is not None for drift in drifts.values()):
@@ -127,6 +133,7 @@ def make_plan(config: TrainConfig) -> Plan:
         drifts,
         config.ignore_drift,
         rehearses,
+        compares,
         identity,
     )
 
