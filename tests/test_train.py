@@ -462,7 +462,7 @@ def test_a_stop_leaves_a_checkpoint_and_the_next_run_finishes(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tdenoise_pipeline import train as module; from tdenoise_pipeline.train import train_plan
+from tdenoise_pipeline import train as module; from tdenoise_pipeline.train.train import train_plan
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.settings.config import ApplyConfig, TrainConfig
 module.CHECKPOINT_S = 0.0

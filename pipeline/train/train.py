@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tdenoise.candidates import CANDIDATES, SHARE, Measured, choose
 from tdenoise.files.atomic import write_atomically
 from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.registry import Network, kind_of, scale_for
 from tdenoise.noise import thinning
 from tdenoise.noise.noise import NoiseStatistics, persistence_warning
+from tdenoise.training.candidates import CANDIDATES, SHARE, Measured, choose
 from tdenoise.training.contradiction import Contradiction
 from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.training.process_group import Team

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tdenoise.candidates import CANDIDATES, SHARE
 from tdenoise.network import checkpoint
 from tdenoise.network.registry import Architecture, architecture_of, build, kind_of
 from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.network.udvd import UdvdArchitecture
 from tdenoise.noise import thinning
 from tdenoise.noise.noise import NoiseStatistics, choose, widest
+from tdenoise.training.candidates import CANDIDATES, SHARE
 from tdenoise.training.patches import hold_out
 from tdenoise.training.train import TrainingSettings
 
@@ -51,7 +51,7 @@ class Plan:
     drifts: dict[str, NDArray[np.float64] | None]  # that windows follow, of every movie by its id
     ignore_drift: bool  # as `apply` then does, too
     rehearses: bool  # simulated scenes beside the movies
-    compares: bool  # several ways to a model, before one of them goes on; see `tdenoise.candidates`
+    compares: bool  # several ways to a model, before one of them goes on; see `tdenoise.training.candidates`
     identity: dict[str, Any]
 
     @property

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..evaluation.metrics import block_sums
+from ..evaluation.places import KINDS, kinds_of_place
 from ..network.registry import Architecture, Network
 from ..network.split_blind import stack_window
 from ..network.windows import normalise, put_stand_ins
 from ..noise.drift import largest_shift, window_shifts
 from ..noise.gamma_poisson import LOG_SPREADS, likelihood_terms
 from ..noise.thinning import thin
-from ..places import KINDS, kinds_of_place
 from .patches import Split, TrainingMovie
 
 VALIDATION_FRAMES = 24
@@ -101,7 +101,7 @@ class HeldOut:
                 self._places.append((index, *_corner(movie, architecture, number)))
 
     def kinds(self, movies: Sequence[TrainingMovie]) -> NDArray[np.intp]:
-        """Kind of place of every block that `by_block` sums over; see `tdenoise.places`."""
+        """Kind of place of every block that `by_block` sums over; see `tdenoise.evaluation.places`."""
         found = []
         maps = {number: _kinds_of_movie(movie) for number, movie in enumerate(movies)}
         for (movie, row, column), (_, weighted, *_) in zip(self._places, self._samples, strict=True):

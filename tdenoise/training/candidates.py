@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .places import KINDS
-from .training.validation import Sums, compare
+from ..evaluation.places import KINDS
+from .validation import Sums, compare
 
 WORSE = 2.5  # standard errors, beyond which a candidate is worse than another in some kind of place
 LEAST_BLOCKS = 20  # of a kind of place, to compare in it
@@ -43,7 +43,7 @@ class Measured(NamedTuple):
     """What a candidate makes of counts that it was not trained on."""
 
     held_out: Sums
-    kinds: NDArray[np.intp]  # of place, of every block of these; see `tdenoise.places`
+    kinds: NDArray[np.intp]  # of place, of every block of these; see `tdenoise.evaluation.places`
     contradiction: Sums  # see `tdenoise.training.contradiction`
 
 
