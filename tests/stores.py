@@ -35,7 +35,6 @@ def denoised_store(
     blind_radius: int | str | None = 0,
     model_id: str = MODEL_ID,
     variance: np.ndarray | None = None,
-    posterior: bool = False,
 ) -> store.Store:
     """Write a prediction, and what it states of its variance, as the denoised store of a movie."""
     geometry = store.Geometry.of(movie.shape)
@@ -63,7 +62,6 @@ def denoised_store(
         "plan": "none",
         "id": ids[store.DENOISED],
         **({store.VARIANCE: {"id": ids[store.VARIANCE]}} if variance is not None else {}),
-        "posterior": posterior,
         "movie": {
             "id": movie.id,
             "name": movie.path.name,

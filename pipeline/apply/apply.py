@@ -28,7 +28,6 @@ from tdenoise.noise.brightness import Brightness
 
 from ..errors import PipelineError, ResourceError, UsageError, VerificationError
 from ..inputs.bad_pixels import movie_stand_ins
-from ..inputs.gamma_head import electron_counts
 from ..inputs.model_fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
 from ..runs import progress, shared_run
 from ..settings.config import ApplyConfig
@@ -143,8 +142,6 @@ def apply(
                 drift=_save(run.folder.absolute(), "drift", plan.drift),
                 brightness=_save(run.folder.absolute(), "brightness", _as_array(plan.brightness)),
                 layers=plan.drafted,
-                posterior=config.posterior,
-                gain=electron_counts(movie),
                 member=run.member if isinstance(run, shared_run.SharedRun) else None,
                 movie_id=movie.id,
             )
@@ -425,9 +422,8 @@ def _describe(
         "kind": "denoised",
         "plan": run.id,
         "id": content(store.DENOISED),
-        # Only where there is one, and whether the own count of a pixel has joined in: then it is not blind.
+        # Only where there is one.
         **({store.VARIANCE: {"id": content(store.VARIANCE)}} if store.VARIANCE in plan.layers else {}),
-        "posterior": config.posterior,
         "movie": {"id": movie.id, "name": movie.path.name, "source": movie.attributes["source"]["name"]},
         "model": {"id": card["sha256"], "kind": card["kind"], "blind_radius": card["blind_radius"]},
         "held_out_frames": held_out[0] if held_out else [],

@@ -54,8 +54,6 @@ class Job:
     device: str
     stand_ins: Path | None = None  # what is shown in place of bad pixels, an array of the size of a frame
     drift: Path | None = None  # of the scene, which the windows follow [pixels], (frames of the movie, 2)
-    posterior: bool = False  # whether the own count of a pixel joins in
-    gain: float = 1.0  # [counts per electron]
     member: str | None = None  # who writes, where several processes share the lease
     movie_id: str = ""  # of the content: the movie must not be replaced while its blocks are denoised
     # The arrays that are written, all of one geometry. Of a draft, the evidence is summed, too; see `given_back`.
@@ -310,7 +308,6 @@ def _denoised(
             yield (frame,)
     else:
         assert isinstance(model.network, SplitBlind)
-        given |= {"gain": job.gain, "own_counts": job.posterior}
         yield from denoise_with_variance(model.network, held, tile, job.scale, frames, **given)
 
 

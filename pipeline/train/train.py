@@ -117,7 +117,7 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
             "states for a rough one, and compare it with the errors by 'evaluate' (docs/models.md)."
         )
     training = [_looked_at(movie, plan) for movie in plan.movies]
-    inputs = [path for path in (*config.movie, plan.start, config.distill) if path is not None]
+    inputs = [path for path in (*config.movie, plan.start) if path is not None]
     with progress.OutputRun(
         config.output, plan.identity, inputs, force=config.force, command=config, stop=control.stop
     ) as run:
@@ -186,7 +186,6 @@ def _training_movie(
         movie.array,
         scale_for(plan.architecture, noise),
         hold_out(movie.shape[0]),
-        clean=None if plan.teacher is None else plan.teacher.array,
         stand_ins=bad,
         drift=plan.drifts[movie.id],
         pixel_size_nm=movie_pixel_size_nm(movie),
@@ -486,7 +485,6 @@ def _save(
         "seed": plan.settings.seed,
         "device": plan.device,
         "parent": None if parent is None else parent["sha256"],
-        **({} if plan.teacher is None else {"teacher": plan.teacher.attributes["model"]["id"]}),
         "metrics": {**kept, "elapsed_s": session.elapsed_s},
         "software": VERSION,
     }

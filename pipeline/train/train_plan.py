@@ -46,7 +46,6 @@ class Plan:
     settings: TrainingSettings
     device: str
     start: Path | None  # the model whose weights are adapted
-    teacher: store.Store | None  # the movie as another model denoised it: the target instead of the counts
     parent: dict[str, Any] | None  # its card
     drifts: dict[str, NDArray[np.float64] | None]  # that windows follow, of every movie by its id
     ignore_drift: bool  # as `apply` then does, too
@@ -85,7 +84,6 @@ def make_plan(config: TrainConfig) -> Plan:
     if has_gamma_head(architecture):
         for movie in movies:
             check_gamma(movie, "--head gamma", "Use --head mean.")
-    teacher = None if config.distill is None else _teacher(config.distill, movies, architecture)
     rehearses = not config.movie_only and _can_rehearse(architecture, parent)
     learning_rate = LEARNING_RATES.get(kind_of(architecture), TrainingSettings.learning_rate)
     usual = TrainingSettings.batch, TrainingSettings.patch
@@ -112,7 +110,6 @@ def make_plan(config: TrainConfig) -> Plan:
         # Not the precision and the device: a job that is queued again may land on another kind of node.
         "settings": decisive,
         "parent": None if parent is None else parent["sha256"],
-        **({} if teacher is None else {"teacher": teacher.id}),
     }
     compares = rehearses and config.from_model is None and settings.steps >= LEAST_STEPS
     if compares:
@@ -128,7 +125,6 @@ def make_plan(config: TrainConfig) -> Plan:
         settings,
         device,
         start,
-        teacher,
         parent,
         drifts,
         config.ignore_drift,
@@ -208,27 +204,6 @@ def _choose_blindness(
         return SplitBlindArchitecture(blind_radius=wanted), reason
     deciding = [choice.reason for choice in choices if choice.blind_radius == fitting]
     return SplitBlindArchitecture(blind_radius=fitting), deciding[0] if deciding else "the noise is not known"
-
-
-def _teacher(path: Path, movies: list[store.Store], architecture: Architecture) -> store.Store:
-    """The denoised movie whose values are to be learnt.
-
-    It is blind itself, so its value of a pixel has nothing of that pixel's noise, and a network that learns it
-    learns no noise either.
-    """
-    if len(movies) > 1:
-        raise UsageError("--distill takes one movie at a time. Name one.")
-    if kind_of(architecture) == "thinned" or has_gamma_head(architecture):
-        raise UsageError("--distill is for blind models with the mean head. Leave --model or --head away.")
-    teacher = store.open_store(path, store.DENOISED)
-    teacher.array.check_all()
-    if teacher.attributes["movie"]["id"] != movies[0].id:
-        raise InputError(
-            path, f"is not denoised from {movies[0].path}. Give the store that was made from it."
-        )
-    if teacher.attributes.get("posterior"):
-        raise InputError(path, "holds the own count of every pixel. Denoise the movie without --posterior.")
-    return teacher
 
 
 def _can_rehearse(architecture: Architecture, parent: dict[str, Any] | None) -> bool:
