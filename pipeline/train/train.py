@@ -46,7 +46,7 @@ from ..step_control import Control
 from ..store import store
 from ..version import VERSION
 from . import launch
-from .train_plan import Plan, make_plan
+from .train_plan import Plan, make_plan, memory_bytes
 from .training_state import fill, restore, snapshot, state_bytes
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
     if config.processes != "slurm" and _already_trained(config, known):
         progress.tidy_up(config.output)
         return checkpoint.read_card(config.output)
-    memory.check_train(plan.movies, plan.rehearses)
+    memory.check_train(memory_bytes(plan.movies, plan.rehearses))
     n_local = config.processes or min(plan.n_devices, plan.settings.batch)
     with launch.team(n_local, plan.settings.batch, partial(train_in_team, config)) as team:
         return train_in_team(config, control, team)

@@ -17,7 +17,7 @@ from tdenoise.network.udvd import UdvdArchitecture
 from tdenoise.noise import thinning
 from tdenoise.noise.noise import NoiseStatistics, choose, widest
 from tdenoise.training.candidates import CANDIDATES, SHARE
-from tdenoise.training.patches import hold_out
+from tdenoise.training.patches import POOL_BYTES, hold_out
 from tdenoise.training.train import TrainingSettings
 
 from ..errors import InputError, UsageError
@@ -145,8 +145,15 @@ def describe_plan(config: TrainConfig) -> dict[str, Any]:
         "device": plan.device,
         "n_parameters": sum(p.numel() for p in build(plan.architecture).parameters()),
         "held_out": [list(hold_out(m.shape[0])) for m in plan.movies],
-        "memory_bytes": memory.train_bytes(plan.movies, plan.rehearses),
+        "memory_bytes": memory_bytes(plan.movies, plan.rehearses),
     }
+
+
+def memory_bytes(movies: list[store.Store], rehearses: bool) -> int:
+    """Memory that a training will need."""
+    held = sum(len(hold_out(m.shape[0])) * m.shape[1] * m.shape[2] for m in movies)
+    n_bytes = sum(int(np.prod(m.shape)) * m.array.dtype.itemsize for m in movies)
+    return memory.train_bytes(held, min(n_bytes, POOL_BYTES), rehearses)
 
 
 def choose_architecture(
