@@ -49,7 +49,7 @@ from tdenoise_pipeline.settings.config import (
     VerifyConfig,
 )
 from tdenoise_pipeline.step_control import Control
-from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store import store, writing
 from tdenoise_pipeline.store.blocks import Halo, Region, plan_blocks
 from tdenoise_pipeline.train.train import train_model
 from tdenoise_pipeline.workers import cluster, driver, job_array
@@ -79,7 +79,7 @@ def expected(sources: tuple[Path, Path]) -> np.ndarray:
     assert drift is not None
     whole = Tile.whole(frames.shape)
     result = denoise(made, frames, whole, movie_scale(movie), range(len(frames)), drift=drift)
-    return np.stack([store.round_mantissa(f) for f in result])
+    return np.stack([writing.round_mantissa(f) for f in result])
 
 
 def tree(path: Path) -> dict[str, bytes]:

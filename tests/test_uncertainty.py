@@ -14,7 +14,7 @@ from tdenoise_pipeline.errors import VerificationError
 from tdenoise_pipeline.evaluate.evaluate import evaluate
 from tdenoise_pipeline.evaluate.report import write_report
 from tdenoise_pipeline.settings.config import EvaluateConfig, ReportConfig, VerifyConfig
-from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store import writing
 
 from tdenoise.simulation.nanoparticle import Simulation, simulate
 
@@ -40,7 +40,7 @@ def stores(scene: Simulation, tmp_path_factory: pytest.TempPathFactory) -> dict[
     # The truth scatters around the prediction as the stated distribution says, here nearly so.
     blind = np.maximum(clean + deviation * rng.standard_normal(clean.shape), 0.05)
     kept = {
-        name: store.round_mantissa(values.astype(np.float32))
+        name: writing.round_mantissa(values.astype(np.float32))
         for name, values in {
             "blind": blind,
             "stated": deviation**2,

@@ -26,7 +26,7 @@ from ..inputs.model_fit import movie_brightness, movie_drift, movie_scale, open_
 from ..resources import budget
 from ..settings.config import ApplyConfig, ApplyManyConfig
 from ..slurm.site_profile import load_profile
-from ..store import blocks, store
+from ..store import blocks, integrity, store
 from ..store.blocks import Block, Halo
 from ..workers import cluster
 from .block_work import ROW_FRAMES
@@ -90,12 +90,12 @@ def make_plan(
         "chunk": list(laid.geometry.chunk),
         "n_blocks": len(planned),
         "profile": store.PROFILE,
-        **({} if bad is None else {"stand_ins": store.content_hash(bad)}),
-        **({} if drift is None else {"drift": store.content_hash(drift)}),
+        **({} if bad is None else {"stand_ins": integrity.content_hash(bad)}),
+        **({} if drift is None else {"drift": integrity.content_hash(drift)}),
         **(
             {}
             if brightness is None
-            else {"brightness": store.content_hash(np.stack([brightness.levels, brightness.valid]))}
+            else {"brightness": integrity.content_hash(np.stack([brightness.levels, brightness.valid]))}
         ),
         "gives_back": gives_back,
     }

@@ -30,10 +30,10 @@ from ..errors import InputError
 from ..files.fault_points import maybe_crash
 from ..resources import budget
 from ..runs import progress
-from ..store import blocks, store
+from ..store import blocks, store, writing
 from ..store.blocks import Block, Region
 from ..store.shards import Layout as ShardLayout
-from ..store.shards import ShardWriter
+from ..store.shards import ShardWriter, shard_index, shard_key, shards_in
 
 ROW_FRAMES = 32  # that are denoised, then packed, and then forgotten
 
@@ -126,7 +126,7 @@ def run_block(job: Job, block: Block) -> int:
     hashes: dict[str, dict[str, str]] = {layer: {} for layer in job.layers}
     shard_shape = targets[job.layers[0]].shards
     evidence = None if job.layers[0] != store.DRAFT else BlockEvidence.of(job, block, source.shape)
-    shards = list(store.shards_in(block.core, shard_shape))
+    shards = list(shards_in(block.core, shard_shape))
     # One row of frames is packed, and waits for the disk, while the next is computed.
     with ThreadPoolExecutor(n_threads, thread_name_prefix="write") as pool:
         in_hand: dict[tuple[str, Region], ShardWriter] = {}
@@ -154,7 +154,7 @@ def run_block(job: Job, block: Block) -> int:
                     last = frames[1] == shard.frames[1]
                     writer = in_hand.pop((layer, shard)) if last else in_hand[layer, shard]
                     part = result[Region(frames, shard.rows, shard.columns).within(row).slices]
-                    key = store.shard_key(shard, shard_shape) if last else None
+                    key = shard_key(shard, shard_shape) if last else None
                     packing.append((layer, pool.submit(_pack, job, layer, writer, part, key)))
         collect()
     summed = {} if evidence is None else {"evidence": evidence.save(job, block.number)}
@@ -243,11 +243,13 @@ def _pack(
     kept_bits = job.kept_bits
     if layer == store.DRAFT and kept_bits is not None:
         kept_bits = store.DRAFT_BITS
-    writer.append(np.ascontiguousarray(part) if kept_bits is None else store.round_mantissa(part, kept_bits))
+    writer.append(
+        np.ascontiguousarray(part) if kept_bits is None else writing.round_mantissa(part, kept_bits)
+    )
     if key is None:
         return None
     allowed = functools.partial(progress.check_lease, job.folder, job.token, job.member)
-    return key, writer.write(job.array(layer), store.shard_index(key), allowed)
+    return key, writer.write(job.array(layer), shard_index(key), allowed)
 
 
 def denoise_block(

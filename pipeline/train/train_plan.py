@@ -25,7 +25,7 @@ from ..inputs.gamma_head import check_gamma, has_gamma_head
 from ..inputs.model_fit import movie_drift, movie_noise, movie_pixel_size_nm, open_model
 from ..resources import memory
 from ..settings.config import SCRATCH, TrainConfig
-from ..store import store
+from ..store import integrity, store
 
 UNLIMITED = 10**9  # steps, where the time limit ends the training
 LEAST_STEPS = 100  # to compare candidates; in fewer, none of them learns much
@@ -117,7 +117,7 @@ def make_plan(config: TrainConfig) -> Plan:
     if rehearses:
         identity["rehearses"] = [movie_pixel_size_nm(movie) for movie in movies]
     if any(drift is not None for drift in drifts.values()):
-        identity["drifts"] = [None if d is None else store.content_hash(d) for d in drifts.values()]
+        identity["drifts"] = [None if d is None else integrity.content_hash(d) for d in drifts.values()]
     return Plan(
         movies,
         architecture,
