@@ -26,7 +26,8 @@ from tdenoise_pipeline.train.train import train_model
 from tdenoise.inference.denoising import Tile, denoise, denoise_with_variance
 from tdenoise.network.checkpoint import BASE, load_model, read_card
 from tdenoise.network.split_blind import SplitBlind
-from tdenoise.noise.noise import NoiseAccumulator, Scale
+from tdenoise.noise.noise import Scale
+from tdenoise.noise.noise_measurement import NoiseAccumulator
 from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.training.train import TrainingSettings, TrainingState, train
 from tdenoise.training.validation import HeldOut

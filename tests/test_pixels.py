@@ -25,7 +25,8 @@ from tdenoise.network.split_blind import stack_window
 from tdenoise.network.windows import normalise, put_stand_ins
 from tdenoise.noise.camera_pattern import PixelAccumulator, stand_ins
 from tdenoise.noise.neighbour_frames import window_indices
-from tdenoise.noise.noise import NoiseAccumulator, Scale
+from tdenoise.noise.noise import Scale
+from tdenoise.noise.noise_measurement import NoiseAccumulator
 from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.training.train import TrainingSettings, TrainingState, train
 from tdenoise.training.validation import HeldOut

@@ -115,7 +115,8 @@ def apply(
     create = functools.partial(_create, movie=movie, plan=plan)
     if kind == "array" and isinstance(count, int):
         # A task without a block would wait in the queue for nothing.
-        job_array.apply_array(config, min(count, len(plan.blocks)), plan.identity, create, control)
+        n_tasks = min(count, len(plan.blocks))
+        job_array.apply_array(config, n_tasks, plan.identity, [config.movie, model], create, control)
         return store.read_attributes(config.output)
     try:
         with _open_run(config, plan, share, [config.movie, model], control.stop) as run:
