@@ -16,6 +16,7 @@ from tdenoise.bad_pixels import (
     dead_lines,
     dead_pixels,
     hot_pixels,
+    lost_in,
     single_pixels,
 )
 
@@ -158,6 +159,8 @@ class Corrections:
         Value at which the raw counts are cut off, and the number of pixels that reach it.
     patches : Patches
         Replaces those that are to be replaced.
+    clears : bool
+        What is no count in single frames becomes NaN.
     hits : HitFinder or None
     replace_hits : bool
     bin, group : int
@@ -173,6 +176,7 @@ class Corrections:
     n_suspect: int
     clipped: tuple[float, int] | None
     patches: Patches
+    clears: bool
     hits: HitFinder | None
     replace_hits: bool
     bin: int
@@ -213,6 +217,10 @@ class Corrections:
         """
         counts = self.linear.apply(raw, self.dtype)
         self.patches.apply(counts, first)
+        if self.clears and counts.dtype.kind == "f":
+            for frame in counts:
+                if (where := lost_in(frame)) is not None:
+                    frame[where] = np.nan
         hits: list[Hit] = []
         if self.hits is not None:
             for number, frame in enumerate(counts, start=first):
@@ -296,6 +304,7 @@ def plan_corrections(
         n_suspect=n_suspect,
         clipped=clipped,
         patches=patches,
+        clears=not config.keep_defects,
         hits=hits,
         replace_hits=config.xray == "replace" or (config.xray == "auto" and counted),
         bin=config.bin,

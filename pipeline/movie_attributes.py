@@ -166,7 +166,9 @@ def _warnings(config: IngestConfig, info: MovieInfo, plan: IngestPlan, found: Fi
     if info.missing_frames:
         said.append(f"{info.missing_frames} frames that the header announces are missing.")
     if found.not_finite:
-        said.append(f"frames {_some(found.not_finite)} hold NaN or Inf.")
+        said.append(
+            f"frames {_some(found.not_finite)} hold NaN, Inf or numbers beyond 1e30, which are no counts."
+        )
     if found.blank:
         said.append(f"frames {_some(found.blank)} are blank: all their pixels are alike.")
     if found.repeated:

@@ -84,6 +84,12 @@ def is_lost(frame: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(frame == np.iinfo(frame.dtype).max)
 
 
+def lost_in(frame: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """As `is_lost`; None where every pixel holds a count, which is faster to see."""
+    low, high = frame.min(), frame.max()
+    return is_lost(frame) if is_lost(np.array([low, high])).any() else None
+
+
 def single_pixels(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The pixels of a mask (height, width) that touch no other one of it."""
     single = np.zeros(mask.shape, dtype=bool)
@@ -355,7 +361,9 @@ class HitFinder:
         none = np.empty((0, 2), dtype=np.intp)
         if not float(frame.max()) > self._lowest:
             return none
-        rows, columns = np.nonzero((frame > self._limit) & (frame < np.inf))  # Inf is told with its frame
+        rows, columns = np.nonzero(
+            (frame > self._limit) & (frame < LARGEST_COUNT)
+        )  # what is no count is told with its frame
         if not rows.size:
             return none
         ring = np.sort(_neighbours(frame, rows, columns), axis=0)

@@ -417,8 +417,28 @@ def test_no_number_in_a_movie_keeps_ingest_from_ending(tmp_path: Path, value: fl
     else:
         frames *= np.float32(value)
     attributes = store.read_attributes(movie_store(tmp_path, frames))
-    assert attributes["status"] == "complete" and attributes["not_finite_frames"] == []
+    assert attributes["status"] == "complete"
+    assert attributes["not_finite_frames"] == ([20] if value == 3e38 else [])
     assert (attributes["noise"] is None) == (value == 1e20)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("value", [3e38, -3.4e38, 9.96921e36, np.inf])
+def test_a_number_that_is_no_count_is_no_x_ray_and_its_frame_is_told(
+    tmp_path: Path, value: float, keep: bool
+) -> None:
+    frames = counts((64, 32, 32)).astype(np.float32)
+    sound = frames.copy()
+    frames[20, 5, 6] = value
+    path = movie_store(tmp_path, frames, keep_defects=keep)
+    attributes = store.read_attributes(path)
+    assert attributes["not_finite_frames"] == [20] and attributes["xray_hits"]["n"] == 0
+    assert any("beyond 1e30" in warning for warning in attributes["warnings"])
+    assert attributes["maximum"] == sound.max() and attributes["mean"] == pytest.approx(
+        sound.mean(), rel=0.01
+    )
+    frames[20, 5, 6] = value if keep else np.nan
+    np.testing.assert_array_equal(xr.open_zarr(path)["counts"], frames)
 
 
 @pytest.mark.parametrize("what", ["drift", "NoiseAccumulator"])
