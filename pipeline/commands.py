@@ -208,7 +208,13 @@ def _show_status(result: dict[str, Any]) -> str:
     for item in result["outputs"]:
         share = "" if item["done"] is None else f", {item['done']} of {item['total']} blocks done"
         holder = f", held by {item['holder']}" if item["holder"] else ""
-        lines.append(f"{item['output']}: {item['state']}{share}{holder}")
+        name = item["output"].rpartition("/")[2]
+        lost = (
+            f", {item['n_absent']} of its files are missing. Run 'verify {name} --repair' to mend it."
+            if item["n_absent"]
+            else ""
+        )
+        lines.append(f"{item['output']}: {item['state']}{share}{holder}{lost}")
     return "\n".join(lines)
 
 

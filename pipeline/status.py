@@ -20,9 +20,9 @@ def status(config: StatusConfig) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``outputs``: a list with ``output``, ``state`` (``complete``, ``running``, ``interrupted``), ``done`` and
-        ``total`` blocks (None where a step has no blocks), ``holder``; and ``batch``, the state of the batch run that
-        writes it, or None.
+        ``outputs``: a list with ``output``, ``state`` (``complete``, ``damaged``, ``running``, ``interrupted``),
+        ``done`` and ``total`` blocks (None where a step has no blocks), ``holder``, ``n_absent`` (files of a finished
+        store that are not there); and ``batch``, the state of the batch run that writes it, or None.
 
     Raises
     ------
@@ -64,7 +64,15 @@ def _is_complete(path: Path) -> bool:
 
 
 def _complete(output: Path) -> dict[str, Any]:
-    return {"output": str(output), "state": "complete", "done": None, "total": None, "holder": None}
+    n_absent = store.n_absent(output) if (output / "zarr.json").exists() else 0
+    return {
+        "output": str(output),
+        "state": "damaged" if n_absent else "complete",
+        "done": None,
+        "total": None,
+        "holder": None,
+        "n_absent": n_absent,
+    }
 
 
 def _state(output: Path) -> dict[str, Any]:
@@ -80,6 +88,7 @@ def _state(output: Path) -> dict[str, Any]:
         "done": None if total is None else len(list((folder / "done").glob("*.json"))),
         "total": total,
         "holder": holder,
+        "n_absent": 0,
     }
 
 

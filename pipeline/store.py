@@ -293,6 +293,26 @@ def sharded_metadata(path: Path) -> Iterator[Path]:
                 yield file
 
 
+def grid_of(file: Path) -> tuple[int, ...] | None:
+    """Number of shards in every direction, from the metadata of an array; None where they cannot be read."""
+    try:
+        document = parse_json(file.read_bytes())
+        shard = document["chunk_grid"]["configuration"]["chunk_shape"]
+        return tuple(-(-n // s) for n, s in zip(document["shape"], shard, strict=True))
+    except UNREADABLE:
+        return None
+
+
+def n_absent(path: Path) -> int:
+    """How many files of a finished store are not there. What is in the others is for `verify` to say."""
+    recorded = read_attributes(path).get("files", {})
+    absent = sum(not (path / name).is_file() for name in recorded)
+    for file in sharded_metadata(path):
+        if (grid := grid_of(file)) is not None:
+            absent += max(0, math.prod(grid) - sum(1 for _ in (file.parent / "c").glob("*/*/*")))
+    return absent
+
+
 def record_hashes(path: Path, name: str, hashes: dict[str, str]) -> None:
     """Write the hashes of all shards of an array beside it."""
     group = zarr.open_group(path, mode="r+", use_consolidated=False)

@@ -148,6 +148,7 @@ def touch(folder: Path, names: list[str], suffix: str) -> NDArray[Any]:
         [f"m1.{k}" for k in range(1, 13)],  # the tenth file of a first run, no decimal
         [f"f_{k}_{12 + 0.3 * k:.1f}s" for k in range(12)],  # a counter, and the time that goes with it
         [f"f_{k}_{t}C" for k, t in enumerate((23.4, 23.2, 23.7, 23.1))],  # a counter beside something else
+        [f"n 20240230 1200{s:02d}" for s in range(3)],  # looks like a date, and is none
         [f"scan 2024-01-02 {h:02d}-{m:02d}-07.{m}" for h in (9, 10) for m in (5, 15, 25)],
         [f"c_Hour_00_Minute_00_Second_{k // 4:02d}_Frame_{k % 4:04d}" for k in range(12)],
     ],
