@@ -131,6 +131,12 @@ def _build(
     source.check_unchanged()
     array = zarr.open_array(run.partial / store.MOVIE, mode="r")
     found = _survey(array, reader.info, plan, corrections, records, n_threads, control)
+    if len(found.not_finite) == plan.shape[0]:
+        raise InputError(
+            config.raw,
+            "each of its frames holds NaN, Inf or numbers beyond 1e30, which are no counts, so that none is whole. "
+            "Name the pixels with --defects, or mend the file.",
+        )
     _add_arrays(run.partial, plan, found)
     hashes = progress.hashes(records)
     attributes = describe(config, reader.info, plan, source, sha256, found)

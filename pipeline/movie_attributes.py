@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,6 +162,17 @@ def _corrections(config: IngestConfig, plan: IngestPlan, found: Findings) -> lis
     return done
 
 
+def _lowest(found: Findings) -> list[str]:
+    """What is said where numbers are the least that their type holds: a mark, or what ran out of it."""
+    dtype = found.corrections.stored_type
+    if dtype.kind != "i" or found.low != np.iinfo(dtype).min:
+        return []
+    return [
+        f"its lowest number is {found.low:.0f}, the least that its type ({dtype}) holds: it may stand for no count. "
+        "--defects names the pixels to leave out."
+    ]
+
+
 def _warnings(config: IngestConfig, info: MovieInfo, plan: IngestPlan, found: Findings) -> list[str]:
     said = []
     if info.missing_frames:
@@ -186,10 +198,13 @@ def _warnings(config: IngestConfig, info: MovieInfo, plan: IngestPlan, found: Fi
     said += _about_brightness(found.brightness)
     said += _about_time(found.timing)
     said += _about_pixels(config, plan, found)
+    said += _lowest(found)
     noise = found.noise
     if noise is not None and noise.noise_variance > 0 and not noise.is_poisson:
+        known = math.isfinite(noise.fano)
+        fano = f"Fano factor {noise.fano:.3f}" if known else "no Fano factor, for the mean is not above 0"
         said.append(
-            f"the noise is not that of single electrons: Fano factor {noise.fano:.3f}, correlation of neighbours "
+            f"the noise is not that of single electrons: {fano}, correlation of neighbours "
             f"{noise.correlation_x:+.3f} along x, {noise.correlation_y:+.3f} along y. "
             "The blind radius is chosen accordingly unless --blind-radius says otherwise."
         )
@@ -231,7 +246,7 @@ def _about_time(timing: dict[str, Any] | None) -> list[str]:
             f"the time stamps say that about {timing['n_dropped']} frames were lost, after frames "
             f"{_some(timing['dropped_after'])}."
         ]
-    if timing["uneven"]:
+    if timing["uneven"] and timing["interval_s"] is not None:
         return ["the time between frames varies by over a tenth; the array 'timestamp' has the true times."]
     return []
 
@@ -243,7 +258,7 @@ def _about_pixels(config: IngestConfig, plan: IngestPlan, found: Findings) -> li
     for what, why, pixels in (
         ("hot", "far brighter than their neighbours in all frames", corrections.hot),
         ("dead", "without any change in all frames", corrections.dead),
-        ("without counts", "NaN or the largest value of the type in all frames", corrections.lost),
+        ("without counts", "NaN, or an end of the range of their type, in all frames", corrections.lost),
     ):
         if pixels.any():
             y, x = _places(pixels, plan)[0]

@@ -67,7 +67,9 @@ class PixelStatistics:
 
 
 def is_lost(frame: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where a frame holds no count: NaN, Inf, or the largest value of its type, which cameras mark such pixels with.
+    """Where a frame holds no count: NaN, Inf, or an end of its type, which cameras mark such pixels with.
+
+    The end is the largest value, and of signed numbers also the smallest; the 0 of unsigned ones is a count.
 
     Parameters
     ----------
@@ -81,7 +83,9 @@ def is_lost(frame: NDArray[Any]) -> NDArray[np.bool_]:
     """
     if frame.dtype.kind == "f":
         return np.asarray(~(np.abs(frame) < min(LARGEST_COUNT, float(np.finfo(frame.dtype).max))))
-    return np.asarray(frame == np.iinfo(frame.dtype).max)
+    limits = np.iinfo(frame.dtype)
+    lost = frame == limits.max
+    return np.asarray(lost | (frame == limits.min) if limits.min < 0 else lost)
 
 
 def lost_in(frame: NDArray[Any]) -> NDArray[np.bool_] | None:

@@ -441,6 +441,31 @@ def test_a_number_that_is_no_count_is_no_x_ray_and_its_frame_is_told(
     np.testing.assert_array_equal(xr.open_zarr(path)["counts"], frames)
 
 
+@pytest.mark.parametrize("value", [np.nan, 1e200])
+def test_a_movie_without_one_frame_of_counts_is_refused(tmp_path: Path, value: float) -> None:
+    frames = counts((24, 16, 16)).astype(np.float64)
+    frames[np.arange(24), np.arange(24) % 16, 3] = value  # another pixel in each frame
+    np.save(tmp_path / "raw.npy", frames)
+    with pytest.raises(InputError, match="none is whole"):
+        ingest(IngestConfig(raw=tmp_path / "raw.npy", output=tmp_path / "m.zarr"))
+    assert not (tmp_path / "m.zarr").exists()
+
+
+def test_what_is_not_known_is_not_told_as_if_it_were(tmp_path: Path) -> None:
+    """The Fano factor of a movie with a mean below 0, and times that tell no frames apart."""
+    signed = store.read_attributes(
+        movie_store(tmp_path / "signed", counts((24, 16, 16)).astype(np.int32) - 1000)
+    )
+    assert any("the mean is not above 0" in warning for warning in signed["warnings"])
+    assert not any("nan" in warning for warning in signed["warnings"])
+    frames = xr.Dataset(
+        {"a": (("t", "y", "x"), counts((24, 16, 16)))}, {"t": ("t", np.zeros(24), {"units": "s"})}
+    )
+    frames.to_zarr(tmp_path / "raw.zarr", consolidated=False)
+    still = ingest(IngestConfig(raw=tmp_path / "raw.zarr", output=tmp_path / "still.zarr"))
+    assert not any("true times" in warning for warning in still["warnings"])
+
+
 @pytest.mark.parametrize("what", ["drift", "NoiseAccumulator"])
 def test_a_stop_ends_the_measurement_of_noise_and_drift(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch

@@ -220,7 +220,10 @@ def test_a_folder_that_grew_while_it_was_read_is_not_taken_for_the_movie(
 
 
 def test_frames_that_the_shell_made_of_a_pattern_are_one_movie(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "f", movie(shape=(12, 6, 7)))
+    folder = write_folder(tmp_path / "f [2024]", movie(shape=(12, 6, 7)))
+    assert [
+        job.raw for job in plan_jobs(IngestManyConfig(raw=(folder / "*.tif",), output=tmp_path / "m"))
+    ] == [folder / "*.tif"]
     files = tuple(sorted(folder.iterdir()))
     (job,) = plan_jobs(IngestManyConfig(raw=files, output=tmp_path / "m.zarr"))
     assert (job.raw, job.output) == (folder / "frame_*.tif", tmp_path / "m.zarr")
