@@ -209,12 +209,8 @@ def _show_status(result: dict[str, Any]) -> str:
         share = "" if item["done"] is None else f", {item['done']} of {item['total']} blocks done"
         holder = f", held by {item['holder']}" if item["holder"] else ""
         name = item["output"].rpartition("/")[2]
-        lost = (
-            f", {item['n_absent']} of its files are missing. Run 'verify {name} --repair' to mend it."
-            if item["n_absent"]
-            else ""
-        )
-        lines.append(f"{item['output']}: {item['state']}{share}{holder}{lost}")
+        damage = f", {item['damage']}. Run 'verify {name} --repair' to mend it." if item["damage"] else ""
+        lines.append(f"{item['output']}: {item['state']}{share}{holder}{damage}")
     return "\n".join(lines)
 
 

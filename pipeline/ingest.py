@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tdenoise.atomic import patiently
-from tdenoise.bad_pixels import LARGEST_COUNT
+from tdenoise.bad_pixels import LARGEST_COUNT, is_lost
 from tdenoise.brightness import Brightness
 
 from . import budget, progress, recorded, store
@@ -451,7 +451,7 @@ def _statistics(frames: NDArray[Any]) -> dict[str, Any]:
         parts = np.add.reduceat(rows, starts[:-1], axis=1)
     sums = parts.sum(axis=(1, 2))
     bad = np.flatnonzero(~(np.abs(parts) < LARGEST_COUNT).all(axis=(1, 2))).tolist()
-    finite = frames[np.abs(frames) < LARGEST_COUNT] if bad else frames
+    finite = frames[~is_lost(frames)] if bad else frames
     n_pixels = np.diff(starts)[:, None] * np.diff(edges)
     return {
         "frame_means": [None if n in bad else float(s) / frames[0].size for n, s in enumerate(sums)],
