@@ -563,8 +563,8 @@ def test_the_escape_sequence_of_a_damaged_npy_header_is_no_warning(tmp_path: Pat
 # made the child.
 COMMANDS = """
 import json, os, resource, sys
-import tdenoise_pipeline.ingest_many
-from tdenoise_pipeline.cli import main
+import tdenoise_pipeline.ingest.ingest_many
+from tdenoise_pipeline.cli.command_line import main
 for line in sys.stdin:
     folder, *words = json.loads(line)
     pid = os.fork()
