@@ -284,11 +284,11 @@ def test_a_clean_target_may_be_in_another_unit() -> None:
     torch.testing.assert_close(one.target, other.target)
 
 
-def test_what_a_denoised_movie_says_is_learnt_and_the_card_says_so(tmp_path: Path) -> None:
+def test_what_a_denoised_movie_says_is_learnt_and_the_card_says_so(tmp_path: Path, workers: str) -> None:
     movie = movie_store(tmp_path, counts((40, 48, 48)))
     model = model_folder(tmp_path / "slow")
     denoised = tmp_path / "denoised.zarr"
-    apply(ApplyConfig(movie=movie, model=model, output=denoised, workers="local:1"))
+    apply(ApplyConfig(movie=movie, model=model, output=denoised, workers=workers))
     config = TrainConfig(
         movie=(movie,), output=tmp_path / "fast", from_model=model, distill=denoised, steps=30
     )
@@ -302,11 +302,11 @@ def test_what_a_denoised_movie_says_is_learnt_and_the_card_says_so(tmp_path: Pat
     assert "teacher" not in make_plan(replace(config, distill=None)).identity
 
 
-def test_only_a_blind_store_of_this_movie_can_be_learnt(tmp_path: Path) -> None:
+def test_only_a_blind_store_of_this_movie_can_be_learnt(tmp_path: Path, workers: str) -> None:
     movie, other = (movie_store(tmp_path / str(seed), counts((40, 48, 48), seed)) for seed in (0, 1))
     model = model_folder(tmp_path / "slow")
     denoised = tmp_path / "denoised.zarr"
-    apply(ApplyConfig(movie=other, model=model, output=denoised, workers="local:1", ensemble=1))
+    apply(ApplyConfig(movie=other, model=model, output=denoised, workers=workers, ensemble=1))
     config = TrainConfig(movie=(movie,), output=tmp_path / "fast", from_model=model, distill=denoised)
     with pytest.raises(InputError, match="is not denoised from"):
         train_model(config)

@@ -282,9 +282,8 @@ def plan_corrections(
         hot, dead = none, lines
     else:
         n_suspect = 0
-    if (
-        raw.kind in "ui" and statistics is not None and statistics.peak is not None
-    ):  # a single pixel that always says the most is called what it is
+    if raw.kind in "ui" and statistics is not None and statistics.peak is not None:
+        # A single pixel that always says the most is called what it is.
         stuck = single_pixels(lost) & (statistics.peak == np.iinfo(raw).max)
         hot, lost = hot | stuck, lost & ~stuck
     replaced = listed if config.keep_defects else listed | hot | dead | lost
