@@ -171,7 +171,7 @@ def _survey(
     valid[sorted(unsound)] = False
     # JSON has no NaN.
     parts = np.array([means for r in records for means in r["part_means"]], dtype=np.float64)
-    n_pixels = np.array(records[0]["part_pixels"], dtype=np.int64)
+    edges = edges_of(plan.shape[1]), edges_of(plan.shape[2])
     stamps = None
     if info.timestamps_s is not None:
         stamps = info.timestamps_s[slice(*plan.selection.frames)].reshape(plan.shape[0], -1).mean(axis=1)
@@ -181,7 +181,7 @@ def _survey(
             control.check("ingest")
 
         drift = pool.submit(measure_drift, array, unsound, _bad_pixels(corrections), check)
-        brightness, noise = measure_brightness(parts, n_pixels, valid, array, n_threads, check)
+        brightness, noise = measure_brightness(parts, edges, valid, array, n_threads, check)
     return Findings(
         corrections=corrections,
         frame_means=[mean for r in records for mean in r["frame_means"]],
@@ -241,7 +241,7 @@ def _add_arrays(path: Path, plan: IngestPlan, found: Findings) -> None:
                 "long_name": "rows and columns that the scene has moved by since the first frame; not applied",
             },
         )
-    store.add_brightness(path, found.brightness.levels, found.brightness.valid)
+    store.add_brightness(path, found.brightness.levels, found.brightness.valid, found.brightness.tilts)
     if found.timestamps is not None:
         described = {"units": "s", "long_name": "time stamp of the camera"}
         store.add_array(path, "timestamp", found.timestamps, ("t",), described)
@@ -444,7 +444,6 @@ def _statistics(frames: NDArray[Any]) -> dict[str, Any]:
             [None] * mean.size if n in bad else mean.ravel().tolist()
             for n, mean in enumerate(parts / n_pixels)
         ],
-        "part_pixels": n_pixels.ravel().tolist(),
         "torn": [] if bad else _torn(rows.sum(axis=2)),
         "not_finite": bad,
         "low": float(finite.min()) if finite.size else None,

@@ -215,12 +215,13 @@ def _brightness(found: Brightness) -> dict[str, Any]:
     """How much the frames differ in brightness."""
     levels = found.levels[found.valid]
     if not len(levels):
-        return {"steady": True, "lowest": 1.0, "highest": 1.0, "flicker": 0.0}
+        return {"steady": True, "lowest": 1.0, "highest": 1.0, "flicker": 0.0, "across": 0.0}
     return {
-        "steady": bool((levels == 1).all()),
+        "steady": found.is_even,
         "lowest": float(levels.min()),
         "highest": float(levels.max()),
         "flicker": float(np.std(np.diff(np.log(levels))) / np.sqrt(2)) if len(levels) > 1 else 0.0,
+        "across": found.across,
     }
 
 
@@ -230,12 +231,20 @@ def _about_brightness(found: Brightness) -> list[str]:
     if described["steady"]:
         return []
     low, high = described["lowest"], described["highest"]
-    said = f"the brightness of the frames varies from {low:.3g} to {high:.3g} of its mean"
-    if described["flicker"] > 0.005:
-        said += f", by {100 * described['flicker']:.2g} % from frame to frame"
-    return [
-        f"{said}. It is measured, taken out of what a model sees, and put back into the result ('frame_level')."
-    ]
+    told = []
+    if low < high:
+        said = f"the brightness of the frames varies from {low:.3g} to {high:.3g} of its mean"
+        if described["flicker"] > 0.005:
+            said += f", by {100 * described['flicker']:.2g} % from frame to frame"
+        told.append(
+            f"{said}. It is measured, taken out of what a model sees, and put back into the result ('frame_level')."
+        )
+    if described["across"]:
+        told.append(
+            "the beam moves across the field: the brightness at its edges changes by up to "
+            f"{100 * described['across']:.2g} %. It is taken out and put back ('frame_tilt')."
+        )
+    return told
 
 
 def _about_time(timing: dict[str, Any] | None) -> list[str]:
