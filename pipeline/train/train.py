@@ -338,10 +338,10 @@ class _Session:
             state.start_spread(team.of_first(lambda: self._validation.constant_spread(state.network)))
         if not state.done:
             self._loop(state, stage)
+        self._records += self._told(stage, state)
         self.n_steps += state.step
         self.elapsed_s += state.elapsed_s
         self.stage = stage
-        self._records += [self._record(stage, record) for record in state.history]
         return state
 
     def _started(self, stage: _Stage) -> TrainingState:
@@ -423,8 +423,10 @@ class _Session:
         self._control.check("compare models")
         return self._contradiction(network)
 
-    def _record(self, stage: _Stage, record: dict[str, float]) -> dict[str, Any]:
-        return record if stage.candidate is None else {"candidate": stage.candidate, **record}
+    def _told(self, stage: _Stage, state: TrainingState) -> list[dict[str, Any]]:
+        """Records of a stage, their steps counted from the beginning of the training."""
+        name = {} if stage.candidate is None else {"candidate": stage.candidate}
+        return [{**name, **record, "step": self.n_steps + record["step"]} for record in state.history]
 
     def _tell(self, state: TrainingState, stage: _Stage) -> None:
         """Show how far it has come, and write the metrics."""
@@ -434,7 +436,7 @@ class _Session:
         done = stage.begins + stage.share * min(1.0, done)
         self._control.progress("train", min(1000, math.floor(1000 * done)), 1000)
         assert self._run is not None
-        records = self._records + [self._record(stage, record) for record in state.history]
+        records = self._records + self._told(stage, state)
         lines = "".join(json.dumps(record) + "\n" for record in records)
         write_atomically(self._run.partial / "metrics.jsonl", lines.encode())
 
