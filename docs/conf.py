@@ -17,7 +17,9 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 nitpicky = True
 # Types of other libraries, whose pages are not at hand offline.
-nitpick_ignore_regex = [("py:.*", r"(xarray|pathlib|numpy|np|torch|optional|InputError|str|Path|NDArray|Any).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(xarray|pathlib|numpy|np|torch|optional|InputError|str|Path|NDArray|Any).*")
+]
 myst_heading_anchors = 3
 autodoc_typehints = "none"  # numpydoc says them
 html_theme = "furo"

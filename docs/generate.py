@@ -59,7 +59,14 @@ def modules() -> str:
         "",
     ]
     for package in (tdenoise, tdenoise_pipeline):
-        lines += [f"## `{package.__name__}`", "", _first_line(package.__doc__), "", "| module | what it is for |", "|---|---|"]
+        lines += [
+            f"## `{package.__name__}`",
+            "",
+            _first_line(package.__doc__),
+            "",
+            "| module | what it is for |",
+            "|---|---|",
+        ]
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
