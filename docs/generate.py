@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 
 import tdenoise_pipeline
-from tdenoise_pipeline.cli import COMMANDS, main
+from tdenoise_pipeline.cli import main
+from tdenoise_pipeline.cli.commands import COMMANDS
 
 import tdenoise
 

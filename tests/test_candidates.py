@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small import counts, movie_store
-from tdenoise_pipeline.config import TrainConfig
-from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import Stopped
-from tdenoise_pipeline.train import train_model
+from tdenoise_pipeline.settings.config import TrainConfig
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.train.train import train_model
 
-from tdenoise.candidates import CANDIDATES, Measured, choose
-from tdenoise.checkpoint import BASE, read_card
-from tdenoise.held_out import Sums
-from tdenoise.places import KINDS, kinds_of_place
+from tdenoise.evaluation.places import KINDS, kinds_of_place
+from tdenoise.network.checkpoint import BASE, read_card
+from tdenoise.training.candidates import CANDIDATES, Measured, choose
+from tdenoise.training.validation import Sums
 
 NAMES = [candidate.name for candidate in CANDIDATES]
 N_BLOCKS = 400
@@ -74,7 +74,12 @@ def test_kinds_of_place_are_told_from_a_noisy_mean() -> None:
     image[:64, 64:] += 0.15 * (film / film.std())[:64, 64:]
     kinds = kinds_of_place(rng.poisson(image * 100) / 100, 1 / 100)
     low, high = slice(12, 52), slice(76, 116)
-    places = {"lattice": (low, low), "film": (low, high), "vacuum": (high, low), "edge": (high, slice(86, 98))}
+    places = {
+        "lattice": (low, low),
+        "film": (low, high),
+        "vacuum": (high, low),
+        "edge": (high, slice(86, 98)),
+    }
     for name, place in places.items():
         assert (kinds[place] == KINDS.index(name)).mean() > 0.6, name
     assert (kinds_of_place(rng.poisson(np.ones((96, 96)) * 50) / 50, 1 / 50) == KINDS.index("vacuum")).all()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from pages import DOCS, GENERATED, PAGES, ROOT, name_of
-from tdenoise_pipeline.cli import COMMANDS
+from tdenoise_pipeline.cli.commands import COMMANDS
 
 BESIDE = [
     ROOT / name for name in ("CONTRIBUTING.md", "DESIGN.md", "deploy/README.md", "benchmarks/README.md")
