@@ -210,8 +210,8 @@ def stretch_of(number: int, n_frames: int) -> int:
     return max(0, min(number // STRETCH, n_stretches(n_frames) - 1))
 
 
-def give_back(evidence: Evidence, correlations: Lags = (), n_looks: int = 1) -> GivenBack:
-    """What the counts of a whole movie, or of a stretch of it, ask for.
+def give_back(evidence: Evidence, correlations: Lags = ()) -> GivenBack:
+    """What the counts of a whole movie ask for.
 
     The mean residual is kept where it holds more than noise, and by as much: of a mean over a column the share of
     deviations so large that are no chance (one less the false discovery rate; Storey 2002), of finer detail what a
@@ -221,18 +221,13 @@ def give_back(evidence: Evidence, correlations: Lags = (), n_looks: int = 1) -> 
     Parameters
     ----------
     evidence : Evidence
-        Of all frames of a movie; of a stretch, what is left after that.
+        Of all frames of a movie.
     correlations : iterable of (int, int, float)
         Of the noise of neighbouring pixels.
-    n_looks : int
-        Stretches that are looked at; the more there are, the more a place must stand out.
     """
     mean, variance, seen = evidence.mean, evidence.variance, evidence.level > 0
     column, noise = _mean_around(mean, variance, seen, COLUMN, correlations)
-    sure = _no_chance(_ratio(column, np.sqrt(noise)), seen, n_looks)
-    sure = _smooth(ndimage.maximum_filter(sure, 2 * REACH + 1), 1.0)
-    once = _over(mean, seen, BLUR)
-    coarse = 2 * once - _over(once, seen, BLUR)
+    sure, coarse = _widened(_no_chance(_ratio(column, np.sqrt(noise)), seen)), _coarse(mean, seen)
     kernel = _twice(BLUR)
     middle = float(kernel.max())
     fine = -kernel
@@ -241,6 +236,36 @@ def give_back(evidence: Evidence, correlations: Lags = (), n_looks: int = 1) -> 
     found = _over(np.square(detail), seen, AROUND)
     share = np.clip(1 - FINE_DOUBT * _ratio(noise, found, 1.0), 0, None) * seen
     given, own = sure * coarse + share * detail, sure * middle + share * (1 - middle)
+    return GivenBack(*(values.astype(np.float32) for values in (given * seen, own * seen, evidence.level)))
+
+
+def give_back_what_stands_out(
+    evidence: Evidence, correlations: Lags = (), n_looks: float = 1.0, variance: Array | None = None
+) -> GivenBack:
+    """What the counts of some frames ask for beyond what the whole movie does.
+
+    There are many such stretches, and most places are right: only those count that are as far off as noise has hardly
+    any in the whole movie.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Of the frames, with what was given back before.
+    correlations : iterable of (int, int, float)
+        Of the noise of neighbouring pixels.
+    n_looks : float
+        Pixels of all that is looked at, over those of this evidence.
+    variance : ndarray, optional
+        Of the mean residual; otherwise as the squares tell [counts^2].
+    """
+    mean, seen = evidence.mean, evidence.level > 0
+    known = evidence.variance if variance is None else variance
+    column, noise = _mean_around(mean, known, seen, COLUMN, correlations)
+    deviation = np.sqrt(noise)
+    z = _of_few_counts(_ratio(column, deviation), _over(evidence.image, seen, COLUMN), deviation)
+    by_chance = 2 * n_looks * seen.sum() * special.ndtr(-np.abs(z))
+    sure = _widened((1 - by_chance / BY_CHANCE).clip(0, 1) * seen)
+    given, own = sure * _coarse(mean, seen), sure * float(_twice(BLUR).max())
     return GivenBack(*(values.astype(np.float32) for values in (given * seen, own * seen, evidence.level)))
 
 
@@ -354,22 +379,11 @@ def _give_back_to(
         sums.add(counts[k], shown[k], levels[k], (row, column), sound)
         here = slice(row, row + height), slice(column, column + width)
         variance[here] += noise(shown[k]) if sound is None else noise(shown[k]) * sound
-    seen = sums.level > 0
-    mean = sums.mean
-    off, spread = _mean_around(mean, _ratio(variance, np.square(sums.level)), seen, COLUMN, correlations)
-    z = _of_few_counts(_ratio(off, np.sqrt(spread)), _over(sums.image, seen, COLUMN), np.sqrt(spread))
-    by_chance = 2 * looks * shown[0].size * special.ndtr(-np.abs(z))
-    sure = (1 - by_chance / BY_CHANCE).clip(0, 1) * seen
-    sure = _smooth(ndimage.maximum_filter(sure, 2 * REACH + 1), 1.0)
-    once = _over(mean, seen, BLUR)
-    coarse = 2 * once - _over(once, seen, BLUR)
-    middle = float(_twice(BLUR).max())
+    given = give_back_what_stands_out(sums, correlations, looks, _ratio(variance, np.square(sums.level)))
     if len(counts) == 1:
-        others = (coarse - middle * mean) / (1 - middle)
-        shown[0] += (levels[0] * (sure * others * seen)).astype(np.float32)
+        middle = float(_twice(BLUR).max())
+        shown[0] += (levels[0] * (given.mean - given.own * sums.mean) / (1 - middle)).astype(np.float32)
         return
-    parts = (sure * coarse * seen, sure * middle * seen, sums.level)
-    given = GivenBack(*(values.astype(np.float32) for values in parts))
     for k, (row, column) in enumerate(at.tolist()):
         shown[k] = given.to_frame(counts[k], shown[k], levels[k], (row, column))
 
@@ -522,12 +536,23 @@ def _kernel(sigma: float) -> Array:
     return _smooth(impulse, sigma) if sigma else impulse
 
 
-def _no_chance(z: Array, seen: Array, n_looks: int) -> Array:
+def _widened(sure: Array) -> Array:
+    """A place and what belongs to it."""
+    return _smooth(ndimage.maximum_filter(sure, 2 * REACH + 1), 1.0)
+
+
+def _coarse(mean: Array, seen: Array) -> Array:
+    """Without detail that is finer than a column."""
+    once = _over(mean, seen, BLUR)
+    return np.asarray(2 * once - _over(once, seen, BLUR))
+
+
+def _no_chance(z: Array, seen: Array) -> Array:
     """Of deviations at least as large as that of a place, the share that is more than noise explains."""
     if not seen.any():
         return np.zeros(z.shape)
     size = np.sort(np.abs(z[seen]))
-    expected, n_found = n_looks * len(size) * 2 * special.ndtr(-size), len(size) - np.arange(len(size))
+    expected, n_found = len(size) * 2 * special.ndtr(-size), len(size) - np.arange(len(size))
     by_chance = np.minimum.accumulate(np.minimum(1.0, expected / n_found))
     return np.asarray((1 - np.interp(np.abs(z), size, by_chance)).clip(0, 1) * seen)
 
