@@ -149,16 +149,16 @@ def test_a_run_that_is_killed_while_it_gives_back_goes_on_to_the_same_bytes(
 
 
 def test_a_repair_gives_back_what_was_given_back_before(
-    sources: tuple[Path, Path], whole: Path, tmp_path: Path
+    sources: tuple[Path, Path], whole: Path, tmp_path: Path, workers: str
 ) -> None:
     output = tmp_path / "d.zarr"
-    apply(config(sources, output, share=None, workers="local:1"))
+    apply(config(sources, output, share=None, workers=workers))
     before = xr.open_zarr(output)["denoised"].values
     victim = next(p for p in sorted((output / "denoised" / "c").rglob("*")) if p.is_file())
     sound = victim.read_bytes()
     victim.write_bytes(sound[:-30])
     repair = VerifyConfig(
-        store=output, repair=True, movie=sources[0], model=sources[1], workers="local:1", deep=True
+        store=output, repair=True, movie=sources[0], model=sources[1], workers=workers, deep=True
     )
     assert mend(repair)["repaired"] == 1
     np.testing.assert_array_equal(xr.open_zarr(output)["denoised"].values, before)
