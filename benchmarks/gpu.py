@@ -7,7 +7,7 @@ the others go on. `--device cpu --quick` runs the same code on a small scale wit
 
 Sections: what the device is and its measured peak; blindness (gradients) and equality of blocks; `udvd` and
 `split-blind` trained for equal time; throughput and memory of the models; variants of the bare network; where the time
-of a block goes; `apply` from store to store. docs/gpu.md explains the figures.
+of a block goes; `apply` from store to store. docs/how_to/gpu.md explains the figures.
 """
 
 from __future__ import annotations

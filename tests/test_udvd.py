@@ -38,7 +38,7 @@ RADII = [0, 1]
 
 
 def u_net_shapes(prefix: str, n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
-    """Layers of one U-Net as the users' script names them: docs/udvd.md."""
+    """Layers of one U-Net as the users' script names them: docs/reference/networks.md."""
     widths = {
         "enc1": (n_in, 48, 48, 48),
         "enc2": (48, 48, 48, 48),

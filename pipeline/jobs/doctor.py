@@ -39,8 +39,8 @@ OPEN_FILES = 1024
 RACES, RACERS = 20, 3
 NODES_WAIT_S = 1800.0
 OPTIONAL = {
-    "dask_jobqueue": "--workers slurm:N, pbs:N and lsf:N (pip install 'tdenoise[slurm]')",
-    "av": "video files (tdenoise[video])",
+    "dask_jobqueue": "--workers slurm:N, pbs:N and lsf:N (the extra slurm: pip install '.[slurm]' in a checkout)",
+    "av": "video files (the extra video)",
 }
 
 

@@ -114,7 +114,7 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
     if has_gamma_head(plan.architecture):
         log.warning(
             "a few noisy movies hardly show how uncertain a good prediction is: take the variance that this model "
-            "states for a rough one, and compare it with the errors by 'evaluate' (docs/models.md)."
+            "states for a rough one, and compare it with the errors by 'evaluate' (docs/explanation/uncertainty.md)."
         )
     training = [_looked_at(movie, plan) for movie in plan.movies]
     inputs = [path for path in (*config.movie, plan.start) if path is not None]

@@ -292,7 +292,7 @@ def _jobs(
         from .job_cluster import wait_for_first, worker_jobs
     except ImportError as error:
         raise UsageError(
-            f"--workers {workers} lacks the package {error.name}: pip install 'tdenoise[slurm]'."
+            f"--workers {workers} needs the package {error.name}. In a checkout of tdenoise: pip install '.[slurm]'."
         ) from error
 
     jobs = worker_jobs(
