@@ -46,9 +46,9 @@ from ..files.sealed_json import read_sealed, write_sealed
 from ..resources import budget
 from ..runs import progress
 from ..step_control import Control
-from ..store import store
+from ..store import integrity, store, writing
 from ..store.blocks import Block, Region
-from ..store.shards import Layout, ShardWriter
+from ..store.shards import Layout, ShardWriter, shard_damage, shard_index, shard_key, shards_in
 from .block_work import (
     Job,
     draft_store,
@@ -117,7 +117,7 @@ def finish_draft(
     assert given is not None
     maybe_crash("given_back.known")
     whole = Region((0, shape[0]), (0, shape[1]), (0, shape[2]))
-    shards = list(store.shards_in(whole, geometry.shard))
+    shards = list(shards_in(whole, geometry.shard))
     brightness = movie_brightness(job, shape[1:]) or Brightness.steady(shape[0])
     make = partial(_make, job, geometry, source, given, places, brightness, run)
 
@@ -125,7 +125,7 @@ def finish_draft(
         control.check("apply")
         try:
             return make(shard)
-        except store.UNREADABLE as error:
+        except integrity.UNREADABLE as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the disk, not of what is on it
             _forget(job, blocks, shard)
@@ -142,7 +142,7 @@ def prepare_draft(folder: Path, shape: tuple[int, int, int], geometry: store.Geo
     """The empty store of a draft in a work folder; of one that is there, what is damaged is made again."""
     target, fresh = draft_store(folder), folder / "done" / f"draft-{uuid.uuid4().hex}.zarr"
     zarr.create_group(fresh)
-    store.add_sharded(fresh, store.DRAFT, shape, np.dtype(np.float32), geometry, {})
+    writing.add_sharded(fresh, store.DRAFT, shape, np.dtype(np.float32), geometry, {})
     for file in fresh.rglob("zarr.json"):
         place, data = target / file.relative_to(fresh), file.read_bytes()
         if not place.exists() or place.read_bytes() != data:
@@ -193,14 +193,14 @@ class Given:
     def hashes(self) -> dict[str, str]:
         """Of the content of every array."""
         names = [*MAPS, *(STRETCHES if self._later else ())]
-        return {name: store.array_hash(zarr.open_array(self._path / name, mode="r")) for name in names}
+        return {name: integrity.array_hash(zarr.open_array(self._path / name, mode="r")) for name in names}
 
     def copy_to(self, path: Path) -> None:
         """Give the arrays to a store that is being made."""
         for name in self.hashes():
             array = zarr.open_array(self._path / name, mode="r")
             dims = tuple(str(dim) for dim in array.metadata.dimension_names)
-            copy = store.create_array(
+            copy = writing.create_array(
                 path, name, array.shape, array.dtype, array.chunks, dims, dict(array.attrs)
             )
             for first in range(0, array.shape[0], array.chunks[0]):
@@ -229,10 +229,10 @@ def _ask_the_counts(
     for name, values in zip(MAPS, (whole.mean, whole.own, whole.level), strict=True):
         described = {"units": units if name == "given_back" else "1", "long_name": MAPS[name]}
         described |= noise if name == "given_back" else {}
-        store.add_array(path, name, values, DIMS, described)
+        writing.add_array(path, name, values, DIMS, described)
     n = n_stretches(n_frames)
     later = [
-        store.create_array(
+        writing.create_array(
             path,
             name,
             (n, *scene),
@@ -327,11 +327,11 @@ def _make(
     shard: Region,
 ) -> tuple[str, str]:
     """One shard of the denoised array; its grid position and hash. Nothing is done where it is there."""
-    key = store.shard_key(shard, geometry.shard)
+    key = shard_key(shard, geometry.shard)
     target = job.output / store.DENOISED
     file = target.joinpath("c", *key.split("."))
     before = (read_sealed(_marker(job.folder, key)) or {}).get("shard")
-    if before is not None and store.shard_damage(file, geometry.shard, geometry.chunk, 1) is None:
+    if before is not None and shard_damage(file, geometry.shard, geometry.chunk, 1) is None:
         return key, str(before)
     draft = zarr.open_array(job.array(store.DRAFT), mode="r")
     sound = None
@@ -352,8 +352,8 @@ def _make(
                 shown = besides.to_frame(counts[frame], shown, level, corner, valid)
             drafted[frame] = shown
         _briefly(part, counts, drafted, given, places, brightness, sound, source.shape)
-        writer.append(drafted if job.kept_bits is None else store.round_mantissa(drafted, job.kept_bits))
-    digest = writer.write(target, store.shard_index(key), run.check)
+        writer.append(drafted if job.kept_bits is None else writing.round_mantissa(drafted, job.kept_bits))
+    digest = writer.write(target, shard_index(key), run.check)
     adopt(job.folder, key, digest)
     maybe_crash("given_back.marked")
     return key, digest

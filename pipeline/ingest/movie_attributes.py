@@ -15,7 +15,7 @@ from tdenoise.noise.noise import NoiseStatistics
 from ..readers import MovieInfo
 from ..settings.config import IngestConfig
 from ..version import VERSION
-from .corrections import Corrections
+from .corrections import Corrections, summed_type
 from .fingerprint import Source
 from .ingest_plan import IngestPlan
 from .measurements import DRIFT_FRAMES
@@ -164,7 +164,8 @@ def _corrections(config: IngestConfig, plan: IngestPlan, found: Findings) -> lis
 
 def _lowest(found: Findings) -> list[str]:
     """What is said where numbers are the least that their type holds: a mark, or what ran out of it."""
-    dtype = found.corrections.stored_type
+    made = found.corrections
+    dtype = summed_type(made.dtype, made.bin**2 * made.group)
     if dtype.kind != "i" or found.low != np.iinfo(dtype).min:
         return []
     return [

@@ -233,12 +233,6 @@ class TrainConfig(Learning):
         parse=share,
         metavar="SHARE",
     )
-    distill: Path | None = setting(
-        None,
-        "the movie denoised with --ensemble: learn to say in one pass what this average of many says",
-        parse=Path,
-        metavar="DENOISED.zarr",
-    )
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     force: bool = setting(False, "replace the output, or start it over", parse=flag)
 
@@ -260,11 +254,6 @@ class Denoising(Placement):
     lossless: bool = setting(False, "keep all 23 bits of the mantissa", parse=flag)
     variance: bool = setting(
         False, "also write how uncertain every pixel is (of a model with a gamma head)", parse=flag
-    )
-    posterior: bool = setting(
-        False,
-        "let every pixel's own count join in, and write the variance (gamma head, single electrons)",
-        parse=flag,
     )
     resume: bool = setting(False, "refuse to start afresh: only continue", parse=flag)
     force: bool = setting(False, "replace the output, or start it over", parse=flag)
@@ -355,9 +344,6 @@ class RunConfig(Preparation, Learning, Placement):
     raw: Path = setting(help="raw movie", parse=Path, metavar="RAW", positional=True)
     output: Path = setting(help="folder for everything", parse=new_folder, metavar="FOLDER", short="-o")
     variance: bool = setting(False, "also learn and write how uncertain every pixel is", parse=flag)
-    posterior: bool = setting(
-        False, "let every pixel's own count join in, and write the variance", parse=flag
-    )
     truth: Path | None = setting(None, "clean movie, for simulated data", parse=Path, metavar="FILE.npz")
     step: str | None = setting(
         None, "do only this step, after those before it", choices=("ingest", "train", "apply", "report")
