@@ -21,7 +21,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from tdenoise import checkpoint
+from tdenoise import checkpoint, runtime
 from tdenoise.atomic import write_atomically
 from tdenoise.brightness import Brightness
 from tdenoise.kinds import architecture_of
@@ -58,6 +58,7 @@ class Known:
     given: GivenBack | None = None  # what the counts gave back
 
 
+@runtime.restored()
 def apply(
     config: ApplyConfig,
     control: Control | None = None,

@@ -33,6 +33,7 @@ from .config import (
 from .control import Control
 from .errors import InputError, PipelineError, UsageError, VerificationError
 from .progress import read_json
+from .run_folder import parts_of_run
 from .verify import verify
 
 PROFILE = 1
@@ -57,7 +58,8 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
     archive = config.archive
     if archive.exists() and not is_archive(archive) and any(archive.iterdir()):
         raise UsageError(f"{archive}: is a folder of something else. Name an archive, or a new folder.")
-    found = [describe(path, archive) for path in config.store]  # all of them, before the first is written
+    parts = [part for path in config.store for part in parts_of_run(path)]
+    found = [describe(part, archive) for part in parts]  # all of them, before the first is written
     (archive / CARDS).mkdir(parents=True, exist_ok=True)
     if not is_archive(archive):
         write_atomically(archive / MARK, json.dumps({"profile": PROFILE, "kind": "archive"}).encode())

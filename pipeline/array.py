@@ -25,6 +25,7 @@ from .control import Control
 from .errors import PipelineError, Stopped
 from .reasons import Pending, newest_log
 from .sealed import read_sealed, write_sealed
+from .setting import flag_of
 from .sharing import SharedRun
 from .site_profile import JobProfile, worker_profile
 from .slurm import pipeline_command, queue, render_script, submit_script
@@ -146,8 +147,7 @@ def task_words(config: ApplyConfig) -> list[str]:
         if field.metadata["positional"]:
             positional.append(text)
             continue
-        flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
-        words += [flag] if value is True else [flag, text]
+        words += [flag_of(field)] if value is True else [flag_of(field), text]
     return [*words, *positional]
 
 

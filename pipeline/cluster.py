@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from . import budget
 from .errors import ResourceError, Stopped, UsageError
+from .main_guard import check_main_guard
 from .site_profile import SUBMIT, worker_profile
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ def _local(
     from distributed import Client, LocalCluster
     from distributed.security import Security
 
+    check_main_guard()
     count = count or budget.n_cores()
     logging.getLogger("distributed.nanny").addFilter(_is_news)
     for attempt in range(1, START_TRIES + 1):

@@ -8,22 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import config as settings
 from .control import Control
-from .terminal import one_line
+from .terminal import one_line, say
 
 
 @dataclass(frozen=True)
 class Command:
     """A verb of the command line."""
 
-    config: type[Any]
+    settings: str  # the name of their class
+    summary: str  # what it gives, in one sentence
     run: Callable[[Any, Control], dict[str, Any]]
     show: Callable[[dict[str, Any]], str]
     dry_run: Callable[[Any], dict[str, Any]] | None = None
 
+    @property
+    def config(self) -> type[Any]:
+        """The class of its settings."""
+        from . import config
 
-# Every step is imported when it runs: torch, xarray and distributed take seconds, --help must not.
+        kind: type[Any] = getattr(config, self.settings)
+        return kind
+
+
+# Every step is imported when it runs: torch, xarray and distributed take seconds, --help must not. So are the settings,
+# for pydantic takes a tenth of a second.
 
 
 def _ingest(config: Any, control: Control) -> dict[str, Any]:
@@ -150,6 +159,12 @@ def _run(config: Any, control: Control) -> dict[str, Any]:
     return run(config, control)
 
 
+def _run_plan(config: Any) -> dict[str, Any]:
+    from .run_plan import describe_plan
+
+    return describe_plan(config)
+
+
 def _show_run(result: dict[str, Any]) -> str:
     if "metrics" not in result:  # one step only
         return "\n".join(result.values())
@@ -186,12 +201,14 @@ def _show_report(result: dict[str, Any]) -> str:
 
 
 def _verify(config: Any, control: Control) -> dict[str, Any]:
-    from .verify import verify
+    from .verify_run import verify_all
 
-    return verify(config, control)
+    return verify_all(config, control)
 
 
 def _show_verify(result: dict[str, Any]) -> str:
+    if "stores" in result:
+        return "\n".join([*map(_show_verify, result["stores"]), *result["models"]])
     how = "decoded and compared" if result["deep"] else "found whole by their index"
     mended = f", {result['repaired']} damaged files mended" if result["repaired"] else ""
     return f"{result['store']}: {result['n_shards']} shards {how}{mended}"
@@ -282,7 +299,7 @@ def _logs(config: Any, control: Control) -> dict[str, Any]:
     from .batch_status import logs
 
     for line in logs(config, control):
-        print(line, flush=True)
+        say(line)
     return {}
 
 
@@ -380,29 +397,155 @@ def _show_doctor(result: dict[str, Any]) -> str:
 
 
 COMMANDS = {
-    "ingest": Command(settings.IngestManyConfig, _ingest, _show_ingest, _ingest_plan),
-    "train": Command(settings.TrainConfig, _train, _show_train, _train_plan),
-    "apply": Command(settings.ApplyManyConfig, _apply, _show_apply, _apply_plan),
-    "run": Command(settings.RunConfig, _run, _show_run),
-    "evaluate": Command(settings.EvaluateConfig, _evaluate, _show_evaluate),
-    "report": Command(settings.ReportConfig, _report, _show_report),
-    "verify": Command(settings.VerifyConfig, _verify, _show_verify),
-    "status": Command(settings.StatusConfig, _status, _show_status),
-    "models import": Command(settings.ModelsImportConfig, _models_import, _show_models_import),
-    "models show": Command(settings.ModelsShowConfig, _models_show, _show_models_show),
-    "archive add": Command(settings.ArchiveAddConfig, _archive("add"), _show_archive_add),
-    "archive list": Command(settings.ArchiveConfig, _archive("list_all"), _show_archive_list),
-    "archive find": Command(settings.ArchiveFindConfig, _archive("find"), _show_archive_list),
-    "archive show": Command(settings.ArchiveShowConfig, _archive("show"), _show_archive_show),
-    "archive verify": Command(settings.ArchiveVerifyConfig, _archive("check"), _show_archive_count),
-    "archive index": Command(settings.ArchiveIndexConfig, _archive("index"), _show_archive_count),
-    "doctor": Command(settings.DoctorConfig, _doctor, _show_doctor),
-    "simulate": Command(settings.SimulateConfig, _simulate, _show_simulate),
-    "resume": Command(settings.ResumeConfig, _resume, _show_resume),
-    "cancel": Command(settings.CancelConfig, _cancel, _show_cancel),
-    "logs": Command(settings.LogsConfig, _logs, str),
-    "profiles list": Command(settings.ProfilesListConfig, _profiles_list, _show_profiles_list),
-    "profiles show": Command(settings.ProfilesShowConfig, _profiles_show, _show_profiles_show),
-    "profiles check": Command(settings.ProfilesCheckConfig, _profiles_check, _show_profiles_check),
+    "run": Command(
+        "RunConfig",
+        "Go from a raw movie to a denoised movie and a report, in one folder.",
+        _run,
+        _show_run,
+        _run_plan,
+    ),
+    "ingest": Command(
+        "IngestManyConfig",
+        "Read raw movies, calibrate and correct them, and write each as a movie store.",
+        _ingest,
+        _show_ingest,
+        _ingest_plan,
+    ),
+    "train": Command(
+        "TrainConfig", "Train a model on one or several noisy movies.", _train, _show_train, _train_plan
+    ),
+    "apply": Command(
+        "ApplyManyConfig",
+        "Denoise movies with a model; you can stop it and start it again.",
+        _apply,
+        _show_apply,
+        _apply_plan,
+    ),
+    "resume": Command(
+        "ResumeConfig",
+        "Continue what was interrupted; for a batch run, queue the missing jobs again.",
+        _resume,
+        _show_resume,
+    ),
+    "report": Command(
+        "ReportConfig",
+        "Write a page with pictures and figures of a denoised movie.",
+        _report,
+        _show_report,
+    ),
+    "evaluate": Command(
+        "EvaluateConfig",
+        "Measure how good a denoised movie is, with or without a truth.",
+        _evaluate,
+        _show_evaluate,
+    ),
+    "verify": Command(
+        "VerifyConfig",
+        "Check that a store, or all that a run made, is complete and undamaged; repair it.",
+        _verify,
+        _show_verify,
+    ),
+    "status": Command("StatusConfig", "Show how far a run has come.", _status, _show_status),
+    "logs": Command("LogsConfig", "Show the logs of the jobs of a batch run.", _logs, str),
+    "cancel": Command(
+        "CancelConfig", "Cancel the jobs of a batch run; what is done is kept.", _cancel, _show_cancel
+    ),
+    "profiles list": Command(
+        "ProfilesListConfig", "List the names that --profile accepts.", _profiles_list, _show_profiles_list
+    ),
+    "profiles show": Command(
+        "ProfilesShowConfig",
+        "Show what a profile asks for, for each kind of job.",
+        _profiles_show,
+        _show_profiles_show,
+    ),
+    "profiles check": Command(
+        "ProfilesCheckConfig",
+        "Ask the cluster whether it would accept the jobs of a profile.",
+        _profiles_check,
+        _show_profiles_check,
+    ),
+    "doctor": Command(
+        "DoctorConfig",
+        "Check whether this machine, a shared disk and the nodes of a cluster are ready.",
+        _doctor,
+        _show_doctor,
+    ),
+    "models show": Command(
+        "ModelsShowConfig",
+        "Show the architecture, training and figures of a model.",
+        _models_show,
+        _show_models_show,
+    ),
+    "models import": Command(
+        "ModelsImportConfig",
+        "Turn UDVD weights that the original script saved into a model.",
+        _models_import,
+        _show_models_import,
+    ),
+    "archive add": Command(
+        "ArchiveAddConfig",
+        "Add finished stores and models to an archive.",
+        _archive("add"),
+        _show_archive_add,
+    ),
+    "archive list": Command(
+        "ArchiveConfig", "List all that an archive holds.", _archive("list_all"), _show_archive_list
+    ),
+    "archive find": Command(
+        "ArchiveFindConfig",
+        "Find movies, models and results in an archive.",
+        _archive("find"),
+        _show_archive_list,
+    ),
+    "archive show": Command(
+        "ArchiveShowConfig",
+        "Show one item, what it was made from and what was made from it.",
+        _archive("show"),
+        _show_archive_show,
+    ),
+    "archive verify": Command(
+        "ArchiveVerifyConfig",
+        "Check every card of an archive and all that the cards name.",
+        _archive("check"),
+        _show_archive_count,
+    ),
+    "archive index": Command(
+        "ArchiveIndexConfig",
+        "Rebuild the index of an archive from its cards.",
+        _archive("index"),
+        _show_archive_count,
+    ),
+    "simulate": Command(
+        "SimulateConfig",
+        "Write a simulated raw movie and its noise-free truth.",
+        _simulate,
+        _show_simulate,
+    ),
 }
 SUBMITTABLE = ("ingest", "train", "apply", "report", "run")
+
+# Commands of two words, by the first.
+GROUPS = {
+    "profiles": "List, show and check the descriptions of clusters that --profile accepts.",
+    "models": "Show a model, or import old weights.",
+    "archive": "Keep movies, models and results together, and find them again.",
+}
+# What a user wants to do, and the first words of the commands for it.
+PURPOSES = {
+    "denoise a movie": ("run", "ingest", "train", "apply", "resume"),
+    "look at the result": ("report", "evaluate", "verify"),
+    "work on a cluster": ("submit", "status", "logs", "cancel", "profiles", "doctor"),
+    "keep and find": ("models", "archive"),
+    "try and learn": ("simulate", "completion", "help"),
+}
+_OWN = {
+    "submit": "Queue ingest, train, apply, report or run as Slurm jobs, or run it in the background.",
+    "completion": "Print a script that completes commands and options in your shell.",
+    "help": "Show the help of a command.",
+}
+SUMMARIES = {
+    name: _OWN.get(name) or GROUPS.get(name) or COMMANDS[name].summary
+    for names in PURPOSES.values()
+    for name in names
+}

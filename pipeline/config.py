@@ -1,547 +1,639 @@
-"""Settings of every command: one frozen dataclass each, the same names as the flags. Light to import."""
+"""Settings of every command: one frozen dataclass each, with the names of the flags. `setting` checks the values."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from .run_folder import beside_in_run, was_compared
+from .setting import SettingError, Settings, setting, settings
 from .values import (
-    box,
-    count,
-    ensemble,
-    flag,
-    frame_seconds,
-    index,
-    interval,
-    nanometres,
-    new_folder,
-    new_path,
-    positive,
-    processes,
-    radius,
-    seconds,
-    seed,
-    share,
-    size,
-    udvd_radius,
+    Box,
+    Count,
+    DenoisedStore,
+    DoseShare,
+    Duration,
+    FrameTime,
+    Index,
+    Interval,
+    Model,
+    MoviePaths,
+    MovieStore,
+    Nanometres,
+    NewFolder,
+    NewPath,
+    Number,
+    Paths,
+    Positive,
+    Processes,
+    Radius,
+    Seed,
+    Size,
+    Symmetries,
+    UdvdRadius,
+    Whole,
+    Words,
+    YesNo,
 )
 
 SCRATCH = Path("scratch")  # --from scratch: random weights
 
+Orientation = Literal["as-is", "rot90", "rot180", "rot270", "flip-y", "flip-x", "transpose", "anti-transpose"]
+ORIENTATIONS: tuple[str, ...] = get_args(Orientation)
 
-def setting(
-    default: Any = dataclasses.MISSING,
-    help: str = "",
-    *,
-    parse: Callable[[str], Any] = str,
-    metavar: str | None = None,
-    short: str | None = None,
-    choices: tuple[str, ...] | None = None,
-    positional: bool = False,
-    flag: str | None = None,
-) -> Any:
-    """A field with what the command line needs to know about it."""
-    meta = {
-        "help": help,
-        "parse": parse,
-        "metavar": metavar,
-        "short": short,
-        "choices": choices,
-        "positional": positional,
-        "flag": flag,
-    }
-    return field(default=default, metadata=meta)
+# Headings of the help.
+WHAT = "what to read"
+CALIBRATION = "calibration of the movie"
+CORRECTIONS = "corrections of the detector"
+MODEL = "model"
+WHERE = "where to compute"
+CLUSTER = "cluster"
+OUTPUT = "output"
 
 
-ORIENTATIONS = (
-    "as-is",
-    "rot90",
-    "rot180",
-    "rot270",
-    "flip-y",
-    "flip-x",
-    "transpose",
-    "anti-transpose",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
+@settings(kw_only=True)
+class Preparation(Settings):
     """How a raw movie is read, calibrated and corrected; the same for ``ingest`` and ``run``."""
 
-    frame_time: float | None = setting(
-        None, "time from frame to frame [s], or 13ms", parse=frame_seconds, metavar="S"
+    frame_time: FrameTime | None = setting(
+        None, "time from one frame to the next, such as 13ms", group=CALIBRATION, metavar="TIME"
     )
-    pixel_size: float | None = setting(
-        None, "distance of pixels [nm], or 14pm", parse=nanometres, metavar="NM"
+    pixel_size: Nanometres | None = setting(
+        None, "how far apart pixels are, in nanometres, or such as 14pm", group=CALIBRATION, metavar="NM"
     )
-    counts_per_electron: float | None = setting(None, "gain of the camera", parse=positive, metavar="G")
-    exposure: float | None = setting(
-        None, "time that a frame collects electrons [s], or 13ms", parse=frame_seconds, metavar="S"
+    counts_per_electron: Positive | None = setting(
+        None, "counts that one electron makes", group=CALIBRATION, metavar="G"
     )
-    dose_rate: float | None = setting(None, "electrons per nm^2 and s", parse=positive, metavar="E")
-    voltage: float | None = setting(None, "of the microscope [kV]", parse=positive, metavar="KV")
-    camera: str | None = setting(None, "name of the camera", metavar="NAME")
-    dataset: str | None = setting(None, "array to read, where a file holds several", metavar="PATH")
-    channel: int | None = setting(None, "channel to read, counted from 0", parse=index, metavar="N")
+    exposure: FrameTime | None = setting(
+        None, "time that a frame collects electrons, such as 13ms", group=CALIBRATION, metavar="TIME"
+    )
+    dose_rate: Positive | None = setting(
+        None, "electrons per square nanometre and second", group=CALIBRATION, metavar="E"
+    )
+    voltage: Positive | None = setting(
+        None, "voltage of the microscope, in kilovolts", group=CALIBRATION, metavar="KV"
+    )
+    camera: str | None = setting(None, "name of the camera", group=CALIBRATION, metavar="NAME")
+    dataset: str | None = setting(None, "array to read, if a file holds several", group=WHAT, metavar="PATH")
+    channel: Index | None = setting(
+        None, "channel to read, counted from 0, if a file holds several", group=WHAT, metavar="N"
+    )
     dark: Path | None = setting(
-        None, "dark reference, subtracted: one image or a movie", parse=Path, metavar="FILE"
+        None, "dark reference to subtract: one image, or a movie", group=CORRECTIONS, metavar="FILE"
     )
     gain: Path | None = setting(
-        None, "gain reference, multiplied: one image or a movie", parse=Path, metavar="FILE"
+        None, "gain reference to multiply by: one image, or a movie", group=CORRECTIONS, metavar="FILE"
     )
-    gain_orientation: str = setting(
-        "as-is", "how the gain reference is turned to lie as the movie", choices=ORIENTATIONS
+    gain_orientation: Orientation = setting(
+        "as-is", "how to turn the gain reference so that it fits the movie", group=CORRECTIONS
     )
     defects: Path | None = setting(
         None,
-        "defect map: an image, not 0 where bad, or text 'x y [width height]'",
-        parse=Path,
+        "defect map: an image that is 0 where pixels are good, or text with lines 'x y [width height]'",
+        group=CORRECTIONS,
         metavar="FILE",
     )
-    keep_defects: bool = setting(False, "leave hot and dead pixels that are found as they are", parse=flag)
-    xray: str = setting(
+    keep_defects: YesNo = setting(False, "leave hot and dead pixels as they are", group=CORRECTIONS)
+    xray: Literal["auto", "replace", "keep"] = setting(
         "auto",
-        "X-ray hits: replaced, or kept and named; auto: replaced if electrons are counted",
-        choices=("auto", "replace", "keep"),
+        "what to do with X-ray hits: replace them, keep and list them, or auto: replace them if electrons are counted",
+        group=CORRECTIONS,
     )
-    frames: tuple[int, int | None] | None = setting(None, "keep these frames", parse=interval, metavar="A:B")
-    roi: tuple[tuple[int, int | None], tuple[int, int | None]] | None = setting(
-        None, "keep this part of the field", parse=box, metavar="Y0:Y1,X0:X1"
+    frames: Interval | None = setting(
+        None,
+        "read frames A to B - 1 only, counted from 0; you can leave out A or B",
+        group=WHAT,
+        metavar="A:B",
     )
-    bin: int = setting(1, "sum squares of N x N pixels", parse=count, metavar="N")
-    group: int = setting(1, "sum groups of N successive frames", parse=count, metavar="N")
-    allow_truncated: bool = setting(False, "keep the whole frames of a file that was cut", parse=flag)
+    roi: Box | None = setting(None, "read these rows and columns only", group=WHAT, metavar="Y0:Y1,X0:X1")
+    bin: Count = setting(1, "sum squares of N x N pixels", group=WHAT, metavar="N")
+    group: Count = setting(1, "sum groups of N successive frames", group=WHAT, metavar="N")
+    allow_truncated: YesNo = setting(False, "read what is whole of a file that was cut off", group=WHAT)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(kw_only=True)
 class IngestConfig(Preparation):
     """Turn a raw movie into a movie store."""
 
-    raw: Path = setting(help="raw movie", parse=Path, metavar="RAW", positional=True)
-    output: Path = setting(help="movie store to write", parse=new_path, metavar="MOVIE.zarr", short="-o")
-    force: bool = setting(False, "replace the output, or start it over", parse=flag)
+    raw: Path = setting(help="raw movie", metavar="RAW", positional=True)
+    output: NewPath = setting(help="movie store to write", group=OUTPUT, metavar="MOVIE.zarr", short="-o")
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(kw_only=True)
 class IngestManyConfig(Preparation):
-    """Turn raw movies into movie stores."""
+    """Read raw movies, calibrate and correct them, and write each as a movie store."""
 
-    raw: tuple[Path, ...] = setting(
-        help="raw movies, folders of them, or patterns such as 'day1/*.mrc'",
-        parse=Path,
-        metavar="RAW",
-        positional=True,
+    raw: Paths = setting(
+        help="raw movies, folders of them, or patterns such as 'day1/*.mrc'", metavar="RAW", positional=True
     )
-    output: Path = setting(
-        help="movie store to write, or the folder for several",
-        parse=new_path,
+    output: NewPath = setting(
+        help="movie store to write, or a folder for the stores of several movies",
+        group=OUTPUT,
         metavar="MOVIE.zarr",
         short="-o",
     )
-    force: bool = setting(False, "replace the output, or start it over", parse=flag)
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Following:
+@settings(kw_only=True)
+class Following(Settings):
     """Whether windows follow the scene; the same for ``train`` and ``apply``."""
 
-    ignore_drift: bool = setting(
+    ignore_drift: YesNo = setting(
         False,
-        "look at the same pixels of all frames, though the scene drifts; a model that was trained so is applied so",
-        parse=flag,
+        "look at the same pixels of all frames even if the scene drifts; use it for apply if you used it for train",
+        group=MODEL,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(kw_only=True)
 class Learning(Following):
     """How a model is trained; the same for ``train`` and ``run``."""
 
-    steps: int | None = setting(
-        None, "optimiser steps (default: 12000, or what fits the time limit)", parse=count, metavar="N"
+    steps: Count | None = setting(
+        None, "training steps", group=MODEL, metavar="N", default_text="12000, or what fits into --time-limit"
     )
-    time_limit: float | None = setting(None, "anneal and finish in this time: 90s, 20m, 1h30m", parse=seconds)
-    blind_radius: int | str = setting(
-        "auto", "pixels around the centre that the model never sees: 0, 1, 2, frame, or auto", parse=radius
+    time_limit: Duration | None = setting(
+        None, "finish the training within this time, such as 20m or 1h30m", group=MODEL, metavar="TIME"
     )
-    from_model: Path | None = setting(
+    blind_radius: Radius = setting(
+        "auto",
+        "how many pixels around a pixel the model must not see in its own frame: 0, 1, 2, frame (the whole frame), or "
+        "auto (as many as the noise of the movie needs)",
+        group=MODEL,
+        metavar="R",
+    )
+    from_model: Model | None = setting(
         None,
-        "model to adapt (default: the one that comes with tdenoise), or scratch",
-        parse=Path,
+        "model to start from, or scratch to start from random weights",
+        group=MODEL,
         metavar="MODEL",
         flag="--from",
+        default_text="the model that comes with tdenoise",
     )
-    movie_only: bool = setting(
+    movie_only: YesNo = setting(
         False,
-        "adapt to the movie alone, without the simulated scenes that keep what the model knows of changes",
-        parse=flag,
+        "learn from the movie alone, without the simulated scenes that help the model to keep fast changes",
+        group=MODEL,
     )
-    seed: int = setting(0, "of weights and patches", parse=seed, metavar="N")
-    processes: int | str | None = setting(
+    seed: Seed = setting(0, "seed of the random numbers", group=MODEL, metavar="N")
+    processes: Processes | None = setting(
         None,
-        "processes that share the training (default: one for each GPU here); slurm: the tasks of this job step",
-        parse=processes,
+        "processes that train together, or slurm for the tasks of this job step",
+        group=WHERE,
         metavar="N",
+        default_text="one for each GPU of this machine",
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(kw_only=True)
 class Placement(Following):
     """Where blocks are computed; the same for ``apply`` and ``run``."""
 
     workers: str = setting(
         "local",
-        "local:N, slurm:N, pbs:N, lsf:N, array:N, or the address of a Dask scheduler",
+        "where to compute: local:N, slurm:N, pbs:N, lsf:N, array:N, or the address of a Dask scheduler",
+        group=CLUSTER,
         metavar="WHERE",
+        default_text="local, one worker for each core",
     )
-    worker_memory: int | None = setting(None, "memory of one worker: 4GiB", parse=size, metavar="SIZE")
-    insecure: bool = setting(False, "take a scheduler without TLS, among people you trust", parse=flag)
+    worker_memory: Size | None = setting(
+        None,
+        "memory of one worker, such as 4GiB",
+        group=CLUSTER,
+        metavar="SIZE",
+        default_text="an equal part of this machine's, or what the profile says",
+    )
+    insecure: YesNo = setting(
+        False, "accept a scheduler without TLS, in a network where you trust everyone", group=CLUSTER
+    )
     profile: Path | None = setting(
-        None, "name or YAML file of a profile of the cluster", parse=Path, metavar="NAME"
+        None, "name or YAML file of the profile that describes the cluster", group=CLUSTER, metavar="NAME"
     )
-    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    ensemble: int = setting(
-        16, "symmetries to average over: 1 (fast) to 16 (best)", parse=ensemble, metavar="N"
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
     )
-    draft_only: bool = setting(
-        False, "keep what the network says, even where the counts of the whole movie refute it", parse=flag
+    ensemble: Symmetries = setting(
+        16, "turned and mirrored copies to average over, from 1 (fast) to 16 (best)", group=MODEL, metavar="N"
+    )
+    draft_only: YesNo = setting(
+        False, "keep what the network says even where the counts of the whole movie refute it", group=MODEL
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(kw_only=True)
 class TrainConfig(Learning):
     """Train a model on one or several noisy movies."""
 
-    movie: tuple[Path, ...] = setting(help="movie stores", parse=Path, metavar="MOVIE.zarr", positional=True)
-    output: Path = setting(help="model folder to write", parse=new_path, metavar="MODEL", short="-o")
-    model: str | None = setting(
-        None,
-        "kind of network (default: split-blind, or that of --from)",
-        choices=("split-blind", "thinned", "udvd"),
+    movie: MoviePaths = setting(help="movie stores", metavar="MOVIE.zarr", positional=True)
+    output: NewPath = setting(help="model folder to write", group=OUTPUT, metavar="MODEL", short="-o")
+    model: Literal["split-blind", "thinned", "udvd"] | None = setting(
+        None, "kind of network", group=MODEL, default_text="split-blind, or the kind of --from"
     )
-    head: str | None = setting(
+    head: Literal["mean", "gamma"] | None = setting(
         None,
-        "what the network tells: the mean, or gamma: also how uncertain it is (default: mean, or that of --from)",
-        choices=("mean", "gamma"),
+        "what the network estimates: the mean, or gamma: the mean and its uncertainty",
+        group=MODEL,
+        default_text="mean, or that of --from",
     )
-    least_dose: float = setting(
+    least_dose: DoseShare = setting(
         1.0,
-        "also learn from thinned counts, down to this share of the movie's dose, to denoise movies of lower dose",
-        parse=share,
-        metavar="SHARE",
+        "also learn from thinned counts, down to this fraction of the dose, to denoise movies of lower dose",
+        group=MODEL,
+        metavar="FRACTION",
     )
     distill: Path | None = setting(
         None,
-        "the movie denoised with --ensemble: learn to say in one pass what this average of many says",
-        parse=Path,
+        "the movie denoised with --ensemble: learn to reach the average of many passes in one",
+        group=MODEL,
         metavar="DENOISED.zarr",
     )
-    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    force: bool = setting(False, "replace the output, or start it over", parse=flag)
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
+    )
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(kw_only=True)
 class Denoising(Placement):
     """Settings of apply that are the same for one movie and for several."""
 
-    model: Path | None = setting(
+    model: Model | None = setting(
         None,
-        "model folder (default: the one that comes with tdenoise, as it is)",
-        parse=Path,
+        "model folder",
+        group=MODEL,
         metavar="MODEL",
+        default_text="the model that comes with tdenoise, not adapted to the movie",
     )
     share: str | None = setting(
-        None, "do one of N shares, here, without any network: I/N, or array in a job array", metavar="I/N"
+        None,
+        "compute part I of N (counted from 0) in this process, without any network; array in a job array",
+        group=CLUSTER,
+        metavar="I/N",
     )
-    tile: int | None = setting(None, "rows and columns of a block [pixels]", parse=count, metavar="N")
-    lossless: bool = setting(False, "keep all 23 bits of the mantissa", parse=flag)
-    variance: bool = setting(
-        False, "also write how uncertain every pixel is (of a model with a gamma head)", parse=flag
+    tile: Count | None = setting(None, "rows and columns of a block, in pixels", group=WHERE, metavar="N")
+    lossless: YesNo = setting(
+        False, "keep all digits of the result; the files are 4 times larger", group=OUTPUT
     )
-    posterior: bool = setting(
+    variance: YesNo = setting(
+        False, "also write how uncertain each pixel is (the model needs a gamma head)", group=OUTPUT
+    )
+    posterior: YesNo = setting(
         False,
-        "let every pixel's own count join in, and write the variance (gamma head, single electrons)",
-        parse=flag,
+        "combine the estimate of each pixel with its own count, and write the variance (gamma head, single electrons)",
+        group=OUTPUT,
     )
-    resume: bool = setting(False, "refuse to start afresh: only continue", parse=flag)
-    force: bool = setting(False, "replace the output, or start it over", parse=flag)
+    resume: YesNo = setting(False, "only continue what was begun, never start anew", group=OUTPUT)
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(kw_only=True)
 class ApplyConfig(Denoising):
     """Denoise a movie, block by block; safe to stop and start again."""
 
-    movie: Path = setting(help="movie store", parse=Path, metavar="MOVIE.zarr", positional=True)
-    output: Path = setting(
-        help="denoised store to write", parse=new_path, metavar="DENOISED.zarr", short="-o"
+    movie: MovieStore = setting(help="movie store", metavar="MOVIE.zarr", positional=True)
+    output: NewPath = setting(
+        help="denoised store to write", group=OUTPUT, metavar="DENOISED.zarr", short="-o"
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(kw_only=True)
 class ApplyManyConfig(Denoising):
-    """Denoise movies with a model."""
+    """Denoise movies with a model; safe to stop and start again."""
 
-    movie: tuple[Path, ...] = setting(
-        help="movie stores, or an archive: all its movies",
-        parse=Path,
-        metavar="MOVIE.zarr",
-        positional=True,
+    movie: MoviePaths = setting(
+        help="movie stores, or an archive for all its movies", metavar="MOVIE.zarr", positional=True
     )
-    output: Path = setting(
-        help="denoised store to write, or the folder for several",
-        parse=new_path,
+    output: NewPath = setting(
+        help="denoised store to write, or a folder for the stores of several movies",
+        group=OUTPUT,
         metavar="DENOISED.zarr",
         short="-o",
     )
 
 
-@dataclass(frozen=True)
-class ArchiveAddConfig:
+@settings()
+class ArchiveAddConfig(Settings):
     """Add finished stores and models to an archive."""
 
-    store: tuple[Path, ...] = setting(
-        help="movie stores, denoised stores, models", parse=Path, metavar="STORE", positional=True
+    store: Paths = setting(
+        help="movie stores, denoised stores, models, or folders of runs", metavar="STORE", positional=True
     )
-    archive: Path = setting(
-        help="archive; made where there is none", parse=new_path, metavar="ARCHIVE", short="-A"
+    archive: NewPath = setting(
+        help="archive folder; created if it does not exist", group=OUTPUT, metavar="ARCHIVE", short="-A"
     )
 
 
-@dataclass(frozen=True)
-class ArchiveConfig:
-    """Say what an archive holds."""
+@settings()
+class ArchiveConfig(Settings):
+    """List all that an archive holds."""
 
-    archive: Path = setting(help="archive", parse=Path, metavar="ARCHIVE", short="-A")
+    archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
 
 
-@dataclass(frozen=True)
+@settings()
 class ArchiveIndexConfig(ArchiveConfig):
-    """Make the index of an archive anew from its cards."""
+    """Rebuild the index of an archive from its cards."""
 
 
-@dataclass(frozen=True)
-class ArchiveFindConfig:
-    """Find what an archive knows."""
+@settings()
+class ArchiveFindConfig(Settings):
+    """Find movies, models and results in an archive."""
 
-    query: tuple[str, ...] = setting(
+    query: Words = setting(
         help="words that must occur, or KEY=VALUE, such as kind=movie", metavar="QUERY", positional=True
     )
-    archive: Path = setting(help="archive", parse=Path, metavar="ARCHIVE", short="-A")
+    archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
 
 
-@dataclass(frozen=True)
-class ArchiveShowConfig:
-    """Show a card, what it was made from and what was made from it."""
+@settings()
+class ArchiveShowConfig(Settings):
+    """Show one item, what it was made from and what was made from it."""
 
-    id: str = setting(help="id, its beginning, or a name", metavar="ID", positional=True)
-    archive: Path = setting(help="archive", parse=Path, metavar="ARCHIVE", short="-A")
-
-
-@dataclass(frozen=True)
-class ArchiveVerifyConfig:
-    """Check all cards of an archive and all that they name."""
-
-    archive: Path = setting(help="archive", parse=Path, metavar="ARCHIVE", short="-A")
-    deep: bool = setting(False, "decode everything and compare it with the recorded hashes", parse=flag)
+    id: str = setting(help="id, the beginning of one, or a name", metavar="ID", positional=True)
+    archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings()
+class ArchiveVerifyConfig(Settings):
+    """Check every card of an archive and all that the cards name."""
+
+    archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
+    deep: YesNo = setting(False, "decode everything and compare it with the recorded hashes", group=WHAT)
+
+
+@settings(kw_only=True)
 class RunConfig(Preparation, Learning, Placement):
-    """Raw movie to denoised store and report: ingest, train, apply, evaluate, report."""
+    """From a raw movie to a denoised movie and a report, in one folder: ingest, train, apply, report."""
 
-    raw: Path = setting(help="raw movie", parse=Path, metavar="RAW", positional=True)
-    output: Path = setting(help="folder for everything", parse=new_folder, metavar="FOLDER", short="-o")
-    variance: bool = setting(False, "also learn and write how uncertain every pixel is", parse=flag)
-    posterior: bool = setting(
-        False, "let every pixel's own count join in, and write the variance", parse=flag
+    raw: Path = setting(help="raw movie", metavar="RAW", positional=True)
+    output: NewFolder = setting(
+        help="folder for everything that the run makes", group=OUTPUT, metavar="FOLDER", short="-o"
     )
-    truth: Path | None = setting(None, "clean movie, for simulated data", parse=Path, metavar="FILE.npz")
-    step: str | None = setting(
-        None, "do only this step, after those before it", choices=("ingest", "train", "apply", "report")
+    variance: YesNo = setting(False, "also learn and write how uncertain each pixel is", group=OUTPUT)
+    posterior: YesNo = setting(
+        False, "combine the estimate of each pixel with its own count, and write the variance", group=OUTPUT
     )
-    force: bool = setting(False, "replace what is there", parse=flag)
+    truth: Path | None = setting(
+        None, "clean movie to compare with, for simulated data", group=WHAT, metavar="FILE.npz"
+    )
+    step: Literal["ingest", "train", "apply", "report"] | None = setting(
+        None, "do this step only; those before it must be done", group=WHAT
+    )
+    force: YesNo = setting(False, "replace what is there", group=OUTPUT)
 
 
-@dataclass(frozen=True)
-class EvaluateConfig:
+@settings()
+class EvaluateConfig(Settings):
     """Measure how good a denoised movie is, with or without a truth."""
 
-    denoised: Path = setting(help="denoised store", parse=Path, metavar="DENOISED.zarr", positional=True)
-    movie: Path = setting(help="movie store it was made from", parse=Path, metavar="MOVIE.zarr")
-    truth: Path | None = setting(None, "clean movie, for simulated data", parse=Path, metavar="FILE.npz")
-    baseline: bool = setting(False, "with --truth: also tune the best 3D Gaussian filter", parse=flag)
-    model: Path | None = setting(
-        None, "model that made it, to test it with probes", parse=Path, metavar="MODEL"
+    denoised: DenoisedStore = setting(
+        help="denoised store, or the folder of a run", metavar="DENOISED.zarr", positional=True
+    )
+    movie: MovieStore = setting(
+        None,
+        "movie store it was made from",
+        group=WHAT,
+        metavar="MOVIE.zarr",
+        default_text="that of the run, if you give the folder of a run",
+    )
+    truth: Path | None = setting(
+        None, "clean movie to compare with, for simulated data", group=WHAT, metavar="FILE.npz"
+    )
+    baseline: YesNo = setting(False, "with --truth: also tune the best 3D Gaussian filter", group=WHAT)
+    model: Model | None = setting(
+        None,
+        "model that made it, to test it with probes",
+        group=WHAT,
+        metavar="MODEL",
+        default_text="that of the run, if you give the folder of a run",
     )
 
+    def __post_init__(self) -> None:
+        _take_from_run(self)
 
-@dataclass(frozen=True)
-class ReportConfig:
+
+@settings()
+class ReportConfig(Settings):
     """Write a page with pictures and figures of a denoised movie."""
 
-    denoised: Path = setting(help="denoised store", parse=Path, metavar="DENOISED.zarr", positional=True)
-    movie: Path = setting(help="movie store it was made from", parse=Path, metavar="MOVIE.zarr")
-    output: Path = setting(help="HTML file to write", parse=new_path, metavar="REPORT.html", short="-o")
-    model: Path | None = setting(
-        None, "model that made it: training curve and probes", parse=Path, metavar="MODEL"
+    denoised: DenoisedStore = setting(
+        help="denoised store, or the folder of a run", metavar="DENOISED.zarr", positional=True
     )
-    truth: Path | None = setting(None, "clean movie, for simulated data", parse=Path, metavar="FILE.npz")
-    baseline: bool = setting(False, "with --truth: also tune the best 3D Gaussian filter", parse=flag)
-    force: bool = setting(False, "replace the output", parse=flag)
+    movie: MovieStore = setting(
+        None,
+        "movie store it was made from",
+        group=WHAT,
+        metavar="MOVIE.zarr",
+        default_text="that of the run, if you give the folder of a run",
+    )
+    output: NewPath = setting(
+        None,
+        "HTML file to write",
+        group=OUTPUT,
+        metavar="REPORT.html",
+        short="-o",
+        default_text="report.html of the run, if you give the folder of a run",
+    )
+    model: Model | None = setting(
+        None,
+        "model that made it, for its training curve and probes",
+        group=WHAT,
+        metavar="MODEL",
+        default_text="that of the run, if you give the folder of a run",
+    )
+    truth: Path | None = setting(
+        None, "clean movie to compare with, for simulated data", group=WHAT, metavar="FILE.npz"
+    )
+    baseline: YesNo = setting(False, "with --truth: also tune the best 3D Gaussian filter", group=WHAT)
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
+
+    def __post_init__(self) -> None:
+        _take_from_run(self)
 
 
-@dataclass(frozen=True)
-class VerifyConfig:
-    """Check that a store is whole."""
+def _take_from_run(config: EvaluateConfig | ReportConfig) -> None:
+    """What lies beside a denoised store in the folder of a run, where it was not given."""
+    given: dict[str, Any] = dict(vars(config))
+    of_run: dict[str, object] = {}
+    if given["movie"] is None:
+        of_run["movie"] = beside_in_run(config.denoised, "ingest")
+        if config.model is None:
+            of_run["model"] = beside_in_run(config.denoised, "train")
+    if given.get("output", config) is None:
+        of_run["output"] = beside_in_run(config.denoised, "report", exists=False)
+        # The page is the run's to replace, unless it was compared with a truth and the new one would not be.
+        of_run["force"] = given["force"] or not (
+            config.truth is None and was_compared(config.denoised.parent)
+        )
+    for name, value in of_run.items():
+        if value is None and name in ("movie", "output"):
+            raise SettingError.missing(type(config), name)
+        object.__setattr__(config, name, value)
+
+
+@settings()
+class VerifyConfig(Settings):
+    """Check that a store, or all that a run made, is complete and undamaged."""
 
     store: Path = setting(
-        help="movie store or denoised store", parse=Path, metavar="STORE.zarr", positional=True
+        help="movie store, denoised store, or the folder of a run", metavar="STORE.zarr", positional=True
     )
-    deep: bool = setting(False, "decode everything and compare it with the recorded hashes", parse=flag)
-    repair: bool = setting(
-        False, "compute what is damaged again (needs --raw, or --movie and --model), then verify", parse=flag
+    deep: YesNo = setting(False, "decode everything and compare it with the recorded hashes", group=WHAT)
+    repair: YesNo = setting(
+        False,
+        "compute what is damaged again, then check; a store needs --raw, or --movie and --model",
+        group="repair",
     )
-    raw: Path | None = setting(
-        None, "for --repair of a movie store: the raw movie", parse=Path, metavar="RAW"
+    raw: Path | None = setting(None, "raw movie, to repair a movie store", group="repair", metavar="RAW")
+    movie: MovieStore | None = setting(
+        None, "movie store, to repair a denoised store", group="repair", metavar="MOVIE.zarr"
     )
-    movie: Path | None = setting(
-        None, "for --repair of a denoised store: its movie store", parse=Path, metavar="MOVIE.zarr"
+    model: Model | None = setting(None, "model, to repair a denoised store", group="repair", metavar="MODEL")
+    workers: str = setting(
+        "local", "where to compute the repair, as for apply", group="repair", metavar="WHERE"
     )
-    model: Path | None = setting(
-        None, "for --repair of a denoised store: its model", parse=Path, metavar="MODEL"
-    )
-    workers: str = setting("local", "for --repair: where to compute, as for apply", metavar="WHERE")
 
 
-@dataclass(frozen=True)
-class ModelsImportConfig:
-    """Make a model of UDVD weights that the users' script saved."""
+@settings()
+class ModelsImportConfig(Settings):
+    """Turn UDVD weights that the original script saved into a model."""
 
     weights: Path = setting(
-        help="state dict, as the script saves it", parse=Path, metavar="FILE.pth", positional=True
+        help="file of weights (a state dict) that the script saved", metavar="FILE.pth", positional=True
     )
-    output: Path = setting(help="model folder to write", parse=new_path, metavar="MODEL", short="-o")
-    blind_radius: int = setting(
+    output: NewPath = setting(help="model folder to write", group=OUTPUT, metavar="MODEL", short="-o")
+    blind_radius: UdvdRadius = setting(
         1,
-        "1, the script's default, or 0 for weights of its --include-neighbor",
-        parse=udvd_radius,
+        "1, or 0 if the script ran with --include-neighbor",
+        group=MODEL,
         metavar="N",
     )
-    force: bool = setting(False, "replace the output", parse=flag)
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 
 
-@dataclass(frozen=True)
-class ModelsShowConfig:
-    """Say what a model is."""
+@settings()
+class ModelsShowConfig(Settings):
+    """Show the architecture, training and figures of a model."""
 
-    model: Path = setting(help="model folder", parse=Path, metavar="MODEL", positional=True)
+    model: Model = setting(help="model folder", metavar="MODEL", positional=True)
 
 
-@dataclass(frozen=True)
-class StatusConfig:
-    """Say how far a run has come."""
+@settings()
+class StatusConfig(Settings):
+    """Show how far a run has come."""
 
     output: Path = setting(
-        help="store, model or folder that a command writes", parse=Path, metavar="OUTPUT", positional=True
+        help="store, model or folder that a command writes", metavar="OUTPUT", positional=True
     )
 
 
-@dataclass(frozen=True)
-class ResumeConfig:
-    """Go on with what was interrupted; of a batch run, queue again what is missing."""
+@settings()
+class ResumeConfig(Settings):
+    """Continue what was interrupted; of a batch run, queue again what is missing."""
 
     output: Path = setting(
-        help="run folder, or what a command writes", parse=Path, metavar="OUTPUT", positional=True
+        help="folder of a run, or whatever a command writes", metavar="OUTPUT", positional=True
     )
     profile: Path | None = setting(
-        None, "profile for the new jobs (default: as submitted)", parse=Path, metavar="NAME"
+        None,
+        "profile for the new jobs",
+        group=CLUSTER,
+        metavar="NAME",
+        default_text="that of the first submission",
     )
-    force: bool = setting(
+    force: YesNo = setting(
         False,
-        "although jobs of the run are queued, or Slurm does not answer; replace what is there, where the "
-        "interrupted command was to",
-        parse=flag,
+        "continue even if jobs of the run are queued or Slurm does not answer, and replace what is there if the "
+        "interrupted command was to replace it",
+        group=OUTPUT,
     )
     workers: str | None = setting(
-        None, "where to compute (default: as begun, unless that was a scheduler)", metavar="WHERE"
+        None,
+        "where to compute",
+        group=CLUSTER,
+        metavar="WHERE",
+        default_text="as before, unless that was the address of a scheduler",
     )
-    insecure: bool = setting(False, "take a scheduler without TLS", parse=flag)
+    insecure: YesNo = setting(
+        False, "accept a scheduler without TLS, in a network where you trust everyone", group=CLUSTER
+    )
 
 
-@dataclass(frozen=True)
-class CancelConfig:
-    """Cancel the jobs of a batch run; what is done stays."""
+@settings()
+class CancelConfig(Settings):
+    """Cancel the jobs of a batch run; what is done is kept."""
 
     output: Path = setting(
-        help="run folder, or what the run writes", parse=Path, metavar="FOLDER", positional=True
+        help="folder of a run, or whatever the run writes", metavar="FOLDER", positional=True
     )
 
 
-@dataclass(frozen=True)
-class LogsConfig:
+@settings()
+class LogsConfig(Settings):
     """Show the logs of the jobs of a batch run."""
 
     output: Path = setting(
-        help="run folder, or what the run writes", parse=Path, metavar="FOLDER", positional=True
+        help="folder of a run, or whatever the run writes", metavar="FOLDER", positional=True
     )
-    failed: bool = setting(False, "only of jobs that failed, in full", parse=flag)
-    follow: bool = setting(False, "go on as they are written, until the run is over", parse=flag)
+    failed: YesNo = setting(False, "show only jobs that failed, in full", group=WHAT)
+    follow: YesNo = setting(False, "keep showing new lines until the run is over", group=WHAT)
 
 
-@dataclass(frozen=True)
-class ProfilesListConfig:
-    """Name the profiles that --profile knows."""
+@settings()
+class ProfilesListConfig(Settings):
+    """List the names that --profile accepts."""
 
 
-@dataclass(frozen=True)
-class ProfilesShowConfig:
-    """Show what every kind of job asks for with a profile."""
+@settings()
+class ProfilesShowConfig(Settings):
+    """Show what a profile asks for, for each kind of job."""
 
-    profile: Path = setting(help="name or file of a profile", parse=Path, metavar="NAME", positional=True)
-
-
-@dataclass(frozen=True)
-class ProfilesCheckConfig:
-    """Ask the cluster whether it would take the jobs of a profile."""
-
-    profile: Path = setting(help="name or file of a profile", parse=Path, metavar="NAME", positional=True)
+    profile: Path = setting(help="name or file of a profile", metavar="NAME", positional=True)
 
 
-@dataclass(frozen=True)
-class SimulateConfig:
-    """Write a raw movie with known truth."""
+@settings()
+class ProfilesCheckConfig(Settings):
+    """Ask the cluster whether it would accept the jobs of a profile."""
 
-    output: Path = setting(help="folder to write", parse=new_folder, metavar="FOLDER", short="-o")
-    size: int = setting(128, "rows and columns [pixels]", parse=count, metavar="N")
-    n_frames: int = setting(64, "length of the movie", parse=count, metavar="N")
-    dose: float = setting(2.0, "electrons per pixel and frame", parse=positive, metavar="E")
-    format: str = setting("tiff", "of the raw movie", choices=("tiff", "mrc"))
-    blur: float = setting(
-        0.0, "standard deviation of the detector's blur [pixels]", parse=float, metavar="PX"
+    profile: Path = setting(help="name or file of a profile", metavar="NAME", positional=True)
+
+
+@settings()
+class SimulateConfig(Settings):
+    """Write a simulated raw movie and its noise-free truth."""
+
+    output: NewFolder = setting(help="folder to write into", group=OUTPUT, metavar="FOLDER", short="-o")
+    size: Count = setting(128, "rows and columns, in pixels", group=WHAT, metavar="N")
+    n_frames: Count = setting(64, "number of frames", group=WHAT, metavar="N")
+    dose: Positive = setting(2.0, "electrons per pixel and frame", group=WHAT, metavar="E")
+    format: Literal["tiff", "mrc"] = setting("tiff", "format of the raw movie", group=OUTPUT)
+    blur: Number = setting(
+        0.0, "standard deviation of the detector's blur, in pixels", group=WHAT, metavar="PX"
     )
-    hot_pixels: int = setting(0, "number of hot pixels", parse=int, metavar="N")
-    seed: int = setting(0, "of scene and noise", parse=seed, metavar="N")
-    force: bool = setting(False, "replace the output", parse=flag)
+    hot_pixels: Whole = setting(0, "number of hot pixels", group=WHAT, metavar="N")
+    seed: Seed = setting(0, "seed of scene and noise", group=WHAT, metavar="N")
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 
 
-@dataclass(frozen=True)
-class DoctorConfig:
-    """Check whether this machine, a shared folder and the nodes of a cluster are fit for work."""
+@settings()
+class DoctorConfig(Settings):
+    """Check whether this machine, a shared folder and the nodes of a cluster are ready for work."""
 
     folder: Path = setting(
         Path(),
-        "folder that results will go to, shared with the nodes (default: here)",
-        parse=Path,
+        "folder for the results, on a disk that the nodes share",
         metavar="FOLDER",
         positional=True,
+        default_text="the current folder",
     )
-    profile: Path | None = setting(None, "YAML file that describes the cluster", parse=Path, metavar="FILE")
-    nodes: int | None = setting(
-        None, "also check so many nodes, in a small Slurm job that is waited for", parse=count, metavar="N"
+    profile: Path | None = setting(
+        None, "name or YAML file of the profile that describes the cluster", group=CLUSTER, metavar="NAME"
     )
-    answer: Path | None = setting(
-        None, "write what was found to this file, too; how nodes answer", parse=new_path, metavar="FILE"
+    nodes: Count | None = setting(
+        None, "also check N nodes, with a small Slurm job; waits for it to end", group=CLUSTER, metavar="N"
+    )
+    answer: NewPath | None = setting(
+        None, "also write the findings to this file, as nodes do", group=OUTPUT, metavar="FILE"
     )

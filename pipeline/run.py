@@ -24,14 +24,12 @@ from .ingest_plan import open_movie, stored_shape
 from .progress import read_json
 from .recorded import RUN
 from .report import write_report
+from .run_folder import OUTPUTS
 from .sealed import read_sealed, write_sealed
 from .site_profile import load_profile
 from .train import train_model
 from .truth import check_truth, load_truth
 from .version import VERSION
-
-# What each step leaves in the folder.
-OUTPUTS = {"ingest": "movie.zarr", "train": "model", "apply": "denoised.zarr", "report": "report.html"}
 
 StepConfig = TypeVar("StepConfig", IngestConfig, TrainConfig, ApplyConfig)
 

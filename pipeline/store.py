@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import xxhash
 import zarr
-from numcodecs import blosc
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
@@ -65,10 +64,8 @@ UNREADABLE = (
     MemoryError,
 )  # fmt: skip
 
-# The bytes of blosc(zstd) depend on its number of threads.
-blosc.set_nthreads(1)
 # "Not written" and "equal to the fill value" must stay different things.
-zarr.config.set({"array.write_empty_chunks": True})
+WRITE_ALL = {"write_empty_chunks": True}
 
 
 @dataclass(frozen=True)
@@ -177,6 +174,7 @@ def add_array(
         fill_value=np.iinfo(values.dtype).max if fill is None else fill,
         dimension_names=dims,
         overwrite=True,
+        config=WRITE_ALL,
         compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],
         attributes=attributes,
     )
@@ -318,6 +316,7 @@ def record_hashes(path: Path, name: str, hashes: dict[str, str]) -> None:
         chunks=table.shape,
         fill_value=0,
         overwrite=True,
+        config=WRITE_ALL,
         compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],
         attributes={
             "long_name": f"xxh3_128 of the decoded bytes of every shard of {name}, high and low half; and xxh3_64 "

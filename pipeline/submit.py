@@ -16,7 +16,8 @@ from . import array, batch, local_queue, slurm_queue
 from .apply_many import is_single, single
 from .config import ApplyConfig, ResumeConfig, RunConfig
 from .errors import LockedError, PipelineError, UsageError
-from .run import OUTPUTS, apply_settings
+from .run import apply_settings
+from .run_folder import OUTPUTS
 from .sealed import write_sealed
 from .site_profile import SUBMIT, JobProfile, Site, load_site
 from .slurm import NoAnswer, pipeline_command, render_script

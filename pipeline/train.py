@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_S = 120.0  # time between checkpoints
 
 
+@runtime.restored()
 def train_model(config: TrainConfig, control: Control | None = None) -> dict[str, Any]:
     """Train a model on one or several movies; safe to stop and start again.
 

@@ -201,8 +201,7 @@ def _array(opened: store.Store, deep: bool, control: Control) -> tuple[list[Dama
 
     n_threads = memory.verify_threads(opened) if deep else budget.n_cores()
     # Each of ours asks for one chunk after the other; more threads of Zarr's would but hold memory of their own.
-    zarr.config.set({"threading.max_workers": n_threads})
-    with ThreadPoolExecutor(n_threads) as pool:
+    with zarr.config.set({"threading.max_workers": n_threads}), ThreadPoolExecutor(n_threads) as pool:
         for number, (region, problem) in enumerate(pool.map(check, regions), start=1):
             control.progress("verify", number, len(regions))
             key = store.shard_key(region, opened.geometry.shard)

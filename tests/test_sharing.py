@@ -317,7 +317,7 @@ def test_the_words_of_a_task_make_the_same_output(tmp_path: Path, monkeypatch: p
         lossless=True,
         worker_memory=2**30,
     )
-    name, options = cli._parse(cli._build_parser(), [*task_words(config), "--share", "0/2"])
+    name, options = cli._parse(cli.build_parser(), [*task_words(config), "--share", "0/2"])
     assert single(cli._configure(cli.COMMANDS[name], options, name)) == ApplyConfig(
         movie=config.movie, output=config.output, share="0/2", ensemble=4, lossless=True, worker_memory=2**30
     )
