@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
             fill(self)
         return self
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         return super(Parser, self.filled()).parse_known_args(args, namespace)
 
     def format_help(self) -> str:
