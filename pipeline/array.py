@@ -23,9 +23,9 @@ from . import preflight, progress
 from .config import ApplyConfig
 from .control import Control
 from .errors import PipelineError, Stopped
+from .fields import flag_of
 from .reasons import Pending, newest_log
 from .sealed import read_sealed, write_sealed
-from .setting import flag_of
 from .sharing import SharedRun
 from .site_profile import JobProfile, worker_profile
 from .slurm import pipeline_command, queue, render_script, submit_script

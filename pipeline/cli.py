@@ -14,7 +14,8 @@ from typing import Any
 from .commands import COMMANDS, GROUPS, SUBMITTABLE, SUMMARIES, Command, show_submit
 from .control import Control
 from .errors import PipelineError, ResourceError, Stopped, UsageError
-from .parser import Parser, build_parser, parsers_in
+from .fields import flag_of, is_required, takes_several
+from .parser import Parser, build_parser, completion
 from .suggestions import PROGRAM, refuse_command, refuse_flag, refuse_old
 from .terminal import Signals, log_to_stderr, one_line, say, shown_progress, tell
 
@@ -80,7 +81,8 @@ def _parse(parser: Parser, words: list[str]) -> tuple[str, dict[str, Any]]:
     if unknown:
         _refuse(name, unknown)
     if name == "completion":
-        _show_completion(parser, values["shell"])
+        say(completion(parser, values["shell"]))
+        raise SystemExit(0)
     return name, values
 
 
@@ -106,8 +108,6 @@ def _refuse(name: str, unknown: list[str]) -> None:
     if unknown[0].startswith("-") and name in COMMANDS:
         refuse_flag(name, unknown[0].partition("=")[0])
     elif name in COMMANDS:
-        from .setting import takes_several
-
         first = next((f for f in dataclasses.fields(COMMANDS[name].config) if f.metadata["positional"]), None)
         if first is not None and takes_several(first):
             raise UsageError(f"{name} takes all names together, and {unknown[0]!r} comes after an option.")
@@ -125,16 +125,6 @@ def _show_help(parser: Parser, words: list[str]) -> None:
     parser.parse_known_args([*words[:2], "--help"])  # ends the program
 
 
-def _show_completion(parser: Parser, shell: str) -> None:
-    import shtab
-
-    for each in parsers_in(parser):
-        if each.usage:
-            each.usage = each.usage.replace("%", "%%")
-    say(shtab.complete(parser, shell))
-    raise SystemExit(0)
-
-
 def _configure(command: Command, options: dict[str, Any], name: str) -> Any:
     """Settings from the defaults, the --config file and the flags, the later ones winning."""
     return _configured(command, _given(command, options, name), name)
@@ -142,8 +132,6 @@ def _configure(command: Command, options: dict[str, Any], name: str) -> Any:
 
 def _given(command: Command, options: dict[str, Any], name: str) -> dict[str, tuple[Any, str]]:
     """What the --config file and the flags say, and where each comes from."""
-    from .setting import flag_of
-
     fields = {f.name: f for f in dataclasses.fields(command.config)}
     given: dict[str, tuple[Any, str]] = {}
     if "config" in options:
@@ -167,7 +155,7 @@ def _given(command: Command, options: dict[str, Any], name: str) -> dict[str, tu
 
 def _configured(command: Command, given: dict[str, tuple[Any, str]], name: str) -> Any:
     """The settings, checked."""
-    from .setting import SettingError, flag_of, is_required, shown, takes_several
+    from .setting import SettingError, shown
 
     fields = {f.name: f for f in dataclasses.fields(command.config)}
 
@@ -248,8 +236,6 @@ def _show_scripts(answer: dict[str, Any]) -> str:
 
 def _words(command: Command, given: dict[str, Any], name: str, options: dict[str, Any]) -> list[str]:
     """The command line that gives these settings, whatever their values hold."""
-    from .setting import flag_of
-
     words = name.split()
     for field in dataclasses.fields(command.config):
         if field.name not in given:

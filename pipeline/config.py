@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from .fields import setting
 from .run_folder import beside_in_run, was_compared
-from .setting import SettingError, Settings, setting, settings
+from .setting import SettingError, Settings, settings
 from .values import (
     Box,
     Count,

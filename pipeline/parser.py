@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from .commands import COMMANDS, GROUPS, PURPOSES, SUBMITTABLE, SUMMARIES
 from .errors import UsageError
+from .fields import flag_of, is_required, takes_several
 from .suggestions import PROGRAM
 from .terminal import say
 
@@ -103,8 +104,6 @@ def _overview() -> str:
 
 def _fill_command(name: str) -> Callable[[Parser], None]:
     def fill(parser: Parser) -> None:
-        from .setting import is_required
-
         command = COMMANDS[name]
         fields = dataclasses.fields(command.config)
         hints = get_type_hints(command.config, include_extras=True)
@@ -130,8 +129,6 @@ def _fill_command(name: str) -> Callable[[Parser], None]:
 
 def _usage(fields: tuple[dataclasses.Field[Any], ...]) -> str:
     """What has to be given, as it is typed."""
-    from .setting import flag_of, is_required, takes_several
-
     words: list[str] = []
     for field in fields:
         metavar = field.metadata["metavar"]
@@ -144,8 +141,6 @@ def _usage(fields: tuple[dataclasses.Field[Any], ...]) -> str:
 
 
 def _add_argument(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
-    from .setting import flag_of, is_required, takes_several
-
     meta = field.metadata
     text = meta["description"].replace("%", "%%")
     default = meta["default_text"] or field.default
@@ -254,10 +249,19 @@ def _fill_help(parser: Parser) -> None:
 _FILL = {"submit": _fill_submit, "completion": _fill_completion, "help": _fill_help}
 
 
-def parsers_in(parser: Parser) -> Iterator[Parser]:
-    """A parser and all those within it, filled."""
-    yield parser.filled()
-    for action in parser._actions:
+def completion(parser: Parser, shell: str) -> str:
+    """The script that completes all commands and options in a shell."""
+    import shtab
+
+    _open_all(parser)
+    script: str = shtab.complete(parser, shell)
+    return script
+
+
+def _open_all(parser: Parser) -> None:
+    """Fill a parser and all those within it, and hide none of them."""
+    for action in parser.filled()._actions:
         if isinstance(action, argparse._SubParsersAction):
+            action.help = None
             for inner in action.choices.values():
-                yield from parsers_in(inner)
+                _open_all(inner)

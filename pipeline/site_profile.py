@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import UsageError
-from .setting import SettingError, Settings, setting, settings, shown
+from .fields import setting
+from .setting import SettingError, Settings, settings, shown
 from .values import Count, Gpus, Lines, Options, TimeLimit, Word
 from .yaml_file import read_yaml
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .commands import COMMANDS, GROUPS, SUMMARIES
 from .errors import UsageError
-from .setting import flag_of
+from .fields import flag_of
 
 PROGRAM = "tdenoise-pipeline"
 

@@ -177,25 +177,22 @@ def test_no_help_imports_what_it_does_not_need() -> None:
 
 @pytest.mark.parametrize("words", ["--help", "ingest --help", "profiles show sol", "models"])
 def test_a_reader_that_has_seen_enough_ends_the_program_quietly(words: str) -> None:
-    process = subprocess.Popen(
-        [*PROGRAM, *words.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()  # before anything was written, as head -0 does
-    errors = process.stderr.read()
-    assert (process.wait(), errors) == (0, "")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*PROGRAM, *words.split()], text=True, **pipes) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # before anything was written
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (0, "")
 
 
 def test_progress_that_nobody_reads_does_not_end_the_work(tmp_path: Path) -> None:
     np.save(tmp_path / "raw.npy", counts((12, 20, 24)))
-    process = subprocess.Popen(
-        [*PROGRAM, "ingest", tmp_path / "raw.npy", "-o", tmp_path / "m.zarr"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    process.stderr.close()
-    assert process.wait() == 0
+    words = ["ingest", tmp_path / "raw.npy", "-o", tmp_path / "m.zarr"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*PROGRAM, *words], **pipes) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+    assert process.returncode == 0
     assert (tmp_path / "m.zarr/zarr.json").exists()
 
 
