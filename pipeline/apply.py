@@ -25,7 +25,6 @@ from tdenoise import checkpoint, runtime
 from tdenoise.atomic import write_atomically
 from tdenoise.brightness import Brightness
 from tdenoise.kinds import architecture_of
-from tdenoise.last_word import GivenBack
 
 from . import array, cluster, driver, progress, sharing, store
 from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
@@ -35,7 +34,7 @@ from .config import ApplyConfig
 from .control import Control
 from .errors import PipelineError, ResourceError, UsageError, VerificationError
 from .fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
-from .given_back import add_maps, adopt, finish_draft, is_made, prepare_draft, read_evidence
+from .given_back import Given, adopt, finish_draft, is_made, prepare_draft, read_evidence
 from .heads import electron_counts
 from .ingest import add_brightness, already_done
 from .pixels import movie_stand_ins
@@ -55,7 +54,7 @@ class Known:
     ids: tuple[str, ...]  # of the content of its arrays, which the repaired store must have
     hashes: dict[str, dict[str, str]]  # of its sound shards, by array and grid position
     device: str  # that computed them
-    given: GivenBack | None = None  # what the counts gave back
+    given: Given | None = None  # what the counts gave back
 
 
 @runtime.restored()
@@ -175,7 +174,7 @@ def _finish(
         correlations = [
             (c.y, c.x, c.value) for c in movie_noise(movie).correlations if c.t == 0 and c.matters
         ]
-        given, hashes[store.DENOISED] = finish_draft(
+        hashes[store.DENOISED] = finish_draft(
             job,
             plan.blocks,
             plan.geometry,
@@ -184,7 +183,6 @@ def _finish(
             control,
             None if known is None else known.given,
         )
-        add_maps(run.partial, given, movie.units)
     add_brightness(run.partial, plan.brightness or Brightness.steady(movie.shape[0]))
     for layer in plan.layers:
         _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tdenoise import checkpoint, runtime
 from tdenoise.atomic import patiently, write_atomically
 from tdenoise.brightness import Brightness
 from tdenoise.infer import Tile, denoise, denoise_with_variance
-from tdenoise.last_word import Evidence, corners
+from tdenoise.last_word import Evidence, corners, stretch_of
 from tdenoise.network import SplitBlind
 from tdenoise.noise import Scale
 
@@ -176,12 +176,14 @@ def movie_brightness(job: Job) -> Brightness | None:
 
 @dataclass
 class BlockEvidence:
-    """What was removed from the frames of a block, summed in the frame of the scene."""
+    """What was removed from the frames of a block, summed in the frame of the scene, by stretches of frames."""
 
-    sums: Evidence
+    sums: Evidence  # of the stretch at hand
     corners: NDArray[np.intp]  # of every frame of the movie, from that of the sums
     brightness: Brightness
     sound: NDArray[np.bool_] | None  # pixels of the core that count
+    stretch: int  # number of the one at hand
+    summed: list[NDArray[np.float32]] = field(default_factory=list)  # those before
 
     @classmethod
     def of(cls, job: Job, block: Block, shape: tuple[int, int, int]) -> BlockEvidence:
@@ -198,20 +200,29 @@ class BlockEvidence:
             found - here.min(axis=0),
             movie_brightness(job) or Brightness.steady(shape[0]),
             sound,
+            stretch_of(block.core.frames[0], shape[0]),
         )
 
     def add(self, frames: tuple[int, int], counts: NDArray[Any], denoised: NDArray[np.float32]) -> None:
         """Take in successive frames of the core; those that were not recorded whole tell nothing."""
         for number, recorded, result in zip(range(*frames), counts, denoised, strict=True):
+            if (stretch := stretch_of(number, len(self.corners))) != self.stretch:
+                self._next(stretch)
             if self.brightness.valid[number]:
                 row, column = self.corners[number].tolist()
                 level = float(self.brightness.levels[number])
                 self.sums.add(recorded, result, level, (row, column), self.sound)
 
+    def _next(self, stretch: int) -> None:
+        """Begin another stretch."""
+        self.summed.append(np.stack(self.sums.arrays).astype(np.float32))
+        self.sums, self.stretch = Evidence.empty(self.sums.residual.shape), stretch
+
     def save(self, job: Job, number: int) -> str:
         """Keep the sums until those of all blocks are there; their hash."""
+        self._next(self.stretch)
         data = io.BytesIO()
-        np.save(data, np.stack(self.sums.arrays).astype(np.float32))
+        np.save(data, np.stack(self.summed))
         write_atomically(evidence_file(job.folder, number), data.getvalue())
         return xxhash.xxh3_128_hexdigest(data.getvalue())
 

@@ -1,13 +1,15 @@
 """The counts have the last word: a draft of a denoised movie becomes the movie.
 
 A network drafts every frame. Each block also leaves sums over time of what was removed; together they say where the
-network has painted or erased something that the counts of the whole movie refute, and that is given back
-(`tdenoise.last_word`). This is done once all blocks are drafted, in the process that gives the output its name: shard
-by shard, each from its draft, so that it can be killed and started again at any time.
+network has painted or erased something that the counts refute, and that is given back (`tdenoise.last_word`): first
+what the whole movie asks for, then what a stretch of a long movie asks for beyond that. This is done once all blocks
+are drafted, in the process that gives the output its name: shard by shard, each from its draft, so that it can be
+killed and started again at any time.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
 import uuid
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 
 from tdenoise.atomic import make_folder, patiently, write_atomically
 from tdenoise.brightness import Brightness
-from tdenoise.last_word import Evidence, GivenBack, Lags, corners, give_back
+from tdenoise.last_word import Evidence, GivenBack, Lags, corners, give_back, n_stretches, stretch_of
 
 from . import budget, progress, store
 from .block_work import Job, draft_store, evidence_file, movie_brightness, movie_counts, read_counts
@@ -40,8 +42,14 @@ MAPS = {
     "given_back_own": "share of its own residual that a pixel has in it, which is left out",
     "given_back_level": "sum of the levels of the frames that show this place",
 }
+STRETCHES = {
+    "given_back_later": "what the counts gave back to the frames of a stretch besides, at a level of 1",
+    "given_back_later_own": "share of its own residual that a pixel has in it, which is left out",
+    "given_back_later_level": "sum of the levels of the frames of a stretch that show this place",
+}
 DIMS = ("scene_y", "scene_x")
 PIECE = 32  # frames of a shard that are in memory at once
+IN_MEMORY = 4  # stretches
 
 
 def finish_draft(
@@ -51,9 +59,9 @@ def finish_draft(
     correlations: Lags,
     run: progress.OutputRun,
     control: Control,
-    known: GivenBack | None = None,
-) -> tuple[GivenBack, dict[str, str]]:
-    """Make the denoised array from its draft.
+    known: Given | None = None,
+) -> dict[str, str]:
+    """Make the denoised array from its draft, and store what was given back.
 
     Parameters
     ----------
@@ -65,20 +73,24 @@ def finish_draft(
         Of the noise of neighbouring pixels.
     run : progress.OutputRun
     control : Control
-    known : GivenBack, optional
+    known : Given, optional
         What was given back to the store that is repaired; otherwise it follows from the sums.
 
     Returns
     -------
-    given : GivenBack
-    hashes : dict
-        Of the shards of the denoised array, by grid position.
+    dict
+        Hashes of the shards of the denoised array, by grid position.
     """
     source = movie_counts(job.movie, job.movie_id)
     shape = source.shape
     drift = None if job.drift is None else np.load(job.drift)
     places, scene = corners(drift, shape[0], shape[1:])
-    given = known or give_back(_gather(job, blocks, places, scene), correlations)
+    if known is None:
+        _ask_the_counts(job, blocks, places, scene, correlations, run, control)
+    else:
+        known.copy_to(run.partial)
+    given = Given.read(run.partial)
+    assert given is not None
     maybe_crash("given_back.known")
     whole = Region((0, shape[0]), (0, shape[1]), (0, shape[2]))
     shards = list(store.shards_in(whole, geometry.shard))
@@ -99,7 +111,7 @@ def finish_draft(
             ) from None
 
     with ThreadPoolExecutor(budget.n_cores(), thread_name_prefix="give-back") as pool:
-        return given, dict(pool.map(attempt, shards))
+        return dict(pool.map(attempt, shards))
 
 
 def prepare_draft(folder: Path, shape: tuple[int, int, int], geometry: store.Geometry) -> None:
@@ -116,7 +128,10 @@ def prepare_draft(folder: Path, shape: tuple[int, int, int], geometry: store.Geo
 
 
 def read_evidence(folder: Path, number: int, digest: str | None) -> NDArray[np.float32] | None:
-    """The sums of a block, shape (4, rows, columns); None where they are missing or not what the marker says."""
+    """The sums of a block by stretches, shape (n_stretches, 4, rows, columns).
+
+    None where they are missing or not what the marker says.
+    """
     try:
         data = patiently(evidence_file(folder, number).read_bytes)
     except OSError:
@@ -126,18 +141,85 @@ def read_evidence(folder: Path, number: int, digest: str | None) -> NDArray[np.f
     return np.asarray(np.load(io.BytesIO(data)))
 
 
-def add_maps(path: Path, given: GivenBack, units: str) -> None:
-    """Store what was given back, for who wants to know, and for a repair."""
-    for name, values in zip(MAPS, (given.mean, given.own, given.level), strict=True):
+class Given:
+    """What was given back to a denoised store; of the stretches, those in use are in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.whole = GivenBack(*(np.asarray(zarr.open_array(path / name, mode="r")[:]) for name in MAPS))
+        later = [path / name for name in STRETCHES]
+        self._later = [zarr.open_array(p, mode="r") for p in later] if all(p.is_dir() for p in later) else []
+        self.stretch = functools.lru_cache(maxsize=IN_MEMORY)(self._stretch)
+
+    @classmethod
+    def read(cls, path: Path) -> Given | None:
+        """Of a store; None if nothing was given back."""
+        return cls(path) if all((path / name).is_dir() for name in MAPS) else None
+
+    def _stretch(self, number: int) -> GivenBack | None:
+        """What the counts of a stretch asked for besides; None where nothing."""
+        if not self._later:
+            return None
+        found = GivenBack(*(np.asarray(array[number]) for array in self._later))
+        return found if found.mean.any() else None
+
+    def hashes(self) -> dict[str, str]:
+        """Of the content of every array."""
+        names = [*MAPS, *(STRETCHES if self._later else ())]
+        return {name: store.array_hash(zarr.open_array(self._path / name, mode="r")) for name in names}
+
+    def copy_to(self, path: Path) -> None:
+        """Give the arrays to a store that is being made."""
+        for name in self.hashes():
+            array = zarr.open_array(self._path / name, mode="r")
+            dims = tuple(str(dim) for dim in array.metadata.dimension_names)
+            copy = store.create_array(
+                path, name, array.shape, array.dtype, array.chunks, dims, dict(array.attrs)
+            )
+            for first in range(0, array.shape[0], array.chunks[0]):
+                copy[first : first + array.chunks[0]] = array[first : first + array.chunks[0]]
+
+
+def _ask_the_counts(
+    job: Job,
+    blocks: Iterable[Block],
+    places: NDArray[np.intp],
+    scene: tuple[int, int],
+    correlations: Lags,
+    run: progress.OutputRun,
+    control: Control,
+) -> None:
+    """Store what the whole movie gives back, and what its stretches do besides."""
+    path, n_frames, units = run.partial, len(places), movie_counts(job.movie, job.movie_id).attrs["units"]
+    whole = give_back(_gather(job, blocks, places, scene), correlations)
+    for name, values in zip(MAPS, (whole.mean, whole.own, whole.level), strict=True):
         described = {"units": units if name == "given_back" else "1", "long_name": MAPS[name]}
         store.add_array(path, name, values, DIMS, described)
-
-
-def read_maps(path: Path) -> GivenBack | None:
-    """What was given back to a denoised store; None if nothing was."""
-    if not all((path / name).is_dir() for name in MAPS):
-        return None
-    return GivenBack(*(np.asarray(zarr.open_array(path / name, mode="r")[:]) for name in MAPS))
+    n = n_stretches(n_frames)
+    later = [
+        store.create_array(
+            path,
+            name,
+            (n, *scene),
+            np.dtype(np.float32),
+            (1, *scene),
+            ("stretch", *DIMS),
+            {"units": units if name == "given_back_later" else "1", "long_name": STRETCHES[name]},
+        )
+        for name in (STRETCHES if n else ())
+    ]
+    anything = False
+    for stretch in range(n):
+        control.check("apply")
+        run.check()
+        left = _gather(job, blocks, places, scene, stretch).after(whole)
+        found = give_back(left, correlations, n)
+        anything |= bool(found.mean.any())
+        for array, values in zip(later, (found.mean, found.own, found.level), strict=True):
+            array[stretch] = values
+    if not anything:
+        for array in later:
+            shutil.rmtree(path / array.basename)
 
 
 def adopt(folder: Path, key: str, digest: str) -> None:
@@ -152,10 +234,21 @@ def is_made(folder: Path, key: str) -> bool:
     return _marker(folder, key).exists()
 
 
-def _gather(job: Job, blocks: Iterable[Block], places: Any, scene: tuple[int, int]) -> Evidence:
-    """Sums over the whole movie, of the blocks in the order of their numbers."""
+def _gather(
+    job: Job,
+    blocks: Iterable[Block],
+    places: NDArray[np.intp],
+    scene: tuple[int, int],
+    stretch: int | None = None,
+) -> Evidence:
+    """Sums over the whole movie, or over a stretch of it, of the blocks in the order of their numbers."""
     total, lost = Evidence.empty(scene), []
     for block in sorted(blocks, key=lambda block: block.number):
+        first, last = (
+            stretch_of(number, len(places)) for number in (block.core.frames[0], block.core.frames[1] - 1)
+        )
+        if stretch is not None and not first <= stretch <= last:
+            continue
         told = (progress.marker(job.folder, block.number) or {}).get("evidence")
         sums = read_evidence(job.folder, block.number, told)
         if sums is None:
@@ -163,7 +256,9 @@ def _gather(job: Job, blocks: Iterable[Block], places: Any, scene: tuple[int, in
             lost.append(block.number)
             continue
         row, column = (places[slice(*block.core.frames)].min(axis=0)).tolist()
-        total.merge(Evidence(*sums), (block.core.rows[0] + row, block.core.columns[0] + column))
+        corner = (block.core.rows[0] + row, block.core.columns[0] + column)
+        for part in sums if stretch is None else sums[stretch - first : stretch - first + 1]:
+            total.merge(Evidence(*part), corner)
     if lost:
         raise PipelineError(
             f"{evidence_file(job.folder, lost[0])}: is missing or damaged, and so are {len(lost) - 1} others. Run the "
@@ -190,8 +285,8 @@ def _make(
     job: Job,
     geometry: store.Geometry,
     source: Any,
-    given: GivenBack,
-    places: Any,
+    given: Given,
+    places: NDArray[np.intp],
     brightness: Brightness,
     run: progress.OutputRun,
     shard: Region,
@@ -211,13 +306,12 @@ def _make(
         counts = read_counts(source, part)
         for number, frame in zip(range(*part.frames), range(len(drafted)), strict=True):
             row, column = places[number].tolist()
-            drafted[frame] = given.to_frame(
-                counts[frame],
-                drafted[frame],
-                float(brightness.levels[number]),
-                (row + shard.rows[0], column + shard.columns[0]),
-                bool(brightness.valid[number]),
-            )
+            corner = (row + shard.rows[0], column + shard.columns[0])
+            level, valid = float(brightness.levels[number]), bool(brightness.valid[number])
+            shown = given.whole.to_frame(counts[frame], drafted[frame], level, corner, valid)
+            if (besides := given.stretch(stretch_of(number, len(places)))) is not None:
+                shown = besides.to_frame(counts[frame], shown, level, corner, valid)
+            drafted[frame] = shown
         writer.append(drafted if job.kept_bits is None else store.round_mantissa(drafted, job.kept_bits))
     digest = writer.write(target, store.shard_index(key), run.check)
     adopt(job.folder, key, digest)

@@ -90,16 +90,15 @@ def _apply(command: Any, found: Findings, control: Control) -> None:
 
 def _maps(path: Path, attributes: dict[str, Any]) -> Any:
     """What the counts gave back to a denoised store; None if nothing, or if what is recorded of it is damaged."""
-    from .given_back import MAPS, read_maps
+    from .given_back import MAPS, STRETCHES, Given
 
+    recorded = {name: attributes["arrays"].get(name) for name in (*MAPS, *STRETCHES)}
     try:
-        given = read_maps(path)
+        given = Given.read(path)
+        sound = given is not None and given.hashes() == {k: v for k, v in recorded.items() if v is not None}
     except store.UNREADABLE:
         return None
-    if given is None:
-        return None
-    hashes = [store.content_hash(values) for values in (given.mean, given.own, given.level)]
-    return given if hashes == [attributes["arrays"].get(name) for name in MAPS] else None
+    return given if sound else None
 
 
 def _command(config: VerifyConfig, found: Findings) -> Any:

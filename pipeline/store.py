@@ -164,21 +164,33 @@ def add_array(
     path: Path, name: str, values: NDArray[Any], dims: tuple[str, ...], attributes: dict[str, Any]
 ) -> None:
     """Add a small array, such as a map of the field or a value per frame, to a store that is being made."""
+    create_array(path, name, values.shape, values.dtype, values.shape, dims, attributes)[:] = values
+
+
+def create_array(
+    path: Path,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    chunks: tuple[int, ...],
+    dims: tuple[str, ...],
+    attributes: dict[str, Any],
+) -> Any:
+    """Add an array without shards to a store that is being made, and leave its values to the caller."""
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
-    fill = {"f": np.nan, "b": False}.get(values.dtype.kind)
-    array = group.create_array(
+    fill = {"f": np.nan, "b": False}.get(dtype.kind)
+    return group.create_array(
         name,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=values.shape,
-        fill_value=np.iinfo(values.dtype).max if fill is None else fill,
+        shape=shape,
+        dtype=dtype,
+        chunks=chunks,
+        fill_value=np.iinfo(dtype).max if fill is None else fill,
         dimension_names=dims,
         overwrite=True,
         config=WRITE_ALL,
         compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],
         attributes=attributes,
     )
-    array[:] = values
 
 
 def ome_metadata(name: str, coordinates: Coordinates) -> dict[str, Any]:
@@ -236,7 +248,7 @@ def finish(
     record_hashes(path, name, hashes)
     maybe_crash("finish.hashes")
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
-    arrays = {key: content_hash(small[:]) for key, small in small_arrays(group)}
+    arrays = {key: array_hash(small) for key, small in small_arrays(group)}
     complete = {"profile": PROFILE, **attributes, "arrays": arrays, "status": "complete"}
     if command is not None:
         complete["command"] = _without_paths(command)
@@ -573,6 +585,16 @@ def round_mantissa(values: NDArray[np.float32], bits: int = KEPT_BITS) -> NDArra
 def content_hash(values: NDArray[Any]) -> str:
     """xxh3_128 of the decoded bytes in C order, little-endian."""
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(values).data)
+
+
+def array_hash(array: Any) -> str:
+    """`content_hash` of the values of an array, of which those of one index are in memory at a time."""
+    if array.ndim < 3:
+        return content_hash(array[:])
+    digest = xxhash.xxh3_128()
+    for values in array:
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
 
 
 def content_id(name: str, array: Any, hashes: dict[str, str]) -> str:

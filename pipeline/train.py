@@ -6,9 +6,8 @@ import json
 import logging
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from tdenoise import checkpoint, runtime, thinning
 from tdenoise.atomic import write_atomically
+from tdenoise.candidates import CANDIDATES, SHARE, Measured, choose
 from tdenoise.contradiction import Contradiction
 from tdenoise.held_out import HeldOut, Sums, mean_of
 from tdenoise.kinds import Network, kind_of, scale_for
@@ -40,6 +40,7 @@ from .version import VERSION
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_S = 120.0  # time between checkpoints
 
 
@@ -111,14 +112,13 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         config.output, plan.identity, inputs, force=config.force, command=config, stop=control.stop
     ) as run:
         run.prepare(lambda path: path.mkdir(parents=True))
-        state = _start(plan, run.partial, _device(plan, team))
         orders = {"plan": run.id, "mixed_precision": plan.settings.mixed_precision, "software": VERSION}
         team.broadcast(json.dumps(orders).encode())
-        team.broadcast(state_bytes(state) if team.size > 1 else b"")
-        kept = _train(state, training, plan, run, control, team)
-        card = _save(run, plan, training, state, kept)
+        session = _Session(training, plan, run, control, team)
+        state, kept = session.train()
+        card = _save(run, plan, training, state, session, kept)
         run.commit()
-    log.info("model %s: %d steps, best at %d", card["sha256"][:12], state.step, state.best_step)
+    log.info("model %s: %d steps, best at %d", card["sha256"][:12], card["steps"], card["best_step"])
     if kept.get("share", 1.0) < 1:
         log.info("of its difference from the given weights, %.0f %% are kept", 100 * kept["share"])
     return card
@@ -140,9 +140,7 @@ def _follow(plan: Plan, control: Control, team: Team) -> None:
     training = [
         _training_movie(movie, plan, movie_noise(movie), movie_stand_ins(movie)) for movie in plan.movies
     ]
-    state = _fresh(plan, _device(plan, team))
-    fill(state, team.broadcast(b""))
-    _train(state, training, plan, None, control, team)
+    _Session(training, plan, None, control, team).train()
 
 
 def _device(plan: Plan, team: Team) -> str:
@@ -194,10 +192,6 @@ def _already_trained(config: TrainConfig, plan: str) -> bool:
         return False
 
 
-def _fresh(plan: Plan, device: str) -> TrainingState:
-    return TrainingState.start(plan.architecture, plan.settings, device, _given(plan))
-
-
 def _given(plan: Plan) -> dict[str, torch.Tensor] | None:
     """The weights to adapt."""
     weights = None if plan.start is None else open_model(plan.start).network.state_dict()
@@ -207,130 +201,243 @@ def _given(plan: Plan) -> dict[str, torch.Tensor] | None:
     return weights
 
 
-def _start(plan: Plan, folder: Path, device: str) -> TrainingState:
-    """A fresh state, or the one of the last checkpoint."""
-    state, file = _fresh(plan, device), folder / "checkpoint.safetensors"
-    if file.exists():
-        if restore(state, file):
-            log.info("going on from step %d", state.step)
+@dataclass(frozen=True)
+class _Stage:
+    """A part of a training: a candidate's, or what the chosen one goes on with."""
+
+    settings: TrainingSettings
+    rehearses: bool
+    adapts: bool  # the parent's weights, or such as were adapted before
+    weights: dict[str, torch.Tensor] | None  # that it begins with
+    file: str  # of its checkpoint
+    candidate: str | None = None
+    begins: float = 0.0  # share of the time before it
+    share: float = 1.0  # of the time, its own
+
+
+class _Session:
+    """A training in one process: its stages one after the other. The first process of a team validates and writes."""
+
+    def __init__(
+        self,
+        movies: list[TrainingMovie],
+        plan: Plan,
+        run: progress.OutputRun | None,
+        control: Control,
+        team: Team,
+    ) -> None:
+        runtime.prepare(n_threads=1)
+        self._movies, self._plan, self._run, self._control, self._team = movies, plan, run, control, team
+        self._device = _device(plan, team)
+        self._thinned = kind_of(plan.architecture) == "thinned"
+        known = movies if team.rank == 0 else []
+        self._validation = HeldOut(
+            known,
+            plan.architecture,
+            self._device,
+            plan.settings.mixed_precision,
+            thinning.split_for_validation if self._thinned else None,
+            plan.settings.least_dose,
+        )
+        self._contradiction = Contradiction(known, self._device)
+        self._records: list[dict[str, Any]] = []  # of the stages before
+        self.stage: _Stage  # the latest
+        self.n_steps, self.elapsed_s = 0, 0.0  # of all stages so far
+
+    def train(self) -> tuple[TrainingState, dict[str, Any]]:
+        """The trained state, and for the first process what was measured of the weights that are kept."""
+        plan, given = self._plan, _given(self._plan)
+        kept: dict[str, Any] = {}
+        stage = _Stage(plan.settings, plan.rehearses, plan.start is not None, given, CHECKPOINT)
+        if plan.compares:
+            stage, kept["candidates"] = self._compare(given)
+        if not stage.adapts:
+            given = None
+        before = self.n_steps
+        state = self._train_stage(stage)
+        if self._team.rank > 0:
+            return state, {}
+        if given is not None:
+            unchanged = state.best_step == 0 and not plan.compares
+            measures = (self._errors, self._contradictions)
+            kept["share"] = 0.0 if unchanged else turn_back(state, given, measures)
+        kept["held_out_error"] = self._validation(state.best)
+        kept["contradiction"] = mean_of(self._contradictions(state.best))
+        if has_gamma_head(plan.architecture):
+            kept["held_out_nll"] = self._validation.likelihood(state.best)
+        kept["best_step"] = before + state.best_step
+        return state, kept
+
+    def _compare(self, given: dict[str, torch.Tensor] | None) -> tuple[_Stage, dict[str, Any]]:
+        """Train every candidate for a short time; what the chosen one goes on with, and what decided."""
+        trained: dict[str, TrainingState] = {}
+        for number, candidate in enumerate(CANDIDATES):
+            settings = replace(
+                _shortened(self._plan.settings, SHARE),
+                gain_share=self._plan.settings.gain_share if candidate.adapts else None,
+            )
+            stage = _Stage(
+                settings,
+                candidate.rehearses,
+                candidate.adapts,
+                given if candidate.adapts else None,
+                f"candidate-{number}.safetensors",
+                candidate.name,
+                number * SHARE,
+                SHARE,
+            )
+            trained[candidate.name] = self._train_stage(stage)
+        excess: dict[str, dict[str, float]] = {}
+
+        def chosen_by_first() -> int:
+            nonlocal excess
+            kinds = self._validation.kinds(self._movies)
+            name, excess = choose(
+                {
+                    name: Measured(self._errors(state.best), kinds, self._contradictions(state.best))
+                    for name, state in trained.items()
+                }
+            )
+            return list(trained).index(name)
+
+        candidate = CANDIDATES[int(self._team.of_first(chosen_by_first))]
+        log.info(
+            "of %d ways to a model, the movie is best told by the one %s", len(CANDIDATES), candidate.name
+        )
+        rest = 1 - SHARE * len(CANDIDATES)
+        stage = _Stage(
+            replace(_shortened(self._plan.settings, rest), gain_share=0.0, seed=self._plan.settings.seed + 1),
+            candidate.rehearses,
+            candidate.adapts,
+            trained[candidate.name].best.state_dict(),
+            CHECKPOINT,
+            candidate.name,
+            1 - rest,
+            rest,
+        )
+        return stage, {"chosen": candidate.name, "worse_by": excess}
+
+    def _train_stage(self, stage: _Stage) -> TrainingState:
+        """Train for one stage, or go on from where it was stopped."""
+        team = self._team
+        state = self._started(stage)
+        if team.size > 1:
+            data = team.broadcast(state_bytes(state) if team.rank == 0 else b"")
+            if team.rank > 0:
+                fill(state, data)
+        if state.spread_is_new:
+            state.start_spread(team.of_first(lambda: self._validation.constant_spread(state.network)))
+        if not state.done:
+            self._loop(state, stage)
+        self.n_steps += state.step
+        self.elapsed_s += state.elapsed_s
+        self.stage = stage
+        self._records += [self._record(stage, record) for record in state.history]
+        return state
+
+    def _started(self, stage: _Stage) -> TrainingState:
+        """A fresh state, or the one of the last checkpoint."""
+
+        def fresh() -> TrainingState:
+            return TrainingState.start(self._plan.architecture, stage.settings, self._device, stage.weights)
+
+        state = fresh()
+        if self._run is not None and (file := self._run.partial / stage.file).exists():
+            if restore(state, file):
+                log.info("going on from step %d", state.step)
+            else:
+                log.warning(
+                    "%s: is damaged, or an earlier version wrote it; starting from the first step", file
+                )
+                state = fresh()
+        return state
+
+    def _loop(self, state: TrainingState, stage: _Stage) -> None:
+        plan, team, settings = self._plan, self._team, stage.settings
+        loader = (RehearsedLoader if stage.rehearses else PatchLoader)(
+            self._movies,
+            plan.architecture,
+            patch=settings.patch,
+            batch=settings.batch,
+            seed=settings.seed,
+            split=thinning.split if self._thinned else None,
+            least_dose=settings.least_dose,
+            share=(team.rank, team.size),
+        )
+        stopping = False
+
+        def likelihood(network: Network) -> float:
+            return team.of_first(lambda: self._validation.likelihood(network))
+
+        def stopped() -> bool:
+            nonlocal stopping
+            stopping = team.any(self._control.stop.is_set())  # a signal to one stops all, at the same step
+            return stopping
+
+        records = train(
+            state,
+            loader,
+            lambda network: team.of_first(lambda: self._validation(network)),
+            settings,
+            self._device,
+            stopped,
+            max(1, budget.n_cores() // team.local_size),
+            team.of_first(lambda: self._validation.resolution),
+            likelihood if has_gamma_head(plan.architecture) else None,
+            team=team,
+        )
+        if self._run is None:
+            for _ in records:
+                pass
         else:
-            log.warning("%s: is damaged, or an earlier version wrote it; starting from the first step", file)
-            state = _fresh(plan, device)
-    return state
-
-
-def _train(
-    state: TrainingState,
-    movies: list[TrainingMovie],
-    plan: Plan,
-    run: progress.OutputRun | None,
-    control: Control,
-    team: Team,
-) -> dict[str, float]:
-    """Run the loop; the first process of a team validates, and writes metrics and checkpoints as it goes.
-
-    What was measured of the weights that are kept, for the first process.
-    """
-    runtime.prepare(n_threads=1)
-    architecture, settings, device = plan.architecture, plan.settings, _device(plan, team)
-    thinned = kind_of(architecture) == "thinned"
-    loader = (RehearsedLoader if plan.rehearses else PatchLoader)(
-        movies,
-        architecture,
-        patch=settings.patch,
-        batch=settings.batch,
-        seed=settings.seed,
-        split=thinning.split if thinned else None,
-        least_dose=settings.least_dose,
-        share=(team.rank, team.size),
-    )
-    split = thinning.split_for_validation if thinned else None
-    validation = HeldOut(
-        movies if team.rank == 0 else [],
-        architecture,
-        device,
-        settings.mixed_precision,
-        split,
-        settings.least_dose,
-    )
-    if state.spread_is_new:
-        state.start_spread(team.of_first(lambda: validation.constant_spread(state.network)))
-    contradiction = Contradiction(movies if team.rank == 0 else [], device)
-    stopping = False
-
-    def errors(network: Network) -> Sums:
-        control.check("compare with the given weights")
-        return validation.by_block(network)
-
-    def contradictions(network: Network) -> Sums:
-        control.check("compare with the given weights")
-        return contradiction(network)
-
-    def likelihood(network: Network) -> float:
-        return team.of_first(lambda: validation.likelihood(network))
-
-    def stopped() -> bool:
-        nonlocal stopping
-        stopping = team.any(control.stop.is_set())  # a signal to one stops all, at the same step
-        return stopping
-
-    records = train(
-        state,
-        loader,
-        lambda network: team.of_first(lambda: validation(network)),
-        settings,
-        device,
-        stopped,
-        max(1, budget.n_cores() // team.local_size),
-        team.of_first(lambda: validation.resolution),
-        likelihood if has_gamma_head(architecture) else None,
-        team=team,
-    )
-    if run is None:
-        for _ in records:
-            pass
-    else:
-        folder, checkpoint_file, allowed = run.partial, run.partial / "checkpoint.safetensors", run.check
-
-        def keep() -> None:
+            checkpoint_file, allowed = self._run.partial / stage.file, self._run.check
+            saved = time.monotonic()
+            self._tell(state, stage)
+            for _ in records:
+                self._tell(state, stage)
+                if time.monotonic() - saved > CHECKPOINT_S:
+                    snapshot(state, checkpoint_file, allowed)
+                    saved = time.monotonic()
+            # What follows takes as long as some validations, and begins anew after a stop.
+            state.done = not stopping
             snapshot(state, checkpoint_file, allowed)
+        if stopping:
+            raise Stopped(
+                f"stopped at step {self.n_steps + state.step}; run the same command again to continue"
+            )
 
-        saved = time.monotonic()
-        _write_metrics(folder, state)
-        _show(control, state, settings)
-        for _ in records:
-            _write_metrics(folder, state)
-            _show(control, state, settings)
-            if time.monotonic() - saved > CHECKPOINT_S:
-                keep()
-                saved = time.monotonic()
-        # What follows takes as long as some validations, and begins anew after a stop.
-        keep()
-    if stopping:
-        raise Stopped(f"stopped at step {state.step}; run the same command again to continue")
-    if team.rank > 0:
-        return {}
-    kept: dict[str, float] = {}
-    given = _given(plan)
-    if given is not None:
-        kept["share"] = 0.0 if state.best_step == 0 else turn_back(state, given, (errors, contradictions))
-    kept["held_out_error"] = validation(state.best)
-    kept["contradiction"] = mean_of(contradictions(state.best))
-    if has_gamma_head(architecture):
-        kept["held_out_nll"] = validation.likelihood(state.best)
-    return kept
+    def _errors(self, network: Network) -> Sums:
+        self._control.check("compare models")
+        return self._validation.by_block(network)
 
+    def _contradictions(self, network: Network) -> Sums:
+        self._control.check("compare models")
+        return self._contradiction(network)
 
-def _show(control: Control, state: TrainingState, settings: TrainingSettings) -> None:
-    done = state.step / settings.steps
-    if settings.time_limit_s is not None:
-        done = max(done, state.elapsed_s / settings.time_limit_s)
-    control.progress("train", min(1000, math.floor(1000 * done)), 1000)
+    def _record(self, stage: _Stage, record: dict[str, float]) -> dict[str, Any]:
+        return record if stage.candidate is None else {"candidate": stage.candidate, **record}
+
+    def _tell(self, state: TrainingState, stage: _Stage) -> None:
+        """Show how far it has come, and write the metrics."""
+        settings, done = stage.settings, state.step / stage.settings.steps
+        if settings.time_limit_s is not None:
+            done = max(done, state.elapsed_s / settings.time_limit_s)
+        done = stage.begins + stage.share * min(1.0, done)
+        self._control.progress("train", min(1000, math.floor(1000 * done)), 1000)
+        assert self._run is not None
+        records = self._records + [self._record(stage, record) for record in state.history]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        write_atomically(self._run.partial / "metrics.jsonl", lines.encode())
 
 
-def _write_metrics(folder: Path, state: TrainingState) -> None:
-    lines = "".join(json.dumps(record) + "\n" for record in state.history)
-    write_atomically(folder / "metrics.jsonl", lines.encode())
+def _shortened(settings: TrainingSettings, share: float) -> TrainingSettings:
+    """Settings of a part of a training."""
+    limit = settings.time_limit_s
+    return replace(
+        settings,
+        steps=max(1, round(share * settings.steps)),
+        time_limit_s=None if limit is None else share * limit,
+    )
 
 
 def _save(
@@ -338,9 +445,12 @@ def _save(
     plan: Plan,
     training: list[TrainingMovie],
     state: TrainingState,
-    kept: dict[str, float],
+    session: _Session,
+    kept: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write the model folder's weights and card, and take the checkpoint away."""
+    """Write the model folder's weights and card, and take the checkpoints away."""
+    best_step = kept.pop("best_step")
+    parent = plan.parent if session.stage.adapts else None
     details = {
         "plan": run.id,
         "movies": [
@@ -355,24 +465,25 @@ def _save(
             }
             for movie, trained in zip(plan.movies, training, strict=True)
         ],
-        **({"imported": plan.parent["imported"]} if plan.parent and "imported" in plan.parent else {}),
-        "ancestors": [] if plan.parent is None else [*plan.parent["movies"], *plan.parent["ancestors"]],
+        **({"imported": parent["imported"]} if parent and "imported" in parent else {}),
+        "ancestors": [] if parent is None else [*parent["movies"], *parent["ancestors"]],
         "settings": asdict(plan.settings),
         "ignore_drift": plan.ignore_drift,
-        "rehearsed": plan.rehearses,
+        "rehearsed": session.stage.rehearses,
         "reason": plan.reason,
-        "steps": state.step,
-        "best_step": state.best_step,
+        "steps": session.n_steps,
+        "best_step": best_step,
         "seed": plan.settings.seed,
         "device": plan.device,
-        "parent": None if plan.parent is None else plan.parent["sha256"],
+        "parent": None if parent is None else parent["sha256"],
         **({} if plan.teacher is None else {"teacher": plan.teacher.attributes["model"]["id"]}),
-        "metrics": {**kept, "elapsed_s": state.elapsed_s},
+        "metrics": {**kept, "elapsed_s": session.elapsed_s},
         "software": VERSION,
     }
     run.check()
     card = checkpoint.save_model(run.partial, state.best, details)
     maybe_crash("model.saved")
-    (run.partial / "checkpoint.safetensors").unlink(missing_ok=True)
+    for file in (CHECKPOINT, *(f"candidate-{number}.safetensors" for number in range(len(CANDIDATES)))):
+        (run.partial / file).unlink(missing_ok=True)
     maybe_crash("model.tidied")
     return card

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tdenoise import checkpoint, thinning
+from tdenoise.candidates import CANDIDATES, SHARE
 from tdenoise.kinds import Architecture, architecture_of, build, kind_of
 from tdenoise.network import Architecture as SplitBlindArchitecture
 from tdenoise.noise import NoiseStatistics, choose, widest
@@ -25,6 +26,7 @@ from .fit import movie_drift, movie_noise, movie_pixel_size_nm, open_model
 from .heads import check_gamma, has_gamma_head
 
 UNLIMITED = 10**9  # steps, where the time limit ends the training
+LEAST_STEPS = 100  # to compare candidates; in fewer, none of them learns much
 GAIN_SHARE = 0.15  # of the time, when a model is adapted
 REHEARSED_GAIN_SHARE = 0.05  # who rehearses forgets little: all weights may learn sooner, as fast as new ones
 LEARNING_RATES = {"udvd": 5e-4}  # peak, of kinds of network that need another
@@ -47,6 +49,7 @@ class Plan:
     drifts: dict[str, NDArray[np.float64] | None]  # that windows follow, of every movie by its id
     ignore_drift: bool  # as `apply` then does, too
     rehearses: bool  # simulated scenes beside the movies
+    compares: bool  # several ways to a model, before one of them goes on; see `tdenoise.candidates`
     identity: dict[str, Any]
 
     @property
@@ -109,6 +112,9 @@ def make_plan(config: TrainConfig) -> Plan:
         "parent": None if parent is None else parent["sha256"],
         **({} if teacher is None else {"teacher": teacher.id}),
     }
+    compares = rehearses and config.from_model is None and settings.steps >= LEAST_STEPS
+    if compares:
+        identity["candidates"] = [SHARE, *(candidate.name for candidate in CANDIDATES)]
     if rehearses:
         identity["rehearses"] = [movie_pixel_size_nm(movie) for movie in movies]
     if any(drift is not None for drift in drifts.values()):
@@ -125,6 +131,7 @@ def make_plan(config: TrainConfig) -> Plan:
         drifts,
         config.ignore_drift,
         rehearses,
+        compares,
         identity,
     )
 

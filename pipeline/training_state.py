@@ -49,6 +49,7 @@ def state_bytes(state: TrainingState) -> bytes:
         "best_error": state.best_error if math.isfinite(state.best_error) else None,
         "annealing_since": state.annealing_since,
         "history": state.history,
+        "done": state.done,
     }
     return save_tensors(tensors, {"state": json.dumps(rest), "seal": SEAL})
 
@@ -89,6 +90,7 @@ def fill(state: TrainingState, data: bytes) -> None:
     state.best_error = math.inf if rest["best_error"] is None else rest["best_error"]
     state.annealing_since = rest.get("annealing_since")  # not in checkpoints of old versions
     state.history = rest["history"]
+    state.done = rest["done"]
 
 
 def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -17,11 +17,13 @@ from .kinds import Architecture, Network
 from .metrics import block_sums
 from .network import stack_window
 from .patches import Split, TrainingMovie
+from .places import KINDS, kinds_of_place
 from .thinning import thin
 from .windows import normalise, put_stand_ins
 
 VALIDATION_FRAMES = 24
 VALIDATION_PIXELS = 256
+MEAN_FRAMES = 64  # at most, of the mean that tells kinds of place
 BLOCK = 8  # rows and columns of what `compare` takes as independent: noise is correlated over few pixels
 
 # Of output, target, contrast and `Batch.electrons`, for every pixel of a frame.
@@ -88,13 +90,29 @@ class HeldOut:
         self._device = device
         self._mixed = mixed_precision
         n_each = max(1, VALIDATION_FRAMES // max(1, len(movies)))
-        for movie in movies:
+        self._places: list[tuple[int, int, int]] = []  # movie, row and column of every one of them
+        for index, movie in enumerate(movies):
             sound = movie.seen.valid
             held = [t for t in movie.held_out if sound[t]] or np.flatnonzero(sound).tolist()
             chosen = [held[i] for i in np.unique(np.linspace(0, len(held) - 1, n_each).round().astype(int))]
             for number, frame in enumerate(chosen):
                 share = least_dose ** (number % 3 / 2)
                 self._samples.append(_validation_sample(movie, architecture, frame, number, split, share))
+                self._places.append((index, *_corner(movie, architecture, number)))
+
+    def kinds(self, movies: Sequence[TrainingMovie]) -> NDArray[np.intp]:
+        """Kind of place of every block that `by_block` sums over; see `tdenoise.places`."""
+        found = []
+        maps = {number: _kinds_of_movie(movie) for number, movie in enumerate(movies)}
+        for (movie, row, column), (_, weighted, *_) in zip(self._places, self._samples, strict=True):
+            height, width = weighted.shape[1:]
+            kinds = maps[movie][row : row + height, column : column + width]
+            kinds = np.pad(kinds, ((0, height - kinds.shape[0]), (0, width - kinds.shape[1])), mode="edge")
+            shares = [
+                block_sums((kinds == k)[None].astype(float), (1, BLOCK, BLOCK))[0] for k in range(len(KINDS))
+            ]
+            found.append(np.argmax(shares, axis=0))
+        return np.concatenate(found)
 
     @property
     def resolution(self) -> float:
@@ -165,6 +183,33 @@ def _deciding(output: Tensor, target: Tensor, contrast: float | Tensor, electron
     return (likelihood_terms if gamma else _square)(output, target, contrast, electrons)
 
 
+def _extent(movie: TrainingMovie, architecture: Architecture) -> tuple[int, int]:
+    """Rows and columns of a sample, whole multiples of the stride."""
+    rows, columns = (-(-n // architecture.stride) * architecture.stride for n in movie.frames.shape[1:])
+    return min(VALIDATION_PIXELS, rows), min(VALIDATION_PIXELS, columns)
+
+
+def _corner(movie: TrainingMovie, architecture: Architecture, number: int) -> tuple[int, int]:
+    """Row and column at which a sample begins."""
+    rng = np.random.default_rng(number)
+    sizes = zip(movie.frames.shape[1:], _extent(movie, architecture), strict=True)
+    row, column = (int(rng.integers(max(1, n - size + 1))) for n, size in sizes)
+    return row, column
+
+
+def _kinds_of_movie(movie: TrainingMovie) -> NDArray[np.intp]:
+    """Kinds of place in the mean of frames that are spread over a movie."""
+    sound = np.flatnonzero(movie.seen.valid)
+    chosen = sound[np.unique(np.linspace(0, len(sound) - 1, MEAN_FRAMES).round().astype(int))]
+    mean = np.zeros(movie.frames.shape[1:])
+    for frame in chosen.tolist():
+        mean += np.asarray(movie.frames[frame], np.float64) / movie.seen.levels[frame]
+    mean /= len(chosen)
+    if movie.stand_ins is not None:
+        mean = np.where(np.isfinite(movie.stand_ins), movie.stand_ins, mean)
+    return kinds_of_place(mean, movie.scale.noise**2 / len(chosen))
+
+
 def _validation_sample(
     movie: TrainingMovie,
     architecture: Architecture,
@@ -177,12 +222,9 @@ def _validation_sample(
 
     Of a large frame, a part that differs from frame to frame.
     """
-    height, width = movie.frames.shape[1:]
-    stride = architecture.stride
-    size_y, size_x = (min(VALIDATION_PIXELS, -(-n // stride) * stride) for n in (height, width))
-    rng = np.random.default_rng(number)
-    row = int(rng.integers(max(1, height - size_y + 1)))
-    column = int(rng.integers(max(1, width - size_x + 1)))
+    size_y, size_x = _extent(movie, architecture)
+    row, column = _corner(movie, architecture, number)
+    rng = np.random.default_rng([number, 1])
     seen = movie.seen
     indices, _ = seen.window(frame, architecture.window)
     bright = float(seen.around(architecture.window)[frame])

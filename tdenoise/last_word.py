@@ -27,8 +27,11 @@ Lags = Iterable[tuple[int, int, float]]  # rows, columns and correlation of the 
 COLUMN = 2.0  # standard deviation of the mean over a column [pixels]
 REACH = 1  # pixels around a place that belong to it
 BLUR = 1.7  # standard deviation of the smoothing of what is given back there [pixels]
-AROUND = 4.0  # over which squares are averaged [pixels]
+AROUND = 4.0  # over which squares are averaged [pixels]; over fewer frames than these, over more pixels
+ENOUGH_FRAMES = 64
 FINE_DOUBT = 2.4  # mean square of fine detail over its noise, at which giving back begins
+
+STRETCH = 64  # frames over which what the whole movie does not ask for is looked for once more
 
 # What is tested.
 SIZES = {"pixel": 0.0, "column": 2.0, "patch": 6.0}  # standard deviation of a mean [pixels]
@@ -125,6 +128,11 @@ class Evidence:
         for own, other in zip(self.arrays, part.arrays, strict=True):
             own[here] += other
 
+    def after(self, given: GivenBack) -> Evidence:
+        """The sums as they are when something has been given back to all frames."""
+        change = given.mean * self.level
+        return Evidence(self.residual - change, self.square, self.shown + change, self.level)
+
     @property
     def mean(self) -> NDArray[np.float64]:
         """Mean residual at a level of 1 [counts]."""
@@ -146,7 +154,9 @@ class Evidence:
         floor = 0.05 * float(self.shown.sum() / max(self.level.sum(), 1e-12))
         expected = np.maximum(self.shown, max(floor, 1e-12) * self.level)
         seen = self.level > 0
-        factor = _ratio(_over(self.square, seen, AROUND), _over(expected, seen, AROUND))
+        n_frames = float(self.level.sum() / max(1, seen.sum()))
+        around = AROUND * max(1.0, np.sqrt(ENOUGH_FRAMES / max(n_frames, 1.0)))
+        factor = _ratio(_over(self.square, seen, around), _over(expected, seen, around))
         return _ratio(factor * expected, np.square(self.level))
 
 
@@ -183,8 +193,18 @@ class GivenBack:
         return np.asarray(denoised + np.float32(level) * mean, np.float32)
 
 
-def give_back(evidence: Evidence, correlations: Lags = ()) -> GivenBack:
-    """What the counts of a whole movie ask for.
+def n_stretches(n_frames: int) -> int:
+    """Into how many stretches a movie is cut; 0 where one would be all of it."""
+    return n_frames // STRETCH if n_frames >= 2 * STRETCH else 0
+
+
+def stretch_of(number: int, n_frames: int) -> int:
+    """Number of the stretch that a frame lies in; the last one is longer where the frames do not come out even."""
+    return max(0, min(number // STRETCH, n_stretches(n_frames) - 1))
+
+
+def give_back(evidence: Evidence, correlations: Lags = (), n_looks: int = 1) -> GivenBack:
+    """What the counts of a whole movie, or of a stretch of it, ask for.
 
     The mean residual is kept where it holds more than noise, and by as much: of a mean over a column the share of
     deviations so large that are no chance (one less the false discovery rate; Storey 2002), of finer detail what a
@@ -194,13 +214,15 @@ def give_back(evidence: Evidence, correlations: Lags = ()) -> GivenBack:
     Parameters
     ----------
     evidence : Evidence
-        Of all frames of a movie.
+        Of all frames of a movie; of a stretch, what is left after that.
     correlations : iterable of (int, int, float)
         Of the noise of neighbouring pixels.
+    n_looks : int
+        Stretches that are looked at; the more there are, the more a place must stand out.
     """
     mean, variance, seen = evidence.mean, evidence.variance, evidence.level > 0
     column, noise = _mean_around(mean, variance, seen, COLUMN, correlations)
-    sure = _no_chance(_ratio(column, np.sqrt(noise)), seen)
+    sure = _no_chance(_ratio(column, np.sqrt(noise)), seen, n_looks)
     sure = _smooth(ndimage.maximum_filter(sure, 2 * REACH + 1), 1.0)
     once = _over(mean, seen, BLUR)
     coarse = 2 * once - _over(once, seen, BLUR)
@@ -260,9 +282,9 @@ def refuted(
 ) -> list[Refuted]:
     """Places where the time-summed residual is no noise, the least likely first.
 
-    Each test is as many times stricter as there are independent places to look at, and of the places that are named one
-    in a hundred is due to chance (Benjamini & Hochberg 1995). So about one of a hundred perfect movies should be,
-    and where there are several ghosts, fainter ones are named, too.
+    Each test is as many times stricter as noise has peaks so high in all that is looked at, and of the places that are
+    named one in a hundred is due to chance (Benjamini & Hochberg 1995). So about one of a hundred perfect movies is
+    refuted somewhere; and where there are several ghosts, fainter ones are named, too.
 
     Parameters
     ----------
@@ -280,8 +302,6 @@ def refuted(
     for size in sizes:
         sigma = SIZES[size]
         z = significance(evidence, size, correlations, floor)
-        # Places are looked at closer together than they are independent.
-        n_places = n_looks * max(1.0, seen.sum() / max(1.0, np.pi * sigma**2))
         beyond = np.abs(z) > LEAST_Z
         if not beyond.any():
             continue
@@ -289,11 +309,26 @@ def refuted(
         smooth = _over(evidence.mean, seen, sigma)
         for row, column in np.argwhere(peaks).tolist():
             height = float(z[row, column])
-            chance = float(2 * n_places * special.ndtr(-abs(height)))
+            chance = n_looks * _peaks_of_noise(abs(height), int(seen.sum()), sigma)
             found.append(Refuted(size, row, column, height, float(smooth[row, column]), chance))
     found.sort(key=lambda place: place.chance)
     enough = [k for k, place in enumerate(found, start=1) if place.chance <= CHANCE * k]
     return found[: max(enough, default=0)]
+
+
+def _peaks_of_noise(height: float, n_pixels: int, sigma: float) -> float:
+    """How many peaks, up or down, of smoothed noise are higher than this; in units of its standard deviation.
+
+    The expected Euler characteristic of a Gaussian random field (Worsley et al. 1992, J. Cereb. Blood Flow Metab. 12,
+    900-918), and no more than all pixels would give if they were independent.
+    """
+    at_most = 2 * n_pixels * float(special.ndtr(-height))
+    if not sigma:
+        return at_most
+    # A Gaussian kernel of this width leaves 1 / (2 sigma^2) as the variance of the slope.
+    side = np.sqrt(n_pixels / 2) / sigma
+    surface = side**2 * height / (2 * np.pi) ** 1.5 + 2 * side / (2 * np.pi)
+    return min(at_most, 2 * float(surface * np.exp(-(height**2) / 2) + special.ndtr(-height)))
 
 
 def contrasts(mean: Array) -> dict[str, float]:
@@ -343,12 +378,12 @@ def _kernel(sigma: float) -> Array:
     return _smooth(impulse, sigma) if sigma else impulse
 
 
-def _no_chance(z: Array, seen: Array) -> Array:
+def _no_chance(z: Array, seen: Array, n_looks: int) -> Array:
     """Of deviations at least as large as that of a place, the share that is more than noise explains."""
     if not seen.any():
         return np.zeros(z.shape)
     size = np.sort(np.abs(z[seen]))
-    expected, n_found = len(size) * 2 * special.ndtr(-size), len(size) - np.arange(len(size))
+    expected, n_found = n_looks * len(size) * 2 * special.ndtr(-size), len(size) - np.arange(len(size))
     by_chance = np.minimum.accumulate(np.minimum(1.0, expected / n_found))
     return np.asarray((1 - np.interp(np.abs(z), size, by_chance)).clip(0, 1) * seen)
 

@@ -22,6 +22,7 @@ BETAS = (0.9, 0.999)  # 0.99 for the second let the loss collapse now and then
 WARM_UP_STEPS = 100
 MAX_GRADIENT = 0.25  # norm; about five times the usual one. Without it a rare step undoes hundreds.
 SHARES = (0.0, 0.25, 0.5, 0.75)  # of the way from given weights to adapted ones, at which it may turn back
+NO_WORSE = 0.25  # standard errors of a difference that does not count
 ANNEAL_STEPS = 2000  # in which the learning rate falls to nothing once the held-out error has stopped falling
 
 
@@ -61,6 +62,7 @@ class TrainingState:
     history: list[dict[str, float]] = field(default_factory=list)
     annealing_since: int | None = None  # step at which it went back to its best weights, to anneal and stop
     new: frozenset[str] = frozenset()  # names of the weights that were not given
+    done: bool = False  # whether the training has come to its end
 
     @classmethod
     def start(
@@ -372,8 +374,9 @@ def turn_back(
 
     What a movie does not teach, given weights know from the many that they were trained on; what it teaches by
     chance, they do not know. Between them and the best adapted ones, the error changes smoothly (Wortsman et al.
-    2022, robust fine-tuning). Kept are the weights nearest to the given ones that are no worse than the best by more
-    than the standard error of the difference (the rule of one standard error, Breiman et al. 1984), in every respect.
+    2022, robust fine-tuning). Kept are the weights nearest to the given ones that are no worse than the
+    best, in every respect: by no more than a part of the standard error of the difference, for in a short movie this
+    error is larger than all that there is to gain.
 
     Parameters
     ----------
@@ -397,7 +400,7 @@ def turn_back(
         between = copy.deepcopy(state.best)
         between.load_state_dict(adapted | {k: v.lerp(adapted[k], share) for k, v in old.items()})
         found = (compare(measured(between), least) for measured, least in zip(errors, lowest, strict=True))
-        if all(excess <= error for excess, error in found):
+        if all(excess <= NO_WORSE * error for excess, error in found):
             state.best = between
             return share
     return 1.0

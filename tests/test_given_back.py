@@ -14,17 +14,27 @@ from tdenoise_pipeline import store
 from tdenoise_pipeline.apply import apply
 from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
 from tdenoise_pipeline.fit import movie_drift
-from tdenoise_pipeline.given_back import MAPS, read_maps
+from tdenoise_pipeline.given_back import MAPS, Given
 from tdenoise_pipeline.verify import verify
 
-from tdenoise.last_word import Evidence, corners, give_back
+from tdenoise.last_word import STRETCH, Evidence, GivenBack, corners, give_back
+
+LATER = STRETCH + 6  # frames of the last stretch of the movie
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A movie and a model whose weights are random: the counts refute all that it says."""
+    """A movie and a model whose weights are random: the counts refute all that it says.
+
+    Something is there in the second of two stretches only.
+    """
     folder = tmp_path_factory.mktemp("sources")
-    return movie_store(folder, counts((70, 48, 64))), model_folder(folder / "model")
+    y, x = np.ogrid[:48, :64]
+    column = 6.0 * np.exp(-((y - 24) ** 2 + (x - 30) ** 2) / (2 * 2.5**2))
+    appearing = np.random.default_rng(5).poisson(column, (LATER, 48, 64))
+    movie = counts((STRETCH + LATER, 48, 64))
+    movie[STRETCH:] += appearing.astype(movie.dtype)
+    return movie_store(folder, movie), model_folder(folder / "model")
 
 
 def config(sources: tuple[Path, Path], output: Path, **settings: object) -> ApplyConfig:
@@ -49,18 +59,36 @@ def test_what_is_given_back_follows_from_draft_and_counts(
     drift = movie_drift(store.open_store(sources[0], store.MOVIE), TINY)
     assert drift is not None  # so it is summed as the scene moves
     places, scene = corners(drift, len(draft), draft.shape[1:])
-    sums = Evidence.empty(scene)
-    for y, f, place in zip(recorded, draft, places, strict=True):
-        sums.add(y, f, 1.0, tuple(place))
-    given = give_back(sums)
-    frames = zip(recorded, draft, places, strict=True)
-    expected = [given.to_frame(y, f, 1.0, tuple(place)) for y, f, place in frames]
-    np.testing.assert_allclose(result["denoised"].values, np.stack(expected), rtol=1e-4, atol=1e-4)
+    levels = xr.open_zarr(sources[0])["frame_level"].values
+    assert np.ptp(levels) > 0.01
+
+    def summed(frames: slice) -> Evidence:
+        sums = Evidence.empty(scene)
+        parts = zip(recorded[frames], draft[frames], levels[frames], places[frames], strict=True)
+        for y, f, level, place in parts:
+            sums.add(y, f, level, tuple(place))
+        return sums
+
+    def changed(given: GivenBack, shown: np.ndarray, frames: slice) -> np.ndarray:
+        parts = zip(recorded[frames], shown[frames], levels[frames], places[frames], strict=True)
+        return np.stack([given.to_frame(y, f, level, tuple(place)) for y, f, level, place in parts])
+
+    given = give_back(summed(slice(None)))
+    expected = changed(given, draft, slice(None))
+    for stretch in (slice(0, STRETCH), slice(STRETCH, None)):
+        besides = give_back(summed(stretch).after(given), n_looks=2)
+        expected[stretch] = changed(besides, expected, stretch)
+    np.testing.assert_allclose(result["denoised"].values, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(result["given_back"].values, given.mean, rtol=1e-3, atol=1e-4)
-    # Before, the mean of what was removed was anything; now it is noise.
+    # Before, the mean of what was removed was anything; now it is nearly noise.
     before, after = (np.abs((recorded - f).mean(axis=0)).mean() for f in (draft, result["denoised"].values))
     noise = np.sqrt(2 / np.pi * recorded.mean() / len(recorded))
-    assert before > 2 * noise and after < 1.25 * noise
+    assert before > 2 * noise and after < 1.4 * noise
+    # What is there in one stretch only is shown there, as the counts have it.
+    there = np.ix_(range(22, 27), range(28, 33))
+    for stretch in (slice(0, STRETCH), slice(STRETCH, None)):
+        shown, counted = (m[stretch].mean(axis=0)[there].mean() for m in (result["denoised"].values, recorded))
+        assert abs(shown - counted) < 0.1 * counted
 
 
 def test_tiles_are_given_back_what_the_whole_is(
@@ -104,7 +132,8 @@ def test_a_repair_gives_back_what_was_given_back_before(
     assert verify(repair)["repaired"] == 1
     np.testing.assert_array_equal(xr.open_zarr(output)["denoised"].values, before)
     # Without the maps nothing fits together, and all is made anew: it is the same again.
-    (output / "given_back" / "c" / "0" / "0").unlink()
+    assert (output / "given_back_later").is_dir()
+    (output / "given_back_later" / "c" / "1" / "0" / "0").unlink()
     assert verify(repair)["repaired"] >= 1
     np.testing.assert_array_equal(xr.open_zarr(output)["denoised"].values, before)
 
@@ -112,7 +141,7 @@ def test_a_repair_gives_back_what_was_given_back_before(
 def test_a_posterior_and_a_draft_are_left_as_they_are(sources: tuple[Path, Path], tmp_path: Path) -> None:
     made = apply(config(sources, tmp_path / "d.zarr", draft_only=True))
     assert made["settings"]["gives_back"] is False
-    assert read_maps(tmp_path / "d.zarr") is None
+    assert Given.read(tmp_path / "d.zarr") is None
     assert not set(MAPS) & set(store.open_store(tmp_path / "d.zarr", store.DENOISED).attributes["arrays"])
 
 
