@@ -118,9 +118,7 @@ def apply(
     try:
         with _open_run(config, plan, share, [config.movie, model], control.stop) as run:
             if config.resume and not run.begun:
-                raise UsageError(
-                    f"{config.output}: there is nothing to resume. Leave --resume away to start."
-                )
+                raise UsageError(f"{config.output}: there is nothing to resume. Remove --resume to start.")
             run.prepare(create)
             if plan.gives_back:
                 prepare_draft(run.folder, movie.shape, plan.geometry)
@@ -189,7 +187,7 @@ def _finish(
     attributes = _describe(movie, card, plan, config, run, hashes)
     if known is not None and content_ids(attributes) != known.ids:
         raise VerificationError(
-            f"{config.output}: what was computed anew is not what was there, as on another kind of device or "
+            f"{config.output}: what was computed again differs from what was there, as on another kind of device or "
             "with another version. The store was left as it is; apply the model again with --force."
         )
     run.check()
@@ -201,7 +199,7 @@ def _finish(
 
 def _parse_share(config: ApplyConfig) -> sharing.Share:
     if config.workers != "local":
-        raise UsageError(f"--share does its part in this process: leave --workers {config.workers} away.")
+        raise UsageError(f"--share does its part in this process. Remove --workers {config.workers}.")
     return sharing.parse_share(config.share or "")
 
 

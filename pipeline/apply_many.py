@@ -106,7 +106,7 @@ def jobs(config: ApplyManyConfig) -> Iterator[tuple[ApplyConfig, str | None]]:
     """
     if config.output.suffix == ".zarr":
         raise UsageError(
-            f"{config.output}: the name of one store, for several movies. Give the name of a folder."
+            f"{config.output}: this names one store, but there are several movies. Name a folder."
         )
     taken: dict[Path, Path] = {}
     for *_, path, identity in _movies(config):
@@ -145,7 +145,7 @@ def _of_card(card: archive.Card, folder: Path) -> Found:
     n_frames, height, width = card["shape"]
     place = folder / card["path"]
     if ".." in Path(card["path"]).parts:
-        raise InputError(place, "is no place that an archive names")
+        raise InputError(place, "is not a place that an archive may name")
     itemsize = np.dtype(card["dtype"]).itemsize
     return (n_frames, height, width), card["shard"][0], itemsize, None, place, card["id"]
 

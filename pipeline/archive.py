@@ -57,7 +57,7 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
     """
     archive = config.archive
     if archive.exists() and not is_archive(archive) and any(archive.iterdir()):
-        raise UsageError(f"{archive}: is a folder of something else. Name an archive, or a new folder.")
+        raise UsageError(f"{archive}: is a folder, but not an archive. Name an archive, or a new folder.")
     parts = [part for path in config.store for part in parts_of_run(path)]
     found = [describe(part, archive) for part in parts]  # all of them, before the first is written
     (archive / CARDS).mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def cards(archive: Path) -> Iterator[Card]:
         If it is no archive, or a card is damaged.
     """
     if not is_archive(archive):
-        raise InputError(archive, "is no archive. Make one with 'archive add STORE -A FOLDER'")
+        raise InputError(archive, "is not an archive. Create one with 'archive add STORE -A FOLDER'")
     known = _read_index(archive)
     latest: dict[str, Card] = {}
     fresh = False
@@ -226,7 +226,7 @@ def place_of(card: Card, archive: Path) -> Path:
     """
     path = archive / str(card["path"])  # an absolute path stays what it is
     if ".." in Path(card["path"]).parts or path.is_symlink():
-        raise InputError(path, "is no place that an archive names")
+        raise InputError(path, "is not a place that an archive may name")
     if card["kind"] == "model":
         found = read_json(path / checkpoint.CARD).get("sha256")
     else:

@@ -293,7 +293,7 @@ def _jobs(
         from .worker_cluster import wait_for_first, worker_jobs
     except ImportError as error:
         raise UsageError(
-            f"--workers {workers} lacks the package {error.name}: pip install 'tdenoise[slurm]'."
+            f"--workers {workers} lacks the package {error.name}: pip install dask-jobqueue."
         ) from error
 
     jobs = worker_jobs(

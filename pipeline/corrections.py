@@ -65,7 +65,7 @@ class References:
         if config.dark is not None:
             dark = read_reference(config.dark, "dark reference", shape)
             if not np.isfinite(dark).all():
-                raise InputError(config.dark, "the dark reference holds NaN or Inf. Record it anew.")
+                raise InputError(config.dark, "the dark reference holds NaN or Inf. Record it again.")
         if config.gain is not None:
             gain = read_reference(config.gain, "gain reference", shape, config.gain_orientation)
             # Counting cameras mark pixels that they do not use so.

@@ -39,14 +39,14 @@ def check_uncertainty(card: dict[str, Any], movie: store.Store, posterior: bool)
     what = "--posterior" if posterior else "--variance"
     if not has_gamma_head(architecture):
         raise UsageError(
-            f"{what}: the model ({kind_of(architecture)}) does not tell how uncertain it is. Train one that does "
+            f"{what}: the model ({kind_of(architecture)}) does not estimate how uncertain it is. Train one that does "
             "with 'train --head gamma', and give it with --model."
         )
-    check_gamma(movie, what, "Leave it away.")
+    check_gamma(movie, what, "Remove it.")
     if posterior and architecture.blind_radius != 0:
         hidden = "the whole frame" if architecture.blind_radius is None else architecture.blind_radius
         raise UsageError(
-            f"--posterior: is for models of blind radius 0, and this one has {hidden}. Leave it away, or train with "
+            f"--posterior: is for models of blind radius 0, and this one has {hidden}. Remove it, or train with "
             "'train --head gamma --blind-radius 0'."
         )
 

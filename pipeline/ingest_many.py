@@ -78,7 +78,7 @@ def plan_jobs(config: IngestManyConfig) -> list[IngestConfig]:
         return [IngestConfig(**{**values, "raw": movies[0]})]
     if config.output.suffix == ".zarr":
         raise UsageError(
-            f"{config.output}: the name of one store, for {len(movies)} movies. Give the name of a folder."
+            f"{config.output}: this names one store, but there are {len(movies)} movies. Name a folder."
         )
     outputs: dict[Path, Path] = {}
     for movie in movies:

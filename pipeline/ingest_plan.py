@@ -85,7 +85,9 @@ def select(info: MovieInfo, config: IngestConfig | RunConfig) -> Selection:
             "denoised from its neighbours.",
         )
     if min(height, width) < 1:
-        raise UsageError(f"--bin {config.bin}: not one such pixel fits into the field. Use a smaller one.")
+        raise UsageError(
+            f"--bin {config.bin}: a pixel of that size does not fit into the field. Use a smaller number."
+        )
     return selection
 
 
@@ -111,7 +113,7 @@ def plan_ingest(info: MovieInfo, config: IngestConfig, chosen: Selection) -> Ing
     """
     if len(os.fsencode(config.output.name)) > LONGEST_NAME:
         raise UsageError(
-            f"{config.output}: a name of more than {LONGEST_NAME} bytes. Give a shorter one, with -o NAME.zarr."
+            f"{config.output}: the name is longer than {LONGEST_NAME} bytes. Give a shorter one, with -o NAME.zarr."
         )
     references = References.of(config, (info.shape[1], info.shape[2]))
     shape = _stored_shape(chosen, config)

@@ -227,7 +227,7 @@ def check_lease(folder: Path, token: str, member: str | None = None) -> None:
     LockedError
     """
     if not holds_lease(folder, token, member):
-        raise LockedError(f"{folder}: another run has taken over this output. Leave it to that one.")
+        raise LockedError(f"{folder}: another run has taken over this output. This process stops here.")
 
 
 def lease_holder(

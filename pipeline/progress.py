@@ -183,11 +183,13 @@ class OutputRun:
         wrong = [name for name, digest in created.items() if _sha256(self.partial / name) != digest]
         if not wrong:
             return True
-        log.warning("%s: no longer as they were written, so made again: %s", self.partial, ", ".join(wrong))
+        log.warning(
+            "%s: changed since they were written, so written again: %s", self.partial, ", ".join(wrong)
+        )
         fresh = self.folder / f"fresh-{self.token}"
         create(fresh)
         if any(_sha256(fresh / name) != created[name] for name in wrong):
-            log.warning("%s: cannot be gone on with; starting over", self.partial)
+            log.warning("%s: cannot be continued; starting over", self.partial)
             return False
         for name in wrong:
             make_folder((self.partial / name).parent)
@@ -280,7 +282,7 @@ class OutputRun:
             return
         if not is_ours(self.output):
             raise UsageError(
-                f"{self.output}: exists already and is nothing that tdenoise made, so it is not replaced. "
+                f"{self.output}: exists already and was not made by tdenoise, so it is not replaced. "
                 "Choose another name."
             )
         if not self._force:
@@ -304,11 +306,11 @@ class OutputRun:
                     f"{self.partial}: is in the way and belongs to no run. Move it or remove it."
                 )
         elif begun_as is None:
-            log.warning("%s: starting over, for nothing says with what settings it was begun", self.partial)
+            log.warning("%s: starting over, because its settings are not on record", self.partial)
             self._start_over()
         elif begun_as.get("id") != self.id:
             if self._is_outdated(begun_as.get("plan")):
-                log.warning("%s: its raw file has changed since it was begun; it is begun anew.", self.output)
+                log.warning("%s: its raw file has changed; starting over.", self.output)
             elif not self._force:
                 raise UsageError(
                     f"{self.partial}: was begun with {_difference(begun_as.get('plan'), self._plan)}. "

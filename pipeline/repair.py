@@ -77,7 +77,7 @@ def _apply(command: Any, found: Findings, control: Control) -> None:
     if progress.plan_id(plan.identity) != found.attributes["plan"]:
         raise InputError(
             command.output,
-            f"was not made from {command.movie} with {command.model}. Give those it was made from.",
+            f"was not made from {command.movie} with {command.model}. Give the ones it was made from.",
         )
     devices = found.attributes["devices"]
     given = _maps(command.output, found.attributes)

@@ -59,7 +59,7 @@ def write_report(config: ReportConfig, control: Control | None = None) -> dict[s
     """
     control = control or Control()
     if config.output.suffix.lower() == ".png":
-        raise UsageError(f"{config.output}: is the name of a picture. Name the page, such as REPORT.html.")
+        raise UsageError(f"{config.output}: names a picture. Name a page, such as REPORT.html.")
     picture_file = config.output.with_suffix(".png")
     for file in (config.output, picture_file):
         if file.exists() and not config.force:

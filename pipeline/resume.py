@@ -104,7 +104,7 @@ def _call(file: Path, output: Path, now: _Now, control: Control) -> None:
         config = _settings(trust.read_own(file), output, now)
     except ValueError as error:
         raise InputError(
-            file, f"does not say how to go on ({error}). Run the same command again instead."
+            file, f"does not say how to continue ({error}). Run the same command again instead."
         ) from None
     # Each step loads what takes seconds.
     if isinstance(config, RunConfig):
@@ -139,7 +139,7 @@ def _settings(document: dict[str, Any], output: Path, now: _Now) -> Any:
     there = isinstance(config, RunConfig) or os.path.lexists(output)
     if document["settings"].get("force") and there and not now.force:
         raise UsageError(
-            f"{output}: the interrupted command was to replace what is there. Say so again: resume --force."
+            f"{output}: the interrupted command was to replace what is there. Confirm it: resume --force."
         )
     if hasattr(config, "workers"):
         config = replace(config, workers=now.workers or str(config.workers), insecure=now.insecure)

@@ -139,7 +139,7 @@ class SharedRun(OutputRun):
             self.once("plan", self._begin)
             if (read_sealed(self.folder / "plan.json") or {}).get("id") != self.id:
                 raise UsageError(
-                    f"{self.output}: the others who share this work have other settings or another input."
+                    f"{self.output}: the processes that share this work have other settings or another input."
                 )
         except BaseException:
             self._stop_heartbeat.set()
@@ -249,7 +249,7 @@ class SharedRun(OutputRun):
     def _begin(self) -> None:
         store = progress.read_json(self.output / "zarr.json").get("attributes", {}).get("tdenoise", {})
         if store.get("plan") == self.id and not self.begun and not self._afresh:
-            raise LockedError(f"{self.output}: the others who share this work have just finished it.")
+            raise LockedError(f"{self.output}: the processes that share this work have just finished it.")
         self._check_plan()
         make_shared_folder(self.folder / "done")
 

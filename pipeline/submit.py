@@ -116,7 +116,7 @@ def _check_scheduler(scheduler: str, command: str, workers: str) -> None:
     if scheduler in ("pbs", "lsf"):
         raise UsageError(
             f"submit knows Slurm and this machine, but the profile says scheduler: {scheduler}. Write a job script "
-            f"that runs 'tdenoise-pipeline {command} ...'; run again, the same command goes on where it stopped."
+            f"that runs 'tdenoise-pipeline {command} ...'; if you run it again, it continues where it stopped."
         )
     system = "slurm" if workers == "array" else workers
     if system in SUBMIT and system != scheduler:
@@ -235,7 +235,7 @@ def submit(submission: Submission, settings: Mapping[str, Any]) -> dict[str, Any
         )
     problems = [f"{s.kind}: {problem}" for s in submission.steps for problem in limits(submission.profile(s))]
     if problems:
-        raise UsageError(f"the jobs would wait for ever: {'; '.join(dict.fromkeys(problems))}")
+        raise UsageError(f"the jobs would wait forever: {'; '.join(dict.fromkeys(problems))}")
     folder = submission.folder
     with batch.locked(folder):
         _refuse_live(folder, sorted({job.run for job in batch.records(folder)}), force=False)

@@ -114,7 +114,7 @@ def inspect(path: Path, deep: bool, control: Control) -> Findings:
         found, n_found, sound[each] = _array(opened, deep, control)
         n_shards += n_found
         damage += found
-    damage += [Damage(f"{file} is nothing that tdenoise wrote there") for file in _foreign(path, attributes)]
+    damage += [Damage(f"{file} was not written by tdenoise") for file in _foreign(path, attributes)]
     return Findings(kind, n_shards, damage, sound, attributes)
 
 
@@ -141,7 +141,7 @@ def _attributes(path: Path) -> tuple[dict[str, Any], list[Damage]]:
             return attributes, [Damage(f"{what} (all frames)")]
     except store.UNREADABLE:
         pass
-    raise VerificationError(f"{path}: {what}, and so was its copy. Make the store anew with --force.")
+    raise VerificationError(f"{path}: {what}, and so was its copy. Write the store again with --force.")
 
 
 def _open(path: Path, name: str, attributes: dict[str, Any]) -> store.Store:

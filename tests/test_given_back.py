@@ -87,7 +87,9 @@ def test_what_is_given_back_follows_from_draft_and_counts(
     # What is there in one stretch only is shown there, as the counts have it.
     there = np.ix_(range(22, 27), range(28, 33))
     for stretch in (slice(0, STRETCH), slice(STRETCH, None)):
-        shown, counted = (m[stretch].mean(axis=0)[there].mean() for m in (result["denoised"].values, recorded))
+        shown, counted = (
+            m[stretch].mean(axis=0)[there].mean() for m in (result["denoised"].values, recorded)
+        )
         assert abs(shown - counted) < 0.1 * counted
 
 

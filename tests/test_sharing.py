@@ -298,7 +298,7 @@ def test_shares_without_any_socket_give_the_bytes_of_local_workers_although_one_
 
 
 def test_a_share_takes_no_workers(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="leave --workers local:2 away"):
+    with pytest.raises(UsageError, match="Remove --workers local:2"):
         apply(ApplyConfig(movie=tmp_path, output=tmp_path / "d", share="0/2", workers="local:2"))
 
 

@@ -23,9 +23,7 @@ _PATIENCE_S = 86_400
 def open_movie(file: RawFile, allow_truncated: bool, *, channel: int | None = None) -> Reader:
     """Open a video whose pictures are frames: its luminance, or one of the channels red, green and blue."""
     if find_spec("av") is None:
-        raise InputError(
-            file.path, "video is read with the package av. Install it: pip install 'tdenoise[video]'."
-        )
+        raise InputError(file.path, "video is read with the package av. Install it: pip install av.")
     container = "avi" if file.read_at(8, 4) == b"AVI " else "mov"
     if container == "mov":
         _check_index(file)
