@@ -23,11 +23,14 @@ from .values import (
     Nanometres,
     NewFolder,
     NewPath,
+    NewStore,
     Number,
     Paths,
     Positive,
     Processes,
     Radius,
+    RawPath,
+    RawPaths,
     Seed,
     Size,
     Symmetries,
@@ -116,8 +119,8 @@ class Preparation(Settings):
 class IngestConfig(Preparation):
     """Turn a raw movie into a movie store."""
 
-    raw: Path = setting(help="raw movie", metavar="RAW", positional=True)
-    output: NewPath = setting(help="movie store to write", group=OUTPUT, metavar="MOVIE.zarr", short="-o")
+    raw: RawPath = setting(help="raw movie", metavar="RAW", positional=True)
+    output: NewStore = setting(help="movie store to write", group=OUTPUT, metavar="MOVIE.zarr", short="-o")
     force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 
 
@@ -125,10 +128,10 @@ class IngestConfig(Preparation):
 class IngestManyConfig(Preparation):
     """Read raw movies, calibrate and correct them, and write each as a movie store."""
 
-    raw: Paths = setting(
+    raw: RawPaths = setting(
         help="raw movies, folders of them, or patterns such as 'day1/*.mrc'", metavar="RAW", positional=True
     )
-    output: NewPath = setting(
+    output: NewStore = setting(
         help="movie store to write, or a folder for the stores of several movies",
         group=OUTPUT,
         metavar="MOVIE.zarr",
@@ -294,7 +297,7 @@ class ApplyConfig(Denoising):
     """Denoise a movie, block by block; safe to stop and start again."""
 
     movie: MovieStore = setting(help="movie store", metavar="MOVIE.zarr", positional=True)
-    output: NewPath = setting(
+    output: NewStore = setting(
         help="denoised store to write", group=OUTPUT, metavar="DENOISED.zarr", short="-o"
     )
 
@@ -306,7 +309,7 @@ class ApplyManyConfig(Denoising):
     movie: MoviePaths = setting(
         help="movie stores, or an archive for all its movies", metavar="MOVIE.zarr", positional=True
     )
-    output: NewPath = setting(
+    output: NewStore = setting(
         help="denoised store to write, or a folder for the stores of several movies",
         group=OUTPUT,
         metavar="DENOISED.zarr",
@@ -368,7 +371,7 @@ class ArchiveVerifyConfig(Settings):
 class RunConfig(Preparation, Learning, Placement):
     """From a raw movie to a denoised movie and a report, in one folder: ingest, train, apply, report."""
 
-    raw: Path = setting(help="raw movie", metavar="RAW", positional=True)
+    raw: RawPath = setting(help="raw movie", metavar="RAW", positional=True)
     output: NewFolder = setting(
         help="folder for everything that the run makes", group=OUTPUT, metavar="FOLDER", short="-o"
     )

@@ -228,6 +228,32 @@ def _ends_in_a_name(path: Path) -> Path:
     return path
 
 
+def _no_url(value: Any) -> Any:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
+        raise ValueError(
+            "it must be a path; copy what lies behind an address to this machine, or from it, yourself"
+        )
+    return value
+
+
+def _is_no_picture(path: Path) -> Path:
+    """A store is a folder, whatever its name; one that is called a picture would surprise every program."""
+    if path.suffix.lower() in (
+        ".tif",
+        ".tiff",
+        ".mrc",
+        ".dm3",
+        ".dm4",
+        ".npy",
+        ".h5",
+        ".hdf5",
+        ".mp4",
+        ".png",
+    ):
+        raise ValueError(f"a store is a Zarr folder; call it {path.stem}.zarr")
+    return path
+
+
 def _not_empty(value: Any) -> Any:
     if value == "":
         raise ValueError("it must name a folder")
@@ -263,8 +289,11 @@ Radius = Annotated[int | str, BeforeValidator(_radius)]
 Processes = Annotated[int | str, BeforeValidator(_processes)]
 Symmetries = Annotated[int, _one_of(1, 2, 4, 8, 16)]
 UdvdRadius = Annotated[int, _one_of(0, 1)]
-NewPath = Annotated[Path, AfterValidator(_ends_in_a_name)]
-NewFolder = Annotated[Path, BeforeValidator(_not_empty)]
+RawPath = Annotated[Path, BeforeValidator(_no_url)]
+RawPaths = Annotated[tuple[RawPath, ...], BeforeValidator(_several), Field(min_length=1)]
+NewPath = Annotated[Path, AfterValidator(_ends_in_a_name), BeforeValidator(_no_url)]
+NewStore = Annotated[NewPath, AfterValidator(_is_no_picture)]
+NewFolder = Annotated[Path, BeforeValidator(_not_empty), BeforeValidator(_no_url)]
 MovieStore = Annotated[Path, _in_run("ingest")]
 DenoisedStore = Annotated[Path, _in_run("apply")]
 Model = Annotated[Path, _in_run("train")]
