@@ -1,7 +1,7 @@
 """Apply on workers against the bare loop of the model over the same frames.
 
-Times the function ``apply`` with one worker, and with two, against `tdenoise.infer.denoise` over all frames
-in one fresh process (imports not counted), one thread each, in turn. What is compared is the steady state:
+Times the function ``apply`` with one worker, and with two, against `tdenoise.inference.denoising.denoise` over all
+frames in one fresh process (imports not counted), one thread each, in turn. What is compared is the steady state:
 the time of the same call on three frames of 32 x 32 pixels (start of scheduler and workers, import of torch)
 is measured in the same round and subtracted. The CPU time of apply includes driver and scheduler. Apply
 writes with a second thread, so that its wall time gains where a core is free. Random weights; the time does
@@ -31,14 +31,14 @@ from common import (
     rounded,
     spent,
 )
-from tdenoise_pipeline import store
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.block_work import load
-from tdenoise_pipeline.config import ApplyConfig, IngestConfig
-from tdenoise_pipeline.fit import movie_scale
-from tdenoise_pipeline.ingest import ingest
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.apply.block_work import load
+from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.inputs.model_fit import movie_scale
+from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig
+from tdenoise_pipeline.store import store
 
-from tdenoise.infer import Tile, denoise
+from tdenoise.inference.denoising import Tile, denoise
 
 TARGET = 1.1  # times the bare loop
 

@@ -19,10 +19,10 @@ from functools import partial
 from typing import Any
 
 from common import Spent, interleaved, median, parser, ratio, resident_bytes, rounded, save, scratch, spent
-from tdenoise_pipeline import driver
-from tdenoise_pipeline.blocks import Block, Halo, plan_blocks
-from tdenoise_pipeline.cluster import connect
-from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.store.blocks import Block, Halo, plan_blocks
+from tdenoise_pipeline.workers import driver
+from tdenoise_pipeline.workers.cluster import connect
 
 WIDE = 2_000  # blocks in flight: two for each of 1,000 workers
 

@@ -1,11 +1,11 @@
 """How early and how fully can a change be told by one who does not know the scene?
 
-The ideal observer of `tdenoise.observer` knows the two states of a column; a denoiser has to find them out. This
-compares it, on simulated movies, with two that are told nothing: the base model, and a small network that is trained
-on nothing but places near changing columns. The latter sees one number per frame, what a Gaussian of the size of a
-column gathers there (which keeps all that tells two states apart: its index d' is that of the whole image), in the
-41 frames around the one that is asked for, and learns its clean value. If more training on changes could teach a
-network to follow them better, this one would.
+The ideal observer of `tdenoise.evaluation.ideal_observer` knows the two states of a column; a denoiser has to find
+them out. This compares it, on simulated movies, with two that are told nothing: the base model, and a small network
+that is trained on nothing but places near changing columns. The latter sees one number per frame, what a Gaussian of
+the size of a column gathers there (which keeps all that tells two states apart: its index d' is that of the whole
+image), in the 41 frames around the one that is asked for, and learns its clean value. If more training on changes
+could teach a network to follow them better, this one would.
 
 The bleed is that of the gathered numbers, pooled over the changes whose step has a certain size in units of the noise
 of one frame; it stands for frames at -4, -2, -1, 0, +1 and +3 from the change (0 is the first after it).
@@ -27,16 +27,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
-from tdenoise import checkpoint
-from tdenoise.events import Change, isolated_changes
-from tdenoise.infer import Tile, denoise
-from tdenoise.kinds import OUTPUT_UNIT
-from tdenoise.neighbours import window_indices
-from tdenoise.network import Architecture
-from tdenoise.noise import Scale
-from tdenoise.observer import observer_error
-from tdenoise.pretraining import scene
-from tdenoise.simulate import SimulationSettings, simulate
+from tdenoise.evaluation.events import Change, isolated_changes
+from tdenoise.evaluation.ideal_observer import observer_error
+from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.network import checkpoint
+from tdenoise.network.registry import OUTPUT_UNIT
+from tdenoise.network.split_blind import Architecture
+from tdenoise.noise.neighbour_frames import window_indices
+from tdenoise.noise.noise import Scale
+from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
+from tdenoise.training.pretraining import scene
 
 Array = NDArray[np.float32]
 

@@ -25,13 +25,15 @@ import mrcfile
 import numpy as np
 import tdenoise_pipeline
 import tifffile
-from tdenoise_pipeline import budget, fit, store
+from tdenoise_pipeline.inputs import model_fit
+from tdenoise_pipeline.resources import budget
+from tdenoise_pipeline.store import store
 from tdenoise_pipeline.version import VERSION
 
 import tdenoise
-from tdenoise.atomic import fsync
-from tdenoise.checkpoint import save_model
-from tdenoise.network import Architecture, SplitBlind
+from tdenoise.files.atomic import fsync
+from tdenoise.network.checkpoint import save_model
+from tdenoise.network.split_blind import Architecture, SplitBlind
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLE_S = 0.02  # between two looks at the memory of a process tree
@@ -338,7 +340,7 @@ def write_tiff(path: Path, shape: tuple[int, int, int]) -> Path:
 
 def random_model(folder: Path, movie: Path) -> Path:
     """The standard network with random weights: as fast as a trained one, and here at once."""
-    scale = fit.movie_scale(store.open_store(movie, store.MOVIE))
+    scale = model_fit.movie_scale(store.open_store(movie, store.MOVIE))
     snr = scale.contrast / scale.noise
     details = {
         "movies": [{"id": "none", "source": "none", "snr": snr, "held_out": []}],

@@ -22,19 +22,19 @@ from dataclasses import dataclass
 import numpy as np
 from common import save
 from scipy.ndimage import gaussian_filter
-from tdenoise_pipeline import budget
-from tdenoise_pipeline.train_plan import CPU_BATCHES, LEARNING_RATES, fast_bfloat16
+from tdenoise_pipeline.resources import budget
+from tdenoise_pipeline.train.train_plan import CPU_BATCHES, LEARNING_RATES, fast_bfloat16
 
-from tdenoise import runtime
-from tdenoise.held_out import HeldOut
-from tdenoise.infer import Tile, denoise
-from tdenoise.kinds import Architecture, kind_of, scale_for
-from tdenoise.network import Architecture as SplitBlindArchitecture
-from tdenoise.noise import NoiseAccumulator, NoiseStatistics, choose
-from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
-from tdenoise.simulate import SimulationSettings, simulate
-from tdenoise.train import TrainingSettings, TrainingState, train
-from tdenoise.udvd import UdvdArchitecture
+from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.network import torch_setup
+from tdenoise.network.registry import Architecture, kind_of, scale_for
+from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
+from tdenoise.network.udvd import UdvdArchitecture
+from tdenoise.noise.noise import NoiseAccumulator, NoiseStatistics, choose
+from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
+from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.training.train import TrainingSettings, TrainingState, train
+from tdenoise.training.validation import HeldOut
 
 SCORED_FRAMES = 8  # evenly spread over the movie
 FRAMES, PIXELS = 4, 3  # that a linear filter sees on each side
@@ -57,7 +57,7 @@ def main() -> None:
     options.add_argument("--save", metavar="NAME", help="write benchmarks/results/correlated_NAME.json")
     options.add_argument("--quick", action="store_true", help="a few seconds; the figures mean nothing")
     chosen = options.parse_args()
-    runtime.prepare(n_threads=1)
+    torch_setup.prepare(n_threads=1)
     movie = simulated(chosen.blur, chosen.dose, 48 if chosen.quick else 128)
     choice = choose(movie.noise)
     print(choice.reason)

@@ -26,20 +26,25 @@ from typing import Any
 import numpy as np
 import torch
 from common import frames, parser, save, scratch, spent
-from tdenoise_pipeline import store
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.config import ApplyConfig, IngestConfig, SimulateConfig, TrainConfig
-from tdenoise_pipeline.fit import movie_scale
-from tdenoise_pipeline.ingest import ingest
-from tdenoise_pipeline.simulate import write_simulation
-from tdenoise_pipeline.train import train_model
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.inputs.model_fit import movie_scale
+from tdenoise_pipeline.settings.config import (
+    ApplyConfig,
+    IngestConfig,
+    SimulateConfig,
+    TrainConfig,
+)
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.train.train import train_model
+from tdenoise_pipeline.workflow.simulate import write_simulation
 from throughput import MODELS, SCALE, denoised, made, megamac_per_pixel
 
-from tdenoise.checkpoint import BASE, load_model
-from tdenoise.infer import PRECISIONS, RUN, Tile, denoise
-from tdenoise.metrics import psnr
-from tdenoise.neighbours import window_indices
-from tdenoise.network import stack_window
+from tdenoise.evaluation.metrics import psnr
+from tdenoise.inference.denoising import PRECISIONS, RUN, Tile, denoise
+from tdenoise.network.checkpoint import BASE, load_model
+from tdenoise.network.split_blind import stack_window
+from tdenoise.noise.neighbour_frames import window_indices
 
 GOAL = 75  # frames of 4096 x 4096 per second, read to write: the camera's full rate
 

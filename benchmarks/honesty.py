@@ -28,12 +28,18 @@ import tifffile
 from common import save, scratch
 from numpy.typing import NDArray
 from scipy import ndimage
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.config import SCRATCH, ApplyConfig, EvaluateConfig, IngestConfig, TrainConfig
-from tdenoise_pipeline.evaluate import evaluate
-from tdenoise_pipeline.ingest import ingest
-from tdenoise_pipeline.train import train_model
-from tdenoise_pipeline.values import seconds
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.evaluate.evaluate import evaluate
+from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.settings.config import (
+    SCRATCH,
+    ApplyConfig,
+    EvaluateConfig,
+    IngestConfig,
+    TrainConfig,
+)
+from tdenoise_pipeline.settings.parse import seconds
+from tdenoise_pipeline.train.train import train_model
 
 Array = NDArray[Any]
 

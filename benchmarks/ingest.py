@@ -39,10 +39,11 @@ from common import (
     write_tiff,
 )
 from numcodecs.blosc import BITSHUFFLE, Blosc
-from tdenoise_pipeline import budget, store
-from tdenoise_pipeline.blocks import Region
+from tdenoise_pipeline.resources import budget
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store.blocks import Region
 
-from tdenoise.atomic import fsync
+from tdenoise.files.atomic import fsync
 
 SIZE = 1024  # rows and columns of a frame [pixels]
 

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from common import command_line, parser, random_model, save, scratch, write_mrc
-from tdenoise_pipeline import apply_plan, budget, ingest_plan, memory, store
-from tdenoise_pipeline.config import ApplyConfig, IngestConfig
+from tdenoise_pipeline.apply import apply_plan
+from tdenoise_pipeline.ingest import ingest_plan
+from tdenoise_pipeline.resources import budget, memory
+from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig
+from tdenoise_pipeline.store import store
 
 GROWTH, OFF = 1.1, 0.2  # targets: longest movie to shortest; measured to predicted
 STEPS = ("ingest", "train", "apply", "evaluate", "report", "verify")

@@ -4,7 +4,7 @@ python benchmarks/pretrain.py --time-limit 60m -o base                          
 python benchmarks/pretrain.py --from tdenoise/base --seed 1 --time-limit 60m -o base     goes on, on other scenes
 
 Half of what it learns from are movies of the simulator (Pt on CeO2), half are scenes of all kinds
-(`tdenoise.varied_scenes`). The model's card holds command, seed and commit.
+(`tdenoise.simulation.varied_scenes`). The model's card holds command, seed and commit.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from common import circumstances
-from tdenoise_pipeline import values
-from tdenoise_pipeline.train_plan import fast_bfloat16
+from tdenoise_pipeline.settings import parse
+from tdenoise_pipeline.train.train_plan import fast_bfloat16
 from tdenoise_pipeline.version import VERSION
 
-from tdenoise import checkpoint, runtime
-from tdenoise.network import Architecture
-from tdenoise.patches import PatchLoader
-from tdenoise.pretraining import DOSES, Scene, noisy, scene, varied_scene
-from tdenoise.train import TrainingSettings, TrainingState, train
+from tdenoise.network import checkpoint, torch_setup
+from tdenoise.network.split_blind import Architecture
+from tdenoise.training.patches import PatchLoader
+from tdenoise.training.pretraining import DOSES, Scene, noisy, scene, varied_scene
+from tdenoise.training.train import TrainingSettings, TrainingState, train
 
 # Scenes of a whole field, scenes cut around changing columns, and scenes of all kinds.
 FIELDS, CUTS, VARIED = 60, 160, 320
@@ -38,7 +38,7 @@ log = logging.getLogger("pretrain")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="model folder to write")
-    parser.add_argument("--time-limit", type=values.seconds, default=3600.0)
+    parser.add_argument("--time-limit", type=parse.seconds, default=3600.0)
     parser.add_argument("--scenes", type=float, default=1.0, help="share of the usual number of scenes")
     parser.add_argument("--seed", type=int, default=0, help="of scenes and noise")
     parser.add_argument("--from", type=Path, dest="start", help="model whose weights are trained further")
@@ -50,7 +50,7 @@ def main() -> None:
     made_by = {k: v for k, v in circumstances().items() if k in ("command", "commit", "date", "device")}
     scenes = make_scenes(options.scenes, options.seed)
     device = checkpoint.default_device()
-    runtime.prepare(n_threads=1)
+    torch_setup.prepare(n_threads=1)
     settings = TrainingSettings(
         steps=10**9,
         time_limit_s=options.time_limit,

@@ -39,13 +39,14 @@ from common import (
     write_mrc,
 )
 from numcodecs.blosc import BITSHUFFLE, Blosc
-from tdenoise_pipeline import apply_plan, progress, shards, store
-from tdenoise_pipeline.block_work import Job, run_block
-from tdenoise_pipeline.config import ApplyConfig, IngestConfig
-from tdenoise_pipeline.fit import movie_scale
-from tdenoise_pipeline.ingest import ingest
-from tdenoise_pipeline.models import open_model
-from tdenoise_pipeline.shards import ShardWriter
+from tdenoise_pipeline.apply import apply_plan
+from tdenoise_pipeline.apply.block_work import Job, run_block
+from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.inputs.model_fit import movie_scale, open_model
+from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig
+from tdenoise_pipeline.store import shards, store
+from tdenoise_pipeline.store.shards import ShardWriter
 
 TARGET = 1.05  # times apply without the protocol
 CODEC = Blosc(cname="zstd", clevel=shards.LEVEL, shuffle=BITSHUFFLE)

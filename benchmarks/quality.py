@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from common import command_line, save, scratch
 
-from tdenoise.checkpoint import BASE, load_model
+from tdenoise.network.checkpoint import BASE, load_model
 
 CURVES = ("map", "frequency", "power", "spots")
 MODELS = ("base", "split-blind", "udvd:0", "udvd:1", "thinned")

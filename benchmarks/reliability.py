@@ -38,33 +38,35 @@ import numpy as np
 import psutil
 import replay
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline import cli, faults, lease, progress
-from tdenoise_pipeline.sealed import read_sealed, write_sealed
+from tdenoise_pipeline.cli import command_line
+from tdenoise_pipeline.files import fault_points
+from tdenoise_pipeline.files.sealed_json import read_json, read_sealed, write_sealed
+from tdenoise_pipeline.runs import lease, progress
 from trials import Node, command, contents, ended, fork, here, start
 
-from tdenoise.network import SplitBlind
+from tdenoise.network.split_blind import SplitBlind
 
 STATE = ROOT / "benchmarks" / "results" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
-TRAINING = {p for p in faults.POINTS if p.startswith(("checkpoint", "model"))}
-GIVING_BACK = {p for p in faults.POINTS if p.startswith("given_back")}
-STORES = {p for p in faults.POINTS if p.startswith(("shard", "marker", "finish"))}
-COMMON = STORES | {p for p in faults.POINTS if p.startswith("commit")}
+TRAINING = {p for p in fault_points.POINTS if p.startswith(("checkpoint", "model"))}
+GIVING_BACK = {p for p in fault_points.POINTS if p.startswith("given_back")}
+STORES = {p for p in fault_points.POINTS if p.startswith(("shard", "marker", "finish"))}
+COMMON = STORES | {p for p in fault_points.POINTS if p.startswith("commit")}
 # What each step passes on its way; "commit.replaced" only where an output is replaced. Of `apply --variance` and
 # `apply --share` those that are about their own shards, markers and commit.
 POINTS = {
-    "ingest": [p for p in faults.POINTS if p not in TRAINING | GIVING_BACK | {"movie.read"}],
-    "apply": [p for p in faults.POINTS if p not in TRAINING | {"raw.read"}],
-    "train": [p for p in faults.POINTS if p not in STORES | GIVING_BACK | {"raw.read", "movie.read"}],
-    "variance": [p for p in faults.POINTS if p in COMMON],
+    "ingest": [p for p in fault_points.POINTS if p not in TRAINING | GIVING_BACK | {"movie.read"}],
+    "apply": [p for p in fault_points.POINTS if p not in TRAINING | {"raw.read"}],
+    "train": [p for p in fault_points.POINTS if p not in STORES | GIVING_BACK | {"raw.read", "movie.read"}],
+    "variance": [p for p in fault_points.POINTS if p in COMMON],
     # One that is told --force leaves an output of the same settings, which another may just have finished.
     "share": [
         p
-        for p in faults.POINTS
+        for p in fault_points.POINTS
         if p in (COMMON - {"commit.replaced"}) | {"output.created", "output.begun", "lease.released"}
     ],
 }
-assert {p for points in POINTS.values() for p in points} == set(faults.POINTS)
+assert {p for points in POINTS.values() for p in points} == set(fault_points.POINTS)
 NOT_RUN = {
     "F9, F10": "needs a GPU (the fallback for a GPU that is short of memory has its own test)",
     "F14": "needs a Slurm with preemption; see the tests marked `slurm`",
@@ -229,7 +231,7 @@ class Cluster:
 
         def run() -> int:
             with dask.config.set({"distributed.worker.preload": [] if preload is None else [str(preload)]}):
-                return cli.main(self.words())
+                return command_line.main(self.words())
 
         return fork(run, self.log)
 
@@ -237,7 +239,7 @@ class Cluster:
         """Note the files of all blocks that are marked now."""
         partial = progress.partial_path(self.output)
         for marker in (progress.work_folder(self.output) / "done").glob("*.json"):
-            for key in progress.read_json(marker).get("shards", {}):
+            for key in read_json(marker).get("shards", {}):
                 name = "denoised/c/" + key.replace(".", "/")
                 with contextlib.suppress(FileNotFoundError):
                     state = (partial / name).stat()
@@ -390,7 +392,7 @@ def poisonous(result: Result, folder: Path, trials: int, rng: random.Random) -> 
 
 POISON = """
 import os, signal
-from tdenoise_pipeline import block_work
+from tdenoise_pipeline.apply import block_work
 
 healthy = getattr(block_work, "healthy", block_work.denoise_block)  # Dask runs this twice
 block_work.healthy = healthy

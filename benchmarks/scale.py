@@ -31,11 +31,15 @@ import numpy as np
 import psutil
 import zarr
 from common import Spent, parser, random_model, resident_bytes, save, scratch, write_mrc
-from tdenoise_pipeline import apply_many, archive, cluster, driver, progress, store
-from tdenoise_pipeline.blocks import Block, Halo, plan_blocks
-from tdenoise_pipeline.config import ApplyManyConfig, ArchiveAddConfig, IngestConfig
-from tdenoise_pipeline.control import Control
-from tdenoise_pipeline.ingest import ingest
+from tdenoise_pipeline.archive import archive
+from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.settings.config import ApplyManyConfig, ArchiveAddConfig, IngestConfig
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store.blocks import Block, Halo, plan_blocks
+from tdenoise_pipeline.workers import cluster, driver
+from tdenoise_pipeline.workflow import apply_many
 
 MARKED = 2_000  # blocks that are marked through the real function; the other markers are only put there
 FLAT = 1.2  # target: largest slope over smallest

@@ -18,12 +18,12 @@ from functools import partial
 import torch
 from safetensors.torch import save
 
-from tdenoise import checkpoint, runtime
-from tdenoise.atomic import write_atomically
-from tdenoise.gamma_poisson import prior_variance
-from tdenoise.network import Architecture, SplitBlind
-from tdenoise.patches import PatchLoader
-from tdenoise.pretraining import noisy, scene
+from tdenoise.files.atomic import write_atomically
+from tdenoise.network import checkpoint, torch_setup
+from tdenoise.network.split_blind import Architecture, SplitBlind
+from tdenoise.noise.gamma_poisson import prior_variance
+from tdenoise.training.patches import PatchLoader
+from tdenoise.training.pretraining import noisy, scene
 
 FIELDS, CUTS = 8, 24  # scenes
 BATCHES = 60
@@ -37,7 +37,7 @@ def main() -> None:
         "--seed", type=int, default=10**7, help="of the first scene: other ones than in training"
     )
     options = parser.parse_args()
-    runtime.prepare(n_threads=1)
+    torch_setup.prepare(n_threads=1)
     base = checkpoint.load_model(checkpoint.BASE)
     architecture = base.network.architecture
     assert isinstance(architecture, Architecture)

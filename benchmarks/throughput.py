@@ -1,9 +1,9 @@
 """Speed and cost of the models on one CPU core, against UDVD, in one run.
 
-Times `tdenoise.infer.denoise` over frames in memory, one thread, one pass (ensemble 1), random weights, in turn. UDVD
-is timed twice: as tdenoise streams it, with the first stage kept between frames, and plain, every frame on its own as
-its users' script does. Counts multiplications of the same calls: what one more frame costs. Ratios are medians of the
-ratios within each round, of CPU times.
+Times `tdenoise.inference.denoising.denoise` over frames in memory, one thread, one pass (ensemble 1), random
+weights, in turn. UDVD is timed twice: as tdenoise streams it, with the first stage kept between frames, and plain,
+every frame on its own as its users' script does. Counts multiplications of the same calls: what one more frame
+costs. Ratios are medians of the ratios within each round, of CPU times.
 
     python benchmarks/throughput.py [--size 128] [--repeats 3] [--save] [--quick]
 """
@@ -19,12 +19,12 @@ import torch
 from common import Spent, frames, interleaved, median, parser, ratio, rounded, save, spent
 from torch.utils.flop_counter import FlopCounterMode
 
-from tdenoise import runtime
-from tdenoise.infer import RUN, Tile, denoise
-from tdenoise.kinds import Network, build
-from tdenoise.network import Architecture
-from tdenoise.noise import Scale
-from tdenoise.udvd import UdvdArchitecture
+from tdenoise.inference.denoising import RUN, Tile, denoise
+from tdenoise.network import torch_setup
+from tdenoise.network.registry import Network, build
+from tdenoise.network.split_blind import Architecture
+from tdenoise.network.udvd import UdvdArchitecture
+from tdenoise.noise.noise import Scale
 
 SCALE = Scale(2.0, 1.4, 0.4)
 TARGETS = {"times_as_fast_as_udvd": 30, "share_of_multiplications": 1 / 50}
@@ -43,7 +43,7 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=3)
     chosen = options.parse_args()
     size, repeats = (32, 1) if chosen.quick else (chosen.size, chosen.repeats)
-    runtime.prepare(n_threads=1)
+    torch_setup.prepare(n_threads=1)
     results = measure(size, repeats)
     for name, found in results["models"].items():
         faster = found["times_as_fast"]

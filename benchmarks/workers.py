@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from common import parser, save, scratch
-from tdenoise_pipeline import cluster, progress
-from tdenoise_pipeline.control import Control
-from tdenoise_pipeline.driver import drive
-from tdenoise_pipeline.sharing import Share, SharedRun, work
+from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs.shared_run import SharedRun
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.workers import cluster
+from tdenoise_pipeline.workers.driver import drive
+from tdenoise_pipeline.workers.shares import Share, work
 
 WORKERS = (1, 2, 4)
 MANY = 200  # workers to extrapolate to

@@ -36,9 +36,9 @@ def open(path: str | Path) -> xarray.Dataset:
     import dask.array
     import xarray
 
-    from .checked import seal_of
     from .errors import InputError
-    from .store import DASK_CHUNK, DENOISED, MOVIE, VARIANCE, open_store, read_attributes
+    from .store.checked_array import seal_of
+    from .store.store import DASK_CHUNK, DENOISED, MOVIE, VARIANCE, open_store, read_attributes
 
     path = Path(path)
     name = MOVIE if read_attributes(path)["kind"] == "movie" else DENOISED

@@ -14,14 +14,15 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tdenoise_pipeline import faults, progress
+from tdenoise_pipeline.files import fault_points
+from tdenoise_pipeline.runs import progress
 from trials import Node, command, contents, ended, start, stopped
 
 FOLDER = tempfile.TemporaryDirectory(prefix="tdenoise-chaos-")
 NODE = Node(Path(FOLDER.name))
 LOG = NODE.folder / "log"
 EXAMPLES = int(os.environ.get("TDENOISE_CHAOS", "4"))
-ANY = st.sampled_from([p for p in faults.POINTS if not p.startswith(("checkpoint", "model", "raw"))])
+ANY = st.sampled_from([p for p in fault_points.POINTS if not p.startswith(("checkpoint", "model", "raw"))])
 WHAT = {"kill": {-signal.SIGKILL, 0}, "ENOSPC": {0, 1, 5}, "EIO": {0, 1}}
 
 

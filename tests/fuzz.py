@@ -35,11 +35,11 @@ import numpy as np
 from array_files import SEEDS, ask_forked
 from numpy.typing import NDArray
 from raw_files import COUNT_WRITERS, WRITERS, movie, write_capture, write_clock, write_folder, write_tvips
-from tdenoise_pipeline.config import IngestConfig, VerifyConfig
+from tdenoise_pipeline.archive.verify import verify
 from tdenoise_pipeline.errors import InputError, PipelineError
-from tdenoise_pipeline.ingest import ingest
+from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.readers import FORMATS, ZARR, hdf5, open_raw, video
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.settings.config import IngestConfig, VerifyConfig
 
 COLLECTION = Path(__file__).parents[1].parent / "shared/data/formats"
 SECONDS, MEGABYTES = 8, 500  # for one answer; of the processor

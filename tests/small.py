@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tdenoise_pipeline.config import IngestConfig
-from tdenoise_pipeline.ingest import ingest
+from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.settings.config import IngestConfig
 
-from tdenoise.checkpoint import save_model
-from tdenoise.network import Architecture, SplitBlind
+from tdenoise.network.checkpoint import save_model
+from tdenoise.network.split_blind import Architecture, SplitBlind
 
 SHARED = Path(__file__).parents[2] / "shared"
 

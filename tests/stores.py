@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import zarr
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
-from tdenoise_pipeline import store
-from tdenoise_pipeline.blocks import Region
-from tdenoise_pipeline.config import IngestConfig
-from tdenoise_pipeline.ingest import ingest
+from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.settings.config import IngestConfig
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store.blocks import Region
 
-from tdenoise.simulate import Simulation, truth_arrays
+from tdenoise.simulation.nanoparticle import Simulation, truth_arrays
 
 MODEL_ID = "5" * 64
 

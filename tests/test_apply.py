@@ -23,13 +23,10 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from small import counts, model_folder, movie_store, network
-from tdenoise_pipeline import apply_plan, array, block_work, cluster, driver, progress, store
-from tdenoise_pipeline.apply import _shard_file, apply
-from tdenoise_pipeline.apply_many import describe_plans
-from tdenoise_pipeline.apply_plan import describe_plan, lay_out
-from tdenoise_pipeline.blocks import Halo, Region, plan_blocks
-from tdenoise_pipeline.config import ApplyConfig, ApplyManyConfig, TrainConfig, VerifyConfig
-from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.apply import apply_plan, block_work
+from tdenoise_pipeline.apply.apply import _shard_file, apply
+from tdenoise_pipeline.apply.apply_plan import describe_plan, lay_out
+from tdenoise_pipeline.archive.verify import verify
 from tdenoise_pipeline.errors import (
     InputError,
     PipelineError,
@@ -38,12 +35,28 @@ from tdenoise_pipeline.errors import (
     UsageError,
     VerificationError,
 )
-from tdenoise_pipeline.fit import movie_brightness, movie_drift, movie_scale, tell_drift
-from tdenoise_pipeline.train import train_model
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.inputs.model_fit import (
+    movie_brightness,
+    movie_drift,
+    movie_scale,
+    tell_drift,
+)
+from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.settings.config import (
+    ApplyConfig,
+    ApplyManyConfig,
+    TrainConfig,
+    VerifyConfig,
+)
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store.blocks import Halo, Region, plan_blocks
+from tdenoise_pipeline.train.train import train_model
+from tdenoise_pipeline.workers import cluster, driver, job_array
+from tdenoise_pipeline.workflow.apply_many import describe_plans
 
-from tdenoise.infer import Tile, denoise
-from tdenoise.network import Architecture
+from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.network.split_blind import Architecture
 
 
 @pytest.fixture(scope="session")
@@ -646,7 +659,7 @@ def test_an_array_has_no_more_tasks_than_there_are_blocks(
     def asked(_: object, count: int, *__: object) -> None:
         raise Asked(count)
 
-    monkeypatch.setattr(array, "apply_array", asked)
+    monkeypatch.setattr(job_array, "apply_array", asked)
     with pytest.raises(Asked) as caught:
         apply(config(sources, tmp_path / "d.zarr", workers="array:500"))
     assert caught.value.args == (8,)

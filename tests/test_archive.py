@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from small import counts, model_folder, movie_store
 from stores import denoised_store
-from tdenoise_pipeline import archive, store
-from tdenoise_pipeline.cli import main
+from tdenoise_pipeline.archive import archive
+from tdenoise_pipeline.cli.command_line import main
+from tdenoise_pipeline.store import store
 
-from tdenoise.checkpoint import read_card
+from tdenoise.network.checkpoint import read_card
 
 
 @pytest.fixture

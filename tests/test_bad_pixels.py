@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tdenoise.bad_pixels import (
+from tdenoise.noise.bad_pixels import (
     HitFinder,
     Patches,
     PixelStatistics,
@@ -15,7 +15,7 @@ from tdenoise.bad_pixels import (
     dead_pixels,
     hot_pixels,
 )
-from tdenoise.pixels import PixelAccumulator
+from tdenoise.noise.camera_pattern import PixelAccumulator
 
 
 def statistics(frames: np.ndarray) -> PixelStatistics:

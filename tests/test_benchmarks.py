@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tdenoise import checkpoint
+from tdenoise.network import checkpoint
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import TINY, counts, network
 
-from tdenoise.brightness import Brightness, measure
-from tdenoise.held_out import HeldOut
-from tdenoise.infer import Tile, denoise
-from tdenoise.neighbours import window_indices
-from tdenoise.noise import NoiseAccumulator, Scale
-from tdenoise.patches import PatchLoader, TrainingMovie
+from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.noise.brightness import Brightness, measure
+from tdenoise.noise.neighbour_frames import window_indices
+from tdenoise.noise.noise import NoiseAccumulator, Scale
+from tdenoise.training.patches import PatchLoader, TrainingMovie
+from tdenoise.training.validation import HeldOut
 
 PIXELS = np.full(16, 1024)
 SCALE = Scale(2.0, 1.4, 0.4)

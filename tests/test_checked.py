@@ -17,16 +17,22 @@ import zarr
 from distributed.protocol.pickle import dumps, loads
 from small import counts, model_folder, movie_store
 from stores import denoised_store
-from tdenoise_pipeline import store
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.archive import add
-from tdenoise_pipeline.config import ApplyConfig, ArchiveAddConfig, EvaluateConfig, TrainConfig, VerifyConfig
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.archive.archive import add
+from tdenoise_pipeline.archive.verify import verify
 from tdenoise_pipeline.errors import InputError, PipelineError, VerificationError
-from tdenoise_pipeline.evaluate import evaluate
-from tdenoise_pipeline.train import train_model
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.evaluate.evaluate import evaluate
+from tdenoise_pipeline.settings.config import (
+    ApplyConfig,
+    ArchiveAddConfig,
+    EvaluateConfig,
+    TrainConfig,
+    VerifyConfig,
+)
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.train.train import train_model
 
-from tdenoise.atomic import SEAL, seal
+from tdenoise.files.atomic import SEAL, seal
 
 SHAPE = (70, 40, 50)
 

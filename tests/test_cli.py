@@ -19,10 +19,10 @@ import psutil
 import pytest
 import zarr
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline import cli
-from tdenoise_pipeline.cli import main
+from tdenoise_pipeline.cli import command_line
+from tdenoise_pipeline.cli.command_line import main
 
-from tdenoise.checkpoint import BASE
+from tdenoise.network.checkpoint import BASE
 
 
 def run(*words: object) -> int:
@@ -251,7 +251,7 @@ def test_a_damaged_tiff_is_told_in_one_sentence_of_ours(tmp_path: Path) -> None:
 def test_an_unexpected_error_has_no_traceback_unless_asked_for(
     raw: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tdenoise_pipeline import ingest
+    from tdenoise_pipeline.ingest import ingest
 
     monkeypatch.setattr(ingest, "select", lambda *a: 1 / 0)
     assert run("ingest", raw, "-o", raw.with_name("m.zarr")) == 1
@@ -304,7 +304,7 @@ def test_verify_ends_with_4_on_damage(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_locked_output_ends_with_6(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tdenoise_pipeline.progress import OutputRun
+    from tdenoise_pipeline.runs.progress import OutputRun
 
     with OutputRun(raw.with_name("m.zarr"), {"step": "test"}):
         assert run("ingest", raw, "-o", raw.with_name("m.zarr")) == 6
@@ -312,7 +312,7 @@ def test_a_locked_output_ends_with_6(raw: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_status_tells_what_is_done_and_what_is_not(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tdenoise_pipeline.progress import OutputRun
+    from tdenoise_pipeline.runs.progress import OutputRun
 
     run("ingest", raw, "-o", raw.with_name("m.zarr"))
     with OutputRun(raw.with_name("d.zarr"), {"step": "apply", "n_blocks": 7}) as held:
@@ -467,7 +467,9 @@ def test_a_second_ctrl_c_ends_at_once(
         raise AssertionError("it went on")
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setitem(cli.COMMANDS, "status", replace(cli.COMMANDS["status"], run=press_twice))
+    monkeypatch.setitem(
+        command_line.COMMANDS, "status", replace(command_line.COMMANDS["status"], run=press_twice)
+    )
     try:
         assert run("status", tmp_path) == 130
     finally:

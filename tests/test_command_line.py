@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline.apply import apply
+from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.cli import main
-from tdenoise_pipeline.commands import COMMANDS, GROUPS, PURPOSES, SUMMARIES
-from tdenoise_pipeline.config import ApplyConfig, EvaluateConfig, ReportConfig, TrainConfig
+from tdenoise_pipeline.cli.commands import COMMANDS, GROUPS, PURPOSES, SUMMARIES
 from tdenoise_pipeline.errors import UsageError
+from tdenoise_pipeline.settings.config import ApplyConfig, EvaluateConfig, ReportConfig, TrainConfig
 
 PROGRAM = [sys.executable, "-m", "tdenoise_pipeline"]
 

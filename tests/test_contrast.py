@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tdenoise.contrast import find_columns, plane_distance
-from tdenoise.observer import detection_index
+from tdenoise.evaluation.columns import find_columns, plane_distance
+from tdenoise.evaluation.ideal_observer import detection_index
 
 
 def lattice(sign, contrast=0.3, dose=2.0):

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, integer_dtypes
 from small import counts, movie_store
-from tdenoise_pipeline import store
-from tdenoise_pipeline.config import ORIENTATIONS, IngestConfig
-from tdenoise_pipeline.corrections import Linear, bin_pixels, summed_type
 from tdenoise_pipeline.errors import InputError, UsageError
-from tdenoise_pipeline.ingest import ingest
-from tdenoise_pipeline.references import orient
+from tdenoise_pipeline.ingest.corrections import Linear, bin_pixels, summed_type
+from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.ingest.references import orient
+from tdenoise_pipeline.settings.config import ORIENTATIONS, IngestConfig
+from tdenoise_pipeline.store import store
 
 FRAMES = counts((20, 24, 32), dose=3.0)
 RNG = np.random.default_rng(7)

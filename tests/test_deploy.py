@@ -55,7 +55,7 @@ def test_what_recipes_install_resolves_within_the_constraints(recipe: str) -> No
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_sound_and_their_commands_are_known(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
-    from tdenoise_pipeline.cli import COMMANDS
+    from tdenoise_pipeline.cli.command_line import COMMANDS
 
     for command in re.findall(r"tdenoise-pipeline\"? ([a-z]+)", script.read_text()):
         assert command in COMMANDS

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tdenoise_pipeline import doctor
-from tdenoise_pipeline.cli import main
-from tdenoise_pipeline.config import DoctorConfig
-from tdenoise_pipeline.doctor import examine, lines
+from tdenoise_pipeline.cli.command_line import main
+from tdenoise_pipeline.jobs import doctor
+from tdenoise_pipeline.jobs.doctor import examine, lines
+from tdenoise_pipeline.settings.config import DoctorConfig
 
 
 def found(result: dict, what: str) -> dict:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import fourier_shift, gaussian_filter
 
-from tdenoise.drift import drift
+from tdenoise.noise.drift import drift
 
 SCENE = gaussian_filter(np.random.default_rng(0).normal(size=(96, 80)), 2, mode="wrap")
 

@@ -17,10 +17,10 @@ import pytest
 from distributed import WorkerPlugin
 from distributed.comm import CommClosedError
 from distributed.core import RPCClosed
-from tdenoise_pipeline import cluster, driver
-from tdenoise_pipeline.cli import _explain
-from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.cli.command_line import _explain
 from tdenoise_pipeline.errors import InputError, Stopped
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.workers import cluster, driver
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import torch
 from small import TINY, network
 from torch.nn import functional as F
 
-from tdenoise.equivalent import equivalent_filter
-from tdenoise.neighbours import window_indices
-from tdenoise.network import stack_window
+from tdenoise.evaluation.equivalent_filter import equivalent_filter
+from tdenoise.network.split_blind import stack_window
+from tdenoise.noise.neighbour_frames import window_indices
 
 
 def test_filter_of_a_convolution_is_its_kernel():

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 from stores import blind_gaussian, denoised_store, movie_store, truth_file
-from tdenoise_pipeline import evaluate as evaluation
-from tdenoise_pipeline import pairs
-from tdenoise_pipeline.config import EvaluateConfig
-from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, Stopped, UsageError
-from tdenoise_pipeline.estimates import headline
-from tdenoise_pipeline.evaluate import evaluate
-from tdenoise_pipeline.truth import check_truth, load_truth
-from tdenoise_pipeline.words import _contradictions, events_of, summary
+from tdenoise_pipeline.evaluate import evaluate as evaluation
+from tdenoise_pipeline.evaluate.estimates import headline
+from tdenoise_pipeline.evaluate.evaluate import evaluate
+from tdenoise_pipeline.evaluate.sentences import _contradictions, events_of, summary
+from tdenoise_pipeline.evaluate.truth import check_truth, load_truth
+from tdenoise_pipeline.inputs import paired
+from tdenoise_pipeline.settings.config import EvaluateConfig
+from tdenoise_pipeline.step_control import Control
 
-from tdenoise import metrics
-from tdenoise.simulate import SimulationSettings, simulate
+from tdenoise.evaluation import metrics
+from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
 
 SCENE = SimulationSettings(n_frames=28, height=72, width=64, dose=2.0, seed=5, dwell_frames=(4.0, 12.0))
 SIGMA = (1.0, 1.0, 1.0)
@@ -455,7 +455,7 @@ def test_evaluation_stops_when_asked_to(movie, blind):
 
 
 def test_large_frames_give_the_same_figures_from_shorter_slabs(movie, blind, measured, monkeypatch):
-    monkeypatch.setattr(pairs, "SLAB_PIXELS", 1)
+    monkeypatch.setattr(paired, "SLAB_PIXELS", 1)
     result = evaluate(EvaluateConfig(blind.path, movie.path))
     for name in ("mse", "umse"):
         assert result[name]["estimate"] == pytest.approx(measured[name]["estimate"])

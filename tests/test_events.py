@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
-from tdenoise import events
-from tdenoise.events import OFFSETS
-from tdenoise.metrics import bootstrap_ratio
-from tdenoise.observer import detection_index, observer_error
-from tdenoise.simulate import SimulationSettings, simulate, truth_arrays
+from tdenoise.evaluation import events
+from tdenoise.evaluation.events import OFFSETS
+from tdenoise.evaluation.ideal_observer import detection_index, observer_error
+from tdenoise.evaluation.metrics import bootstrap_ratio
+from tdenoise.simulation.nanoparticle import SimulationSettings, simulate, truth_arrays
 
 
 @pytest.fixture(scope="module")

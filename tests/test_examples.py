@@ -15,7 +15,7 @@ MODULES = [
     module.name
     for package in (tdenoise, tdenoise_pipeline)
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
-    if not module.name.startswith("tdenoise_pipeline.worker_")  # they need the extra [slurm]
+    if not module.name.endswith((".job_cluster", ".worker_jobs"))  # they need the extra [slurm]
 ]
 
 

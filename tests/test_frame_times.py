@@ -17,15 +17,16 @@ import xarray as xr
 from array_files import ask_forked, write_ncem, write_velox
 from numpy.typing import NDArray
 from raw_files import movie, write_dm, write_mib, write_mrc, write_npy, write_seq, write_tvips
-from tdenoise_pipeline import source, store
-from tdenoise_pipeline.config import IngestConfig
 from tdenoise_pipeline.errors import InputError, UsageError
-from tdenoise_pipeline.ingest import ingest
-from tdenoise_pipeline.ingest_plan import describe_plan
+from tdenoise_pipeline.ingest import fingerprint
+from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.ingest.ingest_plan import describe_plan
+from tdenoise_pipeline.ingest.measurements import timing
 from tdenoise_pipeline.readers import MovieInfo, hdf5, open_raw, video
 from tdenoise_pipeline.readers.timestamps import frame_time, intervals, usual_step
-from tdenoise_pipeline.survey import timing
-from tdenoise_pipeline.values import frame_seconds, nanometres, seconds
+from tdenoise_pipeline.settings.config import IngestConfig
+from tdenoise_pipeline.settings.parse import frame_seconds, nanometres, seconds
+from tdenoise_pipeline.store import store
 
 N = 12
 COUNTS = movie("<u2", (N, 18, 20))
@@ -312,14 +313,14 @@ def test_a_file_that_changed_while_it_was_read_is_begun_anew_by_the_same_command
     raw = tmp_path / "a.npy"
     write_npy(raw, COUNTS[:6])
     config = IngestConfig(raw=raw, output=tmp_path / "a.zarr")
-    check = source.Source.check_unchanged
+    check = fingerprint.Source.check_unchanged
 
-    def grow(self: source.Source) -> None:
+    def grow(self: fingerprint.Source) -> None:
         write_npy(raw, COUNTS)
         check(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(source.Source, "check_unchanged", grow)
+        patched.setattr(fingerprint.Source, "check_unchanged", grow)
         with pytest.raises(InputError, match="changed while it was read"):
             ingest(config)
     ingest(config)
@@ -333,11 +334,11 @@ def test_another_file_under_the_name_of_an_unfinished_output_is_refused_and_the_
     write_npy(tmp_path / "a.npy", COUNTS)
     write_npy(tmp_path / "b/a.npy", COUNTS[:8])
 
-    def fail(self: source.Source) -> None:
+    def fail(self: fingerprint.Source) -> None:
         raise InputError(self.raw, "changed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(source.Source, "check_unchanged", fail)
+        patched.setattr(fingerprint.Source, "check_unchanged", fail)
         with pytest.raises(InputError):
             ingest(IngestConfig(raw=tmp_path / "a.npy", output=tmp_path / "m.zarr"))
     with pytest.raises(UsageError, match=r"raw bytes was \d+, is \d+") as error:

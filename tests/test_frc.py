@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from tdenoise.frc import RingCorrelation, RingSums, binomial_halves, half_bit, truth_correlation
+from tdenoise.evaluation.frc import (
+    RingCorrelation,
+    RingSums,
+    binomial_halves,
+    half_bit,
+    truth_correlation,
+)
 
 
 def correlate(one, other):

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tdenoise.gamma_poisson import negative_log_likelihood, pool, posterior, unbiased_error_terms
+from tdenoise.noise.gamma_poisson import (
+    negative_log_likelihood,
+    pool,
+    posterior,
+    unbiased_error_terms,
+)
 
 
 def tensor(*values: float) -> torch.Tensor:

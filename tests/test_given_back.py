@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import xarray as xr
 from small import TINY, counts, model_folder, movie_store
-from tdenoise_pipeline import store
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
-from tdenoise_pipeline.fit import movie_drift
-from tdenoise_pipeline.given_back import MAPS, Given
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.apply.given_back import MAPS, Given
+from tdenoise_pipeline.archive.verify import verify
+from tdenoise_pipeline.inputs.model_fit import movie_drift
+from tdenoise_pipeline.settings.config import ApplyConfig, VerifyConfig
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.workflow.repair import repair as mend
 
-from tdenoise.last_word import STRETCH, Evidence, GivenBack, corners, give_back
+from tdenoise.inference.last_word import STRETCH, Evidence, GivenBack, corners, give_back
 
 LATER = STRETCH + 6  # frames of the last stretch of the movie
 
@@ -131,12 +132,12 @@ def test_a_repair_gives_back_what_was_given_back_before(
     repair = VerifyConfig(
         store=output, repair=True, movie=sources[0], model=sources[1], workers="local:1", deep=True
     )
-    assert verify(repair)["repaired"] == 1
+    assert mend(repair)["repaired"] == 1
     np.testing.assert_array_equal(xr.open_zarr(output)["denoised"].values, before)
     # Without the maps nothing fits together, and all is made anew: it is the same again.
     assert (output / "given_back_later").is_dir()
     (output / "given_back_later" / "c" / "1" / "0" / "0").unlink()
-    assert verify(repair)["repaired"] >= 1
+    assert mend(repair)["repaired"] >= 1
     np.testing.assert_array_equal(xr.open_zarr(output)["denoised"].values, before)
 
 

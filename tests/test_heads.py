@@ -13,23 +13,23 @@ import torch
 import xarray as xr
 from small import TINY, counts, model_folder, movie_store, network
 from tdenoise_pipeline import open as open_dataset
-from tdenoise_pipeline import store
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.apply_plan import describe_plan
-from tdenoise_pipeline.config import ApplyConfig, TrainConfig, VerifyConfig
-from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.apply.apply_plan import describe_plan
+from tdenoise_pipeline.archive.verify import verify
 from tdenoise_pipeline.errors import InputError, Stopped, UsageError, VerificationError
-from tdenoise_pipeline.fit import movie_drift, movie_scale
-from tdenoise_pipeline.train import train_model
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.inputs.model_fit import movie_drift, movie_scale
+from tdenoise_pipeline.settings.config import ApplyConfig, TrainConfig, VerifyConfig
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.train.train import train_model
 
-from tdenoise.checkpoint import BASE, load_model, read_card
-from tdenoise.held_out import HeldOut
-from tdenoise.infer import Tile, denoise, denoise_with_variance
-from tdenoise.network import SplitBlind
-from tdenoise.noise import NoiseAccumulator, Scale
-from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
-from tdenoise.train import TrainingSettings, TrainingState, train
+from tdenoise.inference.denoising import Tile, denoise, denoise_with_variance
+from tdenoise.network.checkpoint import BASE, load_model, read_card
+from tdenoise.network.split_blind import SplitBlind
+from tdenoise.noise.noise import NoiseAccumulator, Scale
+from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.training.train import TrainingSettings, TrainingState, train
+from tdenoise.training.validation import HeldOut
 
 GAMMA = replace(TINY, head="gamma")
 SHAPE = (70, 30, 44)
@@ -257,7 +257,7 @@ def test_the_held_out_frames_hold_the_lower_doses_too() -> None:
 
 
 def test_settings_of_old_plans_keep_their_identity(sources: tuple[Path, Path], tmp_path: Path) -> None:
-    from tdenoise_pipeline.train_plan import make_plan
+    from tdenoise_pipeline.train.train_plan import make_plan
 
     plan = make_plan(TrainConfig(movie=(sources[0],), output=tmp_path / "m", steps=2))
     assert "least_dose" not in plan.identity["settings"]

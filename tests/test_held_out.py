@@ -11,17 +11,17 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 from small import TINY, counts, model_folder, movie_store, network
-from tdenoise_pipeline.config import TrainConfig
-from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import Stopped
-from tdenoise_pipeline.train import train_model
+from tdenoise_pipeline.settings.config import TrainConfig
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.train.train import train_model
 
-from tdenoise.checkpoint import BASE, load_model
-from tdenoise.held_out import HeldOut, Sums, compare
-from tdenoise.kinds import Network
-from tdenoise.noise import Scale
-from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
-from tdenoise.train import TrainingSettings, TrainingState, turn_back
+from tdenoise.network.checkpoint import BASE, load_model
+from tdenoise.network.registry import Network
+from tdenoise.noise.noise import Scale
+from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.training.train import TrainingSettings, TrainingState, turn_back
+from tdenoise.training.validation import HeldOut, Sums, compare
 
 
 def held_out(seed: int, blurred: bool) -> HeldOut:

@@ -10,17 +10,17 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from small import movie_store
 from stores import denoised_store
-from tdenoise_pipeline import store
-from tdenoise_pipeline.config import EvaluateConfig
-from tdenoise_pipeline.evaluate import evaluate
-from tdenoise_pipeline.words import summary
+from tdenoise_pipeline.evaluate.evaluate import evaluate
+from tdenoise_pipeline.evaluate.sentences import summary
+from tdenoise_pipeline.settings.config import EvaluateConfig
+from tdenoise_pipeline.store import store
 
-from tdenoise.contradiction import Contradiction
-from tdenoise.held_out import compare, mean_of
-from tdenoise.kinds import scale_for
-from tdenoise.network import Architecture, SplitBlind
-from tdenoise.noise import NoiseStatistics
-from tdenoise.patches import TrainingMovie
+from tdenoise.network.registry import scale_for
+from tdenoise.network.split_blind import Architecture, SplitBlind
+from tdenoise.noise.noise import NoiseStatistics
+from tdenoise.training.contradiction import Contradiction
+from tdenoise.training.patches import TrainingMovie
+from tdenoise.training.validation import compare, mean_of
 
 DOSE, N_FRAMES, SIZE = 2.0, 80, 72
 
@@ -123,7 +123,7 @@ def test_counts_contradict_a_network_that_paints(movie: store.Store) -> None:
 
 
 def test_filters_know_the_weight_of_the_own_count() -> None:
-    from tdenoise_pipeline.explained import _gaussian
+    from tdenoise_pipeline.evaluate.explained_signal import _gaussian
 
     counts = np.zeros((9, 12, 12))
     for place in ((4, 6, 6), (0, 0, 0), (8, 11, 5)):

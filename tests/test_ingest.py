@@ -20,17 +20,25 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import counts, movie_store
-from tdenoise_pipeline import budget, store, survey
-from tdenoise_pipeline import ingest as module
-from tdenoise_pipeline import source as source_module
-from tdenoise_pipeline.config import IngestConfig, VerifyConfig
-from tdenoise_pipeline.control import Control
-from tdenoise_pipeline.errors import InputError, ResourceError, Stopped, UsageError, VerificationError
-from tdenoise_pipeline.ingest import describe_plan, ingest
+from tdenoise_pipeline.archive.verify import verify
+from tdenoise_pipeline.errors import (
+    InputError,
+    ResourceError,
+    Stopped,
+    UsageError,
+    VerificationError,
+)
+from tdenoise_pipeline.ingest import fingerprint as source_module
+from tdenoise_pipeline.ingest import ingest as module
+from tdenoise_pipeline.ingest import measurements
+from tdenoise_pipeline.ingest.fingerprint import Digest, Source
+from tdenoise_pipeline.ingest.ingest import describe_plan, ingest
+from tdenoise_pipeline.ingest.measurements import timing
 from tdenoise_pipeline.readers import MovieInfo
-from tdenoise_pipeline.source import Digest, Source
-from tdenoise_pipeline.survey import timing
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.resources import budget
+from tdenoise_pipeline.settings.config import IngestConfig, VerifyConfig
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.store import store
 
 
 def test_tiff_and_mrc_become_the_same_counts(tmp_path: Path) -> None:
@@ -319,7 +327,7 @@ def test_a_movie_too_large_for_the_memory_is_refused_with_a_remedy(
 
 
 def test_ingest_needs_no_torch() -> None:
-    code = "import sys; import tdenoise_pipeline.ingest_many; print('torch' in sys.modules)"
+    code = "import sys; import tdenoise_pipeline.ingest.ingest_many; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown == "False\n"
 
@@ -427,14 +435,14 @@ def test_a_stop_ends_the_measurement_of_noise_and_drift(
 ) -> None:
     np.save(tmp_path / "raw.npy", counts((600, 32, 32)))
     config = IngestConfig(raw=tmp_path / "raw.npy", output=tmp_path / "movie.zarr")
-    control, function = Control(), getattr(survey, what)
+    control, function = Control(), getattr(measurements, what)
 
     def begun(*given: Any) -> Any:
         control.stop.set()
         return function(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(survey, what, begun)
+        patched.setattr(measurements, what, begun)
         with pytest.raises(Stopped) as stopped:
             ingest(config, control)
     assert stopped.value.exit_code == 75 and not config.output.exists()

@@ -10,10 +10,10 @@ import pytest
 import tifffile
 import xarray as xr
 from small import counts
-from tdenoise_pipeline.cli import main
-from tdenoise_pipeline.config import IngestManyConfig
+from tdenoise_pipeline.cli.command_line import main
 from tdenoise_pipeline.errors import InputError, UsageError
-from tdenoise_pipeline.ingest_many import movies_in, plan_jobs
+from tdenoise_pipeline.ingest.ingest_many import movies_in, plan_jobs
+from tdenoise_pipeline.settings.config import IngestManyConfig
 
 
 def run(*words: Any) -> int:

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from tdenoise.last_word import SIZES, Evidence, contrasts, corners, give_back, refuted, significance
+from tdenoise.inference.last_word import (
+    SIZES,
+    Evidence,
+    contrasts,
+    corners,
+    give_back,
+    refuted,
+    significance,
+)
 
 
 def column(height: float, place: tuple[int, int], size: int = 64, sigma: float = 2.2) -> np.ndarray:

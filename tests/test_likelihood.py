@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from tdenoise.likelihood import likelihood_ratio, without_columns
+from tdenoise.evaluation.likelihood import likelihood_ratio, without_columns
 
 SHAPE = (60, 80, 80)
 

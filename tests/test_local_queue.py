@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import xarray as xr
 from small import counts
-from tdenoise_pipeline import batch_status
-from tdenoise_pipeline.cli import main
+from tdenoise_pipeline.cli.command_line import main
+from tdenoise_pipeline.jobs import job_status
 
 HOSTILE = 'it\'s "a movie" $(touch pwned).npy'
 
@@ -68,7 +68,7 @@ def test_a_run_goes_on_in_the_background_and_its_log_is_followed_to_the_end(tool
     assert tool(*words)[0] == 0
     code, shown = tool(*words)
     assert code == 6 and "still there" in shown
-    monkeypatch.setattr(batch_status, "ASK_S", 0.5)
+    monkeypatch.setattr(job_status, "ASK_S", 0.5)
     code, shown = tool("logs", "out", "--follow")  # comes back when the run is over
     assert code == 0
     run = status(tool)
@@ -125,7 +125,7 @@ def test_a_step_that_fails_is_the_last_and_its_log_says_why(tool, tmp_path):
 
 
 def test_a_run_of_another_machine_is_unknown_here_and_not_begun_again(tool, tmp_path):
-    from tdenoise_pipeline import local_queue
+    from tdenoise_pipeline.jobs import local_queue
 
     assert tool("submit", "--profile", "local", "run", HOSTILE, "-o", "out", "--time-limit", "60s")[0] == 0
     file = tmp_path / "out/batch" / local_queue.PROCESS
@@ -140,13 +140,13 @@ def test_a_run_of_another_machine_is_unknown_here_and_not_begun_again(tool, tmp_
 
 
 def test_following_a_log_can_be_stopped(tool, tmp_path, monkeypatch):
-    from tdenoise_pipeline.config import LogsConfig
-    from tdenoise_pipeline.control import Control
+    from tdenoise_pipeline.settings.config import LogsConfig
+    from tdenoise_pipeline.step_control import Control
 
     assert tool("submit", "--profile", "local", "run", HOSTILE, "-o", "out", "--time-limit", "60s")[0] == 0
     control = Control()
     threading.Timer(1.0, control.stop.set).start()
-    list(batch_status.logs(LogsConfig(output=tmp_path / "out", follow=True), control))
+    list(job_status.logs(LogsConfig(output=tmp_path / "out", follow=True), control))
     assert not ended(status(tool))
     assert tool("cancel", "out")[0] == 0
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from tdenoise import metrics
-from tdenoise.simulate import SimulationSettings, simulate
+from tdenoise.evaluation import metrics
+from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
 
 SHAPE = (24, 96, 96)
 

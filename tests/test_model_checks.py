@@ -10,17 +10,17 @@ import pytest
 import torch
 from small import TINY, model_folder, network
 from stores import denoised_store, movie_store
-from tdenoise_pipeline import model_checks
-from tdenoise_pipeline.config import EvaluateConfig
-from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, Stopped
-from tdenoise_pipeline.estimates import noise_law
-from tdenoise_pipeline.evaluate import plain
-from tdenoise_pipeline.words import checks_in_words
+from tdenoise_pipeline.evaluate import model_checks
+from tdenoise_pipeline.evaluate.estimates import noise_law
+from tdenoise_pipeline.evaluate.evaluate import plain
+from tdenoise_pipeline.evaluate.sentences import checks_in_words
+from tdenoise_pipeline.settings.config import EvaluateConfig
+from tdenoise_pipeline.step_control import Control
 
-from tdenoise.checkpoint import read_card
-from tdenoise.infer import Tile, denoise
-from tdenoise.umse import single_image_error
+from tdenoise.evaluation.umse import single_image_error
+from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.network.checkpoint import read_card
 
 SPOTS = np.array([[0.0, 1 / 12], [1 / 12, 0.0]])
 
@@ -213,7 +213,7 @@ def test_checks_stop_when_asked_to(pair):
 
 
 def test_evaluation_with_a_model_holds_its_checks(pair):
-    from tdenoise_pipeline.evaluate import evaluate
+    from tdenoise_pipeline.evaluate.evaluate import evaluate
 
     model, movie, denoised = pair
     result = evaluate(EvaluateConfig(denoised.path, movie.path, model=model))

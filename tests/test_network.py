@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import TINY, counts, drifting, network
 
-from tdenoise.infer import Tile, denoise
-from tdenoise.neighbours import window_indices
-from tdenoise.network import Architecture, SplitBlind, cell_reach, stack_window
-from tdenoise.noise import Scale
+from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.network.split_blind import Architecture, SplitBlind, cell_reach, stack_window
+from tdenoise.noise.neighbour_frames import window_indices
+from tdenoise.noise.noise import Scale
 
 RADII = [0, 1, 2, None]
 

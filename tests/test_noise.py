@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, median_filter
 
-from tdenoise.noise import (
+from tdenoise.noise.noise import (
     NoiseAccumulator,
     NoiseLaw,
     NoiseStatistics,

@@ -12,23 +12,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import TINY, movie_store, network
-from tdenoise_pipeline import store
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.blocks import Halo, plan_blocks
-from tdenoise_pipeline.config import ApplyConfig, TrainConfig
-from tdenoise_pipeline.pixels import movie_stand_ins
-from tdenoise_pipeline.train import train_model
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.inputs.bad_pixels import movie_stand_ins
+from tdenoise_pipeline.settings.config import ApplyConfig, TrainConfig
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store.blocks import Halo, plan_blocks
+from tdenoise_pipeline.train.train import train_model
 
-from tdenoise.checkpoint import load_model
-from tdenoise.held_out import HeldOut
-from tdenoise.infer import Tile, denoise
-from tdenoise.neighbours import window_indices
-from tdenoise.network import stack_window
-from tdenoise.noise import NoiseAccumulator, Scale
-from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
-from tdenoise.pixels import PixelAccumulator, stand_ins
-from tdenoise.train import TrainingSettings, TrainingState, train
-from tdenoise.windows import normalise, put_stand_ins
+from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.network.checkpoint import load_model
+from tdenoise.network.split_blind import stack_window
+from tdenoise.network.windows import normalise, put_stand_ins
+from tdenoise.noise.camera_pattern import PixelAccumulator, stand_ins
+from tdenoise.noise.neighbour_frames import window_indices
+from tdenoise.noise.noise import NoiseAccumulator, Scale
+from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.training.train import TrainingSettings, TrainingState, train
+from tdenoise.training.validation import HeldOut
 
 SCALE = Scale(0.5, 0.7, 0.15)
 HOT = ((9, 20), (30, 7))

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline import budget, shards
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.config import ApplyConfig, TrainConfig
-from tdenoise_pipeline.train import train_model
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.resources import budget
+from tdenoise_pipeline.settings.config import ApplyConfig, TrainConfig
+from tdenoise_pipeline.store import shards, store
+from tdenoise_pipeline.train.train import train_model
 
 
 def test_opening_a_store_changes_no_setting_of_zarr_or_blosc(tmp_path: Path) -> None:
@@ -52,8 +53,6 @@ def test_the_bytes_of_a_shard_do_not_depend_on_the_threads_of_blosc(tmp_path: Pa
 
 def test_a_small_array_that_equals_its_fill_value_is_written_all_the_same(tmp_path: Path) -> None:
     movie = movie_store(tmp_path, counts((12, 20, 24)))
-    from tdenoise_pipeline import store
-
     store.add_array(movie, "nothing", np.zeros(12, dtype=bool), ("t",), {})
     assert (movie / "nothing/c/0").exists()
 
@@ -89,8 +88,8 @@ def test_a_script_without_a_guard_is_told_to_have_one(tmp_path: Path, guarded: b
     script = tmp_path / "denoise.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from tdenoise_pipeline.apply import apply\n"
-        "from tdenoise_pipeline.config import ApplyConfig\n"
+        "from tdenoise_pipeline.apply.apply import apply\n"
+        "from tdenoise_pipeline.settings.config import ApplyConfig\n"
         + (f"if __name__ == '__main__':\n    {call}" if guarded else call)
     )
     answer = subprocess.run([sys.executable, script], capture_output=True, text=True)

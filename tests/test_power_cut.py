@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import replay
-from tdenoise_pipeline import lease, progress
-from tdenoise_pipeline.progress import OutputRun
+from tdenoise_pipeline.runs import lease, progress
+from tdenoise_pipeline.runs.progress import OutputRun
 
-from tdenoise.atomic import write_atomically
+from tdenoise.files.atomic import write_atomically
 
 PLAN = {"step": "test", "n_blocks": 3}
 

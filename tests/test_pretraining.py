@@ -14,15 +14,23 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from scipy import ndimage
 from small import movie_store
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.config import ApplyConfig
+from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.errors import InputError
+from tdenoise_pipeline.settings.config import ApplyConfig
 
-from tdenoise import checkpoint, pretraining
-from tdenoise.network import Architecture, SplitBlind
-from tdenoise.patches import PatchLoader
-from tdenoise.pretraining import BESIDE, CHANGE_IMPORTANCE, CHANGING_IMPORTANCE, _transferred, noisy, scene
-from tdenoise.simulate import SimulationSettings, simulate
+from tdenoise.network import checkpoint
+from tdenoise.network.split_blind import Architecture, SplitBlind
+from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
+from tdenoise.training import pretraining
+from tdenoise.training.patches import PatchLoader
+from tdenoise.training.pretraining import (
+    BESIDE,
+    CHANGE_IMPORTANCE,
+    CHANGING_IMPORTANCE,
+    _transferred,
+    noisy,
+    scene,
+)
 
 
 @pytest.mark.parametrize("at_events", [False, True])
@@ -111,7 +119,7 @@ def test_the_target_of_a_noisy_movie_is_what_its_counts_are_on_average() -> None
 def test_the_base_model_as_it_is_beats_the_best_gaussian_and_says_what_it_is(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from tdenoise.metrics import best_gaussian
+    from tdenoise.evaluation.metrics import best_gaussian
 
     made = simulate(SimulationSettings(n_frames=24, height=96, width=96, dose=1.0, seed=4711))
     movie = movie_store(tmp_path, made.counts)

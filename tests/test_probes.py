@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, uniform_filter1d
 
-from tdenoise import probes
-from tdenoise.residuals import spot_power
+from tdenoise.evaluation import probes
+from tdenoise.evaluation.residuals import spot_power
 
 SHAPE = (40, 64, 64)
 DOSE = 3.0

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tdenoise_pipeline import lease, progress
 from tdenoise_pipeline.errors import LockedError, Stopped, UsageError
-from tdenoise_pipeline.progress import OutputRun
-from tdenoise_pipeline.sealed import write_sealed
+from tdenoise_pipeline.files.sealed_json import write_sealed
+from tdenoise_pipeline.runs import lease, progress
+from tdenoise_pipeline.runs.progress import OutputRun
 
 PLAN = {"step": "test", "n": 1}
 
@@ -21,7 +21,7 @@ PLAN = {"step": "test", "n": 1}
 HOLDER = """
 import sys, time
 from pathlib import Path
-from tdenoise_pipeline.progress import OutputRun
+from tdenoise_pipeline.runs.progress import OutputRun
 from tdenoise_pipeline.errors import LockedError
 output, until, hold = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 while time.time() < until:
@@ -348,7 +348,7 @@ def test_runs_that_come_and_go_never_hold_an_output_together(tmp_path: Path) -> 
     code = """
 import os, random, sys, time
 from pathlib import Path
-from tdenoise_pipeline import progress
+from tdenoise_pipeline.runs import progress
 from tdenoise_pipeline.errors import LockedError
 folder, seed, until = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 progress.HEARTBEAT_S = 0.01

@@ -561,7 +561,7 @@ def test_the_escape_sequence_of_a_damaged_npy_header_is_no_warning(tmp_path: Pat
 # test's own process held when it made the child.
 MEASURED = """
 import resource, sys
-from tdenoise_pipeline.cli import main
+from tdenoise_pipeline.cli.command_line import main
 code = main(sys.argv[2:])
 own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 [peak] = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 from small import counts, movie_store
-from tdenoise_pipeline.config import TrainConfig
-from tdenoise_pipeline.train import train_model
-from tdenoise_pipeline.train_plan import make_plan
+from tdenoise_pipeline.settings.config import TrainConfig
+from tdenoise_pipeline.train.train import train_model
+from tdenoise_pipeline.train.train_plan import make_plan
 
-from tdenoise import checkpoint, rehearsal
-from tdenoise.kinds import Network
-from tdenoise.noise import Scale
-from tdenoise.patches import Batch, PatchLoader, TrainingMovie
-from tdenoise.pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, noisy, scene
-from tdenoise.rehearsal import RehearsedLoader
-from tdenoise.simulate import SimulationSettings, simulate
-from tdenoise.train import TrainingSettings, TrainingState, train
+from tdenoise.network import checkpoint
+from tdenoise.network.registry import Network
+from tdenoise.noise.noise import Scale
+from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
+from tdenoise.training import rehearsal
+from tdenoise.training.patches import Batch, PatchLoader, TrainingMovie
+from tdenoise.training.pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, noisy, scene
+from tdenoise.training.rehearsal import RehearsedLoader
+from tdenoise.training.train import TrainingSettings, TrainingState, train
 
 ARCHITECTURE = checkpoint.load_model(checkpoint.BASE).network.architecture
 

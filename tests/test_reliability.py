@@ -14,15 +14,25 @@ import numpy as np
 import pytest
 import torch
 from small import TINY, counts, model_folder, movie_store, network
-from tdenoise_pipeline import cli, faults, progress
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.config import ApplyConfig, RunConfig, VerifyConfig
-from tdenoise_pipeline.control import Control
-from tdenoise_pipeline.errors import InputError, LockedError, Stopped, UsageError, VerificationError
-from tdenoise_pipeline.progress import OutputRun
-from tdenoise_pipeline.resume import resume
-from tdenoise_pipeline.run import run
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.archive.verify import verify
+from tdenoise_pipeline.cli import command_line
+from tdenoise_pipeline.errors import (
+    InputError,
+    LockedError,
+    Stopped,
+    UsageError,
+    VerificationError,
+)
+from tdenoise_pipeline.files import fault_points
+from tdenoise_pipeline.files.sealed_json import read_json
+from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs.progress import OutputRun
+from tdenoise_pipeline.settings.config import ApplyConfig, RunConfig, VerifyConfig
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.workflow.repair import repair as mend
+from tdenoise_pipeline.workflow.resume import resume
+from tdenoise_pipeline.workflow.run import run
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (70, 12, 14)  # 3 shards
@@ -41,7 +51,7 @@ def apart(*words: str) -> str:
 @pytest.mark.chaos
 def test_a_crash_at_any_point_shows_nothing_or_all_and_is_made_good_by_the_same_command() -> None:
     # The case begins with every one of faults.POINTS, in one step or another.
-    n_points = len(faults.POINTS)
+    n_points = len(fault_points.POINTS)
     printed = apart("benchmarks/reliability.py", "--case", "S3", "--trials", str(n_points + 10))
     assert f"S3: {n_points + 10} trials, 0 failures" in printed
 
@@ -156,7 +166,7 @@ def test_damage_of_a_shard_is_told_with_its_frames_and_repaired(
     damage(store / array / "c" / "1" / "0" / "0")
     with pytest.raises(VerificationError, match=f"{array}.*{frames}"):
         verify(VerifyConfig(store=store, deep=True))
-    result = verify(repair(made, store, workers))
+    result = mend(repair(made, store, workers))
     assert result["repaired"] == (2 if damage is swap else 1)
     assert contents(store) == before
     assert [p.name for p in tmp_path.iterdir()] == [store.name]
@@ -178,10 +188,10 @@ def test_damage_of_any_other_file_is_told_and_repaired(
     cut(store / "zarr.json")
     cut(store / "integrity/zarr.json")
     with pytest.raises(VerificationError, match="copy"):
-        verify(repair(made, store, workers))
+        mend(repair(made, store, workers))
     (store / "integrity/zarr.json").write_bytes(before["integrity/zarr.json"])
     (store / "stranger").write_text("x")
-    verify(repair(made, store, workers))
+    mend(repair(made, store, workers))
     assert contents(store) == before
 
 
@@ -220,7 +230,7 @@ def test_repair_refuses_another_source_and_leaves_the_store_alone(
         cut(store / {"movie": "counts", "denoised": "denoised"}[name] / "c" / "2" / "0" / "0")
         before = contents(store)
         with pytest.raises(kind):
-            verify(repair(made, store, workers, **given))  # type: ignore[arg-type]
+            mend(repair(made, store, workers, **given))  # type: ignore[arg-type]
         assert contents(store) == before
         shutil.rmtree(store)
         shutil.rmtree(progress.work_folder(store), ignore_errors=True)
@@ -231,7 +241,7 @@ def test_repair_waits_for_no_other_run(made: Path, workers: str, tmp_path: Path)
     store = copied(made, "denoised", tmp_path)
     cut(store / "denoised" / "c" / "0" / "0" / "0")
     with OutputRun(store, {"step": "test"}, force=True), pytest.raises(LockedError, match="another run"):
-        verify(repair(made, store, workers))
+        mend(repair(made, store, workers))
 
 
 def stop_after_the_first(what: str) -> Control:
@@ -261,13 +271,13 @@ def test_resume_goes_on_with_the_settings_the_output_was_begun_with(
         apply(config, stop_after_the_first("apply"))
     done = len(list((progress.work_folder(output) / "done").glob("*.json")))
     assert 0 < done < 3 and not output.exists()
-    assert cli.main(["resume", str(output), "-q"]) == 0
+    assert command_line.main(["resume", str(output), "-q"]) == 0
     for name in ("denoised", "variance"):
         assert contents(output / name) == contents(made / "uncertain.zarr" / name)
     capsys.readouterr()
-    assert cli.main(["resume", str(output)]) == 0
+    assert command_line.main(["resume", str(output)]) == 0
     assert "nothing is unfinished" in capsys.readouterr().out
-    assert cli.main(["resume", str(tmp_path / "none"), "-q"]) == 3
+    assert command_line.main(["resume", str(tmp_path / "none"), "-q"]) == 3
 
 
 def test_resume_of_a_folder_goes_on_with_all_steps_of_run(made: Path, tmp_path: Path, workers: str) -> None:
@@ -279,7 +289,7 @@ def test_resume_of_a_folder_goes_on_with_all_steps_of_run(made: Path, tmp_path: 
     assert stopped.value.exit_code == 75 and not (tmp_path / "out" / "denoised.zarr").exists()
     assert resume(tmp_path / "out", workers=workers) == {"resumed": [str(tmp_path / "out")]}
     assert (tmp_path / "out" / "report.html").exists()
-    settings = progress.read_json(tmp_path / "out" / "denoised.zarr" / "zarr.json")["attributes"]["tdenoise"]
+    settings = read_json(tmp_path / "out" / "denoised.zarr" / "zarr.json")["attributes"]["tdenoise"]
     assert settings["settings"]["ensemble"] == 2
     assert not (tmp_path / "out" / ".tdenoise").exists()
 

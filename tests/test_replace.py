@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import tdenoise_pipeline
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline import block_work, progress
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.config import ApplyConfig, IngestConfig, VerifyConfig
+from tdenoise_pipeline.apply import block_work
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.archive.verify import verify
 from tdenoise_pipeline.errors import InputError
-from tdenoise_pipeline.ingest import ingest
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig, VerifyConfig
 
-from tdenoise.atomic import exchange
+from tdenoise.files.atomic import exchange
 
 SHAPE = (70, 40, 50)
 OLD, NEW = counts(SHAPE, seed=1), counts(SHAPE, seed=2)
@@ -149,7 +150,7 @@ def test_apply_notices_that_its_movie_was_replaced(movie: Path, monkeypatch: pyt
             block_work.movie_counts.cache_clear()  # as in a worker that has read nothing yet
         return original(job, block)
 
-    monkeypatch.setattr("tdenoise_pipeline.apply.run_block", run_block)
+    monkeypatch.setattr("tdenoise_pipeline.apply.apply.run_block", run_block)
     with pytest.raises(InputError, match="was replaced while it was being denoised"):
         apply(
             ApplyConfig(

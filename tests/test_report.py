@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from small import TINY, model_folder
 from stores import blind_gaussian, denoised_store, movie_store, truth_file
-from tdenoise_pipeline import evaluate, figures, store
-from tdenoise_pipeline.config import EvaluateConfig, ReportConfig
 from tdenoise_pipeline.errors import InputError, UsageError
-from tdenoise_pipeline.report import most_changing, write_report
-from tdenoise_pipeline.words import summary
+from tdenoise_pipeline.evaluate import evaluate, figures
+from tdenoise_pipeline.evaluate.report import most_changing, write_report
+from tdenoise_pipeline.evaluate.sentences import summary
+from tdenoise_pipeline.settings.config import EvaluateConfig, ReportConfig
+from tdenoise_pipeline.store import store
 
-from tdenoise import checkpoint
-from tdenoise.atomic import SEAL, seal
-from tdenoise.simulate import SimulationSettings, simulate
+from tdenoise.files.atomic import SEAL, seal
+from tdenoise.network import checkpoint
+from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
 
 SCENE = SimulationSettings(n_frames=16, height=64, width=80, dose=2.0, seed=6, dwell_frames=(4.0, 10.0))
 HOSTILE = "<script>alert('x')<img src=x onerror=alert(1)>"

@@ -21,12 +21,12 @@ import zarr
 from array_files import ask_forked, write_hyperspy, write_ncem, write_scales
 from numpy.typing import NDArray
 from raw_files import movie, write_clock, write_dm, write_folder, write_seq
-from tdenoise_pipeline import cli
-from tdenoise_pipeline.config import IngestManyConfig
+from tdenoise_pipeline.cli import command_line
 from tdenoise_pipeline.errors import InputError, UsageError
-from tdenoise_pipeline.ingest_many import plan_jobs
+from tdenoise_pipeline.ingest.fingerprint import Source
+from tdenoise_pipeline.ingest.ingest_many import plan_jobs
 from tdenoise_pipeline.readers import MovieInfo, hdf5, open_raw
-from tdenoise_pipeline.source import Source
+from tdenoise_pipeline.settings.config import IngestManyConfig
 
 REPORTS = Path(__file__).parents[2] / "shared/data/reports"
 SHAPE = (12, 40, 56)
@@ -233,7 +233,7 @@ def test_a_command_for_one_movie_says_what_the_shell_did(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_folder(tmp_path / "f", movie(shape=(3, 6, 7)))
-    assert cli.main(["run", *map(str, sorted(folder.iterdir())), "-o", str(tmp_path / "out")]) == 2
+    assert command_line.main(["run", *map(str, sorted(folder.iterdir())), "-o", str(tmp_path / "out")]) == 2
     assert "write it in quotes" in capsys.readouterr().err
 
 
@@ -243,7 +243,7 @@ def test_a_raw_file_where_a_store_is_wanted_is_named_as_such(
 ) -> None:
     write_dm(tmp_path / "a.dm4", movie(), 4)
     output = [] if command == "verify" else ["-o", str(tmp_path / "out")]
-    assert cli.main([command, str(tmp_path / "a.dm4"), *output]) == 3
+    assert command_line.main([command, str(tmp_path / "a.dm4"), *output]) == 3
     said = capsys.readouterr().err
     assert "ingest a raw movie first" in said and "Errno" not in said
 

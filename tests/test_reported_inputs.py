@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import xarray as xr
 from numpy.typing import NDArray
-from tdenoise_pipeline import store
-from tdenoise_pipeline.config import IngestConfig
 from tdenoise_pipeline.errors import InputError
-from tdenoise_pipeline.ingest import ingest
+from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.readers import MovieInfo, open_raw
+from tdenoise_pipeline.settings.config import IngestConfig
+from tdenoise_pipeline.store import store
 
 REPORTS = Path(__file__).parents[1].parent / "shared/data/reports"
 

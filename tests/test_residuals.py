@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tdenoise import residuals
+from tdenoise.evaluation import residuals
 
 SHAPE = (24, 96, 96)
 

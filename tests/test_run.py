@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tifffile
 from small import counts
-from tdenoise_pipeline.config import RunConfig, SimulateConfig
-from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import InputError, Stopped, UsageError
-from tdenoise_pipeline.run import check, run
-from tdenoise_pipeline.simulate import write_simulation
+from tdenoise_pipeline.settings.config import RunConfig, SimulateConfig
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.workflow.run import check, run
+from tdenoise_pipeline.workflow.simulate import write_simulation
 
 
 @pytest.fixture

@@ -19,17 +19,19 @@ import pytest
 import tdenoise_pipeline
 import torch
 from small import TINY, counts, model_folder, movie_store, network
-from tdenoise_pipeline import cli, progress, store
-from tdenoise_pipeline.block_work import ModelPlugin
-from tdenoise_pipeline.cluster import connect, parse_workers
-from tdenoise_pipeline.config import ModelsImportConfig, VerifyConfig
+from tdenoise_pipeline.apply.block_work import ModelPlugin
+from tdenoise_pipeline.archive.verify import verify
+from tdenoise_pipeline.cli import command_line
 from tdenoise_pipeline.errors import InputError, ResourceError, UsageError, VerificationError
-from tdenoise_pipeline.fit import open_model
-from tdenoise_pipeline.models import import_model
-from tdenoise_pipeline.site_profile import load_site
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.inputs.model_fit import open_model
+from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.settings.config import ModelsImportConfig, VerifyConfig
+from tdenoise_pipeline.slurm.site_profile import load_site
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.train.import_udvd import import_model
+from tdenoise_pipeline.workers.cluster import connect, parse_workers
 
-from tdenoise.atomic import SEAL, seal
+from tdenoise.files.atomic import SEAL, seal
 
 
 class Canary:
@@ -284,7 +286,7 @@ def test_tcp_to_this_machine_needs_insecure_too() -> None:
 
 
 def test_what_answers_nonsense_is_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tdenoise_pipeline.cluster.CONNECT_TIMEOUT_S", 5)
+    monkeypatch.setattr("tdenoise_pipeline.workers.cluster.CONNECT_TIMEOUT_S", 5)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -319,10 +321,10 @@ def test_json_that_python_gives_up_on_is_damaged_input(
     model_folder(tmp_path / "model")
     (tmp_path / file).write_text(text)
     words = ["apply", tmp_path / "movie.zarr", "--model", tmp_path / "model", "-o", tmp_path / "out.zarr"]
-    assert cli.main([*map(str, words), "-n"]) == 3
+    assert command_line.main([*map(str, words), "-n"]) == 3
     assert str(tmp_path / file.partition("/")[0]) in capsys.readouterr().err
     if "movie" in file:
-        assert cli.main(["verify", str(tmp_path / "movie.zarr"), "--deep", "-q"]) in (3, 4)
+        assert command_line.main(["verify", str(tmp_path / "movie.zarr"), "--deep", "-q"]) in (3, 4)
         assert "should not have happened" not in capsys.readouterr().err
 
 
@@ -336,7 +338,7 @@ def test_a_settings_file_that_python_gives_up_on_is_a_wrong_setting(
 ) -> None:
     (tmp_path / "s.yaml").write_text(text)
     words = ["ingest", "x.npy", "-o", str(tmp_path / "x.zarr"), "-c", str(tmp_path / "s.yaml")]
-    assert cli.main(words) == 2
+    assert command_line.main(words) == 2
     assert str(tmp_path / "s.yaml") in capsys.readouterr().err
 
 
@@ -376,7 +378,7 @@ def test_names_reach_the_terminal_spelled_out(tmp_path: Path, capfd: pytest.Capt
     movie = counts((8, 16, 16)).astype(np.float32)
     movie[2] = 0.5  # blank: there is something to warn of
     np.save(raw, movie)
-    assert cli.main(["ingest", str(raw), "-o", str(tmp_path / "x.zarr")]) == 0
+    assert command_line.main(["ingest", str(raw), "-o", str(tmp_path / "x.zarr")]) == 0
     said = capfd.readouterr()
     assert "blank" in said.err and r"a\x1b]0;pwned\x07\nexit 0.npy" in said.err
     assert not {"\x1b", "\x07"} & set(said.err + said.out)

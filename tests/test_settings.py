@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tdenoise_pipeline import config as settings
-from tdenoise_pipeline import recorded
-from tdenoise_pipeline.commands import COMMANDS
-from tdenoise_pipeline.config import ApplyConfig, IngestConfig, RunConfig, TrainConfig
+from tdenoise_pipeline.cli.commands import COMMANDS
 from tdenoise_pipeline.errors import UsageError
-from tdenoise_pipeline.setting import SettingError, Settings
-from tdenoise_pipeline.yaml_file import read_yaml
+from tdenoise_pipeline.settings import config as settings
+from tdenoise_pipeline.settings import recorded_settings
+from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig, RunConfig, TrainConfig
+from tdenoise_pipeline.settings.setting import SettingError, Settings
+from tdenoise_pipeline.settings.yaml_file import read_yaml
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,14 @@ def test_settings_are_frozen_and_a_changed_copy_is_checked() -> None:
 
 def test_recorded_settings_come_back_and_damaged_ones_are_refused() -> None:
     config = RunConfig(raw="a.tif", output="b", frames="2:10", time_limit="20m", truth="t.npz")
-    document = recorded.record(config)
-    again = recorded.recall(document, raw=config.raw, output=config.output, truth=config.truth)
+    document = recorded_settings.record(config)
+    again = recorded_settings.recall(document, raw=config.raw, output=config.output, truth=config.truth)
     assert again == config
     for wrong in ({"bin": -1}, {"colour": "red"}, {"frames": "all"}):
         document["settings"] |= wrong
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            recorded.recall(document)
-        document = recorded.record(config)
+            recorded_settings.recall(document)
+        document = recorded_settings.record(config)
 
 
 def test_every_setting_of_every_command_says_what_it_is() -> None:

@@ -10,9 +10,9 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs.blosc import Blosc
-from tdenoise_pipeline import shards, store
-from tdenoise_pipeline.blocks import Region
 from tdenoise_pipeline.errors import VerificationError
+from tdenoise_pipeline.store import shards, store
+from tdenoise_pipeline.store.blocks import Region
 
 VALUES = np.random.default_rng(0).poisson(3.0, (6, 20, 30)).astype(np.uint16)
 LAYOUT = shards.Layout((8, 32, 32), (4, 16, 16), np.dtype("<u2"), 65535)

@@ -15,19 +15,21 @@ from pathlib import Path
 import psutil
 import pytest
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline import progress, sharing
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.apply_many import single
-from tdenoise_pipeline.array import render, task_words
-from tdenoise_pipeline.config import ApplyConfig
-from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.errors import LockedError, Stopped, UsageError
-from tdenoise_pipeline.preflight import command, difference, versions
-from tdenoise_pipeline.progress import OutputRun
-from tdenoise_pipeline.reasons import Pending, hopeless
-from tdenoise_pipeline.sealed import write_sealed
-from tdenoise_pipeline.sharing import Share, SharedRun, parse_share, work
-from tdenoise_pipeline.slurm import JobProfile
+from tdenoise_pipeline.files.sealed_json import write_sealed
+from tdenoise_pipeline.runs import progress, shared_run
+from tdenoise_pipeline.runs.progress import OutputRun
+from tdenoise_pipeline.runs.shared_run import SharedRun
+from tdenoise_pipeline.settings.config import ApplyConfig
+from tdenoise_pipeline.settings.steps import single
+from tdenoise_pipeline.slurm.batch_script import JobProfile
+from tdenoise_pipeline.slurm.job_reasons import Pending, hopeless
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.workers import shares
+from tdenoise_pipeline.workers.job_array import render, task_words
+from tdenoise_pipeline.workers.preflight import command, difference, versions
+from tdenoise_pipeline.workers.shares import Share, parse_share, work
 
 PLAN = {"step": "test", "n": 1}
 
@@ -178,7 +180,7 @@ def test_what_a_dead_process_had_in_hand_is_taken_over_and_it_can_write_no_more(
 def test_a_piece_that_ends_every_process_is_given_up(tmp_path: Path) -> None:
     with shared(tmp_path) as run:
         begin(run)
-        for trial in range(sharing.DEATHS):
+        for trial in range(shares.DEATHS):
             (run._claims / f"dead-00000003-{trial}").mkdir()
         outcomes = list(work(run, Share(0, 1, "g"), PIECES[3:4], lambda piece: None, Control()))
         assert "ended every process" in str(outcomes[0].error)
@@ -195,7 +197,7 @@ def test_a_process_elsewhere_is_lost_when_its_sign_of_life_stands_still(
         for hours in (-5, 5):  # its clock may be wrong
             os.utime(run._members / f"{name}.json", (time.time() + 3600 * hours,) * 2)
             assert not run.take("00000003") and not run.deaths("00000003")
-        monkeypatch.setattr(sharing, "LOST_S", 0.0)
+        monkeypatch.setattr(shared_run, "LOST_S", 0.0)
         run.take("00000003")
         assert run.deaths("00000003") == 1
 
@@ -306,7 +308,7 @@ def test_a_share_takes_no_workers(tmp_path: Path) -> None:
 
 
 def test_the_words_of_a_task_make_the_same_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tdenoise_pipeline import cli
+    from tdenoise_pipeline.cli import command_line
 
     config = ApplyConfig(
         movie=tmp_path / "it's $(a) movie.zarr",
@@ -317,8 +319,8 @@ def test_the_words_of_a_task_make_the_same_output(tmp_path: Path, monkeypatch: p
         lossless=True,
         worker_memory=2**30,
     )
-    name, options = cli._parse(cli.build_parser(), [*task_words(config), "--share", "0/2"])
-    assert single(cli._configure(cli.COMMANDS[name], options, name)) == ApplyConfig(
+    name, options = command_line._parse(command_line.build_parser(), [*task_words(config), "--share", "0/2"])
+    assert single(command_line._configure(command_line.COMMANDS[name], options, name)) == ApplyConfig(
         movie=config.movie, output=config.output, share="0/2", ensemble=4, lossless=True, worker_memory=2**30
     )
 

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdenoise.simulate import ADATOM, CHANGING_SURFACE, Simulation, SimulationSettings, simulate, truth_arrays
+from tdenoise.simulation.nanoparticle import (
+    ADATOM,
+    CHANGING_SURFACE,
+    Simulation,
+    SimulationSettings,
+    simulate,
+    truth_arrays,
+)
 
 BUSY = SimulationSettings(n_frames=48, height=96, width=112, dose=2.0, seed=3, dwell_frames=(3.0, 20.0))
 

@@ -20,12 +20,12 @@ import psutil
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tdenoise_pipeline import cluster
-from tdenoise_pipeline.cluster import parse_workers
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped, UsageError
-from tdenoise_pipeline.site_profile import JobProfile, load_profile, load_site, names
-from tdenoise_pipeline.slurm import render_script, submit_script
-from tdenoise_pipeline.slurm_checks import check_profile, show_profile
+from tdenoise_pipeline.slurm.batch_script import render_script, submit_script
+from tdenoise_pipeline.slurm.profile_checks import check_profile, show_profile
+from tdenoise_pipeline.slurm.site_profile import JobProfile, load_profile, load_site, names
+from tdenoise_pipeline.workers import cluster
+from tdenoise_pipeline.workers.cluster import parse_workers
 
 HOSTILE = [
     "my movie (1).dm4",
@@ -422,7 +422,7 @@ def test_any_text_is_understood_or_refused(text):
 
 
 def test_reading_options_imports_no_dask():
-    program = "import sys, tdenoise_pipeline.cluster; sys.exit('dask' in sys.modules)"
+    program = "import sys, tdenoise_pipeline.workers.cluster; sys.exit('dask' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

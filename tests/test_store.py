@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from small import counts, movie_store
-from tdenoise_pipeline import apply_plan, ingest_plan, store
-from tdenoise_pipeline.blocks import n_blocks
-from tdenoise_pipeline.config import VerifyConfig
+from tdenoise_pipeline.apply import apply_plan
+from tdenoise_pipeline.archive.verify import verify
 from tdenoise_pipeline.errors import InputError, VerificationError
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.ingest import ingest_plan
+from tdenoise_pipeline.settings.config import VerifyConfig
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store.blocks import n_blocks
 
 
 @pytest.fixture

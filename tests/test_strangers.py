@@ -15,11 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tdenoise_pipeline import batch, cli, progress, recorded, trust
-from tdenoise_pipeline.config import ApplyConfig, CancelConfig, IngestConfig, ResumeConfig, RunConfig
+from tdenoise_pipeline.cli import command_line
 from tdenoise_pipeline.errors import PipelineError, ResourceError, UsageError
-from tdenoise_pipeline.progress import OutputRun
-from tdenoise_pipeline.resume import resume
+from tdenoise_pipeline.files import ownership
+from tdenoise_pipeline.jobs import run_folder
+from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs.progress import OutputRun
+from tdenoise_pipeline.settings import recorded_settings
+from tdenoise_pipeline.settings.config import (
+    ApplyConfig,
+    CancelConfig,
+    IngestConfig,
+    ResumeConfig,
+    RunConfig,
+)
+from tdenoise_pipeline.workflow.resume import resume
 
 STRANGER = 54321
 
@@ -71,9 +81,9 @@ def apply_config(folder: Path, **changes: Any) -> ApplyConfig:
 
 def plant(folder: Path, config: Any, name: str = "x.zarr") -> Path:
     """Put a record of an interrupted command into a folder."""
-    file = folder / ".tdenoise" / name / recorded.COMMAND
+    file = folder / ".tdenoise" / name / recorded_settings.COMMAND
     file.parent.mkdir(parents=True, exist_ok=True)
-    recorded.write(file, config)
+    recorded_settings.write(file, config)
     file.chmod(0o644)
     return file
 
@@ -86,7 +96,7 @@ def test_resume_obeys_no_record_of_a_stranger(
     with stranger():
         plant(shared, apply_config(shared, workers=address, insecure=True, force=True))
     asked = shared if named == "folder" else shared / "x.zarr"
-    assert cli.main(["resume", str(asked)]) == 2
+    assert command_line.main(["resume", str(asked)]) == 2
     assert "not obeyed" in capsys.readouterr().err
     assert not callers and not (shared / "x.zarr").exists()
 
@@ -95,7 +105,9 @@ def test_resume_of_a_folder_passes_over_the_records_of_strangers(
     shared: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours: list[Any] = []
-    monkeypatch.setattr("tdenoise_pipeline.apply.apply", lambda config, control: ours.append(config))
+    monkeypatch.setattr(
+        "tdenoise_pipeline.workflow.resume.apply", lambda config, control: ours.append(config)
+    )
     plant(shared, apply_config(shared, output=shared / "ours.zarr"), "ours.zarr")
     (shared / ".tdenoise").chmod(0o777)
     with stranger():
@@ -107,9 +119,9 @@ def test_resume_of_a_folder_passes_over_the_records_of_strangers(
 
 def test_a_record_of_run_that_a_stranger_made_is_not_obeyed(shared: Path) -> None:
     with stranger():
-        file = shared / ".tdenoise" / recorded.RUN
+        file = shared / ".tdenoise" / recorded_settings.RUN
         file.parent.mkdir()
-        recorded.write(file, RunConfig(raw=shared / "raw.npy", output=shared / "elsewhere"))
+        recorded_settings.write(file, RunConfig(raw=shared / "raw.npy", output=shared / "elsewhere"))
     with pytest.raises(UsageError, match=f"belongs to user {STRANGER}"):
         resume(shared)
 
@@ -132,12 +144,12 @@ def test_a_record_that_others_may_change_is_not_obeyed(tmp_path: Path, how: str)
 def test_a_record_is_written_so_that_nobody_else_can_change_it(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        file = tmp_path / recorded.COMMAND
-        recorded.write(file, apply_config(tmp_path))
+        file = tmp_path / recorded_settings.COMMAND
+        recorded_settings.write(file, apply_config(tmp_path))
     finally:
         os.umask(before)
     assert file.stat().st_mode & 0o777 == 0o600
-    assert trust.read_own(file) == recorded.record(apply_config(tmp_path))
+    assert ownership.read_own(file) == recorded_settings.record(apply_config(tmp_path))
 
 
 def keys(folder: Path, role: str) -> dict[str, str]:
@@ -157,7 +169,7 @@ def test_a_scheduler_with_the_keys_of_another_is_told_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import dask
-    from tdenoise_pipeline import cluster
+    from tdenoise_pipeline.workers import cluster
 
     ours, theirs = keys(tmp_path / "ours", "client"), keys(tmp_path / "theirs", "scheduler")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -207,7 +219,9 @@ def test_a_record_of_ones_own_is_no_reason_to_replace_or_to_write_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[Any] = []
-    monkeypatch.setattr("tdenoise_pipeline.apply.apply", lambda config, control: begun.append(config))
+    monkeypatch.setattr(
+        "tdenoise_pipeline.workflow.resume.apply", lambda config, control: begun.append(config)
+    )
     plant(tmp_path, apply_config(tmp_path, output=tmp_path / "y.zarr", force=True))
     resume(tmp_path / "x.zarr")
     assert begun[0].output == tmp_path / "x.zarr" and not begun[0].force
@@ -220,21 +234,21 @@ def test_a_record_of_ones_own_is_no_reason_to_replace_or_to_write_elsewhere(
 
 @pytest.mark.parametrize("act", ["resume", "cancel"])
 def test_a_batch_run_of_a_stranger_is_shown_but_not_handed_in_or_cancelled(shared: Path, act: str) -> None:
-    from tdenoise_pipeline import batch_status, submit
+    from tdenoise_pipeline.jobs import job_status, submit
 
     folder = shared / "x.zarr-batch"
     with stranger():
         folder.mkdir()
         run = {"id": "tdn-1", "command": "apply", "words": [], "output": str(shared / "x.zarr")}
         run |= {"steps": [], "profile": {"setup": ["touch pwned"]}, "work_dir": str(shared)}
-        (folder / batch.RUN_FILE).write_text(json.dumps(run))
-    assert batch.open_run(folder)[1]["id"] == "tdn-1"
+        (folder / run_folder.RUN_FILE).write_text(json.dumps(run))
+    assert run_folder.open_run(folder)[1]["id"] == "tdn-1"
     with pytest.raises(UsageError, match="not done"):
         if act == "resume":
             submit.resume(ResumeConfig(output=folder))
         else:
-            batch_status.cancel(CancelConfig(output=folder))
-    with pytest.raises(UsageError, match="no jobs are handed in"), batch.locked(folder):
+            job_status.cancel(CancelConfig(output=folder))
+    with pytest.raises(UsageError, match="no jobs are handed in"), run_folder.locked(folder):
         pass
 
 
@@ -300,6 +314,8 @@ def test_an_interrupted_run_of_ones_own_goes_on_in_a_shared_folder(shared: Path)
         for _ in range(2):
             with OutputRun(command.output, {"a": 1}, command=command) as run:
                 run.prepare(lambda path: path.mkdir())
-            assert run.begun and trust.read_own(run.folder / recorded.COMMAND)["step"] == "ingest"
+            assert (
+                run.begun and ownership.read_own(run.folder / recorded_settings.COMMAND)["step"] == "ingest"
+            )
     finally:
         os.umask(before)

@@ -15,13 +15,13 @@ import psutil
 import pytest
 import torch
 from small import TINY, counts, movie_store
-from tdenoise_pipeline.config import TrainConfig
 from tdenoise_pipeline.errors import PipelineError, UsageError
-from tdenoise_pipeline.train import train_model
+from tdenoise_pipeline.settings.config import TrainConfig
+from tdenoise_pipeline.train.train import train_model
 
-from tdenoise.checkpoint import load_model
-from tdenoise.noise import Scale
-from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.network.checkpoint import load_model
+from tdenoise.noise.noise import Scale
+from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
 
 SCALE = Scale(2.0, 1.4, 0.3)
 PROGRAM = [sys.executable, "-m", "tdenoise_pipeline.cli"]
@@ -161,9 +161,9 @@ def test_processes_end_with_the_first(movie: Path, tmp_path: Path) -> None:
 def test_what_another_process_says_is_the_error(
     movie: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tdenoise_pipeline import processes
+    from tdenoise_pipeline.train import launch
 
-    monkeypatch.setattr(processes, "_other", _failing)
+    monkeypatch.setattr(launch, "_other", _failing)
     with pytest.raises(PipelineError, match=r"process 1 of the training: .*no such device") as caught:
         train_model(TrainConfig(movie=(movie,), output=tmp_path / "model", steps=4, processes=2))
     assert caught.value.exit_code == 2
@@ -171,12 +171,12 @@ def test_what_another_process_says_is_the_error(
 
 
 def _failing(member: Any, file: str, most: int, work: Any, pipe: Any) -> None:
-    from tdenoise_pipeline import processes
+    from tdenoise_pipeline.train import launch
 
     def fail(control: Any, team: Any) -> None:
         raise UsageError("no such device")
 
-    processes._other(member, file, most, fail, pipe)
+    launch._other(member, file, most, fail, pipe)
 
 
 def test_more_processes_than_patches_are_refused(movie: Path, tmp_path: Path) -> None:

@@ -11,18 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small import movie_store
-from tdenoise_pipeline.config import TrainConfig
 from tdenoise_pipeline.errors import InputError, UsageError
-from tdenoise_pipeline.train import train_model
+from tdenoise_pipeline.settings.config import TrainConfig
+from tdenoise_pipeline.train.train import train_model
 
-from tdenoise import thinning
-from tdenoise.checkpoint import load_model
-from tdenoise.held_out import HeldOut
-from tdenoise.kinds import architecture_of, blind_radius, kind_of
-from tdenoise.network import Architecture
-from tdenoise.noise import NoiseAccumulator, NoiseStatistics, Scale
-from tdenoise.patches import PatchLoader, TrainingMovie, hold_out
-from tdenoise.train import TrainingSettings, TrainingState, train
+from tdenoise.network.checkpoint import load_model
+from tdenoise.network.registry import architecture_of, blind_radius, kind_of
+from tdenoise.network.split_blind import Architecture
+from tdenoise.noise import thinning
+from tdenoise.noise.noise import NoiseAccumulator, NoiseStatistics, Scale
+from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.training.train import TrainingSettings, TrainingState, train
+from tdenoise.training.validation import HeldOut
 
 SEEN = Architecture(
     window=3, bins=(1, 2), unshuffle=2, widths=(4, 6), features=2, fusion_width=4, centre="seen"

@@ -15,25 +15,25 @@ import xarray as xr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small import TINY, counts, drifting, model_folder, movie_store, network
-from tdenoise_pipeline import store
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.config import ApplyConfig, TrainConfig
-from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.errors import InputError, Stopped, UsageError
-from tdenoise_pipeline.train import _looked_at, train_model
-from tdenoise_pipeline.train_plan import choose_architecture, make_plan
-from tdenoise_pipeline.training_state import restore, snapshot
+from tdenoise_pipeline.settings.config import ApplyConfig, TrainConfig
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.train.train import _looked_at, train_model
+from tdenoise_pipeline.train.train_plan import choose_architecture, make_plan
+from tdenoise_pipeline.train.training_state import restore, snapshot
 
-import tdenoise.train as training
-from tdenoise.checkpoint import BASE, load_model, read_card
-from tdenoise.drift import window_shifts
-from tdenoise.held_out import HeldOut
-from tdenoise.neighbours import window_indices
-from tdenoise.network import Architecture, stack_window
-from tdenoise.noise import NoiseAccumulator, Scale
-from tdenoise.patches import PatchLoader, TrainingMovie, hold_out, regions_of
-from tdenoise.train import TrainingSettings, TrainingState, train
-from tdenoise.windows import normalise, put_stand_ins, summed_window, transform
+import tdenoise.training.train as training
+from tdenoise.network.checkpoint import BASE, load_model, read_card
+from tdenoise.network.split_blind import Architecture, stack_window
+from tdenoise.network.windows import normalise, put_stand_ins, summed_window, transform
+from tdenoise.noise.drift import window_shifts
+from tdenoise.noise.neighbour_frames import window_indices
+from tdenoise.noise.noise import NoiseAccumulator, Scale
+from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out, regions_of
+from tdenoise.training.train import TrainingSettings, TrainingState, train
+from tdenoise.training.validation import HeldOut
 
 SCALE = Scale(2.0, 1.4, 0.3)
 
@@ -417,7 +417,7 @@ def test_a_model_is_adapted_to_another_movie(tmp_path: Path, movie: Path) -> Non
 
 def test_correlated_noise_gets_a_larger_blind_spot(tmp_path: Path) -> None:
     from scipy.ndimage import gaussian_filter
-    from tdenoise_pipeline import store
+    from tdenoise_pipeline.store import store
 
     noise = gaussian_filter(
         np.random.default_rng(0).poisson(2.0, (20, 64, 64)).astype(np.float32), (0, 0.6, 0.6)
@@ -462,9 +462,9 @@ def test_a_stop_leaves_a_checkpoint_and_the_next_run_finishes(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tdenoise_pipeline import train as module, train_plan
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.config import ApplyConfig, TrainConfig
+from tdenoise_pipeline import train as module; from tdenoise_pipeline.train.train import train_plan
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.settings.config import ApplyConfig, TrainConfig
 module.CHECKPOINT_S = 0.0
 settings = train_plan.TrainingSettings
 class Short(settings):

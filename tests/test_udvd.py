@@ -13,20 +13,22 @@ import numpy as np
 import pytest
 import torch
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline import cli, store, train_plan
-from tdenoise_pipeline.blocks import Halo, plan_blocks
-from tdenoise_pipeline.config import TrainConfig
-from tdenoise_pipeline.fit import movie_scale
+from tdenoise_pipeline.cli import command_line
+from tdenoise_pipeline.inputs.model_fit import movie_scale
+from tdenoise_pipeline.settings.config import TrainConfig
+from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store.blocks import Halo, plan_blocks
+from tdenoise_pipeline.train import train_plan
 from torch import Tensor, nn
 
-from tdenoise import udvd
-from tdenoise.checkpoint import load_model, read_card
-from tdenoise.infer import Tile, denoise, symmetries
-from tdenoise.neighbours import window_indices
-from tdenoise.network import stack_window
-from tdenoise.noise import Scale
-from tdenoise.udvd import Udvd, UdvdArchitecture
-from tdenoise.windows import transform, transform_back
+from tdenoise.inference.denoising import Tile, denoise, symmetries
+from tdenoise.network import udvd
+from tdenoise.network.checkpoint import load_model, read_card
+from tdenoise.network.split_blind import stack_window
+from tdenoise.network.udvd import Udvd, UdvdArchitecture
+from tdenoise.network.windows import transform, transform_back
+from tdenoise.noise.neighbour_frames import window_indices
+from tdenoise.noise.noise import Scale
 
 SCALE = Scale(0.0, 1.4, 1.4)
 RADII = [0, 1]
@@ -308,7 +310,7 @@ def test_no_fresh_network_starts_below_zero() -> None:
 
 
 def run(*words: object) -> int:
-    return cli.main([str(word) for word in words])
+    return command_line.main([str(word) for word in words])
 
 
 @pytest.mark.parametrize(("prefix", "radius"), [("", 1), ("module.", 0)])

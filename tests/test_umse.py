@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdenoise.umse import quarters, single_image_error
+from tdenoise.evaluation.umse import quarters, single_image_error
 
 
 @settings(max_examples=20, deadline=None)

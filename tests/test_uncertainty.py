@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 from stores import denoised_store, movie_store, truth_file
-from tdenoise_pipeline import store
-from tdenoise_pipeline.config import EvaluateConfig, ReportConfig, VerifyConfig
+from tdenoise_pipeline.archive.verify import verify
 from tdenoise_pipeline.errors import VerificationError
-from tdenoise_pipeline.evaluate import evaluate
-from tdenoise_pipeline.report import write_report
-from tdenoise_pipeline.verify import verify
-from tdenoise_pipeline.words import summary
+from tdenoise_pipeline.evaluate.evaluate import evaluate
+from tdenoise_pipeline.evaluate.report import write_report
+from tdenoise_pipeline.evaluate.sentences import summary
+from tdenoise_pipeline.settings.config import EvaluateConfig, ReportConfig, VerifyConfig
+from tdenoise_pipeline.store import store
 
-from tdenoise.gamma_poisson import posterior
-from tdenoise.simulate import Simulation, simulate
+from tdenoise.noise.gamma_poisson import posterior
+from tdenoise.simulation.nanoparticle import Simulation, simulate
 
 
 @pytest.fixture(scope="module")

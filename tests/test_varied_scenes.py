@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdenoise.network import Architecture
-from tdenoise.patches import PatchLoader
-from tdenoise.pretraining import noisy, varied_scene
-from tdenoise.varied_scenes import CHANGE, CHANGING, ODD
+from tdenoise.network.split_blind import Architecture
+from tdenoise.simulation.varied_scenes import CHANGE, CHANGING, ODD
+from tdenoise.training.patches import PatchLoader
+from tdenoise.training.pretraining import noisy, varied_scene
 
 
 @given(seed=st.integers(0, 2**31 - 1))

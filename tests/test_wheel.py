@@ -90,7 +90,7 @@ def test_the_wheel_brings_its_profiles(installed: Path, tmp_path: Path) -> None:
     script = tool("submit", "--profile", "sol", "run", "raw.npy", "-o", "out", "--print")
     assert "#SBATCH --partition=public\n" in script and "#SBATCH --gpus=a100:1\n" in script
     where = subprocess.run(
-        [sys.executable, "-c", "import tdenoise_pipeline.site_profile as p; print(p.BUILT_IN)"],
+        [sys.executable, "-c", "import tdenoise_pipeline.slurm.site_profile as p; print(p.BUILT_IN)"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

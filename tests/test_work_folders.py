@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from tdenoise_pipeline.errors import LockedError, PipelineError, ResourceError, UsageError
-from tdenoise_pipeline.progress import OutputRun
+from tdenoise_pipeline.runs.progress import OutputRun
 
-from tdenoise.atomic import make_shared_folder
+from tdenoise.files.atomic import make_shared_folder
 
 PLAN = {"step": "test"}
 ALICE, BOB, GROUP = 51_001, 51_002, 51_100
@@ -165,7 +165,7 @@ def test_an_error_that_is_not_about_the_place_stays_what_it_is(
     def failing(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("tdenoise.atomic.WAIT_S", 0.0)
+    monkeypatch.setattr("tdenoise.files.atomic.WAIT_S", 0.0)
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(OSError, match="Input/output error"):
         begin(archive / "out")

@@ -10,10 +10,10 @@ from pathlib import Path
 import fake_batch
 import pytest
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline import cluster
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.config import ApplyConfig
+from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.errors import ResourceError, UsageError
+from tdenoise_pipeline.settings.config import ApplyConfig
+from tdenoise_pipeline.workers import cluster
 
 pytest.importorskip("dask_jobqueue")
 
@@ -32,9 +32,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
 
 @pytest.fixture(params=["pbs", "lsf"])
 def system(request, tmp_path, monkeypatch) -> str:
-    from tdenoise_pipeline import worker_cluster
+    from tdenoise_pipeline.workers import job_cluster
 
-    monkeypatch.setattr(worker_cluster, "CHECK_INTERVAL_S", 3.0)
+    monkeypatch.setattr(job_cluster, "CHECK_INTERVAL_S", 3.0)
     fake_batch.install(request.param, tmp_path / "bin", tmp_path / "jobs")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
@@ -132,8 +132,8 @@ def test_a_cancelled_worker_job_is_replaced_and_what_bears_the_name_is_ended(sys
 
 
 def test_a_chunk_of_ones_own_stands_in_for_ours(config, sources, tmp_path):
-    from tdenoise_pipeline.site_profile import JobProfile
-    from tdenoise_pipeline.worker_jobs import PBSWorkerJob
+    from tdenoise_pipeline.slurm.site_profile import JobProfile
+    from tdenoise_pipeline.workers.worker_jobs import PBSWorkerJob
 
     own = "-l select=1:ncpus=2:gpu_model=a100"
     options = PBSWorkerJob.options(JobProfile(extra=(own,)), tmp_path, "tdn-1")

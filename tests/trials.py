@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import tdenoise_pipeline.apply
-import tdenoise_pipeline.ingest_many
-import tdenoise_pipeline.train
-import tdenoise_pipeline.verify
+import tdenoise_pipeline.apply.apply
+import tdenoise_pipeline.archive.verify
+import tdenoise_pipeline.ingest.ingest_many
+import tdenoise_pipeline.train.train
 import torch
 from small import TINY, counts, model_folder, movie_store, network
-from tdenoise_pipeline import cli, driver, faults, progress
-from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.cli import command_line
+from tdenoise_pipeline.files import fault_points
+from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.workers import driver
 
 SHAPE = (130, 12, 14)  # 5 shards
 
@@ -67,7 +70,7 @@ def start(*words: object, fault: str | None = None, log: Path | None = None) -> 
     """Start ``tdenoise-pipeline WORDS`` on one node; its pid."""
 
     def run() -> int:
-        faults.armed = None if fault is None else faults.Fault.of(fault)
+        fault_points.armed = None if fault is None else fault_points.Fault.of(fault)
         return here(*words)
 
     return fork(run, log)
@@ -76,8 +79,8 @@ def start(*words: object, fault: str | None = None, log: Path | None = None) -> 
 def here(*words: object) -> int:
     """Run ``tdenoise-pipeline WORDS`` in this process, which does nothing else afterwards."""
     driver.drive = drive_here  # type: ignore[assignment]
-    tdenoise_pipeline.train.CHECKPOINT_S = -1.0  # at every validation
-    return cli.main([*map(str, words), "-q"])
+    tdenoise_pipeline.train.train.CHECKPOINT_S = -1.0  # at every validation
+    return command_line.main([*map(str, words), "-q"])
 
 
 def command(*words: object, fault: str | None = None, log: Path | None = None) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tdenoise.documents import parse_json
+from tdenoise.files.json_documents import parse_json
 
 from ..errors import InputError, UsageError
 from .axes import Axis, interpreted

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from . import MovieInfo, Reader
-from .frames import FlatReader, FrameReader, balance, check_movie, frame_size, library, whole_frames
+from .frames import (
+    FlatReader,
+    FrameReader,
+    balance,
+    check_movie,
+    frame_size,
+    library,
+    whole_frames,
+)
 from .rawfile import RawFile
 
 _MAX_HEADER = 10_000  # bytes; a plain array needs about 100

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from . import MovieInfo, Reader
 from .declared import as_declared
-from .frames import FlatReader, FrameReader, check_movie, frame_size, library, unexplained, whole_frames
+from .frames import (
+    FlatReader,
+    FrameReader,
+    check_movie,
+    frame_size,
+    library,
+    unexplained,
+    whole_frames,
+)
 from .rawfile import RawFile
 from .tiff_description import EER, Description, describe
 from .tiff_pages import SEGMENT_TAGS, Layout, Page, Pages

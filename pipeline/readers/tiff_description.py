@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from tdenoise.documents import parse_json
+from tdenoise.files.json_documents import parse_json
 
 from ..errors import InputError
 from .declared import AS_STORED, Declared, packed

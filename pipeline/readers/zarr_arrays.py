@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tdenoise.documents import parse_json
+from tdenoise.files.json_documents import parse_json
 
 from ..errors import InputError
 from . import codecs

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small import counts
-from tdenoise_pipeline.cli import main
+from tdenoise_pipeline.cli.command_line import main
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

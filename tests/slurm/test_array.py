@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline import array, progress
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.cli import main
-from tdenoise_pipeline.config import ApplyConfig
-from tdenoise_pipeline.control import Control
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.cli.command_line import main
 from tdenoise_pipeline.errors import PipelineError, Stopped
+from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.settings.config import ApplyConfig
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.workers import job_array
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -35,8 +36,8 @@ def local(sources, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr(array, "LOOK_S", 0.2)
-    monkeypatch.setattr(array, "ASK_S", 2.0)
+    monkeypatch.setattr(job_array, "LOOK_S", 0.2)
+    monkeypatch.setattr(job_array, "ASK_S", 2.0)
 
     def make(extra: str = "", workers: str = "array:3", **settings) -> ApplyConfig:
         profile = tmp_path / "profile.yaml"

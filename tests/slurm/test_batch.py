@@ -18,11 +18,11 @@ import psutil
 import pytest
 import xarray as xr
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline import slurm_queue
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.cli import main
-from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.archive.verify import verify
+from tdenoise_pipeline.cli.command_line import main
+from tdenoise_pipeline.settings.config import ApplyConfig, VerifyConfig
+from tdenoise_pipeline.slurm import job_queue
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -106,7 +106,7 @@ def test_a_run_outlives_a_frozen_controller_its_time_limit_and_a_requeue(slurm, 
     shown, _ = submitting.communicate(timeout=PATIENCE_S)
     assert submitting.returncode == 0, shown
     other = wait_for_end(tool, "other.zarr")  # neither lost nor queued twice
-    queued = [(job.id, job.name) for job in slurm_queue.jobs(other["run"])]
+    queued = [(job.id, job.name) for job in job_queue.jobs(other["run"])]
     assert queued == [(other["jobs"][0]["id"], f"{other['run']}-ingest-1")]
 
     denoised = tmp_path / "out/denoised.zarr"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tdenoise_pipeline.cli import main
-from tdenoise_pipeline.config import DoctorConfig
-from tdenoise_pipeline.doctor import examine
+from tdenoise_pipeline.cli.command_line import main
+from tdenoise_pipeline.jobs.doctor import examine
+from tdenoise_pipeline.settings.config import DoctorConfig
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

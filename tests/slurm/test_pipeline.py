@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import xarray as xr
 from small import counts, model_folder, movie_store
-from tdenoise_pipeline.apply import apply
-from tdenoise_pipeline.cli import main
-from tdenoise_pipeline.config import ApplyConfig, VerifyConfig
-from tdenoise_pipeline.verify import verify
+from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.archive.verify import verify
+from tdenoise_pipeline.cli.command_line import main
+from tdenoise_pipeline.settings.config import ApplyConfig, VerifyConfig
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

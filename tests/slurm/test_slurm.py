@@ -11,12 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tdenoise_pipeline import cluster
-from tdenoise_pipeline.control import Control
-from tdenoise_pipeline.driver import drive
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped
-from tdenoise_pipeline.site_profile import JobProfile
-from tdenoise_pipeline.slurm import render_script, submit_script
+from tdenoise_pipeline.slurm.batch_script import render_script, submit_script
+from tdenoise_pipeline.slurm.site_profile import JobProfile
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.workers import cluster
+from tdenoise_pipeline.workers.driver import drive
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -27,9 +27,9 @@ SMALL = JobProfile(cpus=1, memory_gib=1, time="00:10:00")
 def connect(slurm, tmp_path, monkeypatch):
     """connect("slurm:N") with a small profile, quick checks, and a log folder whose name needs quoting."""
     pytest.importorskip("dask_jobqueue")
-    from tdenoise_pipeline import worker_cluster
+    from tdenoise_pipeline.workers import job_cluster
 
-    monkeypatch.setattr(worker_cluster, "CHECK_INTERVAL_S", 3.0)
+    monkeypatch.setattr(job_cluster, "CHECK_INTERVAL_S", 3.0)
     monkeypatch.setitem(cluster.SETTINGS, "distributed.deploy.lost-worker-timeout", "2s")
     profile = tmp_path / "profile.yaml"
 
@@ -200,11 +200,11 @@ def test_a_refused_worker_job_is_an_error_in_slurms_words(slurm, connect):
 
 
 def test_a_wait_that_never_ends_is_an_error_with_slurms_reason(slurm, connect, monkeypatch):
-    from tdenoise_pipeline import worker_cluster
+    from tdenoise_pipeline.workers import job_cluster
 
-    wait = worker_cluster.wait_for_first
+    wait = job_cluster.wait_for_first
     monkeypatch.setattr(
-        worker_cluster, "wait_for_first", lambda jobs, *, timeout_s, stop: wait(jobs, timeout_s=2, stop=stop)
+        job_cluster, "wait_for_first", lambda jobs, *, timeout_s, stop: wait(jobs, timeout_s=2, stop=stop)
     )
     with (
         pytest.raises(ResourceError, match=r"no worker started .*PENDING .*BeginTime"),

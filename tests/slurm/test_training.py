@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 from small import counts, movie_store
-from tdenoise_pipeline.cli import main
-from tdenoise_pipeline.config import TrainConfig
-from tdenoise_pipeline.train import train_model
+from tdenoise_pipeline.cli.command_line import main
+from tdenoise_pipeline.settings.config import TrainConfig
+from tdenoise_pipeline.train.train import train_model
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

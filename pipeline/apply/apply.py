@@ -1,0 +1,438 @@
+"""Apply: a trained model denoises a movie, block by block, on Dask workers.
+
+The plan is pure. A task reads the core and the halo of one block, denoises, writes its own whole shards, makes
+them durable, reads them back and leaves a marker. The driver only hands out blocks that have no marker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from tdenoise.files.atomic import write_atomically
+from tdenoise.network import checkpoint, torch_setup
+from tdenoise.network.registry import architecture_of
+from tdenoise.noise.brightness import Brightness
+
+from ..errors import PipelineError, ResourceError, UsageError, VerificationError
+from ..inputs.bad_pixels import movie_stand_ins
+from ..inputs.gamma_head import electron_counts
+from ..inputs.model_fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
+from ..runs import progress, shared_run
+from ..settings.config import ApplyConfig
+from ..settings.recorded_settings import record
+from ..slurm.site_profile import SUBMIT, load_profile
+from ..step_control import Control
+from ..store import store
+from ..store.blocks import Block
+from ..version import VERSION
+from ..workers import cluster, driver, job_array, leave_early, shares
+from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
+from .block_work import Job, ModelPlugin, marker_of, run_block
+from .given_back import Given, adopt, finish_draft, is_made, prepare_draft, read_evidence
+
+log = logging.getLogger(__name__)
+Connect = Callable[..., AbstractContextManager[Any]]  # starts workers; may be given the folder of their files
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is sound of a damaged denoised store, for its repair."""
+
+    path: Path
+    ids: tuple[str, ...]  # of the content of its arrays, which the repaired store must have
+    hashes: dict[str, dict[str, str]]  # of its sound shards, by array and grid position
+    device: str  # that computed them
+    given: Given | None = None  # what the counts gave back
+
+
+@torch_setup.restored()
+def apply(
+    config: ApplyConfig,
+    control: Control | None = None,
+    reconnect: Callable[[Connect], Connect] = lambda start: start,
+    known: Known | None = None,
+) -> dict[str, Any]:
+    """Denoise a whole movie, block by block; safe to stop and start again.
+
+    Parameters
+    ----------
+    config : ApplyConfig
+    control : Control, optional
+    reconnect : callable, optional
+        Given what starts workers, returns what is used instead, such as workers that are there already.
+    known : Known, optional
+        Results that need not be computed again.
+
+    Returns
+    -------
+    dict
+        What the denoised store says about itself.
+
+    Raises
+    ------
+    InputError
+        If movie or model are missing or damaged, or do not fit together.
+    ResourceError
+        If a block does not fit the workers' memory, or the output the disk.
+    Stopped
+        If a signal came, or the workers were lost too often.
+    """
+    control = control or Control()
+    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)  # before anything slow
+    share = None if config.share is None else _parse_share(config)
+    movie = store.open_store(config.movie, store.MOVIE)
+    model = config.model or checkpoint.BASE
+    card = open_model(model).card
+    scale = movie_scale(movie, card)
+    if config.model is None:
+        check_as_it_is(movie)
+    bad = movie_stand_ins(movie)
+    plan = make_plan(config, movie, card, bad)
+    id = progress.plan_id(plan.identity)
+    if store.already_done(config.output, id) and not (
+        config.force and (share is None or _begun(config.output))
+    ):
+        progress.tidy_up(config.output)
+        return store.read_attributes(config.output)
+    if share is None:  # one of many looks at no more than what it reads
+        movie.array.check_all()
+    check_budget(config, plan, movie, card)
+    if not config.ignore_drift:
+        tell_drift(movie, plan.drift, architecture_of(card))
+    cluster.check_jobs(config.workers, config.worker_memory, config.profile)
+    create = functools.partial(_create, movie=movie, plan=plan)
+    if kind == "array" and isinstance(count, int):
+        # A task without a block would wait in the queue for nothing.
+        job_array.apply_array(config, min(count, len(plan.blocks)), plan.identity, create, control)
+        return store.read_attributes(config.output)
+    try:
+        with _open_run(config, plan, share, [config.movie, model], control.stop) as run:
+            if config.resume and not run.begun:
+                raise UsageError(f"{config.output}: there is nothing to resume. Remove --resume to start.")
+            run.prepare(create)
+            if plan.gives_back:
+                prepare_draft(run.folder, movie.shape, plan.geometry)
+            if known is not None:
+                _take_over(known, plan, run)
+            job = Job(
+                movie=config.movie.absolute(),
+                output=run.partial.absolute(),
+                folder=run.folder.absolute(),
+                token=run.token,
+                model=model.absolute(),
+                model_id=card["sha256"],
+                scale=scale,
+                ensemble=config.ensemble,
+                kept_bits=None if config.lossless else store.KEPT_BITS,
+                device=config.device,
+                stand_ins=_save(run.folder.absolute(), "stand_ins", bad),
+                drift=_save(run.folder.absolute(), "drift", plan.drift),
+                brightness=_save(run.folder.absolute(), "brightness", _as_array(plan.brightness)),
+                layers=plan.drafted,
+                posterior=config.posterior,
+                gain=electron_counts(movie),
+                member=run.member if isinstance(run, shared_run.SharedRun) else None,
+                movie_id=movie.id,
+            )
+            _run_blocks(config, job, plan, run, share, control, reconnect)
+            with run.alone("commit") if isinstance(run, shared_run.SharedRun) else contextlib.nullcontext():
+                if share is None or not store.already_done(config.output, run.id):
+                    run.unstage()  # where another of those who share was killed here
+                    _finish(config, job, plan, movie, card, run, known, control)
+    except PipelineError:
+        if share is None or not store.already_done(config.output, id):
+            raise  # else: the others who share the work have finished it
+    return store.read_attributes(config.output)
+
+
+def _finish(
+    config: ApplyConfig,
+    job: Job,
+    plan: Plan,
+    movie: store.Store,
+    card: dict[str, Any],
+    run: progress.OutputRun,
+    known: Known | None,
+    control: Control,
+) -> None:
+    """Give the output, all of whose blocks are done, its attributes, its hashes and its name."""
+    records = run.done()
+    hashes = {layer: progress.hashes(records.values(), layer) for layer in plan.layers}
+    if plan.gives_back:
+        correlations = [
+            (c.y, c.x, c.value) for c in movie_noise(movie).correlations if c.t == 0 and c.matters
+        ]
+        hashes[store.DENOISED] = finish_draft(
+            job,
+            plan.blocks,
+            plan.geometry,
+            correlations,
+            run,
+            control,
+            None if known is None else known.given,
+        )
+    brightness = plan.brightness or Brightness.steady(movie.shape[0])
+    store.add_brightness(run.partial, brightness.levels, brightness.valid)
+    for layer in plan.layers:
+        _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
+    attributes = _describe(movie, card, plan, config, run, hashes)
+    if known is not None and content_ids(attributes) != known.ids:
+        raise VerificationError(
+            f"{config.output}: what was computed again differs from what was there, as on another kind of device or "
+            "with another version. The store was left as it is; apply the model again with --force."
+        )
+    run.check()
+    if store.VARIANCE in hashes:
+        store.record_hashes(run.partial, store.VARIANCE, hashes[store.VARIANCE])
+    store.finish(run.partial, store.DENOISED, attributes, hashes[store.DENOISED], record(config))
+    run.commit()
+
+
+def _parse_share(config: ApplyConfig) -> shares.Share:
+    if config.workers != "local":
+        raise UsageError(f"--share does its part in this process. Remove --workers {config.workers}.")
+    return shares.parse_share(config.share or "")
+
+
+def _begun(output: Path) -> bool:
+    """Whether an output is being made; a share that is told --force must not begin again what was just finished."""
+    return (progress.work_folder(output) / "created").exists()
+
+
+def _open_run(
+    config: ApplyConfig, plan: Plan, share: shares.Share | None, inputs: list[Path], stop: threading.Event
+) -> progress.OutputRun:
+    if share is None:
+        return progress.OutputRun(
+            config.output, plan.identity, inputs, force=config.force, command=config, stop=stop
+        )
+    return shared_run.SharedRun(
+        config.output, plan.identity, inputs, group=share.group, force=config.force, stop=stop
+    )
+
+
+def _as_array(brightness: Brightness | None) -> NDArray[np.float64] | None:
+    return None if brightness is None else np.stack([brightness.levels, brightness.valid])
+
+
+def _create(path: Path, movie: store.Store, plan: Plan) -> None:
+    """An empty store with all arrays that will be written."""
+    dtype = np.dtype(np.float32)
+    store.create(path, store.DENOISED, movie.shape, dtype, plan.geometry, movie.coordinates, movie.units)
+    if store.VARIANCE in plan.layers:
+        described = {"units": f"{movie.units}^2", "long_name": "variance of the expected counts"}
+        store.add_sharded(path, store.VARIANCE, movie.shape, dtype, plan.geometry, described)
+
+
+def content_ids(attributes: dict[str, Any]) -> tuple[str, ...]:
+    """Ids of the content of all arrays of a denoised store."""
+    variance = attributes.get(store.VARIANCE)
+    return attributes["id"], *([] if variance is None else [variance["id"]])
+
+
+def _take_over(known: Known, plan: Plan, run: progress.OutputRun) -> None:
+    """Put the sound shards of a store, and markers for the blocks that need no more, into the partial store."""
+    done = run.done()
+    for block in plan.blocks:
+        keys = [
+            store.shard_key(region, plan.geometry.shard)
+            for region in store.shards_in(block.core, plan.geometry.shard)
+        ]
+        sound = all(known.hashes.get(layer, {}).keys() >= set(keys) for layer in plan.layers)
+        if block.number in done or not sound:
+            continue
+        hashes = {layer: {key: known.hashes[layer][key] for key in keys} for layer in plan.layers}
+        for layer in plan.layers:
+            for key in keys:
+                store.adopt_shard(_shard_file(known.path / layer, key), _shard_file(run.partial / layer, key))
+        if plan.gives_back:
+            for key in keys:
+                adopt(run.folder, key, hashes[store.DENOISED][key])
+        progress.mark(run.folder, block.number, marker_of(hashes, known.device), run.token)
+
+
+def _save(folder: Path, name: str, values: NDArray[Any] | None) -> Path | None:
+    """A file that all workers read their part of."""
+    if values is None:
+        return None
+    path = folder / "done" / f"{name}.npy"  # beside the markers, which go when the output is whole
+    data = io.BytesIO()
+    np.save(data, values)
+    write_atomically(path, data.getvalue())
+    return path
+
+
+def _run_blocks(
+    config: ApplyConfig,
+    job: Job,
+    plan: Plan,
+    run: progress.OutputRun,
+    share: shares.Share | None,
+    control: Control,
+    reconnect: Callable[[Connect], Connect],
+) -> None:
+    """Hand out the blocks that have no valid marker until all have one."""
+
+    def remaining() -> list[Block]:
+        # A marker counts only while the shards it names are whole; from then on, it is enough.
+        done = run.done_numbers()
+        for number in sorted(done):
+            found = progress.marker(run.folder, number)
+            if found is None or not _whole(job, plan.geometry, found, number):
+                progress.forget(run.folder, number)
+                done.remove(number)
+        return [block for block in plan.blocks if block.number not in done]
+
+    n_blocks = len(plan.blocks)
+    if isinstance(run, shared_run.SharedRun):
+        run.once("markers", remaining)
+        done = run.done_numbers()
+        todo = [b for b in plan.blocks if b.number not in done]
+    else:
+        todo = remaining()
+    control.progress("apply", n_blocks - len(todo), n_blocks)
+
+    workers = workers_of(config)
+
+    def connect(folder: Path = run.folder) -> Any:
+        return cluster.connect(
+            workers,
+            scratch=folder / "scratch",
+            worker_memory_bytes=config.worker_memory,
+            profile=config.profile,
+            log_dir=folder / "logs",
+            stop=control.stop,
+            insecure=config.insecure,
+        )
+
+    gpus = usable_gpus(job.device) if workers.startswith("local") else []
+    plugin = ModelPlugin(job.model, job.model_id, job.device, gpus)
+    task = functools.partial(run_block, job)
+    # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
+    patience, resources = driver.NO_WORKERS_S, None
+    if workers.partition(":")[0] in SUBMIT:
+        resources = {leave_early.TOKEN: 1.0}  # which a worker that is about to leave has no more
+        patience = 60.0 * load_profile(config.profile, "workers").queue_wait_min
+    outcomes: Iterator[driver.Outcome[Block]]
+    if isinstance(run, shared_run.SharedRun) and share is not None:
+        outcomes = shares.work(run, share, plan.blocks, task, control)
+    else:
+        outcomes = driver.drive(
+            reconnect(connect), plugin, task, todo, remaining, control, patience, resources
+        )
+    failures: dict[int, BaseException] = {}
+    for outcome in outcomes:
+        if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
+            raise ResourceError(
+                f"{job.output}: the disk is full, can hold no more files, or your quota is used up "
+                f"({outcome.error.strerror}). "
+                "Free some space, then run the same command again to continue."
+            )
+        if isinstance(outcome.error, PipelineError) and outcome.error.exit_code != 1:
+            raise outcome.error
+        if outcome.error is not None:
+            failures[outcome.item.number] = outcome.error
+            log.error(
+                "block %d (frames %d to %d) failed: %s",
+                outcome.item.number,
+                *outcome.item.core.frames,
+                str(outcome.error) or type(outcome.error).__name__,
+            )
+        control.progress("apply", n_blocks - outcome.n_left, n_blocks)
+    if failures:
+        number, error = next(iter(failures.items()))
+        raise PipelineError(
+            f"{len(failures)} of {n_blocks} blocks failed, first block {number}: "
+            f"{str(error) or type(error).__name__}. The others are done; run the same command again to try the "
+            "failed ones once more."
+        ) from error
+
+
+def _shard_file(array: Path, key: str) -> Path:
+    return array.joinpath("c", *key.split("."))
+
+
+def _whole(job: Job, geometry: store.Geometry, record: dict[str, Any], number: int) -> bool:
+    """Whether all that a marker names is there. A draft is not needed any more where its shard is made."""
+    # A repair takes sound shards over, without the sums that they were made with.
+    summed = record.get("evidence")
+    drafted = job.layers[0] == store.DRAFT
+    if drafted and summed is not None and read_evidence(job.folder, number, summed) is None:
+        return False
+
+    def is_there(layer: str, key: str) -> bool:
+        if layer == store.DRAFT and (summed is None or is_made(job.folder, key)):
+            if not is_made(job.folder, key):
+                return False
+            layer = store.DENOISED
+        file = _shard_file(job.array(layer), key)
+        return store.shard_damage(file, geometry.shard, geometry.chunk, 1) is None
+
+    return all(is_there(layer, key) for layer in job.layers for key in progress.hashes([record], layer))
+
+
+def _check_complete(
+    array: Path, geometry: store.Geometry, hashes: dict[str, str], shape: tuple[int, int, int]
+) -> None:
+    n_shards = int(np.prod([-(-n // s) for n, s in zip(shape, geometry.shard, strict=True)]))
+    if len(hashes) != n_shards:
+        raise PipelineError(
+            f"{array}: {n_shards - len(hashes)} of {n_shards} shards have no marker. Run the same command again."
+        )
+    for key in hashes:
+        file = _shard_file(array, key)
+        damage = store.shard_damage(file, geometry.shard, geometry.chunk, 1)
+        if damage is not None:
+            raise PipelineError(f"{file} {damage}. Run the same command again to redo it.")
+
+
+def _describe(
+    movie: store.Store,
+    card: dict[str, Any],
+    plan: Plan,
+    config: ApplyConfig,
+    run: progress.OutputRun,
+    hashes: dict[str, dict[str, str]],
+) -> dict[str, Any]:
+    records = run.done().values()
+
+    def content(layer: str) -> str:
+        array = zarr.open_array(run.partial / layer, mode="r")
+        return store.content_id(layer, array, hashes[layer])
+
+    held_out = [m["held_out"] for m in card["movies"] if m["id"] == movie.id]
+    seen = [*card["movies"], *card["ancestors"]]
+    same = [m for m in seen if movie.id == m["id"] or movie.attributes["source"]["sha256"] == m["source"]]
+    trained: bool | None = bool(same)
+    if card.get("imported") is not None:
+        # Nobody knows what imported weights were trained on: any frame may be among it, any movie too.
+        held_out, trained = [], trained or None
+    return {
+        "kind": "denoised",
+        "plan": run.id,
+        "id": content(store.DENOISED),
+        # Only where there is one, and whether the own count of a pixel has joined in: then it is not blind.
+        **({store.VARIANCE: {"id": content(store.VARIANCE)}} if store.VARIANCE in plan.layers else {}),
+        "posterior": config.posterior,
+        "movie": {"id": movie.id, "name": movie.path.name, "source": movie.attributes["source"]["name"]},
+        "model": {"id": card["sha256"], "kind": card["kind"], "blind_radius": card["blind_radius"]},
+        "held_out_frames": held_out[0] if held_out else [],
+        # Also by a model it was adapted from, or on another cut of the same raw file.
+        "trained_on_this": trained,
+        "settings": plan.identity,
+        "devices": sorted({r["device"] for r in records}),
+        "software": VERSION,
+    }

@@ -1,0 +1,360 @@
+"""The plan of apply: blocks, memory and disk, known before a worker starts. Pure but for looking at the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tdenoise.inference.denoising import halo_with_shift, memory_bytes
+from tdenoise.inference.last_word import corners
+from tdenoise.network import checkpoint
+from tdenoise.network.registry import Architecture, architecture_of
+from tdenoise.noise.brightness import Brightness
+from tdenoise.noise.drift import largest_shift
+
+from ..errors import UsageError
+from ..inputs.bad_pixels import movie_stand_ins
+from ..inputs.gamma_head import check_uncertainty
+from ..inputs.model_fit import movie_brightness, movie_drift, movie_scale, open_model
+from ..resources import budget
+from ..settings.config import ApplyConfig, ApplyManyConfig
+from ..slurm.site_profile import load_profile
+from ..store import blocks, store
+from ..store.blocks import Block, Halo
+from ..workers import cluster
+from .block_work import ROW_FRAMES
+
+TILE_BYTES = int(2.7 * 2**30)  # memory that the automatic tile size allows one block
+MARGIN = 1.15  # over the predicted memory of a worker, that it must have: one that exceeds its limit is ended
+LARGEST_SCENE = 4.0  # over the field: beyond it, hardly any place is seen for long
+DRAFT_BYTES = 2.5  # of a pixel of the draft and its sums, on the disk until the output is whole
+DRIVER_BYTES = 300 * 2**20  # the driver, the scheduler in it, and what watches the workers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `apply` will do, known before a worker starts."""
+
+    identity: dict[str, Any]  # all that decides the bytes
+    blocks: list[Block]
+    geometry: store.Geometry
+    worker_bytes: int  # memory that the largest block needs
+    disk_bytes: int
+    layers: tuple[str, ...]  # names of the arrays to write
+    drift: NDArray[np.float64] | None  # that the windows follow [pixels], (n_frames, 2)
+    brightness: Brightness | None  # None where all frames are there and equally bright
+    gives_back: bool  # whether the counts have the last word; see `given_back`
+
+    @property
+    def drafted(self) -> tuple[str, ...]:
+        """Names of the arrays that blocks write."""
+        return (store.DRAFT, *self.layers[1:]) if self.gives_back else self.layers
+
+
+def make_plan(
+    config: ApplyConfig, movie: store.Store, card: dict[str, Any], bad: NDArray[np.float32] | None = None
+) -> Plan:
+    """Blocks, memory and disk; the same for any number of workers."""
+    architecture = architecture_of(card)
+    drift = followed_drift(config, movie, card)
+    brightness = movie_brightness(movie)
+    # What has seen its own count says nothing about it.
+    gives_back = not (config.draft_only or config.posterior) and may_give_back(movie.shape, drift)
+    laid = lay_out(
+        config.tile,
+        config.ensemble,
+        config.lossless,
+        movie.shape,
+        movie.geometry.shard[0],
+        movie.array.dtype.itemsize,
+        architecture,
+        2 if config.variance or config.posterior else 1,
+        largest_shift(drift, architecture.window),
+    )
+    planned = blocks.plan_blocks(movie.shape, laid.core, laid.halo, architecture.stride)
+    identity = {
+        "step": "apply",
+        "movie": movie.id,
+        "model": card["sha256"],
+        "ensemble": config.ensemble,
+        "kept_bits": None if config.lossless else store.KEPT_BITS,
+        "core": list(laid.core),
+        "halo": [laid.halo.frames, laid.halo.pixels],
+        "shard": list(laid.geometry.shard),
+        "chunk": list(laid.geometry.chunk),
+        "n_blocks": len(planned),
+        "profile": store.PROFILE,
+        **({} if bad is None else {"stand_ins": store.content_hash(bad)}),
+        **({} if drift is None else {"drift": store.content_hash(drift)}),
+        **(
+            {}
+            if brightness is None
+            else {"brightness": store.content_hash(np.stack([brightness.levels, brightness.valid]))}
+        ),
+        "gives_back": gives_back,
+    }
+    layers: tuple[str, ...] = (store.DENOISED,)
+    if config.variance or config.posterior:
+        check_uncertainty(card, movie, config.posterior)
+        layers = (store.DENOISED, store.VARIANCE)
+        identity |= {"variance": True, "posterior": config.posterior}
+    return Plan(
+        identity,
+        planned,
+        laid.geometry,
+        laid.worker_bytes,
+        laid.disk_bytes,
+        layers,
+        drift,
+        brightness,
+        gives_back,
+    )
+
+
+def may_give_back(shape: tuple[int, int, int], drift: NDArray[np.float64] | None) -> bool:
+    """Whether places stay in the field for so long that sums over time tell anything."""
+    _, scene = corners(drift, shape[0], shape[1:])
+    return scene[0] * scene[1] <= LARGEST_SCENE * shape[1] * shape[2]
+
+
+def followed_drift(
+    config: ApplyConfig | ApplyManyConfig, movie: store.Store, card: dict[str, Any]
+) -> NDArray[np.float64] | None:
+    """The drift that the windows of a model follow: as it learned to see."""
+    ignored = config.ignore_drift or card.get("ignore_drift", False)
+    return None if ignored else movie_drift(movie, architecture_of(card))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a movie is cut and what that takes; pure arithmetic, for a movie that nobody opened."""
+
+    geometry: store.Geometry
+    core: tuple[int, int, int]
+    halo: Halo
+    worker_bytes: int
+    disk_bytes: int
+
+
+def lay_out(
+    tile: int | None,
+    ensemble: int,
+    lossless: bool,
+    shape: tuple[int, int, int],
+    shard_frames: int,
+    itemsize: int,
+    architecture: Architecture,
+    n_layers: int = 1,
+    shift: int = 0,
+) -> Layout:
+    """Cut a movie of a shape into blocks for a model, which sees frames shifted by so many pixels at most."""
+    # Not the card's halo: no one checks that.
+    halo = Halo(architecture.window, halo_with_shift(architecture, shift))
+    geometry = store.Geometry.of(shape, _long(shape, shard_frames))
+    if tile is not None:
+        geometry = _tiled_geometry(shape, tile, architecture.stride, geometry)
+    frames, rows, columns = geometry.shard
+    if tile is None:
+        rows, columns = _largest_tile(shape, geometry, halo, architecture, itemsize, shift)
+    # The largest block lies in the middle.
+    height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
+    width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
+    read = min(shape[0], min(frames, ROW_FRAMES) + 2 * halo.frames)
+    n_pixels = shape[0] * shape[1] * shape[2]
+    # Of the movie's shards, those frames that are compared with their hash at a time.
+    plane = math.prod(min(n, store.MOVIE_SHARD_PIXELS) for n in shape[1:])
+    compared = store.CHUNK_FRAMES * plane * itemsize
+    return Layout(
+        geometry,
+        (blocks.core_frames(frames, halo.frames), rows, columns),
+        halo,
+        _block_bytes(architecture, read, height, width, itemsize, frames, ensemble, shift, n_layers, lossless)
+        + compared,
+        int(n_pixels * (n_layers * _packed_bytes(lossless) + DRAFT_BYTES)),
+    )
+
+
+def _packed_bytes(lossless: bool) -> float:
+    """Of a pixel of a denoised movie on the disk."""
+    return 3.0 if lossless else 1.1
+
+
+def _long(shape: tuple[int, int, int], frames: int) -> int:
+    """Frames of a shard of a denoised movie: the more the fewer files, while there are blocks enough for many workers.
+
+    Examples
+    --------
+    >>> _long((4470, 4096, 4096), 32), _long((1000, 512, 512), 32)
+    (128, 32)
+    """
+    per_row = math.prod(-(-n // store.SHARD_PIXELS) for n in shape[1:])
+    while 2 * frames <= store.LONG_SHARD_FRAMES and shape[0] // (2 * frames) * per_row >= store.MANY_SHARDS:
+        frames *= 2
+    return frames
+
+
+def describe_plan(config: ApplyConfig) -> dict[str, Any]:
+    """What ``--dry-run`` prints."""
+    cluster.parse_workers(config.workers, insecure=config.insecure)
+    movie = store.open_store(config.movie, store.MOVIE)
+    card = open_model(config.model or checkpoint.BASE).card
+    movie_scale(movie, card)
+    plan = make_plan(config, movie, card, movie_stand_ins(movie))
+    read = sum(int(np.prod(b.padded.shape)) for b in plan.blocks)
+    return {
+        **plan.identity,
+        "shape": list(movie.shape),
+        "reads_per_pixel": round(read / int(np.prod(movie.shape)), 3),
+        "worker_memory_bytes": plan.worker_bytes,
+        **_machine_bytes(config, plan),
+        "disk_estimate_bytes": plan.disk_bytes,
+        "n_files": len(plan.layers)
+        * int(np.prod([-(-n // s) for n, s in zip(movie.shape, plan.geometry.shard, strict=True)])),
+    }
+
+
+def _machine_bytes(config: ApplyConfig, plan: Plan) -> dict[str, int]:
+    """Peak memory of the driver and its workers, where all are on this machine."""
+    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)
+    if kind != "local" or isinstance(count, str):
+        return {}
+    busy = min(count or budget.n_cores(), len(plan.blocks))
+    idle = (count or budget.n_cores()) - busy
+    return {"memory_bytes": DRIVER_BYTES + busy * plan.worker_bytes + idle * budget.WORKER_BASE_BYTES}
+
+
+def _tiled_geometry(
+    shape: tuple[int, int, int], tile: int, stride: int, standard: store.Geometry
+) -> store.Geometry:
+    """Shards as large as the tiles that were asked for."""
+    if tile % stride:
+        raise UsageError(
+            f"--tile {tile} is not a multiple of the model's stride {stride}. Use --tile {-(-tile // stride) * stride}."
+        )
+    sizes = [min(tile, n) for n in shape[1:]]
+    chunks = [s // 2 if s > store.CHUNK_PIXELS and s % 2 == 0 else s for s in sizes]
+    return store.Geometry((standard.shard[0], *sizes), (standard.chunk[0], *chunks))  # type: ignore[arg-type]
+
+
+def _largest_tile(
+    shape: tuple[int, int, int],
+    geometry: store.Geometry,
+    halo: Halo,
+    architecture: Architecture,
+    itemsize: int,
+    shift: int,
+) -> tuple[int, int]:
+    """Whole frames where they fit `TILE_BYTES`, else as many shards as do; one shard at least."""
+    n_frames = min(geometry.shard[0], ROW_FRAMES) + 2 * halo.frames
+
+    def fits(rows: int, columns: int) -> bool:
+        height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
+        width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
+        # As for the largest ensemble: the blocks are the same for all.
+        needed = _block_bytes(architecture, n_frames, height, width, itemsize, geometry.shard[0], 16, shift)
+        return needed <= TILE_BYTES
+
+    rows, columns = geometry.shard[1:]
+    if fits(shape[1], shape[2]):
+        return shape[1], shape[2]
+    while columns < shape[2] and fits(rows, columns + geometry.shard[2]):
+        columns += geometry.shard[2]
+    while rows < shape[1] and fits(rows + geometry.shard[1], columns):
+        rows += geometry.shard[1]
+    return rows, columns
+
+
+def _block_bytes(
+    architecture: Architecture,
+    n_frames: int,
+    height: int,
+    width: int,
+    itemsize: int,
+    shard_frames: int,
+    ensemble: int,
+    shift: int,
+    n_layers: int = 1,
+    lossless: bool = False,
+) -> int:
+    """Peak memory of a worker: raw frames while more are read, the network on one frame, rows of frames, shards."""
+    row = min(shard_frames, ROW_FRAMES)
+    packed = 0 if shard_frames == row else int(_packed_bytes(lossless) * shard_frames)
+    # Raw frames twice where those of one row are joined to their halo; those of the next row are read meanwhile.
+    return (
+        budget.WORKER_BASE_BYTES
+        + (2 * n_frames + 2 * row) * height * width * itemsize
+        + memory_bytes(architecture, n_frames, height, width, ensemble, shift)
+        + n_layers * (3 * row * 4 + packed) * height * width
+    )
+
+
+def check_budget(config: ApplyConfig, plan: Plan, movie: store.Store, card: dict[str, Any]) -> None:
+    budget.check_disk(config.output.parent, plan.disk_bytes, str(config.output))
+    limit = _worker_limit(config)
+    if limit is None or _with_margin(plan) <= limit:
+        return
+    core = " x ".join(map(str, plan.identity["core"]))
+    remedy = _remedy(config, plan, limit, movie, card)
+    budget.check_memory(_with_margin(plan), limit, f"a block of {core} and its halo", remedy)
+
+
+def _with_margin(plan: Plan) -> int:
+    return int(MARGIN * plan.worker_bytes)
+
+
+def _worker_limit(config: ApplyConfig) -> int | None:
+    """Memory that a worker may use; None where only its scheduler knows."""
+    kind, count = cluster.parse_workers(workers_of(config), insecure=config.insecure)
+    if kind not in ("local", "address") and config.worker_memory is None:
+        return load_profile(config.profile, "workers").worker_memory_bytes
+    if kind != "local" or isinstance(count, str):
+        return config.worker_memory
+    count = 1 if config.share is not None else count or budget.n_cores()  # a share is this process alone
+    share = (budget.machine_memory_bytes() - DRIVER_BYTES) // count
+    return share if config.worker_memory is None else min(config.worker_memory, share)
+
+
+def _remedy(config: ApplyConfig, plan: Plan, limit: int, movie: store.Store, card: dict[str, Any]) -> str:
+    """What to change so that the plan fits, looked for and not guessed."""
+    found = []
+    kind, count = cluster.parse_workers(workers_of(config), insecure=config.insecure)
+    if kind == "local" and not isinstance(count, str):
+        room = budget.machine_memory_bytes() - DRIVER_BYTES
+        n_workers = min(room // _with_margin(plan), count or budget.n_cores())
+        if n_workers >= 1:
+            larger = f" --worker-memory {-(-_with_margin(plan) // 2**20)}MiB" if config.worker_memory else ""
+            found.append(f"--workers local:{n_workers}{larger}")
+    stride = architecture_of(card).stride
+    tile = max(movie.shape[1:]) // 2
+    while tile >= max(64, stride):
+        tile = tile // stride * stride
+        smaller = make_plan(dataclasses.replace(config, tile=tile), movie, card)
+        if _with_margin(smaller) <= limit:
+            found.append(f"--tile {tile}")
+            break
+        tile //= 2
+    if kind not in ("local", "address"):
+        found.append(f"a profile with memory_gib: {-(-_with_margin(plan) // 2**30) + 1}")
+    return f"Use {', or '.join(found)}." if found else "Use a machine with more memory."
+
+
+def usable_gpus(device: str) -> list[str]:
+    """GPUs of this machine that may be used, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    if device == "cpu" or checkpoint.default_device() != "cuda":
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else map(str, range(torch.cuda.device_count()))
+    return list(names)[: torch.cuda.device_count()]
+
+
+def workers_of(config: ApplyConfig) -> str:
+    """``--workers``, with ``local`` meaning one for each GPU where there are some; else it is one per core."""
+    n_gpus = len(usable_gpus(config.device)) if config.workers == "local" else 0
+    return f"local:{n_gpus}" if n_gpus else config.workers

@@ -1,0 +1,80 @@
+"""Which movies a gamma head is valid for: those that count single electrons, each pixel on its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tdenoise.network.registry import Architecture, architecture_of, kind_of
+from tdenoise.noise import gamma_poisson
+from tdenoise.noise.noise import NoiseStatistics
+
+from ..errors import InputError, UsageError
+from ..store import store
+from .paired import read
+
+SAMPLE_FRAMES = 4  # looked at for whole electrons, in the middle of the movie
+
+
+def has_gamma_head(architecture: Architecture) -> bool:
+    """Whether the network also tells how uncertain it is."""
+    return getattr(architecture, "head", "mean") == "gamma"
+
+
+def check_uncertainty(card: dict[str, Any], movie: store.Store, posterior: bool) -> None:
+    """Refuse to write a variance that the model does not know, or to use counts that it has seen in others.
+
+    Parameters
+    ----------
+    card : dict
+        Of the model.
+    movie : Store
+    posterior : bool
+        Whether the own count of every pixel is to join in.
+
+    Raises
+    ------
+    UsageError, InputError
+    """
+    architecture = architecture_of(card)
+    what = "--posterior" if posterior else "--variance"
+    if not has_gamma_head(architecture):
+        raise UsageError(
+            f"{what}: the model ({kind_of(architecture)}) does not estimate how uncertain it is. Train one that does "
+            "with 'train --head gamma', and give it with --model."
+        )
+    check_gamma(movie, what, "Remove it.")
+    if posterior and architecture.blind_radius != 0:
+        hidden = "the whole frame" if architecture.blind_radius is None else architecture.blind_radius
+        raise UsageError(
+            f"--posterior: is for models of blind radius 0, and this one has {hidden}. Remove it, or train with "
+            "'train --head gamma --blind-radius 0'."
+        )
+
+
+def electron_counts(movie: store.Store) -> float:
+    """Counts per electron; 1 where nobody said anything else."""
+    return float(movie.attributes["detector"]["counts_per_electron"] or 1.0)
+
+
+def check_gamma(movie: store.Store, what: str, instead: str) -> None:
+    """Refuse a movie whose counts are no single electrons of independent pixels.
+
+    Parameters
+    ----------
+    movie : Store
+    what : str
+        The setting that asks for it.
+    instead : str
+        What to do, a sentence.
+
+    Raises
+    ------
+    InputError
+        With the figures.
+    """
+    first = max(0, movie.shape[0] - SAMPLE_FRAMES) // 2
+    some = read(movie, first, min(movie.shape[0], first + SAMPLE_FRAMES))
+    statistics = NoiseStatistics.from_json(movie.attributes["noise"])
+    refused = gamma_poisson.refusal(statistics, electron_counts(movie), some)
+    if refused is not None:
+        raise InputError(movie.path, f"{what} is not valid here: {refused}. {instead}")

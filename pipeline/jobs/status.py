@@ -1,0 +1,100 @@
+"""Status: how far a run has come, read from what lies on the disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..files.sealed_json import read_json
+from ..runs import progress
+from ..runs.lease import HEARTBEAT_S
+from ..settings.config import StatusConfig
+from ..store import store
+from . import job_status, run_folder
+
+WATCH_S = 3 * HEARTBEAT_S  # how long a sign of life of a process elsewhere is waited for [s]
+
+
+def status(config: StatusConfig) -> dict[str, Any]:
+    """State of one output, or of all outputs in a folder.
+
+    Returns
+    -------
+    dict
+        ``outputs``: a list with ``output``, ``state`` (``complete``, ``running``, ``interrupted``), ``done`` and
+        ``total`` blocks (None where a step has no blocks), ``holder``; and ``batch``, the state of the batch run that
+        writes it, or None.
+
+    Raises
+    ------
+    InputError
+        If nothing is there.
+    """
+    path = config.output.resolve()  # "." has no name
+    batch_run = None if run_folder.find(path) is None else job_status.describe(path)
+    if batch_run is not None and run_folder.find(path) == path:
+        path = Path(batch_run["output"])
+    work = path / ".tdenoise"
+    begun = (
+        sorted(path / folder.name for folder in work.iterdir() if folder.is_dir()) if work.is_dir() else []
+    )
+    # os.path.exists: the work folder of another user is closed, which pathlib takes for an error.
+    unfinished = [p for p in (*begun, path) if os.path.exists(progress.work_folder(p) / "plan.json")]  # noqa: PTH110
+    finished = [p for p in (path, *_children(path)) if _is_complete(p) and p not in unfinished]
+    found = [_state(p) for p in unfinished] + [_complete(p) for p in finished]
+    if not found and batch_run is None:
+        raise InputError(config.output, "nothing was begun or finished here")
+    return {"outputs": found, "batch": batch_run}
+
+
+def _children(path: Path) -> list[Path]:
+    if not path.is_dir() or (path / "zarr.json").exists() or _is_complete(path):
+        return []  # a store holds no outputs, whatever its parts say
+    return sorted(path.iterdir())
+
+
+def _is_complete(path: Path) -> bool:
+    if path.name.endswith("-partial"):
+        return False
+    if (path / "zarr.json").exists():
+        try:
+            return store.read_attributes(path).get("status") == "complete"
+        except InputError:
+            return False
+    return (path / "card.json").exists()
+
+
+def _complete(output: Path) -> dict[str, Any]:
+    return {"output": str(output), "state": "complete", "done": None, "total": None, "holder": None}
+
+
+def _state(output: Path) -> dict[str, Any]:
+    """State of an output that has a plan."""
+    folder = progress.work_folder(output)
+    holder = _holder(folder)
+    if holder is None and _is_complete(output) and not progress.partial_path(output).exists():
+        return _complete(output)  # its run was killed after the last rename, before it had tidied up
+    total = _n_blocks(folder / "plan.json")
+    return {
+        "output": str(output),
+        "state": "running" if holder else "interrupted",
+        "done": None if total is None else len(list((folder / "done").glob("*.json"))),
+        "total": total,
+        "holder": holder,
+    }
+
+
+def _holder(folder: Path) -> str | None:
+    try:
+        return progress.lease_holder(folder, WATCH_S)
+    except OSError:  # not ours to read
+        return None
+
+
+def _n_blocks(file: Path) -> int | None:
+    """Number of blocks in a plan; None if it has none or cannot be read."""
+    plan = read_json(file).get("plan")
+    total = plan.get("n_blocks") if isinstance(plan, dict) else None
+    return total if isinstance(total, int) else None

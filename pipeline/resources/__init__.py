@@ -1,0 +1,1 @@
+"""Memory, cores and disk: what is there, and what a step will need; may import store and what is below it."""

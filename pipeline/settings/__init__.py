@@ -1,0 +1,1 @@
+"""Settings of every command, and how text becomes a setting; may import files and errors."""

@@ -1,0 +1,59 @@
+"""Import UDVD weights that were trained elsewhere as a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tdenoise.network import checkpoint
+from tdenoise.network.udvd import read_weights
+
+from ..errors import InputError
+from ..runs import progress
+from ..settings.config import ModelsImportConfig
+from ..version import VERSION
+
+
+def import_model(config: ModelsImportConfig) -> dict[str, Any]:
+    """Make a model of UDVD weights that the script of its users saved.
+
+    Parameters
+    ----------
+    config : ModelsImportConfig
+
+    Returns
+    -------
+    dict
+        The model's card. It names no training movie, for the file does not say any.
+
+    Raises
+    ------
+    InputError
+        If the file is no state dict of the grey, five-frame UDVD.
+    UsageError
+        If the output exists and is another model.
+    """
+    try:
+        network, sha256 = read_weights(config.weights, config.blind_radius)
+    except ValueError as error:
+        raise InputError(config.weights, f"{error}.") from None
+    identity = {"step": "models import", "weights": sha256, "blind_radius": config.blind_radius}
+    if not config.force and _imported_as(config, progress.plan_id(identity)):
+        return checkpoint.read_card(config.output)
+    details = {
+        "movies": [],
+        "ancestors": [],
+        "imported": {"name": config.weights.name, "sha256": sha256},
+        "software": VERSION,
+    }
+    with progress.OutputRun(config.output, identity, [config.weights], force=config.force) as run:
+        run.prepare(lambda path: path.mkdir(parents=True))
+        card = checkpoint.save_model(run.partial, network, {**details, "plan": run.id})
+        run.commit()
+    return card
+
+
+def _imported_as(config: ModelsImportConfig, plan: str) -> bool:
+    try:
+        return bool(checkpoint.read_card(config.output).get("plan") == plan)
+    except checkpoint.ModelError:
+        return False

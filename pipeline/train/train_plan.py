@@ -1,0 +1,259 @@
+"""The plan of a training: the network, its settings, and the movies that it learns from, known before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tdenoise.network import checkpoint
+from tdenoise.network.registry import Architecture, architecture_of, build, kind_of
+from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
+from tdenoise.network.udvd import UdvdArchitecture
+from tdenoise.noise import thinning
+from tdenoise.noise.noise import NoiseStatistics, choose, widest
+from tdenoise.training.candidates import CANDIDATES, SHARE
+from tdenoise.training.patches import hold_out
+from tdenoise.training.train import TrainingSettings
+
+from ..errors import InputError, UsageError
+from ..inputs.gamma_head import check_gamma, has_gamma_head
+from ..inputs.model_fit import movie_drift, movie_noise, movie_pixel_size_nm, open_model
+from ..resources import memory
+from ..settings.config import SCRATCH, TrainConfig
+from ..store import store
+
+UNLIMITED = 10**9  # steps, where the time limit ends the training
+LEAST_STEPS = 100  # to compare candidates; in fewer, none of them learns much
+GAIN_SHARE = 0.15  # of the time, when a model is adapted
+REHEARSED_GAIN_SHARE = 0.05  # who rehearses forgets little: all weights may learn sooner, as fast as new ones
+LEARNING_RATES = {"udvd": 5e-4}  # peak, of kinds of network that need another
+# Patches per step and their size on a CPU, where a step of the usual size takes 10 s and more.
+CPU_BATCHES = {"udvd": (2, 64)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the model, known before training starts."""
+
+    movies: list[store.Store]
+    architecture: Architecture
+    reason: str  # why it is blind as it is
+    settings: TrainingSettings
+    device: str
+    start: Path | None  # the model whose weights are adapted
+    teacher: store.Store | None  # the movie as another model denoised it: the target instead of the counts
+    parent: dict[str, Any] | None  # its card
+    drifts: dict[str, NDArray[np.float64] | None]  # that windows follow, of every movie by its id
+    ignore_drift: bool  # as `apply` then does, too
+    rehearses: bool  # simulated scenes beside the movies
+    compares: bool  # several ways to a model, before one of them goes on; see `tdenoise.training.candidates`
+    identity: dict[str, Any]
+
+    @property
+    def n_devices(self) -> int:
+        """GPUs to use here, or 1 for the processor, of which one process uses all cores."""
+        return torch.cuda.device_count() if self.device == "cuda" else 1
+
+
+def make_plan(config: TrainConfig) -> Plan:
+    """Check the movies and choose what the settings leave open."""
+    movies = [store.open_store(path, store.MOVIE) for path in config.movie]
+    for movie in movies:
+        movie.array.check_all()  # a short training may never come to the shard that is lost
+    if len({movie.id for movie in movies}) < len(movies):
+        raise UsageError("you gave the same movie twice. Name each movie once.")
+    device = checkpoint.default_device() if config.device == "auto" else config.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda, but no GPU is usable here. Use --device cpu, or ask for a GPU node.")
+    given = config.from_model if config.from_model not in (None, SCRATCH) else None
+    architecture, reason = choose_architecture(
+        config, movies, None if given is None else open_model(given).card
+    )
+    start = given
+    if config.from_model is None and kind_of(architecture) == "split-blind":
+        start = checkpoint.BASE
+    parent = None if start is None else open_model(start).card
+    if kind_of(architecture) == "thinned":
+        _check_thinning(movies, "--model thinned", "Use --model split-blind.")
+    if config.least_dose < 1:
+        _check_thinning(movies, "--least-dose", "Remove it.")
+    if has_gamma_head(architecture):
+        for movie in movies:
+            check_gamma(movie, "--head gamma", "Use --head mean.")
+    teacher = None if config.distill is None else _teacher(config.distill, movies, architecture)
+    rehearses = not config.movie_only and _can_rehearse(architecture, parent)
+    learning_rate = LEARNING_RATES.get(kind_of(architecture), TrainingSettings.learning_rate)
+    usual = TrainingSettings.batch, TrainingSettings.patch
+    batch, patch = CPU_BATCHES.get(kind_of(architecture), usual) if device == "cpu" else usual
+    settings = TrainingSettings(
+        batch=batch,
+        patch=patch,
+        steps=config.steps or (TrainingSettings.steps if config.time_limit is None else UNLIMITED),
+        time_limit_s=config.time_limit,
+        seed=config.seed,
+        learning_rate=learning_rate / (4 if parent and not rehearses else 1),
+        gain_share=None if parent is None else REHEARSED_GAIN_SHARE if rehearses else GAIN_SHARE,
+        mixed_precision=device == "cuda" or fast_bfloat16(),
+        least_dose=config.least_dose,
+    )
+    drifts = {movie.id: None if config.ignore_drift else movie_drift(movie, architecture) for movie in movies}
+    decisive = {k: v for k, v in asdict(settings).items() if k != "mixed_precision"}
+    if settings.least_dose == 1:
+        del decisive["least_dose"]  # as in plans of versions that did not know it
+    identity = {
+        "step": "train",
+        "movies": [movie.id for movie in movies],
+        "architecture": architecture.to_json(),
+        # Not the precision and the device: a job that is queued again may land on another kind of node.
+        "settings": decisive,
+        "parent": None if parent is None else parent["sha256"],
+        **({} if teacher is None else {"teacher": teacher.id}),
+    }
+    compares = rehearses and config.from_model is None and settings.steps >= LEAST_STEPS
+    if compares:
+        identity["candidates"] = [SHARE, *(candidate.name for candidate in CANDIDATES)]
+    if rehearses:
+        identity["rehearses"] = [movie_pixel_size_nm(movie) for movie in movies]
+    if any(drift is not None for drift in drifts.values()):
+        identity["drifts"] = [None if d is None else store.content_hash(d) for d in drifts.values()]
+    return Plan(
+        movies,
+        architecture,
+        reason,
+        settings,
+        device,
+        start,
+        teacher,
+        parent,
+        drifts,
+        config.ignore_drift,
+        rehearses,
+        compares,
+        identity,
+    )
+
+
+def describe_plan(config: TrainConfig) -> dict[str, Any]:
+    """What ``--dry-run`` prints."""
+    plan = make_plan(config)
+    for movie in plan.movies:
+        movie_noise(movie)
+    return {
+        **plan.identity,
+        "reason": plan.reason,
+        "device": plan.device,
+        "n_parameters": sum(p.numel() for p in build(plan.architecture).parameters()),
+        "held_out": [list(hold_out(m.shape[0])) for m in plan.movies],
+        "memory_bytes": memory.train_bytes(plan.movies, plan.rehearses),
+    }
+
+
+def choose_architecture(
+    config: TrainConfig, movies: list[store.Store], parent: dict[str, Any] | None
+) -> tuple[Architecture, str]:
+    """The parent's architecture, or the standard one with a blind spot that fits the noise; and why.
+
+    UDVD has the blind spot of the script that is used for it, 3 x 3 pixels, whatever the noise. The head may be
+    another one than the parent's.
+    """
+    architecture, reason = _choose_blindness(config, movies, parent)
+    if config.head is None:
+        return architecture, reason
+    if isinstance(architecture, SplitBlindArchitecture) and architecture.centre == "blind":
+        return replace(architecture, head=config.head), reason
+    if config.head == "gamma":
+        raise UsageError(f"--head gamma: only a split-blind model can have it, not {kind_of(architecture)}.")
+    return architecture, reason
+
+
+def _choose_blindness(
+    config: TrainConfig, movies: list[store.Store], parent: dict[str, Any] | None
+) -> tuple[Architecture, str]:
+    if parent is not None:
+        inherited = architecture_of(parent)
+        if config.model not in (None, kind_of(inherited)):
+            raise UsageError(f"--model {config.model}: the model given with --from is {kind_of(inherited)}.")
+        if config.blind_radius not in (
+            "auto",
+            "frame" if inherited.blind_radius is None else inherited.blind_radius,
+        ):
+            raise UsageError("--blind-radius cannot change the blind spot of the model given with --from.")
+        return inherited, "blind as the model given with --from"
+    if config.model == "udvd":
+        if config.blind_radius not in ("auto", 0, 1):
+            raise UsageError(
+                f"--blind-radius {config.blind_radius}: of udvd it is 0, 1 or auto (which is 1)."
+            )
+        radius = 0 if config.blind_radius == 0 else 1
+        return UdvdArchitecture(radius), "udvd hides the same pixels of all its frames"
+    if config.model == "thinned":
+        if config.blind_radius != "auto":
+            raise UsageError("--blind-radius: a thinned model has no blind spot. Remove it.")
+        reason = "not blind: single electrons (Fano factor 1, no correlations) can be split at random"
+        return SplitBlindArchitecture(centre="seen"), reason
+    measured = [NoiseStatistics.from_json(m.attributes["noise"]) for m in movies if m.attributes["noise"]]
+    choices = [choose(statistics) for statistics in measured]
+    fitting = widest(choice.blind_radius for choice in choices)
+    if config.blind_radius != "auto":
+        wanted = None if config.blind_radius == "frame" else int(config.blind_radius)
+        reason = f"--blind-radius {config.blind_radius}"
+        if widest([wanted, fitting]) != wanted:
+            advised = "frame" if fitting is None else fitting
+            reason += f", less than the {advised} that the measured noise asks for"
+        return SplitBlindArchitecture(blind_radius=wanted), reason
+    deciding = [choice.reason for choice in choices if choice.blind_radius == fitting]
+    return SplitBlindArchitecture(blind_radius=fitting), deciding[0] if deciding else "the noise is not known"
+
+
+def _teacher(path: Path, movies: list[store.Store], architecture: Architecture) -> store.Store:
+    """The denoised movie whose values are to be learnt.
+
+    It is blind itself, so its value of a pixel has nothing of that pixel's noise, and a network that learns it
+    learns no noise either.
+    """
+    if len(movies) > 1:
+        raise UsageError("--distill takes one movie at a time. Name one.")
+    if kind_of(architecture) == "thinned" or has_gamma_head(architecture):
+        raise UsageError("--distill is for blind models with the mean head. Remove --model or --head.")
+    teacher = store.open_store(path, store.DENOISED)
+    teacher.array.check_all()
+    if teacher.attributes["movie"]["id"] != movies[0].id:
+        raise InputError(
+            path, f"is not denoised from {movies[0].path}. Give the store that was made from it."
+        )
+    if teacher.attributes.get("posterior"):
+        raise InputError(path, "holds the own count of every pixel. Denoise the movie without --posterior.")
+    return teacher
+
+
+def _can_rehearse(architecture: Architecture, parent: dict[str, Any] | None) -> bool:
+    """Whether simulated scenes taught the given weights, and can go on to do so.
+
+    Noise that neighbours share is not simulated, and a clean frame does not tell a gamma head what counts tell.
+    """
+    if parent is None or not (parent.get("simulated") or parent.get("rehearsed")):
+        return False
+    is_split_blind = isinstance(architecture, SplitBlindArchitecture) and architecture.centre == "blind"
+    return is_split_blind and architecture.blind_radius == 0 and not has_gamma_head(architecture)
+
+
+def _check_thinning(movies: list[store.Store], what: str, instead: str) -> None:
+    """Refuse movies whose counts cannot be split into independent frames."""
+    for movie in movies:
+        refused = thinning.refusal(movie_noise(movie), movie.attributes["detector"]["counts_per_electron"])
+        if refused is not None:
+            raise InputError(movie.path, f"{what} is not valid here: {refused}. {instead}")
+
+
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,1 @@
+"""Denoise frames with a trained network, and hold the result against the counts; may import network and noise."""

@@ -1,0 +1,1 @@
+"""What is known of raw frames: their noise, drift, brightness and bad pixels; imports no other room."""

@@ -1,0 +1,1 @@
+"""Simulated movies whose truth is known; imports no other room."""
