@@ -30,7 +30,8 @@ from tdenoise.network import torch_setup
 from tdenoise.network.registry import Architecture, kind_of, scale_for
 from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.network.udvd import UdvdArchitecture
-from tdenoise.noise.noise import NoiseAccumulator, NoiseStatistics, choose
+from tdenoise.noise.noise import NoiseStatistics, choose
+from tdenoise.noise.noise_measurement import NoiseAccumulator
 from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
 from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.training.train import TrainingSettings, TrainingState, train

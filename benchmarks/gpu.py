@@ -35,7 +35,8 @@ from tdenoise_pipeline.settings.config import (
     SimulateConfig,
     TrainConfig,
 )
-from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store import store, writing
+from tdenoise_pipeline.store.shards import shards_in
 from tdenoise_pipeline.train.train import train_model
 from tdenoise_pipeline.workflow.simulate import write_simulation
 from throughput import MODELS, SCALE, denoised, made, megamac_per_pixel
@@ -304,7 +305,7 @@ def split(setting: Setting) -> dict[str, Any]:
     raw = movie.array[:]
     output = setting.folder / "split_denoised.zarr"
     geometry = store.Geometry.of(movie.shape, n_frames)
-    store.create(
+    writing.create(
         output, store.DENOISED, movie.shape, np.dtype("f4"), geometry, movie.coordinates, movie.units
     )
     target = store.zarr.open_array(output / store.DENOISED, mode="r+")
@@ -314,12 +315,12 @@ def split(setting: Setting) -> dict[str, Any]:
     )  # fmt: skip
     result = np.stack(list(wanted))
     on_device = torch.from_numpy(result).to(setting.device)
-    regions = list(store.shards_in(store.Region((0, n_frames), (0, size), (0, size)), target.shards))
+    regions = list(shards_in(store.Region((0, n_frames), (0, size), (0, size)), target.shards))
 
     def write() -> None:
         for region in regions:
-            part = store.round_mantissa(result[region.slices])
-            store.write_shard(output / store.DENOISED, target, region, part)
+            part = writing.round_mantissa(result[region.slices])
+            writing.write_shard(output / store.DENOISED, target, region, part)
 
     stages: dict[str, tuple[int, Callable[[], Any]]] = {
         "read the files": (len(raw), lambda: [p.read_bytes() for p in shards]),
@@ -330,7 +331,7 @@ def split(setting: Setting) -> dict[str, Any]:
             lambda: [*denoised(network, raw, n_frames, device=setting.device)],
         ),
         "from the device": (n_frames, lambda: on_device.cpu()),
-        "round to 7 bits": (n_frames, lambda: [store.round_mantissa(frame) for frame in result]),
+        "round to 7 bits": (n_frames, lambda: [writing.round_mantissa(frame) for frame in result]),
         "round, compress, write, read back": (n_frames, write),
     }
     rates = {

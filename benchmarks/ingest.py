@@ -42,6 +42,7 @@ from numcodecs.blosc import BITSHUFFLE, Blosc
 from tdenoise_pipeline.resources import budget
 from tdenoise_pipeline.store import store
 from tdenoise_pipeline.store.blocks import Region
+from tdenoise_pipeline.store.shards import shards_in
 
 from tdenoise.files.atomic import fsync
 
@@ -222,7 +223,7 @@ def compress(path: Path, shape: tuple[int, int, int], dtype: type) -> int:
         return len(codec.encode(np.ascontiguousarray(movie[chunk.slices])))
 
     with ThreadPoolExecutor(min(budget.n_cores(), 8)) as pool:
-        return sum(pool.map(one, store.shards_in(whole, geometry.chunk)))
+        return sum(pool.map(one, shards_in(whole, geometry.chunk)))
 
 
 if __name__ == "__main__":

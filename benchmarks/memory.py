@@ -20,6 +20,7 @@ from tdenoise_pipeline.ingest import ingest_plan
 from tdenoise_pipeline.resources import budget, memory
 from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig
 from tdenoise_pipeline.store import store
+from tdenoise_pipeline.train.train_plan import memory_bytes
 
 GROWTH, OFF = 1.1, 0.2  # targets: longest movie to shortest; measured to predicted
 STEPS = ("ingest", "train", "apply", "evaluate", "report", "verify")
@@ -88,7 +89,7 @@ def measure(
     if "train" in wanted:
         words = ["--steps", steps, "--device", "cpu", "--quiet"]
         done = command_line("train", movie, "-o", folder / "trained", *words)
-        note("train", done.peak_bytes, memory.train_bytes([opened], rehearses=True))
+        note("train", done.peak_bytes, memory_bytes([opened], rehearses=True))
     if {"apply", "evaluate", "report"} & set(wanted):
         model = random_model(folder / "model", movie)
         plan = apply_plan.describe_plan(

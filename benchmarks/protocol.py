@@ -45,7 +45,7 @@ from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.inputs.model_fit import movie_scale, open_model
 from tdenoise_pipeline.runs import progress
 from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig
-from tdenoise_pipeline.store import shards, store
+from tdenoise_pipeline.store import shards, store, writing
 from tdenoise_pipeline.store.shards import ShardWriter
 
 TARGET = 1.05  # times apply without the protocol
@@ -68,7 +68,7 @@ def measure(folder: Path, shape: tuple[int, int, int], ensemble: int, repeats: i
 
     def create(path: Path) -> None:
         kind = np.dtype("float32")
-        store.create(path, store.DENOISED, shape, kind, plan.geometry, opened.coordinates, opened.units)
+        writing.create(path, store.DENOISED, shape, kind, plan.geometry, opened.coordinates, opened.units)
 
     content: dict[str, str] = {}
     parts: dict[str, list[Parts]] = {"with": [], "without": []}

@@ -36,7 +36,7 @@ from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.runs import progress
 from tdenoise_pipeline.settings.config import ApplyManyConfig, ArchiveAddConfig, IngestConfig
 from tdenoise_pipeline.step_control import Control
-from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store import integrity, store, writing
 from tdenoise_pipeline.store.blocks import Block, Halo, plan_blocks
 from tdenoise_pipeline.workers import cluster, driver
 from tdenoise_pipeline.workflow import apply_many
@@ -153,10 +153,10 @@ def parts_of_blocks(folder: Path, number: int) -> dict[str, Spent]:
         path = folder / "store"
         geometry = store.Geometry((32, 8, 8), (4, 8, 8))
         kind = np.dtype("float32")
-        store.create(path, store.DENOISED, shape, kind, geometry, store.Coordinates(None, None), "count")
+        writing.create(path, store.DENOISED, shape, kind, geometry, store.Coordinates(None, None), "count")
         array = zarr.open_array(path / store.DENOISED)
-        timed("id", lambda: store.content_id(store.DENOISED, array, hashes))
-        timed("record", lambda: store.record_hashes(path, store.DENOISED, hashes))
+        timed("id", lambda: integrity.content_id(store.DENOISED, array, hashes))
+        timed("record", lambda: writing.record_hashes(path, store.DENOISED, hashes))
         timed("remove", lambda: shutil.rmtree(run.folder / "done"))
     return took
 

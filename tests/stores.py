@@ -11,8 +11,9 @@ import zarr
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.settings.config import IngestConfig
-from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store import integrity, store, writing
 from tdenoise_pipeline.store.blocks import Region
+from tdenoise_pipeline.store.shards import shards_in
 
 from tdenoise.simulation.nanoparticle import Simulation, truth_arrays
 
@@ -35,35 +36,33 @@ def denoised_store(
     blind_radius: int | str | None = 0,
     model_id: str = MODEL_ID,
     variance: np.ndarray | None = None,
-    posterior: bool = False,
 ) -> store.Store:
     """Write a prediction, and what it states of its variance, as the denoised store of a movie."""
     geometry = store.Geometry.of(movie.shape)
-    store.create(
+    writing.create(
         path, store.DENOISED, movie.shape, np.dtype("float32"), geometry, movie.coordinates, movie.units
     )
     layers = {store.DENOISED: denoised}
     if variance is not None:
         layers[store.VARIANCE] = variance
         described = {"units": f"{movie.units}^2"}
-        store.add_sharded(path, store.VARIANCE, movie.shape, np.dtype("float32"), geometry, described)
+        writing.add_sharded(path, store.VARIANCE, movie.shape, np.dtype("float32"), geometry, described)
     whole = Region(*((0, n) for n in movie.shape))
     ids, hashes = {}, {}
     for name, values in layers.items():
         array = zarr.open_array(path / name, mode="r+")
         hashes[name] = dict(
-            store.write_shard(path / name, array, region, values[region.slices].astype(np.float32))
-            for region in store.shards_in(whole, geometry.shard)
+            writing.write_shard(path / name, array, region, values[region.slices].astype(np.float32))
+            for region in shards_in(whole, geometry.shard)
         )
-        ids[name] = store.content_id(name, array, hashes[name])
+        ids[name] = integrity.content_id(name, array, hashes[name])
     if variance is not None:
-        store.record_hashes(path, store.VARIANCE, hashes[store.VARIANCE])
+        writing.record_hashes(path, store.VARIANCE, hashes[store.VARIANCE])
     attributes = {
         "kind": "denoised",
         "plan": "none",
         "id": ids[store.DENOISED],
         **({store.VARIANCE: {"id": ids[store.VARIANCE]}} if variance is not None else {}),
-        "posterior": posterior,
         "movie": {
             "id": movie.id,
             "name": movie.path.name,
@@ -75,7 +74,7 @@ def denoised_store(
         "devices": ["cpu"],
         "software": {"tdenoise": "0"},
     }
-    store.finish(path, store.DENOISED, attributes, hashes[store.DENOISED])
+    writing.finish(path, store.DENOISED, attributes, hashes[store.DENOISED])
     return store.open_store(path, store.DENOISED)
 
 

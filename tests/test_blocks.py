@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tdenoise_pipeline.errors import UsageError
 from tdenoise_pipeline.store.blocks import Halo, Region, core_frames, plan_blocks
-from tdenoise_pipeline.store.store import shards_in
+from tdenoise_pipeline.store.shards import shards_in
 
 triple = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
 

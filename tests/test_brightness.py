@@ -12,7 +12,8 @@ from small import TINY, counts, network
 from tdenoise.inference.denoising import Tile, denoise
 from tdenoise.noise.brightness import Brightness, measure
 from tdenoise.noise.neighbour_frames import window_indices
-from tdenoise.noise.noise import NoiseAccumulator, Scale
+from tdenoise.noise.noise import Scale
+from tdenoise.noise.noise_measurement import NoiseAccumulator
 from tdenoise.training.patches import PatchLoader, TrainingMovie
 from tdenoise.training.validation import HeldOut
 

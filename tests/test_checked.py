@@ -29,7 +29,7 @@ from tdenoise_pipeline.settings.config import (
     TrainConfig,
     VerifyConfig,
 )
-from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store import integrity, shards, store
 from tdenoise_pipeline.train.train import train_model
 
 from tdenoise.files.atomic import SEAL, seal
@@ -131,14 +131,14 @@ def made_old(movie: Path) -> None:
     shutil.rmtree(folder)
     zarr.create_array(folder, data=table, chunks=table.shape, compressors=None)
     document = json.loads((movie / "zarr.json").read_text())
-    files = [name for name in store.small_files(movie) if name != "zarr.json"]
+    files = [name for name in integrity.small_files(movie) if name != "zarr.json"]
     hashes = {name: hashlib.sha256((movie / name).read_bytes()).hexdigest() for name in files}
     document["attributes"]["tdenoise"] |= {"files": hashes, "seal": SEAL}
     (movie / "zarr.json").write_bytes(seal(json.dumps(document).encode()))
 
 
 def test_every_small_file_is_compared_when_a_store_is_opened(movie: Path) -> None:
-    for name in ("zarr.json", *store.small_files(movie)):
+    for name in ("zarr.json", *integrity.small_files(movie)):
         file = movie / name
         sound = file.read_bytes()
         file.write_bytes(sound.replace(b"0", b"1", 1) if b"0" in sound else sound + b" ")
@@ -150,13 +150,13 @@ def test_every_small_file_is_compared_when_a_store_is_opened(movie: Path) -> Non
 
 def test_a_shard_is_decoded_for_its_hash_once(movie: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
-    original = store.shards.content_of
+    original = shards.content_of
 
     def content_of(file: Path, *rest: Any) -> str | None:
         decoded.append(file.parent.parent.name)
         return original(file, *rest)
 
-    monkeypatch.setattr(store.shards, "content_of", content_of)
+    monkeypatch.setattr(shards, "content_of", content_of)
     array = store.open_store(movie, store.MOVIE).array
     for _ in range(3):
         array[0:40, 3:9]

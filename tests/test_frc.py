@@ -10,7 +10,6 @@ from tdenoise.evaluation.frc import (
     RingCorrelation,
     RingSums,
     binomial_halves,
-    half_bit,
     truth_correlation,
 )
 
@@ -97,6 +96,5 @@ def test_limit_is_where_the_curve_crosses_the_threshold():
     assert curve.limit(0.3) == pytest.approx(0.25)
     assert curve.limit(0.05) is None
     assert RingCorrelation(frequency, np.full(4, np.nan), np.ones(4)).limit() == 0.1
-    assert half_bit(np.array([1e9]))[0] == pytest.approx(0.1716, abs=1e-3)  # as many values as one likes
     with pytest.raises(ValueError, match="no frames"):
         RingSums().result()

@@ -141,7 +141,7 @@ def test_a_repair_gives_back_what_was_given_back_before(
     np.testing.assert_array_equal(xr.open_zarr(output)["denoised"].values, before)
 
 
-def test_a_posterior_and_a_draft_are_left_as_they_are(sources: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_draft_is_left_as_it_is(sources: tuple[Path, Path], tmp_path: Path) -> None:
     made = apply(config(sources, tmp_path / "d.zarr", draft_only=True))
     assert made["settings"]["gives_back"] is False
     assert Given.read(tmp_path / "d.zarr") is None

@@ -26,7 +26,8 @@ from tdenoise_pipeline.train.train import train_model
 from tdenoise.inference.denoising import Tile, denoise, denoise_with_variance
 from tdenoise.network.checkpoint import BASE, load_model, read_card
 from tdenoise.network.split_blind import SplitBlind
-from tdenoise.noise.noise import NoiseAccumulator, Scale
+from tdenoise.noise.noise import Scale
+from tdenoise.noise.noise_measurement import NoiseAccumulator
 from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.training.train import TrainingSettings, TrainingState, train
 from tdenoise.training.validation import HeldOut
@@ -55,7 +56,7 @@ def config(sources: tuple[Path, Path], output: Path, **settings: object) -> Appl
     return ApplyConfig(movie=sources[0], model=sources[1], output=output, ensemble=2, **settings)  # type: ignore[arg-type]
 
 
-def whole(sources: tuple[Path, Path], own_counts: bool) -> tuple[np.ndarray, np.ndarray]:
+def whole(sources: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
     """Denoised movie and variance, made in one piece in this process."""
     frames = counts(SHAPE)
     movie = store.open_store(sources[0], store.MOVIE)
@@ -66,21 +67,18 @@ def whole(sources: tuple[Path, Path], own_counts: bool) -> tuple[np.ndarray, np.
         movie_scale(movie),
         range(len(frames)),
         ensemble=2,
-        own_counts=own_counts,
         drift=movie_drift(movie, GAMMA),
     )
     denoised, variance = (np.stack(part) for part in zip(*pairs, strict=True))
     return denoised, variance
 
 
-@pytest.mark.parametrize("posterior", [False, True])
 def test_a_variance_store_made_in_blocks_is_the_one_made_whole(
-    sources: tuple[Path, Path], workers: str, tmp_path: Path, posterior: bool
+    sources: tuple[Path, Path], workers: str, tmp_path: Path
 ) -> None:
-    given = {"posterior": True} if posterior else {"variance": True, "draft_only": True}
-    result = apply(config(sources, tmp_path / "d.zarr", workers=workers, tile=16, lossless=True, **given))
-    assert result["posterior"] is posterior
-    denoised, variance = whole(sources, posterior)
+    given = {"variance": True, "draft_only": True}
+    apply(config(sources, tmp_path / "d.zarr", workers=workers, tile=16, lossless=True, **given))
+    denoised, variance = whole(sources)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = xr.open_zarr(tmp_path / "d.zarr")
@@ -105,7 +103,7 @@ def test_both_arrays_keep_seven_bits_and_the_blind_prediction_is_that_without_va
         values = dataset[name].values
         assert (values.view(np.uint32) & 0xFFFF == 0).all(), "16 of the 23 bits of the mantissa are zero"
     np.testing.assert_allclose(dataset["denoised"], plain["denoised"], rtol=2.0**-6)
-    np.testing.assert_allclose(dataset["variance"], whole(sources, False)[1], rtol=2.0**-7)
+    np.testing.assert_allclose(dataset["variance"], whole(sources)[1], rtol=2.0**-7)
 
 
 def test_damage_of_the_variance_is_found(sources: tuple[Path, Path], workers: str, tmp_path: Path) -> None:
@@ -130,31 +128,25 @@ def test_a_stopped_run_goes_on_and_does_a_block_over_whose_variance_is_gone(
     first.unlink()
     apply(replace(stopped, resume=True))
     verify(VerifyConfig(store=tmp_path / "d.zarr", deep=True))
-    np.testing.assert_allclose(
-        xr.open_zarr(tmp_path / "d.zarr")["variance"], whole(sources, False)[1], rtol=2.0**-7
-    )
+    np.testing.assert_allclose(xr.open_zarr(tmp_path / "d.zarr")["variance"], whole(sources)[1], rtol=2.0**-7)
 
 
-@pytest.mark.parametrize("asked", ["variance", "posterior"])
-def test_a_model_without_a_gamma_head_says_how_to_get_one(
-    sources: tuple[Path, Path], tmp_path: Path, asked: str
-) -> None:
+def test_a_model_without_a_gamma_head_says_how_to_get_one(sources: tuple[Path, Path], tmp_path: Path) -> None:
     model = model_folder(tmp_path / "mean")
-    given = replace(config(sources, tmp_path / "d.zarr"), **{asked: True})
-    with pytest.raises(UsageError, match=f"--{asked}: .*'train --head gamma'"):
+    given = replace(config(sources, tmp_path / "d.zarr"), variance=True)
+    with pytest.raises(UsageError, match="--variance: .*'train --head gamma'"):
         apply(replace(given, model=model))
     with pytest.raises(UsageError, match="'train --head gamma'"):
         apply(replace(given, model=None))
     assert not (tmp_path / "d.zarr").exists()
 
 
-def test_the_own_count_is_refused_where_it_is_not_safe(sources: tuple[Path, Path], tmp_path: Path) -> None:
-    wide = model_folder(tmp_path / "wide", network(replace(GAMMA, blind_radius=1)))
-    with pytest.raises(UsageError, match="blind radius 0, and this one has 1"):
-        describe_plan(replace(config(sources, tmp_path / "d.zarr", posterior=True), model=wide))
+def test_a_gamma_head_is_refused_where_electrons_are_not_single(
+    sources: tuple[Path, Path], tmp_path: Path
+) -> None:
     doubled = movie_store(tmp_path / "doubled", 2 * counts((20, 30, 44)))
-    with pytest.raises(InputError, match=r"--posterior is not valid here: .*Fano factor [12]\.\d"):
-        describe_plan(replace(config(sources, tmp_path / "d.zarr", posterior=True), movie=doubled))
+    with pytest.raises(InputError, match=r"--variance is not valid here: .*Fano factor [12]\.\d"):
+        describe_plan(replace(config(sources, tmp_path / "d.zarr", variance=True), movie=doubled))
     with pytest.raises(InputError, match="--head gamma is not valid here"):
         train_model(TrainConfig(movie=(doubled,), output=tmp_path / "m", head="gamma", steps=2))
     with pytest.raises(UsageError, match="only a split-blind model"):
@@ -162,7 +154,7 @@ def test_the_own_count_is_refused_where_it_is_not_safe(sources: tuple[Path, Path
             TrainConfig(movie=(sources[0],), output=tmp_path / "m", head="gamma", model="udvd", steps=2)
         )
     told = movie_store(tmp_path / "told", 2 * counts((20, 30, 44)), counts_per_electron=2.0)
-    describe_plan(replace(config(sources, tmp_path / "d.zarr", posterior=True), movie=told))
+    describe_plan(replace(config(sources, tmp_path / "d.zarr", variance=True), movie=told))
 
 
 def test_a_gamma_head_is_put_on_the_base_model_and_predicts_the_same_at_first(

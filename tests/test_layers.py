@@ -62,7 +62,6 @@ LATE_MODULES = {
     "tdenoise_pipeline.cli.commands": "--help answers at once",
     "tdenoise_pipeline.ingest.ingest_many": "only HDF5 files need h5py",
     "tdenoise_pipeline.workers.cluster": "only jobs of a batch system need the extra [slurm]",
-    "tdenoise_pipeline.resources.memory": "verify needs no torch",
 }
 
 UNHARMFUL = re.compile(r"\.eval\(\)|torch\.load\(.*, weights_only=True\)")

@@ -10,16 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, median_filter
 
-from tdenoise.noise.noise import (
-    NoiseAccumulator,
-    NoiseLaw,
-    NoiseStatistics,
-    choose,
-    find_hot_pixels,
-    median_of_nine,
-    noise_law,
-    persistence_warning,
-)
+from tdenoise.noise.median import median_of_nine
+from tdenoise.noise.noise import NoiseLaw, NoiseStatistics, choose, noise_law, persistence_warning
+from tdenoise.noise.noise_measurement import NoiseAccumulator, find_hot_pixels
 
 
 def scene(shape: tuple[int, int, int], dose: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from small import TINY, movie_store, network
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.inputs.bad_pixels import movie_stand_ins
 from tdenoise_pipeline.settings.config import ApplyConfig, TrainConfig
-from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store import store, writing
 from tdenoise_pipeline.store.blocks import Halo, plan_blocks
 from tdenoise_pipeline.train.train import train_model
 
@@ -25,7 +25,8 @@ from tdenoise.network.split_blind import stack_window
 from tdenoise.network.windows import normalise, put_stand_ins
 from tdenoise.noise.camera_pattern import PixelAccumulator, stand_ins
 from tdenoise.noise.neighbour_frames import window_indices
-from tdenoise.noise.noise import NoiseAccumulator, Scale
+from tdenoise.noise.noise import Scale
+from tdenoise.noise.noise_measurement import NoiseAccumulator
 from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.training.train import TrainingSettings, TrainingState, train
 from tdenoise.training.validation import HeldOut
@@ -234,7 +235,7 @@ def test_a_store_may_name_bad_pixels_that_the_frames_do_not_show(tmp_path: Path)
     bad = np.zeros((24, 24), dtype=bool)
     bad[3, 4] = True
     shutil.rmtree(path / "bad_pixels", ignore_errors=True)
-    store.add_array(path, "bad_pixels", bad, ("y", "x"), {})
+    writing.add_array(path, "bad_pixels", bad, ("y", "x"), {})
     levels = movie_stand_ins(store.open_store(path, store.MOVIE))
     assert levels is not None and np.argwhere(np.isfinite(levels)).tolist() == [[3, 4]]
 

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs.blosc import Blosc
 from tdenoise_pipeline.errors import VerificationError
-from tdenoise_pipeline.store import shards, store
+from tdenoise_pipeline.store import integrity, shards, store, writing
 from tdenoise_pipeline.store.blocks import Region
+from tdenoise_pipeline.store.shards import shards_in
 
 VALUES = np.random.default_rng(0).poisson(3.0, (6, 20, 30)).astype(np.uint16)
 LAYOUT = shards.Layout((8, 32, 32), (4, 16, 16), np.dtype("<u2"), 65535)
@@ -38,10 +39,10 @@ def test_zarr_reads_what_is_written(tmp_path: Path, shape: tuple[int, int, int],
     geometry = store.Geometry.of(shape)
     if not path.exists():
         unknown = store.Coordinates(None, None)
-        store.create(path, store.MOVIE, shape, values.dtype, geometry, unknown, "count")
+        writing.create(path, store.MOVIE, shape, values.dtype, geometry, unknown, "count")
     array = zarr.open_array(path / store.MOVIE, mode="r+")
-    for region in store.shards_in(Region(*((0, n) for n in shape)), geometry.shard):
-        store.write_shard(path / store.MOVIE, array, region, values[region.slices])
+    for region in shards_in(Region(*((0, n) for n in shape)), geometry.shard):
+        writing.write_shard(path / store.MOVIE, array, region, values[region.slices])
     np.testing.assert_array_equal(array[:], values)
 
 
@@ -89,7 +90,7 @@ def test_the_same_values_give_the_same_bytes_in_any_memory_order(tmp_path: Path)
 def test_a_shard_that_is_packed_bit_by_bit_is_the_one_that_is_packed_at_once(tmp_path: Path) -> None:
     one = packed(VALUES).write(tmp_path, (0,))
     two = packed(VALUES[:4], VALUES[4:]).write(tmp_path, (1,))
-    assert one == two == store.content_hash(VALUES)
+    assert one == two == integrity.content_hash(VALUES)
     assert (tmp_path / "c/0").read_bytes() == (tmp_path / "c/1").read_bytes()
 
 

@@ -17,7 +17,7 @@ from tdenoise_pipeline.archive.verify import verify
 from tdenoise_pipeline.errors import InputError, VerificationError
 from tdenoise_pipeline.ingest import ingest_plan
 from tdenoise_pipeline.settings.config import VerifyConfig
-from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store import store, writing
 from tdenoise_pipeline.store.blocks import n_blocks
 
 
@@ -129,11 +129,11 @@ def test_a_foreign_codec_is_refused_before_zarr_sees_it(movie: Path) -> None:
 
 @given(arrays(np.float32, 50, elements=st.floats(width=32, allow_nan=True, allow_infinity=True)))
 def test_rounding_keeps_values_to_half_a_percent_and_nan_and_inf(values: np.ndarray) -> None:
-    rounded = store.round_mantissa(values)
+    rounded = writing.round_mantissa(values)
     finite = np.isfinite(values) & (np.abs(values) > 1e-30) & (np.abs(values) < 1e38)
     assert (np.abs(rounded[finite] - values[finite]) <= np.abs(values[finite]) * 2.0**-8).all()
     np.testing.assert_array_equal(rounded[~np.isfinite(values)], values[~np.isfinite(values)])
-    np.testing.assert_array_equal(store.round_mantissa(rounded)[finite], rounded[finite])
+    np.testing.assert_array_equal(writing.round_mantissa(rounded)[finite], rounded[finite])
 
 
 @given(st.tuples(st.integers(1, 5000), st.integers(1, 9000), st.integers(1, 9000)))

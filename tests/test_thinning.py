@@ -19,7 +19,8 @@ from tdenoise.network.checkpoint import load_model
 from tdenoise.network.registry import architecture_of, blind_radius, kind_of
 from tdenoise.network.split_blind import Architecture
 from tdenoise.noise import thinning
-from tdenoise.noise.noise import NoiseAccumulator, NoiseStatistics, Scale
+from tdenoise.noise.noise import NoiseStatistics, Scale
+from tdenoise.noise.noise_measurement import NoiseAccumulator
 from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.training.train import TrainingSettings, TrainingState, train
 from tdenoise.training.validation import HeldOut

@@ -11,17 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from small import TINY, counts, drifting, model_folder, movie_store, network
-from tdenoise_pipeline.apply.apply import apply
-from tdenoise_pipeline.errors import InputError, Stopped, UsageError
-from tdenoise_pipeline.settings.config import ApplyConfig, TrainConfig
+from small import TINY, counts, drifting, movie_store, network
+from tdenoise_pipeline.errors import Stopped, UsageError
+from tdenoise_pipeline.settings.config import TrainConfig
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.store import store
-from tdenoise_pipeline.train.train import _looked_at, train_model
-from tdenoise_pipeline.train.train_plan import choose_architecture, make_plan
+from tdenoise_pipeline.train.train import train_model
+from tdenoise_pipeline.train.train_plan import choose_architecture
 from tdenoise_pipeline.train.training_state import restore, snapshot
 
 import tdenoise.training.train as training
@@ -30,7 +28,8 @@ from tdenoise.network.split_blind import Architecture, stack_window
 from tdenoise.network.windows import normalise, put_stand_ins, summed_window, transform
 from tdenoise.noise.drift import window_shifts
 from tdenoise.noise.neighbour_frames import window_indices
-from tdenoise.noise.noise import NoiseAccumulator, Scale
+from tdenoise.noise.noise import Scale
+from tdenoise.noise.noise_measurement import NoiseAccumulator
 from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out, regions_of
 from tdenoise.training.train import TrainingSettings, TrainingState, train
 from tdenoise.training.validation import HeldOut
@@ -284,41 +283,6 @@ def test_a_clean_target_may_be_in_another_unit() -> None:
     torch.testing.assert_close(one.target, other.target)
 
 
-def test_what_a_denoised_movie_says_is_learnt_and_the_card_says_so(tmp_path: Path) -> None:
-    movie = movie_store(tmp_path, counts((40, 48, 48)))
-    model = model_folder(tmp_path / "slow")
-    denoised = tmp_path / "denoised.zarr"
-    apply(ApplyConfig(movie=movie, model=model, output=denoised, workers="local:1"))
-    config = TrainConfig(
-        movie=(movie,), output=tmp_path / "fast", from_model=model, distill=denoised, steps=30
-    )
-    plan = make_plan(config)
-    assert plan.identity["teacher"] == store.open_store(denoised, store.DENOISED).id
-    said = xr.open_zarr(denoised)["denoised"].values
-    (seen,) = [_looked_at(each, plan) for each in plan.movies]
-    np.testing.assert_array_equal(np.asarray(seen.clean[:]), said)  # type: ignore[index]
-    card = train_model(config)
-    assert card["teacher"] == read_card(model)["sha256"]
-    assert "teacher" not in make_plan(replace(config, distill=None)).identity
-
-
-def test_only_a_blind_store_of_this_movie_can_be_learnt(tmp_path: Path) -> None:
-    movie, other = (movie_store(tmp_path / str(seed), counts((40, 48, 48), seed)) for seed in (0, 1))
-    model = model_folder(tmp_path / "slow")
-    denoised = tmp_path / "denoised.zarr"
-    apply(ApplyConfig(movie=other, model=model, output=denoised, workers="local:1", ensemble=1))
-    config = TrainConfig(movie=(movie,), output=tmp_path / "fast", from_model=model, distill=denoised)
-    with pytest.raises(InputError, match="is not denoised from"):
-        train_model(config)
-    with pytest.raises(UsageError, match="one movie at a time"):
-        train_model(replace(config, movie=(movie, other)))
-    with pytest.raises(UsageError, match="mean head"):
-        train_model(replace(config, movie=(other,), head="gamma"))
-    with pytest.raises(InputError, match="holds no array"):
-        train_model(replace(config, distill=movie))
-    assert not (tmp_path / "fast").exists()
-
-
 @settings(deadline=None, max_examples=20)
 @given(centre=st.integers(0, 29), seed=st.integers(0, 9))
 def test_the_fast_window_of_a_patch_is_that_of_inference(centre: int, seed: int) -> None:
@@ -417,7 +381,6 @@ def test_a_model_is_adapted_to_another_movie(tmp_path: Path, movie: Path) -> Non
 
 def test_correlated_noise_gets_a_larger_blind_spot(tmp_path: Path) -> None:
     from scipy.ndimage import gaussian_filter
-    from tdenoise_pipeline.store import store
 
     noise = gaussian_filter(
         np.random.default_rng(0).poisson(2.0, (20, 64, 64)).astype(np.float32), (0, 0.6, 0.6)

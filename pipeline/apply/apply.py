@@ -28,15 +28,15 @@ from tdenoise.noise.brightness import Brightness
 
 from ..errors import PipelineError, ResourceError, UsageError, VerificationError
 from ..inputs.bad_pixels import movie_stand_ins
-from ..inputs.gamma_head import electron_counts
 from ..inputs.model_fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
 from ..runs import progress, shared_run
 from ..settings.config import ApplyConfig
 from ..settings.recorded_settings import record
 from ..slurm.site_profile import SUBMIT, load_profile
 from ..step_control import Control
-from ..store import store
+from ..store import integrity, store, writing
 from ..store.blocks import Block
+from ..store.shards import shard_damage, shard_key, shards_in
 from ..version import VERSION
 from ..workers import cluster, driver, job_array, leave_early, shares
 from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
@@ -116,7 +116,8 @@ def apply(
     create = functools.partial(_create, movie=movie, plan=plan)
     if kind == "array" and isinstance(count, int):
         # A task without a block would wait in the queue for nothing.
-        job_array.apply_array(config, min(count, len(plan.blocks)), plan.identity, create, control)
+        n_tasks = min(count, len(plan.blocks))
+        job_array.apply_array(config, n_tasks, plan.identity, [config.movie, model], create, control)
         return store.read_attributes(config.output)
     try:
         with _open_run(config, plan, share, [config.movie, model], control.stop) as run:
@@ -142,8 +143,6 @@ def apply(
                 drift=_save(run.folder.absolute(), "drift", plan.drift),
                 brightness=_save(run.folder.absolute(), "brightness", _as_array(plan.brightness)),
                 layers=plan.drafted,
-                posterior=config.posterior,
-                gain=electron_counts(movie),
                 member=run.member if isinstance(run, shared_run.SharedRun) else None,
                 movie_id=movie.id,
             )
@@ -185,7 +184,7 @@ def _finish(
             None if known is None else known.given,
         )
     brightness = plan.brightness or Brightness.steady(movie.shape[0])
-    store.add_brightness(run.partial, brightness.levels, brightness.valid)
+    writing.add_brightness(run.partial, brightness.levels, brightness.valid)
     for layer in plan.layers:
         _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
     attributes = _describe(movie, card, plan, config, run, hashes)
@@ -196,8 +195,8 @@ def _finish(
         )
     run.check()
     if store.VARIANCE in hashes:
-        store.record_hashes(run.partial, store.VARIANCE, hashes[store.VARIANCE])
-    store.finish(run.partial, store.DENOISED, attributes, hashes[store.DENOISED], record(config))
+        writing.record_hashes(run.partial, store.VARIANCE, hashes[store.VARIANCE])
+    writing.finish(run.partial, store.DENOISED, attributes, hashes[store.DENOISED], record(config))
     run.commit()
 
 
@@ -231,10 +230,10 @@ def _as_array(brightness: Brightness | None) -> NDArray[np.float64] | None:
 def _create(path: Path, movie: store.Store, plan: Plan) -> None:
     """An empty store with all arrays that will be written."""
     dtype = np.dtype(np.float32)
-    store.create(path, store.DENOISED, movie.shape, dtype, plan.geometry, movie.coordinates, movie.units)
+    writing.create(path, store.DENOISED, movie.shape, dtype, plan.geometry, movie.coordinates, movie.units)
     if store.VARIANCE in plan.layers:
         described = {"units": f"{movie.units}^2", "long_name": "variance of the expected counts"}
-        store.add_sharded(path, store.VARIANCE, movie.shape, dtype, plan.geometry, described)
+        writing.add_sharded(path, store.VARIANCE, movie.shape, dtype, plan.geometry, described)
 
 
 def content_ids(attributes: dict[str, Any]) -> tuple[str, ...]:
@@ -248,8 +247,7 @@ def _take_over(known: Known, plan: Plan, run: progress.OutputRun) -> None:
     done = run.done()
     for block in plan.blocks:
         keys = [
-            store.shard_key(region, plan.geometry.shard)
-            for region in store.shards_in(block.core, plan.geometry.shard)
+            shard_key(region, plan.geometry.shard) for region in shards_in(block.core, plan.geometry.shard)
         ]
         sound = all(known.hashes.get(layer, {}).keys() >= set(keys) for layer in plan.layers)
         if block.number in done or not sound:
@@ -257,7 +255,9 @@ def _take_over(known: Known, plan: Plan, run: progress.OutputRun) -> None:
         hashes = {layer: {key: known.hashes[layer][key] for key in keys} for layer in plan.layers}
         for layer in plan.layers:
             for key in keys:
-                store.adopt_shard(_shard_file(known.path / layer, key), _shard_file(run.partial / layer, key))
+                writing.adopt_shard(
+                    _shard_file(known.path / layer, key), _shard_file(run.partial / layer, key)
+                )
         if plan.gives_back:
             for key in keys:
                 adopt(run.folder, key, hashes[store.DENOISED][key])
@@ -379,7 +379,7 @@ def _whole(job: Job, geometry: store.Geometry, record: dict[str, Any], number: i
                 return False
             layer = store.DENOISED
         file = _shard_file(job.array(layer), key)
-        return store.shard_damage(file, geometry.shard, geometry.chunk, 1) is None
+        return shard_damage(file, geometry.shard, geometry.chunk, 1) is None
 
     return all(is_there(layer, key) for layer in job.layers for key in progress.hashes([record], layer))
 
@@ -394,7 +394,7 @@ def _check_complete(
         )
     for key in hashes:
         file = _shard_file(array, key)
-        damage = store.shard_damage(file, geometry.shard, geometry.chunk, 1)
+        damage = shard_damage(file, geometry.shard, geometry.chunk, 1)
         if damage is not None:
             raise PipelineError(f"{file} {damage}. Run the same command again to redo it.")
 
@@ -411,7 +411,7 @@ def _describe(
 
     def content(layer: str) -> str:
         array = zarr.open_array(run.partial / layer, mode="r")
-        return store.content_id(layer, array, hashes[layer])
+        return integrity.content_id(layer, array, hashes[layer])
 
     held_out = [m["held_out"] for m in card["movies"] if m["id"] == movie.id]
     seen = [*card["movies"], *card["ancestors"]]
@@ -424,9 +424,8 @@ def _describe(
         "kind": "denoised",
         "plan": run.id,
         "id": content(store.DENOISED),
-        # Only where there is one, and whether the own count of a pixel has joined in: then it is not blind.
+        # Only where there is one.
         **({store.VARIANCE: {"id": content(store.VARIANCE)}} if store.VARIANCE in plan.layers else {}),
-        "posterior": config.posterior,
         "movie": {"id": movie.id, "name": movie.path.name, "source": movie.attributes["source"]["name"]},
         "model": {"id": card["sha256"], "kind": card["kind"], "blind_radius": card["blind_radius"]},
         "held_out_frames": held_out[0] if held_out else [],

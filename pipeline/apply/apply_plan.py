@@ -26,7 +26,7 @@ from ..inputs.model_fit import movie_brightness, movie_drift, movie_scale, open_
 from ..resources import budget
 from ..settings.config import ApplyConfig, ApplyManyConfig
 from ..slurm.site_profile import load_profile
-from ..store import blocks, store
+from ..store import blocks, integrity, store
 from ..store.blocks import Block, Halo
 from ..workers import cluster
 from .block_work import ROW_FRAMES
@@ -65,8 +65,7 @@ def make_plan(
     architecture = architecture_of(card)
     drift = followed_drift(config, movie, card)
     brightness = movie_brightness(movie)
-    # What has seen its own count says nothing about it.
-    gives_back = not (config.draft_only or config.posterior) and may_give_back(movie.shape, drift)
+    gives_back = not config.draft_only and may_give_back(movie.shape, drift)
     laid = lay_out(
         config.tile,
         config.ensemble,
@@ -75,7 +74,7 @@ def make_plan(
         movie.geometry.shard[0],
         movie.array.dtype.itemsize,
         architecture,
-        2 if config.variance or config.posterior else 1,
+        2 if config.variance else 1,
         largest_shift(drift, architecture.window),
     )
     planned = blocks.plan_blocks(movie.shape, laid.core, laid.halo, architecture.stride)
@@ -91,20 +90,20 @@ def make_plan(
         "chunk": list(laid.geometry.chunk),
         "n_blocks": len(planned),
         "profile": store.PROFILE,
-        **({} if bad is None else {"stand_ins": store.content_hash(bad)}),
-        **({} if drift is None else {"drift": store.content_hash(drift)}),
+        **({} if bad is None else {"stand_ins": integrity.content_hash(bad)}),
+        **({} if drift is None else {"drift": integrity.content_hash(drift)}),
         **(
             {}
             if brightness is None
-            else {"brightness": store.content_hash(np.stack([brightness.levels, brightness.valid]))}
+            else {"brightness": integrity.content_hash(np.stack([brightness.levels, brightness.valid]))}
         ),
         "gives_back": gives_back,
     }
     layers: tuple[str, ...] = (store.DENOISED,)
-    if config.variance or config.posterior:
-        check_uncertainty(card, movie, config.posterior)
+    if config.variance:
+        check_uncertainty(card, movie)
         layers = (store.DENOISED, store.VARIANCE)
-        identity |= {"variance": True, "posterior": config.posterior}
+        identity["variance"] = True
     return Plan(
         identity,
         planned,

@@ -30,10 +30,10 @@ from ..errors import InputError
 from ..files.fault_points import maybe_crash
 from ..resources import budget
 from ..runs import progress
-from ..store import blocks, store
+from ..store import blocks, store, writing
 from ..store.blocks import Block, Region
 from ..store.shards import Layout as ShardLayout
-from ..store.shards import ShardWriter
+from ..store.shards import ShardWriter, shard_index, shard_key, shards_in
 
 ROW_FRAMES = 32  # that are denoised, then packed, and then forgotten
 
@@ -54,8 +54,6 @@ class Job:
     device: str
     stand_ins: Path | None = None  # what is shown in place of bad pixels, an array of the size of a frame
     drift: Path | None = None  # of the scene, which the windows follow [pixels], (frames of the movie, 2)
-    posterior: bool = False  # whether the own count of a pixel joins in
-    gain: float = 1.0  # [counts per electron]
     member: str | None = None  # who writes, where several processes share the lease
     movie_id: str = ""  # of the content: the movie must not be replaced while its blocks are denoised
     # The arrays that are written, all of one geometry. Of a draft, the evidence is summed, too; see `given_back`.
@@ -130,7 +128,7 @@ def run_block(job: Job, block: Block) -> int:
     hashes: dict[str, dict[str, str]] = {layer: {} for layer in job.layers}
     shard_shape = targets[job.layers[0]].shards
     evidence = None if job.layers[0] != store.DRAFT else BlockEvidence.of(job, block, source.shape)
-    shards = list(store.shards_in(block.core, shard_shape))
+    shards = list(shards_in(block.core, shard_shape))
     # One row of frames is packed, and waits for the disk, while the next is computed.
     few = zarr.config.set({"threading.max_workers": n_threads})
     with few, ThreadPoolExecutor(n_threads, thread_name_prefix="write") as pool:
@@ -159,7 +157,7 @@ def run_block(job: Job, block: Block) -> int:
                     last = frames[1] == shard.frames[1]
                     writer = in_hand.pop((layer, shard)) if last else in_hand[layer, shard]
                     part = result[Region(frames, shard.rows, shard.columns).within(row).slices]
-                    key = store.shard_key(shard, shard_shape) if last else None
+                    key = shard_key(shard, shard_shape) if last else None
                     packing.append((layer, pool.submit(_pack, job, layer, writer, part, key)))
         collect()
     summed = {} if evidence is None else {"evidence": evidence.save(job, block.number)}
@@ -248,11 +246,13 @@ def _pack(
     kept_bits = job.kept_bits
     if layer == store.DRAFT and kept_bits is not None:
         kept_bits = store.DRAFT_BITS
-    writer.append(np.ascontiguousarray(part) if kept_bits is None else store.round_mantissa(part, kept_bits))
+    writer.append(
+        np.ascontiguousarray(part) if kept_bits is None else writing.round_mantissa(part, kept_bits)
+    )
     if key is None:
         return None
     allowed = functools.partial(progress.check_lease, job.folder, job.token, job.member)
-    return key, writer.write(job.array(layer), store.shard_index(key), allowed)
+    return key, writer.write(job.array(layer), shard_index(key), allowed)
 
 
 def denoise_block(
@@ -313,7 +313,6 @@ def _denoised(
             yield (frame,)
     else:
         assert isinstance(model.network, SplitBlind)
-        given |= {"gain": job.gain, "own_counts": job.posterior}
         yield from denoise_with_variance(model.network, held, tile, job.scale, frames, **given)
 
 

@@ -42,9 +42,9 @@ from ..files.sealed_json import read_sealed, write_sealed
 from ..resources import budget
 from ..runs import progress
 from ..step_control import Control
-from ..store import store
+from ..store import integrity, store, writing
 from ..store.blocks import Block, Region
-from ..store.shards import Layout, ShardWriter
+from ..store.shards import Layout, ShardWriter, shard_damage, shard_index, shard_key, shards_in
 from .block_work import (
     Job,
     draft_store,
@@ -110,7 +110,7 @@ def finish_draft(
     assert given is not None
     maybe_crash("given_back.known")
     whole = Region((0, shape[0]), (0, shape[1]), (0, shape[2]))
-    shards = list(store.shards_in(whole, geometry.shard))
+    shards = list(shards_in(whole, geometry.shard))
     brightness = movie_brightness(job) or Brightness.steady(shape[0])
     make = partial(_make, job, geometry, source, given, places, brightness, run)
 
@@ -118,7 +118,7 @@ def finish_draft(
         control.check("apply")
         try:
             return make(shard)
-        except store.UNREADABLE as error:
+        except integrity.UNREADABLE as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the disk, not of what is on it
             _forget(job, blocks, shard)
@@ -135,7 +135,7 @@ def prepare_draft(folder: Path, shape: tuple[int, int, int], geometry: store.Geo
     """The empty store of a draft in a work folder; of one that is there, what is damaged is made again."""
     target, fresh = draft_store(folder), folder / "done" / f"draft-{uuid.uuid4().hex}.zarr"
     zarr.create_group(fresh)
-    store.add_sharded(fresh, store.DRAFT, shape, np.dtype(np.float32), geometry, {})
+    writing.add_sharded(fresh, store.DRAFT, shape, np.dtype(np.float32), geometry, {})
     for file in fresh.rglob("zarr.json"):
         place, data = target / file.relative_to(fresh), file.read_bytes()
         if not place.exists() or place.read_bytes() != data:
@@ -183,14 +183,14 @@ class Given:
     def hashes(self) -> dict[str, str]:
         """Of the content of every array."""
         names = [*MAPS, *(STRETCHES if self._later else ())]
-        return {name: store.array_hash(zarr.open_array(self._path / name, mode="r")) for name in names}
+        return {name: integrity.array_hash(zarr.open_array(self._path / name, mode="r")) for name in names}
 
     def copy_to(self, path: Path) -> None:
         """Give the arrays to a store that is being made."""
         for name in self.hashes():
             array = zarr.open_array(self._path / name, mode="r")
             dims = tuple(str(dim) for dim in array.metadata.dimension_names)
-            copy = store.create_array(
+            copy = writing.create_array(
                 path, name, array.shape, array.dtype, array.chunks, dims, dict(array.attrs)
             )
             for first in range(0, array.shape[0], array.chunks[0]):
@@ -211,10 +211,10 @@ def _ask_the_counts(
     whole = give_back(_gather(job, blocks, places, scene), correlations)
     for name, values in zip(MAPS, (whole.mean, whole.own, whole.level), strict=True):
         described = {"units": units if name == "given_back" else "1", "long_name": MAPS[name]}
-        store.add_array(path, name, values, DIMS, described)
+        writing.add_array(path, name, values, DIMS, described)
     n = n_stretches(n_frames)
     later = [
-        store.create_array(
+        writing.create_array(
             path,
             name,
             (n, *scene),
@@ -309,11 +309,11 @@ def _make(
     shard: Region,
 ) -> tuple[str, str]:
     """One shard of the denoised array; its grid position and hash. Nothing is done where it is there."""
-    key = store.shard_key(shard, geometry.shard)
+    key = shard_key(shard, geometry.shard)
     target = job.output / store.DENOISED
     file = target.joinpath("c", *key.split("."))
     before = (read_sealed(_marker(job.folder, key)) or {}).get("shard")
-    if before is not None and store.shard_damage(file, geometry.shard, geometry.chunk, 1) is None:
+    if before is not None and shard_damage(file, geometry.shard, geometry.chunk, 1) is None:
         return key, str(before)
     draft = zarr.open_array(job.array(store.DRAFT), mode="r")
     writer = ShardWriter(Layout.of(zarr.open_array(target, mode="r")))
@@ -329,8 +329,8 @@ def _make(
             if (besides := given.stretch(stretch_of(number, len(places)))) is not None:
                 shown = besides.to_frame(counts[frame], shown, level, corner, valid)
             drafted[frame] = shown
-        writer.append(drafted if job.kept_bits is None else store.round_mantissa(drafted, job.kept_bits))
-    digest = writer.write(target, store.shard_index(key), run.check)
+        writer.append(drafted if job.kept_bits is None else writing.round_mantissa(drafted, job.kept_bits))
+    digest = writer.write(target, shard_index(key), run.check)
     adopt(job.folder, key, digest)
     maybe_crash("given_back.marked")
     return key, digest

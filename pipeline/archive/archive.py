@@ -33,7 +33,7 @@ from ..settings.config import (
 )
 from ..settings.results import ARCHIVE_MARK, is_archive, parts_of_run
 from ..step_control import Control
-from ..store import store
+from ..store import foreign, store
 from .verify import verify
 
 PROFILE = 1
@@ -85,7 +85,7 @@ def describe(path: Path, archive: Path) -> Card:
     InputError
         If it is neither, or not whole.
     """
-    if links := [path] if path.is_symlink() else store.links_in(path):
+    if links := [path] if path.is_symlink() else foreign.links_in(path):
         raise InputError(
             links[0], "is a symbolic link, and what it leads to may change. Add the folder itself"
         )
@@ -256,7 +256,7 @@ def check(config: ArchiveVerifyConfig, control: Control | None = None) -> dict[s
         n_cards += 1
         try:
             path = place_of(card, archive)
-            if links := store.links_in(path):
+            if links := foreign.links_in(path):
                 raise InputError(links[0], "is a symbolic link")
             if card["kind"] == "model":
                 checkpoint.load_model(path, card["id"])

@@ -22,9 +22,9 @@ from ..errors import VerificationError
 from ..resources import budget, memory
 from ..settings.config import VerifyConfig
 from ..step_control import Control
-from ..store import store
+from ..store import foreign, integrity, store
 from ..store.blocks import Region
-from ..store.shards import look_at
+from ..store.shards import look_at, n_chunks, shard_key, shards_in
 
 METADATA = "zarr.json"
 MOST_MISSING = 10_000  # shards that metadata announce for each one that is there
@@ -72,7 +72,7 @@ def verify(config: VerifyConfig, control: Control | None = None) -> dict[str, An
         If anything is missing, cut, changed, too much or in the wrong place; names the first damaged frames.
     """
     control = control or Control()
-    if links := store.links_in(config.store):
+    if links := foreign.links_in(config.store):
         raise VerificationError(
             f"{links[0]}: is a symbolic link, so what it leads to is not part of the store. Copy the file itself."
         )
@@ -105,7 +105,7 @@ def inspect(path: Path, deep: bool, control: Control) -> Findings:
             continue  # said already; what they say of shape and hashes cannot be relied on
         try:
             opened = _open(path, each, attributes)
-        except store.UNREADABLE as error:
+        except integrity.UNREADABLE as error:
             damage.append(Damage(f"the metadata of its array {each!r} are damaged ({error}) (all frames)"))
             continue
         found, n_found, sound[each] = _array(opened, deep, control)
@@ -136,14 +136,14 @@ def _attributes(path: Path) -> tuple[dict[str, Any], list[Damage]]:
         attributes = parse_json(spare.read_bytes())["attributes"]["tdenoise"]
         if attributes["kind"] in ("movie", "denoised"):
             return attributes, [Damage(f"{what} (all frames)")]
-    except store.UNREADABLE:
+    except integrity.UNREADABLE:
         pass
     raise VerificationError(f"{path}: {what}, and so was its copy. Write the store again with --force.")
 
 
 def _open(path: Path, name: str, attributes: dict[str, Any]) -> store.Store:
     """An array of a store whose root may be damaged."""
-    store.check_codecs(parse_json((path / name / METADATA).read_bytes())["codecs"])
+    foreign.check_codecs(parse_json((path / name / METADATA).read_bytes())["codecs"])
     array = zarr.open_array(path / name, mode="r", zarr_format=3)
     if array.shards is None:
         raise ValueError("it has no shards")
@@ -183,12 +183,15 @@ def _array(opened: store.Store, deep: bool, control: Control) -> tuple[list[Dama
             {},
         )
     whole = Region(*((0, n) for n in opened.shape))
-    regions = list(store.shards_in(whole, opened.geometry.shard))
+    regions = list(shards_in(whole, opened.geometry.shard))
     try:
-        hashes, marks = store.recorded_hashes(opened), store.recorded_marks(opened)
-    except store.UNREADABLE as error:
+        hashes, marks = (
+            integrity.recorded_hashes(opened.path, opened.name),
+            integrity.recorded_marks(opened.path, opened.name),
+        )
+    except integrity.UNREADABLE as error:
         return [Damage(f"its record of hashes is damaged ({error})")], len(regions), {}
-    if store.content_id(opened.name, opened.array, hashes) != opened.id:
+    if integrity.content_id(opened.name, opened.array, hashes) != opened.id:
         return [Damage("its record of hashes was changed")], len(regions), {}
     damage: list[Damage] = []
 
@@ -201,7 +204,7 @@ def _array(opened: store.Store, deep: bool, control: Control) -> tuple[list[Dama
     with zarr.config.set({"threading.max_workers": n_threads}), ThreadPoolExecutor(n_threads) as pool:
         for number, (region, problem) in enumerate(pool.map(check, regions), start=1):
             control.progress("verify", number, len(regions))
-            key = store.shard_key(region, opened.geometry.shard)
+            key = shard_key(region, opened.geometry.shard)
             if problem is not None:
                 del hashes[key]
                 damage.append(Damage(f"The one of {_extent(region)} {problem}", opened.name, key))
@@ -212,11 +215,11 @@ def _shard(
     opened: store.Store, region: Region, hashes: dict[str, str], marks: dict[str, int], deep: bool
 ) -> str | None:
     shard, chunk = opened.geometry.shard, opened.geometry.chunk
-    key = store.shard_key(region, shard)
+    key = shard_key(region, shard)
     file = opened.path.joinpath(opened.name, "c", *key.split("."))
     if file.is_symlink():
         return "is a link to another file"
-    problem, mark = look_at(file, shard, chunk, store.n_chunks(region, chunk))
+    problem, mark = look_at(file, shard, chunk, n_chunks(region, chunk))
     if problem is None and not deep and marks.get(key, mark) != mark:
         problem = "holds other data than was written"
     if problem is not None or not deep:
@@ -228,7 +231,7 @@ def _shard(
         frames = slice(first, min(first + step, region.frames[1]))
         try:
             content.update(np.ascontiguousarray(opened.array[(frames, *region.slices[1:])]).data)
-        except store.UNREADABLE as error:
+        except integrity.UNREADABLE as error:
             return f"cannot be decoded at frames {frames.start} to {frames.stop - 1} ({error})"
     return None if content.hexdigest() == hashes[key] else "holds other data than was written"
 
@@ -243,10 +246,10 @@ def _foreign(path: Path, attributes: dict[str, Any]) -> Iterator[str]:
     known = attributes.get("files")
     if known is None:
         return  # of the copy; the root's list of files is what was damaged
-    for name in store.small_files(path):
+    for name in integrity.small_files(path):
         if name != METADATA and name not in known:
             yield name
-    for file in store.sharded_metadata(path):
+    for file in integrity.sharded_metadata(path):
         grid = _grid(file)
         chunks = file.parent / "c"
         for inner in chunks.rglob("*"):
@@ -267,5 +270,5 @@ def _grid(file: Path) -> tuple[int, ...] | None:
         document = parse_json(file.read_bytes())
         shard = document["chunk_grid"]["configuration"]["chunk_shape"]
         return tuple(-(-n // s) for n, s in zip(document["shape"], shard, strict=True))
-    except store.UNREADABLE:
+    except integrity.UNREADABLE:
         return None

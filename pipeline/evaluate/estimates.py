@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdenoise.evaluation import metrics, residuals
-from tdenoise.noise import gamma_poisson, noise
+from tdenoise.noise import noise
 from tdenoise.noise.noise import NoiseStatistics
 
 from ..errors import InputError
@@ -61,14 +61,9 @@ def noise_law(movie: store.Store) -> NoiseLaw:
     return NoiseLaw("temporal", gain, measured.noise_variance)
 
 
-def error_terms(slab: Slab, noise: NoiseLaw, posterior: bool) -> Array:
-    """Terms whose mean is the mean squared error of a slab's own frames, for a known noise law.
-
-    Of a blind prediction; or of a posterior mean, which has seen its own count in a way that is known.
-    """
+def error_terms(slab: Slab, noise: NoiseLaw) -> Array:
+    """Terms whose mean is the mean squared error of a blind prediction of a slab's own frames."""
     counts, denoised = slab.counts[slab.own], slab.denoised[slab.own]
-    if posterior and slab.variance is not None:
-        return gamma_poisson.unbiased_error_terms(counts, denoised, slab.variance, noise.gain)
     return metrics.unbiased_mse_terms(counts, denoised, noise.gain, noise.read_variance)
 
 
@@ -109,7 +104,6 @@ class Estimates:
         shape: tuple[int, int, int],
         regions: Mapping[str, Array] | None = None,
         blind: bool = True,
-        posterior: bool = False,
     ) -> None:
         # About 1000 blocks per slab at most: of a large frame they are larger.
         extent = 32 * max(1, round(max(shape[1:]) / 1024))
@@ -122,8 +116,7 @@ class Estimates:
         self.error, self.held_error, self.umse, self.excess = (Blocks(extent) for _ in range(4))
         self._regions = dict(regions or {})
         self._of_regions = {name: Blocks(extent) for name in self._regions}
-        self._blind = blind and not posterior
-        self._posterior = posterior and noise.estimator == "poisson"
+        self._blind = blind
 
     def add(self, slab: Slab) -> None:
         """Take in the next slab."""
@@ -147,7 +140,7 @@ class Estimates:
             if self._blind:
                 self.umse.add(between[inner[: len(between)]])
         if self._noise.estimator == "poisson":
-            terms = error_terms(band, self._noise, self._posterior)
+            terms = error_terms(band, self._noise)
             self._add_terms(terms, band.frames[0], rows, sound[band.own])
             # The noise between neighbouring frames, less what the law says: the prediction plays no part.
             if n_frames > 2:
@@ -158,7 +151,7 @@ class Estimates:
             self._add_terms(between, band.frames[0] + 1 - band.before, rows, inner[: len(between)])
 
     def _add_terms(self, terms: Array, first: int, rows: slice, sound: Array) -> None:
-        if not (self._blind or self._posterior):
+        if not self._blind:
             return  # of a prediction that has seen its own pixel, they are too small by an unknown amount
         held = np.array([first + k in self._held_out for k in range(len(terms))], dtype=bool)
         self.held_error.add(terms[held & sound])
@@ -189,7 +182,6 @@ class Estimates:
             "held_out": held_out,
             "regions": {name: self._in_words(blocks) for name, blocks in self._of_regions.items()},
             "blind": self._blind,
-            "posterior": self._posterior,
             # A model that sees the frames around cannot be tested on them: its own frame is the reference.
             "umse": umse,
             "umse_references": [0, 1, -1],

@@ -66,7 +66,7 @@ class Pictures:
     """Maps that are measured beside the figures."""
 
     mean: Array  # frame of the raw movie, (height, width) [counts]
-    refuted: Array | None  # mean residual over its noise, in the frame of the scene
+    refuted: Array  # mean residual over its noise, in the frame of the scene
 
 
 def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dict[str, Any], Pictures]:
@@ -80,22 +80,20 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
     noise = noise_law(movie)
     truth = None if config.truth is None else load_truth(config.truth, movie)
     held_out = frozenset(denoised.attributes["held_out_frames"])
-    posterior = denoised.attributes.get("posterior", False)
-    blind = denoised.attributes["model"]["blind_radius"] != "seen" and not posterior
+    blind = denoised.attributes["model"]["blind_radius"] != "seen"
     masks = {} if truth is None else {name: truth.masks[name] for name in REGIONS}
-    estimates = Estimates(noise, held_out, movie.shape, masks, blind, posterior)
+    estimates = Estimates(noise, held_out, movie.shape, masks, blind)
     uncertainty = Uncertainty(noise.variance)
     residual = Residual(noise, movie.shape)
     against = None if truth is None else AgainstTruth(truth)
-    refutation = None if posterior else Refutation(movie, denoised)
+    refutation = Refutation(movie, denoised)
     total, n_sound = np.zeros(movie.shape[1:]), 0
     for slab in slabs(movie, denoised, control):
         total += slab.counts[slab.own][slab.sound[slab.own]].sum(axis=0, dtype=np.float64)
         n_sound += int(slab.sound[slab.own].sum())
         estimates.add(slab)
         residual.add(slab)
-        if refutation is not None:
-            refutation.add(slab)
+        refutation.add(slab)
         if against is not None:
             against.add(slab)
         if slab.variance is not None and noise.estimator == "poisson":
@@ -103,9 +101,9 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
                 None if truth is None or not truth.exact else truth.level * truth.clean[slice(*slab.frames)]
             )
             error = None if true is None else slab.denoised[slab.own] - true
-            uncertainty.add(slab.variance, error_terms(slab, noise, posterior), error)
+            uncertainty.add(slab.variance, error_terms(slab, noise), error)
     mean_frame = total / max(1, n_sound)
-    refuted = None if refutation is None else refutation.result()
+    refuted, refuted_map = refutation.result()
     result = {
         "kind": "evaluation",
         "movie": {"id": movie.id, "name": movie.path.name, "source": movie.attributes["source"]["name"]},
@@ -119,14 +117,12 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
         "uncertainty": uncertainty.result(),
         "brightness": movie.attributes.get("brightness"),
         # Where the counts, summed over time, refute what is shown; see `refutation`.
-        "refuted": None if refuted is None else refuted[0],
+        "refuted": refuted,
     }
     stated = estimates.frames["held_out" if result["frames"] == "held_out" else "all_frames"]
     result["explained"] = explained(movie, denoised, noise, blind, stated)
     spots = np.reshape(result["lattice"]["spots"], (-1, 2))
     result |= frame_checks.check(movie, denoised, noise, spots)
-    if posterior:
-        result["evidence"] = None  # the frames hold the very counts that would have to support them
     result["model_checks"] = None if checked is None else model_checks.check(checked, noise, spots, control)
     result["notes"] = notes(movie, denoised, noise, result)
     if truth is not None and against is not None:
@@ -136,7 +132,7 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
         result |= headline(result["all_frames"], result["held_out"])
         result |= against.result(movie, denoised)
         result["baseline"] = baseline(truth, movie) if config.baseline else None
-    return plain(result), Pictures(mean_frame, None if refuted is None else refuted[1])
+    return plain(result), Pictures(mean_frame, refuted_map)
 
 
 def plain(value: Any) -> Any:

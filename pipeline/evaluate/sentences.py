@@ -27,12 +27,6 @@ def notes(movie: store.Store, denoised: store.Store, noise: NoiseLaw, result: di
             f"Noise persists from frame to frame (correlation {measured.correlation_t:+.3f}): "
             "the estimated error is too small."
         )
-    if result["posterior"]:
-        found.append(
-            "The own count of every pixel has joined in (posterior mean). The error is estimated by a formula that "
-            "allows for that; uMSE and the evidence of the counts, which are for blind predictions, are left out, and "
-            "what was removed varies less than the noise does."
-        )
     radius = denoised.attributes["model"]["blind_radius"]
     fitting = choose(measured)
     if radius != "seen" and widest([radius, fitting.blind_radius]) != radius:
@@ -67,7 +61,7 @@ def _about_signal(result: dict[str, Any]) -> list[str]:
             f"{explained['gaussian']['sigma_t_frames']:g} frames and {explained['gaussian']['sigma_xy_pixels']:g} "
             "pixels explains as much of the signal."
         )
-    if refuted is not None and refuted["n_places"]:
+    if refuted["n_places"]:
         found.append(
             f"The counts refute the denoised movie in {_places(refuted)}. Do not trust what is shown there. Train "
             "longer on this movie, or train from scratch (--from scratch)."
@@ -121,8 +115,7 @@ def summary(result: dict[str, Any]) -> list[str]:
     """The main figures of an evaluation, a line each."""
     of_held_out = result["frames"] == "held_out"
     lines = [f"signal: {explained_in_words(result['explained'])}"]
-    if result["refuted"] is not None:
-        lines.append(f"against the counts: {refuted_in_words(result['refuted'])}")
+    lines.append(f"against the counts: {refuted_in_words(result['refuted'])}")
     lines.append(f"error{', held-out frames' if of_held_out else ''}: {error_in_words(result)}")
     if result["held_out"] is not None:
         name, other = ("all", "all_frames") if of_held_out else ("held-out", "held_out")

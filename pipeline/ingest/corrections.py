@@ -179,11 +179,6 @@ class Corrections:
     group: int
 
     @property
-    def stored_type(self) -> np.dtype[Any]:
-        """Type of the counts in the store."""
-        return summed_type(self.dtype, self.bin**2 * self.group)
-
-    @property
     def bad(self) -> NDArray[np.bool_]:
         """All bad pixels (height, width), replaced or not."""
         return self.hot | self.dead | self.lost | self.listed

@@ -26,8 +26,9 @@ from ..runs import progress
 from ..settings import recorded_settings
 from ..settings.config import IngestConfig
 from ..step_control import Control
-from ..store import store
+from ..store import integrity, store, writing
 from ..store.blocks import Region, spans
+from ..store.shards import shard_damage, shards_in
 from .corrections import Corrections, bin_pixels, plan_corrections
 from .fingerprint import Digest, Source
 from .ingest_plan import (
@@ -101,7 +102,7 @@ def ingest(
 
 def _create(path: Path, config: IngestConfig, plan: IngestPlan) -> None:
     units = "electron" if config.counts_per_electron == 1.0 else "count"
-    store.create(path, store.MOVIE, plan.shape, plan.dtype, plan.geometry, plan.coordinates, units)
+    writing.create(path, store.MOVIE, plan.shape, plan.dtype, plan.geometry, plan.coordinates, units)
 
 
 def _build(
@@ -127,9 +128,9 @@ def _build(
     _add_arrays(run.partial, plan, found)
     hashes = progress.hashes(records)
     attributes = describe(config, reader.info, plan, source, sha256, found)
-    attributes |= {"plan": run.id, "id": store.content_id(store.MOVIE, array, hashes)}
+    attributes |= {"plan": run.id, "id": integrity.content_id(store.MOVIE, array, hashes)}
     run.check()
-    store.finish(run.partial, store.MOVIE, attributes, hashes, recorded_settings.record(config))
+    writing.finish(run.partial, store.MOVIE, attributes, hashes, recorded_settings.record(config))
     return attributes
 
 
@@ -221,10 +222,10 @@ def _add_arrays(path: Path, plan: IngestPlan, found: Findings) -> None:
         words = "hot, dead or listed as defect" + (
             "" if found.corrections.bin == 1 else ", one of the summed pixels at least"
         )
-        store.add_array(path, "bad_pixels", bad, ("y", "x"), {"long_name": words})
+        writing.add_array(path, "bad_pixels", bad, ("y", "x"), {"long_name": words})
     if found.drift is not None:
         steps = plan.coordinates.pixel_size_nm
-        store.add_array(
+        writing.add_array(
             path,
             "drift",
             found.drift * (1.0 if steps is None else np.asarray(steps)),
@@ -234,10 +235,10 @@ def _add_arrays(path: Path, plan: IngestPlan, found: Findings) -> None:
                 "long_name": "rows and columns that the scene has moved by since the first frame; not applied",
             },
         )
-    store.add_brightness(path, found.brightness.levels, found.brightness.valid)
+    writing.add_brightness(path, found.brightness.levels, found.brightness.valid)
     if found.timestamps is not None:
         described = {"units": "s", "long_name": "time stamp of the camera"}
-        store.add_array(path, "timestamp", found.timestamps, ("t",), described)
+        writing.add_array(path, "timestamp", found.timestamps, ("t",), described)
 
 
 def _copy(
@@ -284,7 +285,7 @@ def _copy(
 def _is_whole(path: Path, plan: IngestPlan, found: dict[str, Any]) -> bool:
     shard, chunk = plan.geometry.shard, plan.geometry.chunk
     files = [(path / store.MOVIE).joinpath("c", *key.split(".")) for key in found["shards"]]
-    return all(store.shard_damage(file, shard, chunk, 1) is None for file in files)
+    return all(shard_damage(file, shard, chunk, 1) is None for file in files)
 
 
 @dataclass
@@ -313,9 +314,9 @@ class _Copier:
 
         def write(region: Region) -> tuple[str, str]:
             part = frames[:, region.slices[1], region.slices[2]]
-            return store.write_shard(self.path, self._array, region, part, self.allowed)
+            return writing.write_shard(self.path, self._array, region, part, self.allowed)
 
-        shards = self.writers.map(write, store.shards_in(whole, self._array.shards))
+        shards = self.writers.map(write, shards_in(whole, self._array.shards))
         known = seen.record() | _statistics(frames)
         return {"shards": dict(shards), **known}
 

@@ -14,7 +14,8 @@ from tdenoise.noise.bad_pixels import PixelStatistics
 from tdenoise.noise.brightness import Brightness, measure
 from tdenoise.noise.camera_pattern import PixelAccumulator, stand_ins
 from tdenoise.noise.drift import drift
-from tdenoise.noise.noise import NoiseAccumulator, NoiseStatistics
+from tdenoise.noise.noise import NoiseStatistics
+from tdenoise.noise.noise_measurement import NoiseAccumulator
 
 from ..readers import Reader
 from ..readers.timestamps import intervals

@@ -20,35 +20,26 @@ def has_gamma_head(architecture: Architecture) -> bool:
     return getattr(architecture, "head", "mean") == "gamma"
 
 
-def check_uncertainty(card: dict[str, Any], movie: store.Store, posterior: bool) -> None:
-    """Refuse to write a variance that the model does not know, or to use counts that it has seen in others.
+def check_uncertainty(card: dict[str, Any], movie: store.Store) -> None:
+    """Refuse to write a variance that the model does not know.
 
     Parameters
     ----------
     card : dict
         Of the model.
     movie : Store
-    posterior : bool
-        Whether the own count of every pixel is to join in.
 
     Raises
     ------
     UsageError, InputError
     """
     architecture = architecture_of(card)
-    what = "--posterior" if posterior else "--variance"
     if not has_gamma_head(architecture):
         raise UsageError(
-            f"{what}: the model ({kind_of(architecture)}) does not estimate how uncertain it is. Train one that does "
+            f"--variance: the model ({kind_of(architecture)}) does not estimate how uncertain it is. Train one that does "
             "with 'train --head gamma', and give it with --model."
         )
-    check_gamma(movie, what, "Remove it.")
-    if posterior and architecture.blind_radius != 0:
-        hidden = "the whole frame" if architecture.blind_radius is None else architecture.blind_radius
-        raise UsageError(
-            f"--posterior: is for models of blind radius 0, and this one has {hidden}. Remove it, or train with "
-            "'train --head gamma --blind-radius 0'."
-        )
+    check_gamma(movie, "--variance", "Remove it.")
 
 
 def electron_counts(movie: store.Store) -> float:

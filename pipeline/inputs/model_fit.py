@@ -96,8 +96,7 @@ def movie_drift(movie: store.Store, architecture: Architecture) -> NDArray[np.fl
     None where none was measured or the scene stays within its pixels, and for UDVD, whose five frames show little.
     """
     described = movie.attributes["drift"]
-    # Before it was measured in every few frames, it was not good enough.
-    if described is None or "every_n_frames" not in described or kind_of(architecture) == "udvd":
+    if described is None or kind_of(architecture) == "udvd":
         return None
     steps = movie.coordinates.pixel_size_nm
     moved = np.asarray(zarr.open_array(movie.path / "drift", mode="r")[:], dtype=np.float64)
@@ -117,16 +116,10 @@ def movie_pixel_size_nm(movie: store.Store) -> float | None:
 
 
 def tell_drift(movie: store.Store, drift: NDArray[np.float64] | None, architecture: Architecture) -> None:
-    """Say, once in a command, that windows follow the drift, or why they do not follow one that is known."""
-    described = movie.attributes["drift"]
+    """Say, once in a command, that windows follow the drift."""
     if drift is not None:
         largest = largest_shift(drift, architecture.window)
         log.info("%s: the scene drifts, and the windows follow it by up to %d pixels", movie.path, largest)
-    elif described is not None and "every_n_frames" not in described and kind_of(architecture) != "udvd":
-        log.warning(
-            "%s: its drift was measured by an older version, not well enough to be followed. Ingest it again.",
-            movie.path,
-        )
 
 
 def signal_to_noise(noise: NoiseStatistics) -> float:

@@ -21,21 +21,28 @@ VERIFY_PARTS = 2.2  # that a thread holds: the file and its decoded chunks, and 
 WHERE = "Use a machine, or a job, with more memory."
 
 
-def check_train(movies: list[store.Store], rehearses: bool) -> None:
+def check_train(needed: int) -> None:
     """Refuse a training that this machine could not hold."""
-    budget.check_memory(train_bytes(movies, rehearses), budget.machine_memory_bytes(), "the training", WHERE)
+    budget.check_memory(needed, budget.machine_memory_bytes(), "the training", WHERE)
 
 
-def train_bytes(movies: list[store.Store], rehearses: bool) -> int:
-    """Memory of a training of the standard network on the CPU: the network, patches, scenes, the frames held out."""
-    from tdenoise.training.patches import POOL_BYTES, hold_out  # not above: verify needs no torch
+def train_bytes(n_held_pixels: int, pool_bytes: int, rehearses: bool) -> int:
+    """Memory of a training of the standard network on the CPU: the network, patches, scenes, the frames held out.
 
-    held = sum(len(hold_out(m.shape[0])) * m.shape[1] * m.shape[2] for m in movies)
+    Parameters
+    ----------
+    n_held_pixels : int
+        Of all frames that are held out.
+    pool_bytes : int
+        Of the part of the movies that patches are drawn from.
+    rehearses : bool
+        Whether simulated scenes are made, too.
+    """
     return (
         TRAIN_BASE_BYTES
         + (TRAIN_REHEARSAL_BYTES if rehearses else 0)
-        + TRAIN_HELD_BYTES * min(held, TRAIN_HELD_PIXELS)
-        + min(sum(_n_bytes(movie) for movie in movies), POOL_BYTES)
+        + TRAIN_HELD_BYTES * min(n_held_pixels, TRAIN_HELD_PIXELS)
+        + pool_bytes
     )
 
 
@@ -81,10 +88,6 @@ def verify_frames(opened: store.Store) -> int:
     (frames, rows, columns), chunk = opened.geometry.shard, opened.geometry.chunk[0]
     fitting: int = VERIFY_PART_BYTES // (rows * columns * opened.array.dtype.itemsize)
     return min(frames, max(chunk, fitting // chunk * chunk))
-
-
-def _n_bytes(movie: store.Store) -> int:
-    return int(movie.shape[0] * movie.shape[1] * movie.shape[2] * movie.array.dtype.itemsize)
 
 
 def _part_bytes(opened: store.Store) -> int:

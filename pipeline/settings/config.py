@@ -247,12 +247,6 @@ class TrainConfig(Learning):
         group=MODEL,
         metavar="FRACTION",
     )
-    distill: Path | None = setting(
-        None,
-        "the movie denoised with --ensemble: learn to reach the average of many passes in one",
-        group=MODEL,
-        metavar="DENOISED.zarr",
-    )
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
     )
@@ -282,11 +276,6 @@ class Denoising(Placement):
     )
     variance: YesNo = setting(
         False, "also write how uncertain each pixel is (the model needs a gamma head)", group=OUTPUT
-    )
-    posterior: YesNo = setting(
-        False,
-        "combine the estimate of each pixel with its own count, and write the variance (gamma head, single electrons)",
-        group=OUTPUT,
     )
     resume: YesNo = setting(False, "only continue what was begun, never start anew", group=OUTPUT)
     force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
@@ -376,9 +365,6 @@ class RunConfig(Preparation, Learning, Placement):
         help="folder for everything that the run makes", group=OUTPUT, metavar="FOLDER", short="-o"
     )
     variance: YesNo = setting(False, "also learn and write how uncertain each pixel is", group=OUTPUT)
-    posterior: YesNo = setting(
-        False, "combine the estimate of each pixel with its own count, and write the variance", group=OUTPUT
-    )
     truth: Path | None = setting(
         None, "clean movie to compare with, for simulated data", group=WHAT, metavar="FILE.npz"
     )

@@ -46,7 +46,7 @@ from ..step_control import Control
 from ..store import store
 from ..version import VERSION
 from . import launch
-from .train_plan import Plan, make_plan
+from .train_plan import Plan, make_plan, memory_bytes
 from .training_state import fill, restore, snapshot, state_bytes
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
     if config.processes != "slurm" and _already_trained(config, known):
         progress.tidy_up(config.output)
         return checkpoint.read_card(config.output)
-    memory.check_train(plan.movies, plan.rehearses)
+    memory.check_train(memory_bytes(plan.movies, plan.rehearses))
     n_local = config.processes or min(plan.n_devices, plan.settings.batch)
     with launch.team(n_local, plan.settings.batch, partial(train_in_team, config)) as team:
         return train_in_team(config, control, team)
@@ -118,7 +118,7 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
             "states for a rough one, and compare it with the errors by 'evaluate' (docs/models.md)."
         )
     training = [_looked_at(movie, plan) for movie in plan.movies]
-    inputs = [path for path in (*config.movie, plan.start, config.distill) if path is not None]
+    inputs = [path for path in (*config.movie, plan.start) if path is not None]
     with progress.OutputRun(
         config.output, plan.identity, inputs, force=config.force, command=config, stop=control.stop
     ) as run:
@@ -187,7 +187,6 @@ def _training_movie(
         movie.array,
         scale_for(plan.architecture, noise),
         hold_out(movie.shape[0]),
-        clean=None if plan.teacher is None else plan.teacher.array,
         stand_ins=bad,
         drift=plan.drifts[movie.id],
         pixel_size_nm=movie_pixel_size_nm(movie),
@@ -487,7 +486,6 @@ def _save(
         "seed": plan.settings.seed,
         "device": plan.device,
         "parent": None if parent is None else parent["sha256"],
-        **({} if plan.teacher is None else {"teacher": plan.teacher.attributes["model"]["id"]}),
         "metrics": {**kept, "elapsed_s": session.elapsed_s},
         "software": VERSION,
     }

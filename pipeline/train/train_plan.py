@@ -17,7 +17,7 @@ from tdenoise.network.udvd import UdvdArchitecture
 from tdenoise.noise import thinning
 from tdenoise.noise.noise import NoiseStatistics, choose, widest
 from tdenoise.training.candidates import CANDIDATES, SHARE
-from tdenoise.training.patches import hold_out
+from tdenoise.training.patches import POOL_BYTES, hold_out
 from tdenoise.training.train import TrainingSettings
 
 from ..errors import InputError, UsageError
@@ -25,7 +25,7 @@ from ..inputs.gamma_head import check_gamma, has_gamma_head
 from ..inputs.model_fit import movie_drift, movie_noise, movie_pixel_size_nm, open_model
 from ..resources import memory
 from ..settings.config import SCRATCH, TrainConfig
-from ..store import store
+from ..store import integrity, store
 
 UNLIMITED = 10**9  # steps, where the time limit ends the training
 LEAST_STEPS = 100  # to compare candidates; in fewer, none of them learns much
@@ -46,7 +46,6 @@ class Plan:
     settings: TrainingSettings
     device: str
     start: Path | None  # the model whose weights are adapted
-    teacher: store.Store | None  # the movie as another model denoised it: the target instead of the counts
     parent: dict[str, Any] | None  # its card
     drifts: dict[str, NDArray[np.float64] | None]  # that windows follow, of every movie by its id
     ignore_drift: bool  # as `apply` then does, too
@@ -85,7 +84,6 @@ def make_plan(config: TrainConfig) -> Plan:
     if has_gamma_head(architecture):
         for movie in movies:
             check_gamma(movie, "--head gamma", "Use --head mean.")
-    teacher = None if config.distill is None else _teacher(config.distill, movies, architecture)
     rehearses = not config.movie_only and _can_rehearse(architecture, parent)
     learning_rate = LEARNING_RATES.get(kind_of(architecture), TrainingSettings.learning_rate)
     usual = TrainingSettings.batch, TrainingSettings.patch
@@ -112,7 +110,6 @@ def make_plan(config: TrainConfig) -> Plan:
         # Not the precision and the device: a job that is queued again may land on another kind of node.
         "settings": decisive,
         "parent": None if parent is None else parent["sha256"],
-        **({} if teacher is None else {"teacher": teacher.id}),
     }
     compares = rehearses and config.from_model is None and settings.steps >= LEAST_STEPS
     if compares:
@@ -120,7 +117,7 @@ def make_plan(config: TrainConfig) -> Plan:
     if rehearses:
         identity["rehearses"] = [movie_pixel_size_nm(movie) for movie in movies]
     if any(drift is not None for drift in drifts.values()):
-        identity["drifts"] = [None if d is None else store.content_hash(d) for d in drifts.values()]
+        identity["drifts"] = [None if d is None else integrity.content_hash(d) for d in drifts.values()]
     return Plan(
         movies,
         architecture,
@@ -128,7 +125,6 @@ def make_plan(config: TrainConfig) -> Plan:
         settings,
         device,
         start,
-        teacher,
         parent,
         drifts,
         config.ignore_drift,
@@ -149,8 +145,15 @@ def describe_plan(config: TrainConfig) -> dict[str, Any]:
         "device": plan.device,
         "n_parameters": sum(p.numel() for p in build(plan.architecture).parameters()),
         "held_out": [list(hold_out(m.shape[0])) for m in plan.movies],
-        "memory_bytes": memory.train_bytes(plan.movies, plan.rehearses),
+        "memory_bytes": memory_bytes(plan.movies, plan.rehearses),
     }
+
+
+def memory_bytes(movies: list[store.Store], rehearses: bool) -> int:
+    """Memory that a training will need."""
+    held = sum(len(hold_out(m.shape[0])) * m.shape[1] * m.shape[2] for m in movies)
+    n_bytes = sum(int(np.prod(m.shape)) * m.array.dtype.itemsize for m in movies)
+    return memory.train_bytes(held, min(n_bytes, POOL_BYTES), rehearses)
 
 
 def choose_architecture(
@@ -208,27 +211,6 @@ def _choose_blindness(
         return SplitBlindArchitecture(blind_radius=wanted), reason
     deciding = [choice.reason for choice in choices if choice.blind_radius == fitting]
     return SplitBlindArchitecture(blind_radius=fitting), deciding[0] if deciding else "the noise is not known"
-
-
-def _teacher(path: Path, movies: list[store.Store], architecture: Architecture) -> store.Store:
-    """The denoised movie whose values are to be learnt.
-
-    It is blind itself, so its value of a pixel has nothing of that pixel's noise, and a network that learns it
-    learns no noise either.
-    """
-    if len(movies) > 1:
-        raise UsageError("--distill takes one movie at a time. Name one.")
-    if kind_of(architecture) == "thinned" or has_gamma_head(architecture):
-        raise UsageError("--distill is for blind models with the mean head. Remove --model or --head.")
-    teacher = store.open_store(path, store.DENOISED)
-    teacher.array.check_all()
-    if teacher.attributes["movie"]["id"] != movies[0].id:
-        raise InputError(
-            path, f"is not denoised from {movies[0].path}. Give the store that was made from it."
-        )
-    if teacher.attributes.get("posterior"):
-        raise InputError(path, "holds the own count of every pixel. Denoise the movie without --posterior.")
-    return teacher
 
 
 def _can_rehearse(architecture: Architecture, parent: dict[str, Any] | None) -> bool:

@@ -88,7 +88,7 @@ def fill(state: TrainingState, data: bytes) -> None:
     state.elapsed_s = rest["elapsed_s"]
     state.best_step = rest["best_step"]
     state.best_error = math.inf if rest["best_error"] is None else rest["best_error"]
-    state.annealing_since = rest.get("annealing_since")  # not in checkpoints of old versions
+    state.annealing_since = rest["annealing_since"]
     state.history = rest["history"]
     state.done = rest["done"]
 

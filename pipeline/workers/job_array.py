@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from tdenoise.files.atomic import write_atomically
-from tdenoise.network import checkpoint
 
 from ..errors import PipelineError, Stopped
 from ..files.sealed_json import read_sealed, write_sealed
@@ -71,6 +70,7 @@ def apply_array(
     config: ApplyConfig,
     count: int,
     plan: dict[str, Any],
+    inputs: Sequence[Path],
     create: Callable[[Path], None],
     control: Control,
 ) -> None:
@@ -83,6 +83,8 @@ def apply_array(
         Number of tasks.
     plan : dict
         All that decides the bytes.
+    inputs : sequence of Path
+        What is read: the output must not lie in it.
     create : callable
         Makes the empty output.
     control : Control
@@ -101,7 +103,6 @@ def apply_array(
     known = before.get("plan") == progress.plan_id(plan) and _is_queued(before["name"])
     # Of a batch run: its own name first, so that status, cancel and the costs find the array too.
     name = before["name"] if known else f"{os.environ.get('TDENOISE_RUN', 'tdn')}-{uuid.uuid4().hex[:8]}"
-    inputs = [config.movie, config.model or checkpoint.BASE]
     with SharedRun(
         config.output,
         plan,

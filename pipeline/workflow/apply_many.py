@@ -77,7 +77,7 @@ def describe_plans(config: ApplyManyConfig) -> dict[str, Any]:
             shard_frames,
             itemsize,
             architecture,
-            2 if config.variance or config.posterior else 1,
+            2 if config.variance else 1,
             largest_shift(drift, architecture.window),
         )
         total["n_movies"] += 1

@@ -51,7 +51,7 @@ def sizes(config: Any) -> dict[str, Any]:
                 plan_geometry(shape, dtype).shard[0],
                 dtype.itemsize,
                 architecture_of(checkpoint.read_card(checkpoint.BASE)),
-                2 if config.variance or config.posterior else 1,
+                2 if config.variance else 1,
             )
             found["n_blocks"] = n_blocks(shape, laid.core)
             found["block_bytes"] = laid.worker_bytes

@@ -24,7 +24,7 @@ from ..runs import progress
 from ..settings import recorded_settings
 from ..settings.config import VerifyConfig
 from ..step_control import Control
-from ..store import store
+from ..store import integrity, store, writing
 from .resume import resume
 
 
@@ -98,7 +98,7 @@ def _maps(path: Path, attributes: dict[str, Any]) -> Any:
     try:
         given = Given.read(path)
         sound = given is not None and given.hashes() == {k: v for k, v in recorded.items() if v is not None}
-    except store.UNREADABLE:
+    except integrity.UNREADABLE:
         return None
     return given if sound else None
 
@@ -126,7 +126,7 @@ def _command(config: VerifyConfig, found: Findings) -> Any:
         given = {"movie": config.movie, "model": config.model or BASE, "workers": config.workers}
     try:
         # The store may be anybody's: where to compute is for this user to say.
-        kept = {k: v for k, v in document["settings"].items() if k not in (*store.WHERE, "resume")}
+        kept = {k: v for k, v in document["settings"].items() if k not in (*writing.WHERE, "resume")}
         return recorded_settings.recall(
             document | {"settings": kept}, output=config.store, force=True, **given
         )

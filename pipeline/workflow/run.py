@@ -70,7 +70,7 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
         if config.step is None and config.truth is not None:
             _check_truth(config.truth, store.open_store(movie, store.MOVIE))
     if config.step in (None, "train"):
-        head = "gamma" if config.variance or config.posterior else None
+        head = "gamma" if config.variance else None
         own = step_settings(
             TrainConfig, config, movie=(movie,), output=model, head=head, force=forced("train")
         )

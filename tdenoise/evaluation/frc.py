@@ -113,19 +113,6 @@ def _rings(shape: tuple[int, ...]) -> tuple[Array, Array, int]:
     return np.rint(radius * 2 * n_rings).astype(int).ravel(), weight, n_rings
 
 
-def half_bit(n_values: Array) -> Array:
-    """The half-bit threshold: as much information per coefficient in the whole movie as half a bit [1]_.
-
-    Parameters
-    ----------
-    n_values : ndarray
-        As in `RingCorrelation`.
-    """
-    root = np.sqrt(np.maximum(n_values, 1))
-    threshold: Array = (0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root)
-    return threshold
-
-
 def truth_correlation(cross: RingCorrelation, raw: RingCorrelation) -> Array:
     """Correlation of a denoised half with the noise-free movie, as estimated from raw halves.
 

@@ -12,9 +12,15 @@ Array = NDArray[Any]
 KINDS = ("vacuum", "lattice", "film", "edge")
 CELL = 32  # rows and columns of what is looked at; neighbours overlap by half
 SIGNIFICANT = 4.0  # standard deviations of its noise, that the power of a cell must exceed it by
-SPOTS = 3  # pairs that a hexagonal lattice has
-PERIODIC = 0.75  # share of the power of the signal in these, of a lattice
-COARSE = 0.5  # share of the power of the signal in waves as long as the cell, of an edge
+SPOTS, MOST_PERIODIC = (
+    3,
+    0.65,
+)  # spots that a hexagonal lattice has, and their share of the power of the signal
+FINE = 2.0  # waves over a cell, of which a lattice has at least so many
+COARSE, MOST_COARSE = (
+    2.5,
+    0.5,
+)  # waves over a cell, and the share of the power that an edge has in longer ones
 
 
 def kinds_of_place(mean: Array, variance: float) -> NDArray[np.intp]:
@@ -65,10 +71,9 @@ def _kind(power: Array, waves: Array, noise: float) -> int:
     excess = float((power[inner] - noise).sum())
     if excess < SIGNIFICANT * noise * np.sqrt(2.25 * inner.sum()):
         return KINDS.index("vacuum")
-    if float((power - noise)[inner & (waves < 2)].sum()) > COARSE * excess:
-        return KINDS.index("edge")
-    fine = np.where(inner & (waves >= 2), power - noise, 0)
-    total, periodic = float(fine.sum()), 0.0
+    signal = np.where(inner, power - noise, 0)
+    coarse = float(signal[waves < COARSE].sum())
+    fine, periodic = np.where(waves < FINE, 0, signal), 0.0
     for _ in range(SPOTS):
         row, column = np.unravel_index(int(fine.argmax()), fine.shape)
         spot = np.ix_(
@@ -77,7 +82,9 @@ def _kind(power: Array, waves: Array, noise: float) -> int:
         )
         periodic += float(fine[spot].sum())
         fine[spot] = 0
-    return KINDS.index("lattice" if periodic > PERIODIC * total else "film")
+    if periodic > MOST_PERIODIC * excess:
+        return KINDS.index("lattice")
+    return KINDS.index("edge" if coarse > MOST_COARSE * excess else "film")
 
 
 def _starts(n: int, size: int) -> list[int]:

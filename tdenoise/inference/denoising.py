@@ -19,7 +19,7 @@ from ..network.split_blind import Architecture as SplitBlindArchitecture
 from ..network.windows import put_stand_ins, transform, transform_back
 from ..noise.brightness import Brightness
 from ..noise.drift import window_shifts
-from ..noise.gamma_poisson import pool, positive, posterior, prior_variance
+from ..noise.gamma_poisson import pool, prior_variance
 from ..noise.noise import Scale
 
 # Symmetries of a frame go through the network together while they hold at most this many pixels; on a GPU frames
@@ -144,8 +144,6 @@ def denoise_with_variance(
     scale: Scale,
     frames: range,
     *,
-    gain: float = 1.0,
-    own_counts: bool = False,
     ensemble: int = 16,
     device: str | torch.device = "cpu",
     stand_ins: NDArray[np.float32] | None = None,
@@ -157,15 +155,10 @@ def denoise_with_variance(
 
     The variance is that of the expected counts, given everything that the denoised frame was made from. See
     `tdenoise.noise.gamma_poisson` for the model, and its `pool` for how the members of an ensemble are joined: into one
-    mean and one variance, before the own count comes in.
+    mean and one variance.
 
     Parameters
     ----------
-    gain : float
-        [counts per electron]
-    own_counts : bool
-        Give the posterior mean, which also the count of the pixel itself goes into (not at bad pixels), in place of
-        the blind one.
     network, block, tile, scale, frames, ensemble, device, stand_ins, drift, brightness, precision
         As for `denoise`.
 
@@ -187,23 +180,12 @@ def denoise_with_variance(
     padded = _prepare(network, block, tile, scale, device, stand_ins, brightness)
     members = symmetries(ensemble)
     core = slice(*tile.core_rows), slice(*tile.core_columns)
-    unseen = torch.zeros((), dtype=torch.bool, device=device)
-    if stand_ins is not None:
-        unseen = torch.from_numpy(np.isfinite(stand_ins[core])).to(device)
 
     def both(sums: Tensor, part: slice) -> Tensor:
         mean, square, variance = (sums[:, :, *core] / len(members)).unbind(dim=1)
         level, contrast = wanted.back(scale, part, mean)
         predicted = level * scale.mean + contrast * mean
         variance = contrast**2 * pool(variance, (square - mean.square()).clamp(min=0), len(members))
-        if own_counts:
-            expected = positive(predicted / gain, scale.mean / gain)
-            counts = padded[wanted.centres[part]][:, *core].double()
-            electrons = (level * (scale.mean + scale.noise * counts) / gain).round()
-            updated, left = posterior(electrons, expected, variance / gain**2)
-            lost = torch.tensor(wanted.stand_for[part], device=mean.device)[:, None, None] | unseen
-            predicted = torch.where(lost, predicted, gain * updated)
-            variance = torch.where(lost, variance, gain**2 * left)
         return torch.stack([predicted, variance], dim=1).float()
 
     def results() -> Iterator[Tensor]:
@@ -227,7 +209,6 @@ class _Wanted:
     numbers: list[int]  # those of them that there are frames to denoise from
     windows: list[Window]
     centres: list[int]  # shown as the centre frame, counted from the first frame of the block
-    stand_for: NDArray[np.bool_]  # whether that is another frame, as the own one was not recorded
     levels: NDArray[np.float64]  # of every one of them
     around: NDArray[
         np.float64
@@ -253,10 +234,7 @@ class _Wanted:
             numbers.append(frame)
             windows.append(Window(indices - tile.first_frame, window_shifts(drift, frame, indices)))
             centres.append(own - tile.first_frame)
-        stand_for = ~known.valid[numbers]
-        return cls(
-            frames, numbers, windows, centres, stand_for, known.levels[numbers], known.around(window)[numbers]
-        )
+        return cls(frames, numbers, windows, centres, known.levels[numbers], known.around(window)[numbers])
 
     @property
     def gains(self) -> NDArray[np.float32] | None:

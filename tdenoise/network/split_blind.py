@@ -103,8 +103,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Architecture:
-        """Inverse of `to_json`; unknown names are refused. Cards of old versions do not tell the head: the mean."""
-        values = {"head": "mean", **values}
+        """Inverse of `to_json`; unknown names are refused."""
         known = {f.name for f in dataclasses.fields(cls)}
         if set(values) != known:
             raise ValueError(f"architecture names {sorted(set(values) ^ known)} do not match this version")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_cdt
 
-from .noise import median_of_nine
+from .median import median_of_nine
 
 HOT_SIGMA = 20.0  # standard deviations above the neighbours
 HOT_COUNTS = 10.0  # electrons above them, too: where there are few, the normal law does not hold

@@ -1,14 +1,9 @@
-"""How uncertain a blind prediction is, and what the pixel's own count adds to it: the Gamma-Poisson model.
+"""How uncertain a blind prediction is: the Gamma-Poisson model.
 
 What a blind network knows of the expected electrons ``x`` of a pixel is described by a Gamma distribution of mean ``m``
 and variance ``v``, so of shape ``alpha = m^2 / v``. The count ``y`` is Poisson around ``x``, so it is negative binomial
-around ``m``: its likelihood trains both numbers. And because the Gamma distribution is conjugate to the Poisson one,
-the count that the network never saw joins in exactly: given ``y``, ``x`` is a Gamma variable again, of mean
-``m (alpha + y) / (alpha + m)``. (Laine et al. 2019 do the same for Gaussian noise.)
-
-With ``w = v / (v + m)``, the weight of the own count, this reads ``g = m + w (y - m)``, of variance ``w g``.
-
-The own count helps only where its noise is independent of everything that the network saw: `refusal` tells.
+around ``m``: its likelihood trains both numbers. This holds only where the noise of a pixel is independent of all that
+the network saw: `refusal` tells.
 """
 
 from __future__ import annotations
@@ -106,56 +101,6 @@ def pool(mean_of_variances: Tensor, variance_of_means: Tensor, n_members: int) -
     Tensor
     """
     return torch.maximum(mean_of_variances - variance_of_means, mean_of_variances / n_members)
-
-
-def posterior(counts: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the expected electrons, given also the count itself.
-
-    ``m (alpha + y) / (alpha + m)`` and ``m^2 (alpha + y) / (alpha + m)^2``.
-
-    Parameters
-    ----------
-    counts, mean, variance : Tensor
-        ``y``, ``m`` above 0, and ``v`` from 0 [electrons, electrons, electrons^2].
-
-    Returns
-    -------
-    mean, variance : Tensor
-
-    Examples
-    --------
-    >>> [float(part) for part in posterior(torch.tensor(4.0), torch.tensor(2.0), torch.tensor(2.0))]
-    [3.0, 1.5]
-    """
-    weight = variance / (variance + mean)
-    updated = mean + weight * (counts - mean)
-    return updated, weight * updated
-
-
-def unbiased_error_terms(counts: Array, denoised: Array, variance: Array, gain: float = 1.0) -> Array:
-    """Terms whose mean is the mean squared error of a posterior mean, which has seen its own count.
-
-    For Poisson counts, ``E[x g(y)] = E[y g(y - 1)]``, so ``g(y)^2 - 2 y g(y - 1) + y (y - 1)`` is unbiased. The
-    posterior mean falls by ``w`` when the count falls by one, and ``w`` is its variance over its mean. So the
-    terms are ``(y - g)^2 - y + 2 y V / g``: those of a blind prediction, and what the own count has made smaller.
-
-    Parameters
-    ----------
-    counts : ndarray
-        Poisson counts times the gain [counts].
-    denoised, variance : ndarray, same shape
-        From `posterior` [counts, counts^2].
-    gain : float
-        [counts per electron]
-
-    Returns
-    -------
-    ndarray of float64, same shape
-        [counts^2]
-    """
-    y, g = (np.asarray(a, dtype=np.float64) for a in (counts, denoised))
-    terms: Array = (y - g) ** 2 - gain * y + 2 * y * np.asarray(variance, dtype=np.float64) / g
-    return terms
 
 
 def refusal(statistics: NoiseStatistics, gain: float, some_counts: Array) -> str | None:
