@@ -100,7 +100,7 @@ class SharedRun(OutputRun):
             return
         if progress.holds_lease(self.folder, self.token):
             raise Stopped(
-                "this process was silent for so long that other processes took over its work; run the same command again"
+                "this process was silent for so long that others took over its work; run the same command again"
             )
         raise LockedError(f"{self.output}: it is finished, or another run has taken it over.")
 
