@@ -60,6 +60,7 @@ LATE_MODULES = {
     "tdenoise_pipeline": "`open` alone needs Zarr, and every module imports its package",
     "tdenoise_pipeline.cli.command_line": "--help answers at once",
     "tdenoise_pipeline.cli.commands": "--help answers at once",
+    "tdenoise_pipeline.cli.show": "--help answers at once",
     "tdenoise_pipeline.ingest.ingest_many": "only HDF5 files need h5py",
     "tdenoise_pipeline.workers.cluster": "only jobs of a batch system need the extra [slurm]",
 }

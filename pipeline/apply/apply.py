@@ -30,7 +30,7 @@ from ..errors import PipelineError, ResourceError, UsageError, VerificationError
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
 from ..runs import progress, shared_run
-from ..settings.config import ApplyConfig
+from ..settings.denoise_settings import ApplyConfig
 from ..settings.recorded_settings import record
 from ..slurm.site_profile import SUBMIT, load_profile
 from ..step_control import Control

@@ -23,14 +23,14 @@ from tdenoise.network import checkpoint
 
 from ..errors import InputError, PipelineError, UsageError, VerificationError
 from ..files.sealed_json import read_json
-from ..settings.config import (
+from ..settings.archive_settings import (
     ArchiveAddConfig,
     ArchiveConfig,
     ArchiveFindConfig,
     ArchiveShowConfig,
     ArchiveVerifyConfig,
-    VerifyConfig,
 )
+from ..settings.result_settings import VerifyConfig
 from ..settings.results import ARCHIVE_MARK, is_archive, parts_of_run
 from ..step_control import Control
 from ..store import foreign, store

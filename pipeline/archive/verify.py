@@ -20,7 +20,7 @@ from tdenoise.files.json_documents import parse_json
 
 from ..errors import VerificationError
 from ..resources import budget, memory
-from ..settings.config import VerifyConfig
+from ..settings.result_settings import VerifyConfig
 from ..step_control import Control
 from ..store import foreign, integrity, store
 from ..store.blocks import Region

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UsageError, VerificationError
 from ..files.sealed_json import read_json
-from ..settings.config import VerifyConfig
+from ..settings.result_settings import VerifyConfig
 from ..settings.results import OUTPUTS, is_run_folder, parts_of_run
 from ..step_control import Control
 

@@ -14,7 +14,8 @@ from typing import Any
 from ..errors import PipelineError, ResourceError, Stopped, UsageError
 from ..settings.fields import flag_of, is_required, takes_several
 from ..step_control import Control
-from .commands import COMMANDS, GROUPS, SUBMITTABLE, SUMMARIES, Command, show_submit
+from . import show
+from .commands import COMMANDS, GROUPS, SUBMITTABLE, SUMMARIES, Command
 from .parser import Parser, build_parser, completion
 from .suggestions import PROGRAM, refuse_command, refuse_flag, refuse_old
 from .terminal import Signals, log_to_stderr, one_line, say, shown_progress, tell
@@ -46,7 +47,7 @@ def _main(words: list[str]) -> int:
     log_to_stderr(options)
     if options.get("dry_run"):
         assert command.dry_run is not None  # the parser gives the flag to no other
-        _print(command.dry_run(config), _show_plan, options)
+        _print(command.dry_run(config), show.plan, options)
         return 0
     with closing(shown_progress(options)) as progress:
         control = Control(progress=progress)
@@ -203,7 +204,7 @@ def _submit(options: dict[str, Any]) -> int:
         given.setdefault("profile", (str(profile), "--profile"))  # worker jobs are described by it, too
     config = _configured(command, given, name)
     from ..jobs import submit
-    from ..settings.config import ApplyManyConfig, RunConfig
+    from ..settings.denoise_settings import ApplyManyConfig, RunConfig
     from ..workers.cluster import parse_workers
     from ..workflow.costs import sizes
 
@@ -219,19 +220,11 @@ def _submit(options: dict[str, Any]) -> int:
     costs = submit.estimate(submission, sizes(config))
     if dry:
         answer = {"costs": costs, "jobs": submit.preview(submission)}
-        _print(answer, _show_scripts, options)
+        _print(answer, show.scripts, options)
         return 0
     answer = submit.submit(submission, {key: value for key, (value, _) in given.items()}) | {"costs": costs}
-    _print(answer, show_submit, options)
+    _print(answer, show.submit, options)
     return 0
-
-
-def _show_scripts(answer: dict[str, Any]) -> str:
-    """Scripts that could be copied, with what is not part of them as comments."""
-    texts = [
-        job["script"] + (f"# queued with {job['after']}\n" if job["after"] else "") for job in answer["jobs"]
-    ]
-    return "\n".join([*texts, *(f"# {line}" for line in answer["costs"])])
 
 
 def _words(command: Command, given: dict[str, Any], name: str, options: dict[str, Any]) -> list[str]:
@@ -289,8 +282,3 @@ def _explain(error: BaseException) -> tuple[int, str]:
 def _print(result: dict[str, Any], show: Callable[[dict[str, Any]], str], options: dict[str, Any]) -> None:
     text = json.dumps(result, sort_keys=True) if options.get("json") else show(result)
     say("\n".join(map(one_line, text.split("\n"))))
-
-
-def _show_plan(plan: dict[str, Any]) -> str:
-    width = max(map(len, plan))
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in plan.items() if key != "metadata")

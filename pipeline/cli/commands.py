@@ -1,15 +1,14 @@
-"""What every command of the command line does, and how its result is shown to a person."""
+"""What every command of the command line does."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..step_control import Control
-from .terminal import one_line, say
+from . import show
+from .terminal import say
 
 
 @dataclass(frozen=True)
@@ -47,36 +46,6 @@ def _ingest_plan(config: Any) -> dict[str, Any]:
     return describe_plans(config)
 
 
-def _show_ingest(result: dict[str, Any]) -> str:
-    if "movies" in result:
-        return _table(result["movies"])
-    noise = result["noise"] or {}
-    fano = noise.get("fano")
-    shown = "not measured" if fano is None else f"{fano:.3f}"
-    mean = "unknown" if result["mean"] is None else f"{result['mean']:.4g} counts per pixel and frame"
-    return f"{result['store']}: mean {mean}, Fano factor {shown}"
-
-
-def _table(movies: list[dict[str, Any]]) -> str:
-    """A line for each of several movies, and then what went wrong, in full."""
-    head = ("movie", "frames", "size", "type", "mean", "Fano", "warnings", "result")
-    lines = [head]
-    for movie in movies:
-        if movie["error"] is not None:
-            lines.append((one_line(movie["name"]), *6 * ("",), f"failed ({movie['exit_code']})"))
-            continue
-        n_frames, height, width = movie["shape"]
-        figures = ("" if v is None else f"{v:.4g}" for v in (movie["mean"], movie["fano"]))
-        size = (str(n_frames), f"{height} x {width}", movie["dtype"])
-        name, made = one_line(movie["name"]), one_line(Path(movie["store"]).name)
-        lines.append((name, *size, *figures, str(len(movie["warnings"])), made))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
-        "  ".join(f"{word:<{w}}" for word, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
-    return "\n".join([*table, *(one_line(movie["error"]) for movie in movies if movie["error"] is not None)])
-
-
 def _train(config: Any, control: Control) -> dict[str, Any]:
     from ..train.train import train_model
 
@@ -88,14 +57,6 @@ def _train_plan(config: Any) -> dict[str, Any]:
     from ..train.train_plan import describe_plan
 
     return describe_plan(config)
-
-
-def _show_train(result: dict[str, Any]) -> str:
-    error = result["metrics"]["held_out_error"]
-    return (
-        f"{result['model']}: model {result['sha256'][:12]}, {result['steps']} steps, best at "
-        f"{result['best_step']} (held-out error {error:.5f} of the noise variance)"
-    )
 
 
 def _apply(config: Any, control: Control) -> dict[str, Any]:
@@ -110,14 +71,6 @@ def _apply_plan(config: Any) -> dict[str, Any]:
     return describe_plans(config)
 
 
-def _show_apply(result: dict[str, Any]) -> str:
-    if "movies" not in result:
-        return f"{result['store']}: denoised with model {result['model']['id'][:12]}"
-    failed = [m for m in result["movies"] if m["error"] is not None]
-    done = f"{len(result['movies']) - len(failed)} of {len(result['movies'])} movies denoised"
-    return "\n".join([done, *(f"failed ({m['exit_code']}): {m['error']}" for m in failed)])
-
-
 def _archive(name: str) -> Callable[[Any, Control], dict[str, Any]]:
     def run(config: Any, control: Control) -> dict[str, Any]:
         from ..archive import archive
@@ -127,30 +80,6 @@ def _archive(name: str) -> Callable[[Any, Control], dict[str, Any]]:
         return dict(getattr(archive, name)(config))
 
     return run
-
-
-def _show_archive_add(result: dict[str, Any]) -> str:
-    lines = [f"added {_card(card)}" for card in result["added"]]
-    return "\n".join([*lines, *(f"known already: {id[:12]}" for id in result["known"])])
-
-
-def _show_archive_list(result: dict[str, Any]) -> str:
-    return "\n".join(map(_card, result["cards"])) or "nothing"
-
-
-def _show_archive_show(result: dict[str, Any]) -> str:
-    lines = [_card(result), *(f"  made from {_card(c)}" for c in result["made_from"])]
-    lines += [f"  made from {id[:12]}, which is not in the archive" for id in result["missing"]]
-    return "\n".join([*lines, *(f"  of it was made {_card(c)}" for c in result["made_of_it"])])
-
-
-def _card(card: dict[str, Any]) -> str:
-    size = " x ".join(map(str, card.get("shape", [])))
-    return "  ".join(filter(None, [card["id"][:12], f"{card['kind']:<8}", card["name"], size, card["path"]]))
-
-
-def _show_archive_count(result: dict[str, Any]) -> str:
-    return f"{result['archive']}: {result['n_cards']} cards"
 
 
 def _run(config: Any, control: Control) -> dict[str, Any]:
@@ -165,39 +94,16 @@ def _run_plan(config: Any) -> dict[str, Any]:
     return describe_plan(config)
 
 
-def _show_run(result: dict[str, Any]) -> str:
-    if "metrics" not in result:  # one step only
-        return "\n".join(result.values())
-    return "\n".join(
-        [*_figures(result["metrics"]), f"denoised store: {result['denoised']}", f"report: {result['report']}"]
-    )
-
-
 def _evaluate(config: Any, control: Control) -> dict[str, Any]:
     from ..evaluate.evaluate import evaluate
 
     return evaluate(config, control)
 
 
-def _show_evaluate(result: dict[str, Any]) -> str:
-    return "\n".join(_figures(result))
-
-
-def _figures(metrics: dict[str, Any]) -> list[str]:
-    """The main figures of an evaluation, a line each."""
-    from ..evaluate.sentences import summary
-
-    return summary(metrics)
-
-
 def _report(config: Any, control: Control) -> dict[str, Any]:
     from ..evaluate.report import write_report
 
     return {"report": str(config.output), "metrics": write_report(config, control)}
-
-
-def _show_report(result: dict[str, Any]) -> str:
-    return str(result["report"])
 
 
 def _verify(config: Any, control: Control) -> dict[str, Any]:
@@ -212,55 +118,10 @@ def _verify(config: Any, control: Control) -> dict[str, Any]:
     return verify_all(config, control, verify)
 
 
-def _show_verify(result: dict[str, Any]) -> str:
-    if "stores" in result:
-        return "\n".join([*map(_show_verify, result["stores"]), *result["models"]])
-    how = "decoded and compared" if result["deep"] else "found whole by their index"
-    mended = f", {result['repaired']} damaged files mended" if result["repaired"] else ""
-    return f"{result['store']}: {result['n_shards']} shards {how}{mended}"
-
-
 def _status(config: Any, control: Control) -> dict[str, Any]:
     from ..jobs.status import status
 
     return status(config)
-
-
-def _show_status(result: dict[str, Any]) -> str:
-    lines = [] if result["batch"] is None else _batch_lines(result["batch"])
-    for item in result["outputs"]:
-        share = "" if item["done"] is None else f", {item['done']} of {item['total']} blocks done"
-        holder = f", held by {item['holder']}" if item["holder"] else ""
-        lines.append(f"{item['output']}: {item['state']}{share}{holder}")
-    return "\n".join(lines)
-
-
-def _batch_lines(run: dict[str, Any]) -> list[str]:
-    """A batch run and each of its jobs."""
-    spent = (
-        ""
-        if run["gpu_hours"] is None
-        else (f", {run['gpu_hours']:.3g} GPU-hours and {run['cpu_hours']:.3g} core-hours so far")
-    )
-    lines = [f"{run['command']} {run['run']}: {run['state']}{spent}"]
-    for job in run["jobs"]:
-        number = f"job {job['id']}" if job["id"] else ""
-        done = "" if job["percent"] is None else f"{job['percent']} %"
-        left = "" if job["left"] is None else f"{job['left']} left"
-        lines.append(
-            f"  {job['kind']:<7} {job['state']:<9} "
-            + ", ".join(part for part in (number, done, left, job["why"]) if part)
-        )
-        if job["state"] == "failed":
-            lines.append(f"          log: {job['log']}")
-    if any(run["workers"].values()):
-        lines.append(f"  workers {run['workers']['running']} running, {run['workers']['pending']} pending")
-    if run["blocks"] is not None:
-        blocks = run["blocks"]
-        rate = "" if blocks["per_hour"] is None else f", {blocks['per_hour']} in an hour"
-        left = "" if blocks["left_s"] is None else f", about {blocks['left_s'] / 3600:.1f} h left"
-        lines.append(f"  blocks  {blocks['done']} of {blocks['total']}{rate}{left}")
-    return lines
 
 
 def _resume(config: Any, control: Control) -> dict[str, Any]:
@@ -275,30 +136,10 @@ def _resume(config: Any, control: Control) -> dict[str, Any]:
     )
 
 
-def _show_resume(result: dict[str, Any]) -> str:
-    if "resumed" in result:
-        return (
-            "\n".join(f"{output}: complete" for output in result["resumed"]) or "nothing is unfinished here"
-        )
-    return show_submit(result) if result["jobs"] else f"{result['folder']}: nothing is missing"
-
-
-def show_submit(result: dict[str, Any]) -> str:
-    """Jobs that were handed in, what they may cost, and how to follow them."""
-    jobs = [f"{job['kind']}: job {job['id']}" for job in result["jobs"]]
-    where = f"tdenoise-pipeline status, logs, cancel or resume {result['folder']}"
-    return "\n".join([*result.get("costs", []), *jobs, where])
-
-
 def _cancel(config: Any, control: Control) -> dict[str, Any]:
     from ..jobs.job_status import cancel
 
     return cancel(config)
-
-
-def _show_cancel(result: dict[str, Any]) -> str:
-    ids = ", ".join(result["cancelled"])
-    return f"cancelled: {ids}" if ids else "no job was there to cancel"
 
 
 def _logs(config: Any, control: Control) -> dict[str, Any]:
@@ -315,22 +156,10 @@ def _profiles_list(config: Any, control: Control) -> dict[str, Any]:
     return {"profiles": names(), "user_folder": str(user_folder())}
 
 
-def _show_profiles_list(result: dict[str, Any]) -> str:
-    return "\n".join([*result["profiles"], f"your own: {result['user_folder']}"])
-
-
 def _profiles_show(config: Any, control: Control) -> dict[str, Any]:
     from ..slurm.profile_checks import show_profile
 
     return show_profile(config.profile)
-
-
-def _show_profiles_show(result: dict[str, Any]) -> str:
-    lines = []
-    for section, asks in result.items():
-        shown = (f"{key}={value}" for key, value in asks.items() if value not in (None, ()))
-        lines.append(f"{section:<8} {', '.join(shown)}")
-    return "\n".join(lines)
 
 
 def _profiles_check(config: Any, control: Control) -> dict[str, Any]:
@@ -339,23 +168,10 @@ def _profiles_check(config: Any, control: Control) -> dict[str, Any]:
     return check_profile(config.profile)
 
 
-def _show_profiles_check(result: dict[str, Any]) -> str:
-    lines = []
-    for section, job in result["jobs"].items():
-        fine = "accepted" if result["scheduler"] == "slurm" else "nothing wrong was found"
-        words = [f"wrong: {text}" for text in job["problems"]] or [fine]
-        lines.append(f"{section:<8} " + "; ".join([*words, *job["notes"]]))
-    return "\n".join(lines)
-
-
 def _models_import(config: Any, control: Control) -> dict[str, Any]:
     from ..train.import_udvd import import_model
 
     return {"model": str(config.output), **import_model(config)}
-
-
-def _show_models_import(result: dict[str, Any]) -> str:
-    return f"{result['model']}: model {result['sha256'][:12]}, imported from {result['imported']['name']}"
 
 
 def _models_show(config: Any, control: Control) -> dict[str, Any]:
@@ -364,20 +180,10 @@ def _models_show(config: Any, control: Control) -> dict[str, Any]:
     return show_model(config)
 
 
-def _show_models_show(result: dict[str, Any]) -> str:
-    from ..train.show_model import summary
-
-    return "\n".join(summary(result))
-
-
 def _simulate(config: Any, control: Control) -> dict[str, Any]:
     from ..workflow.simulate import write_simulation
 
     return write_simulation(config)
-
-
-def _show_simulate(result: dict[str, Any]) -> str:
-    return f"{result['raw']} and {result['truth']}"
 
 
 def _doctor(config: Any, control: Control) -> dict[str, Any]:
@@ -386,147 +192,131 @@ def _doctor(config: Any, control: Control) -> dict[str, Any]:
     return examine(config)
 
 
-def _show_doctor(result: dict[str, Any]) -> str:
-    from ..jobs.doctor import lines
-
-    screen = lines(result)
-    if not sys.stdout.isatty():
-        return "\n".join(screen)
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    with console.capture() as captured:
-        for line in screen:
-            console.print(Text(line, style="green" if line.startswith("ok") else "red"))
-    return captured.get().rstrip("\n")
-
-
 COMMANDS = {
     "run": Command(
         "RunConfig",
         "Go from a raw movie to a denoised movie and a report, in one folder.",
         _run,
-        _show_run,
+        show.run,
         _run_plan,
     ),
     "ingest": Command(
         "IngestManyConfig",
         "Read raw movies, calibrate and correct them, and write each as a movie store.",
         _ingest,
-        _show_ingest,
+        show.ingest,
         _ingest_plan,
     ),
     "train": Command(
-        "TrainConfig", "Train a model on one or several noisy movies.", _train, _show_train, _train_plan
+        "TrainConfig", "Train a model on one or several noisy movies.", _train, show.train, _train_plan
     ),
     "apply": Command(
         "ApplyManyConfig",
         "Denoise movies with a model; you can stop it and start it again.",
         _apply,
-        _show_apply,
+        show.apply,
         _apply_plan,
     ),
     "resume": Command(
         "ResumeConfig",
         "Continue what was interrupted; for a batch run, queue the missing jobs again.",
         _resume,
-        _show_resume,
+        show.resume,
     ),
     "report": Command(
         "ReportConfig",
         "Write a page with pictures and figures of a denoised movie.",
         _report,
-        _show_report,
+        show.report,
     ),
     "evaluate": Command(
         "EvaluateConfig",
         "Measure how good a denoised movie is, with or without a truth.",
         _evaluate,
-        _show_evaluate,
+        show.evaluate,
     ),
     "verify": Command(
         "VerifyConfig",
         "Check that a store, or all that a run made, is complete and undamaged; repair it.",
         _verify,
-        _show_verify,
+        show.verify,
     ),
-    "status": Command("StatusConfig", "Show how far a run has come.", _status, _show_status),
+    "status": Command("StatusConfig", "Show how far a run has come.", _status, show.status),
     "logs": Command("LogsConfig", "Show the logs of the jobs of a batch run.", _logs, str),
     "cancel": Command(
-        "CancelConfig", "Cancel the jobs of a batch run; what is done is kept.", _cancel, _show_cancel
+        "CancelConfig", "Cancel the jobs of a batch run; what is done is kept.", _cancel, show.cancel
     ),
     "profiles list": Command(
-        "ProfilesListConfig", "List the names that --profile accepts.", _profiles_list, _show_profiles_list
+        "ProfilesListConfig", "List the names that --profile accepts.", _profiles_list, show.profiles_list
     ),
     "profiles show": Command(
         "ProfilesShowConfig",
         "Show what a profile asks for, for each kind of job.",
         _profiles_show,
-        _show_profiles_show,
+        show.profiles_show,
     ),
     "profiles check": Command(
         "ProfilesCheckConfig",
         "Ask the cluster whether it would accept the jobs of a profile.",
         _profiles_check,
-        _show_profiles_check,
+        show.profiles_check,
     ),
     "doctor": Command(
         "DoctorConfig",
         "Check whether this machine, a shared disk and the nodes of a cluster are ready.",
         _doctor,
-        _show_doctor,
+        show.doctor,
     ),
     "models show": Command(
         "ModelsShowConfig",
         "Show the architecture, training and figures of a model.",
         _models_show,
-        _show_models_show,
+        show.models_show,
     ),
     "models import": Command(
         "ModelsImportConfig",
         "Turn UDVD weights that the original script saved into a model.",
         _models_import,
-        _show_models_import,
+        show.models_import,
     ),
     "archive add": Command(
         "ArchiveAddConfig",
         "Add finished stores and models to an archive.",
         _archive("add"),
-        _show_archive_add,
+        show.archive_add,
     ),
     "archive list": Command(
-        "ArchiveConfig", "List all that an archive holds.", _archive("list_all"), _show_archive_list
+        "ArchiveConfig", "List all that an archive holds.", _archive("list_all"), show.archive_list
     ),
     "archive find": Command(
         "ArchiveFindConfig",
         "Find movies, models and results in an archive.",
         _archive("find"),
-        _show_archive_list,
+        show.archive_list,
     ),
     "archive show": Command(
         "ArchiveShowConfig",
         "Show one item, what it was made from and what was made from it.",
         _archive("show"),
-        _show_archive_show,
+        show.archive_show,
     ),
     "archive verify": Command(
         "ArchiveVerifyConfig",
         "Check every card of an archive and all that the cards name.",
         _archive("check"),
-        _show_archive_count,
+        show.archive_count,
     ),
     "archive index": Command(
         "ArchiveIndexConfig",
         "Rebuild the index of an archive from its cards.",
         _archive("index"),
-        _show_archive_count,
+        show.archive_count,
     ),
     "simulate": Command(
         "SimulateConfig",
         "Write a simulated raw movie and its noise-free truth.",
         _simulate,
-        _show_simulate,
+        show.simulate,
     ),
 }
 SUBMITTABLE = ("ingest", "train", "apply", "report", "run")

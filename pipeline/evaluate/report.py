@@ -25,7 +25,7 @@ from ..errors import InputError, UsageError
 from ..inputs.model_fit import movie_brightness
 from ..inputs.paired import open_pair, read
 from ..resources import memory
-from ..settings.config import EvaluateConfig, ReportConfig
+from ..settings.result_settings import EvaluateConfig, ReportConfig
 from ..step_control import Control
 from ..store import store
 from . import evaluate, figures, frame_checks, sentences

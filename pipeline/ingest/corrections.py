@@ -20,7 +20,7 @@ from tdenoise.noise.bad_pixels import (
 )
 
 from ..errors import InputError, UsageError
-from ..settings.config import Preparation
+from ..settings.ingest_settings import Preparation
 from .references import file_sha256, read_defects, read_reference
 
 MAX_HITS = 1000  # per frame; more are no X-rays

@@ -12,7 +12,7 @@ from ..errors import InputError, PipelineError, Stopped, UsageError
 from ..readers import FORMATS, HDF5_FILES, open_raw
 from ..readers.numbering import natural
 from ..readers.rawfile import is_pattern
-from ..settings.config import IngestConfig, IngestManyConfig
+from ..settings.ingest_settings import IngestConfig, IngestManyConfig
 from ..step_control import Control
 from ..store import store
 from .ingest import describe_plan, ingest

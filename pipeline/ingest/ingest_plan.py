@@ -12,7 +12,8 @@ import numpy as np
 from ..errors import InputError, UsageError
 from ..readers import MovieInfo, Reader, open_raw
 from ..resources import budget
-from ..settings.config import IngestConfig, Preparation, RunConfig
+from ..settings.denoise_settings import RunConfig
+from ..settings.ingest_settings import IngestConfig, Preparation
 from ..settings.parse import FRAME_TIMES_S, PIXEL_SIZES_NM
 from ..store import store
 from ..store.blocks import Region, spans

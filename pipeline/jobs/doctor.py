@@ -26,7 +26,7 @@ from tdenoise.files.atomic import fsync, write_atomically
 from ..errors import PipelineError, ResourceError, UsageError
 from ..files.sealed_json import read_json
 from ..resources import budget
-from ..settings.config import DoctorConfig
+from ..settings.job_settings import DoctorConfig
 from ..slurm.batch_script import clean_environment, pipeline_command, site_options
 from ..slurm.site_profile import JobProfile, load_profile
 from ..version import VERSION

@@ -15,7 +15,8 @@ from tdenoise.files.atomic import write_atomically
 from ..errors import LockedError, PipelineError, UsageError
 from ..files.sealed_json import write_sealed
 from ..resources.budget import in_words
-from ..settings.config import ApplyConfig, ResumeConfig, RunConfig
+from ..settings.denoise_settings import ApplyConfig, RunConfig
+from ..settings.job_settings import ResumeConfig
 from ..settings.results import OUTPUTS
 from ..settings.steps import apply_settings, is_single, single
 from ..slurm import job_queue

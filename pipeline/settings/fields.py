@@ -5,6 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+# Headings of the help.
+WHAT = "what to read"
+CALIBRATION = "calibration of the movie"
+CORRECTIONS = "corrections of the detector"
+MODEL = "model"
+WHERE = "where to compute"
+CLUSTER = "cluster"
+OUTPUT = "output"
+
 
 def setting(
     default: Any = dataclasses.MISSING,

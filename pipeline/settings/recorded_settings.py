@@ -8,17 +8,17 @@ from typing import Any
 
 from ..errors import UsageError
 from ..files.sealed_json import write_sealed
-from . import config as settings
-from .config import SCRATCH
+from .denoise_settings import SCRATCH, ApplyConfig, RunConfig, TrainConfig
+from .ingest_settings import IngestConfig
 
 COMMAND = "command.json"  # the settings of a step, in the work folder of its output
 RUN = "run.json"  # those of `run`, in the folder `.tdenoise` of its output
 
 STEPS: dict[str, type[Any]] = {
-    "ingest": settings.IngestConfig,
-    "train": settings.TrainConfig,
-    "apply": settings.ApplyConfig,
-    "run": settings.RunConfig,
+    "ingest": IngestConfig,
+    "train": TrainConfig,
+    "apply": ApplyConfig,
+    "run": RunConfig,
 }
 
 

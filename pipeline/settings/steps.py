@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .config import ApplyConfig, ApplyManyConfig, IngestConfig, RunConfig, TrainConfig
+from .denoise_settings import ApplyConfig, ApplyManyConfig, RunConfig, TrainConfig
+from .ingest_settings import IngestConfig
 from .results import OUTPUTS, is_archive
 
 StepConfig = TypeVar("StepConfig", IngestConfig, TrainConfig, ApplyConfig)

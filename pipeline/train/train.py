@@ -41,7 +41,7 @@ from ..inputs.model_fit import (
 )
 from ..resources import budget, memory
 from ..runs import progress
-from ..settings.config import TrainConfig
+from ..settings.denoise_settings import TrainConfig
 from ..step_control import Control
 from ..store import store
 from ..version import VERSION

@@ -22,7 +22,7 @@ from ..errors import PipelineError, Stopped
 from ..files.sealed_json import read_sealed, write_sealed
 from ..runs import progress
 from ..runs.shared_run import SharedRun
-from ..settings.config import ApplyConfig
+from ..settings.denoise_settings import ApplyConfig
 from ..settings.fields import flag_of
 from ..slurm.batch_script import pipeline_command, queue, render_script, submit_script
 from ..slurm.job_reasons import Pending, newest_log

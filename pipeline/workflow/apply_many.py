@@ -19,7 +19,7 @@ from ..archive import archive
 from ..errors import InputError, PipelineError, Stopped, UsageError
 from ..inputs.model_fit import open_model
 from ..resources import budget
-from ..settings.config import ApplyConfig, ApplyManyConfig
+from ..settings.denoise_settings import ApplyConfig, ApplyManyConfig
 from ..settings.results import is_archive
 from ..settings.steps import is_single, one_movie, single
 from ..step_control import Control

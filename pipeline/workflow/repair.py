@@ -22,7 +22,7 @@ from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import open_model
 from ..runs import progress
 from ..settings import recorded_settings
-from ..settings.config import VerifyConfig
+from ..settings.result_settings import VerifyConfig
 from ..step_control import Control
 from ..store import integrity, store, writing
 from .resume import resume

@@ -15,7 +15,8 @@ from ..ingest.ingest import ingest
 from ..jobs.status import status
 from ..runs import progress
 from ..settings import recorded_settings
-from ..settings.config import RunConfig, StatusConfig
+from ..settings.denoise_settings import RunConfig
+from ..settings.job_settings import StatusConfig
 from ..settings.recorded_settings import COMMAND, RUN
 from ..step_control import Control
 from ..train.train import train_model

@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..ingest.ingest_plan import open_movie, stored_shape
 from ..resources import budget
 from ..runs import progress
-from ..settings.config import SCRATCH, RunConfig
+from ..settings.denoise_settings import SCRATCH, RunConfig
 from ..settings.results import OUTPUTS
 from ..store import store
 from .costs import sizes
