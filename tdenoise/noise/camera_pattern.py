@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, uniform_filter
 
 from .bad_pixels import DEAD_ELECTRONS, PixelStatistics, dead_pixels, hot_pixels, is_lost
-from .noise_measurement import FEWEST_BLOCKS
+from .noise import FEWEST_BLOCKS
 
 Array = NDArray[Any]
 

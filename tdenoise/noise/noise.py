@@ -14,6 +14,7 @@ Array = NDArray[Any]
 MIN_SNR = 0.02  # floor of Scale.contrast / Scale.noise, for movies in which nothing is seen
 REACH = 3  # largest distance at which the noise of two pixels is compared [pixels]
 WIDEST = 2  # largest blind radius below the whole frame [pixels]
+FEWEST_BLOCKS = 7  # of a movie, whose scatter is trusted
 CORRELATED = 0.01  # a correlation that costs a blind-spot network quality; see docs/noise.md
 
 

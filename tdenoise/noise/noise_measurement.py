@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from .median import median_of_nine
-from .noise import REACH, Array, Correlation, NoiseStatistics
+from .noise import FEWEST_BLOCKS, REACH, Array, Correlation, NoiseStatistics
 
 BLOCK = 16  # pixels on a side whose sums count as one independent sample
 BLOCK_FRAMES = 8  # frames in it, an even number
-FEWEST_BLOCKS = 7  # whose scatter is trusted
 _LAGS = [(y, x) for y in range(REACH + 1) for x in range(-REACH, REACH + 1) if (y, x) > (0, 0)]
 _N, _SUM, _N_E, _E, _N_D, _D, _SIGNAL, _N_T1, _T1, _N_T2, _T2, _FRACTIONS = range(12)
 _LAG = slice(12, 12 + len(_LAGS))
