@@ -227,5 +227,15 @@ def scripts(answer: dict[str, Any]) -> str:
 
 
 def plan(result: dict[str, Any]) -> str:
-    width = max(map(len, result))
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in result.items() if key != "metadata")
+    """The plan of a dry run, a line for each thing; sizes in words."""
+    from ..resources.budget import in_words
+
+    lines = {}
+    for key, value in result.items():
+        if key == "metadata" or value is None:
+            continue
+        if key.endswith("_bytes"):
+            key, value = key.removesuffix("_bytes"), in_words(value)
+        lines[key.replace("_", " ")] = value
+    width = max(map(len, lines))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())

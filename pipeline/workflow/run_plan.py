@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tdenoise.training.train import TrainingSettings
+
 from ..errors import InputError
 from ..ingest.ingest_plan import open_movie, stored_shape
 from ..resources import budget
@@ -57,9 +59,9 @@ def _state(config: RunConfig, step: str) -> str:
     if config.force:
         return f"{output.name}: from the beginning"
     if _is_there(output):
-        return f"{output.name}: is there; made again only if settings differ, with --force"
+        return f"{output.name}: done already"
     begun = progress.partial_path(output).exists()
-    return f"{output.name}: continued" if begun else f"{output.name}: to do"
+    return f"{output.name}: begun, will continue" if begun else f"{output.name}: to do"
 
 
 def _is_there(output: Path) -> bool:
@@ -72,7 +74,9 @@ def _is_there(output: Path) -> bool:
 
 
 def _training(config: RunConfig) -> str:
-    start = "random weights" if config.from_model == SCRATCH else str(config.from_model or "the given model")
-    limit = f"{config.time_limit:g} s" if config.time_limit is not None else None
-    steps = f"{config.steps or 12000} steps" if config.steps or limit is None else None
+    start = str(config.from_model or "the model that comes with tdenoise")
+    if config.from_model == SCRATCH:
+        start = "random weights"
+    limit = None if config.time_limit is None else f"{config.time_limit / 60:.3g} minutes"
+    steps = f"{config.steps or TrainingSettings.steps} steps" if config.steps or limit is None else None
     return f"at most {' or '.join(filter(None, (steps, limit)))}, from {start}"
