@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from small import counts, model_folder, movie_store
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.errors import LockedError, Stopped, UsageError
 from tdenoise_pipeline.files.sealed_json import write_sealed
-from tdenoise_pipeline.runs import progress, shared_run
+from tdenoise_pipeline.runs import lease, progress, shared_run
 from tdenoise_pipeline.runs.progress import OutputRun
 from tdenoise_pipeline.runs.shared_run import SharedRun
 from tdenoise_pipeline.settings.config import ApplyConfig
@@ -265,6 +266,19 @@ def start(sources: tuple[Path, Path], output: Path, share: str) -> subprocess.Po
 
 def tree(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def test_of_two_that_begin_at_once_the_later_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = shared(tmp_path), shared(tmp_path)
+    begin = contextlib.ExitStack()
+
+    def too_late(path: Path) -> None:
+        monkeypatch.undo()
+        begin.enter_context(first)  # between the second's look and its rename
+
+    monkeypatch.setattr(lease, "fsync", too_late)
+    with begin, second:
+        assert first.token == second.token and first.holds() and second.holds()
 
 
 @pytest.mark.slow
