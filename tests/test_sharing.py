@@ -283,7 +283,7 @@ def test_of_two_that_begin_at_once_the_later_joins(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_shares_without_any_socket_give_the_bytes_of_local_workers_although_one_is_killed(
-    tmp_path: Path,
+    tmp_path: Path, workers: str
 ) -> None:
     sources = movie_store(tmp_path, counts((400, 30, 44))), model_folder(tmp_path / "model")  # 13 blocks
     output = tmp_path / "shared.zarr"
@@ -307,7 +307,7 @@ def test_shares_without_any_socket_give_the_bytes_of_local_workers_although_one_
     assert killed and not listening
     errors = [t.communicate()[1] for t in tasks]
     assert [t.returncode for t in tasks[:2]] == [0, 0], errors
-    apply(ApplyConfig(movie=sources[0], model=sources[1], output=tmp_path / "local.zarr", workers="local:2"))
+    apply(ApplyConfig(movie=sources[0], model=sources[1], output=tmp_path / "local.zarr", workers=workers))
     assert tree(output) == tree(tmp_path / "local.zarr")
     apply(ApplyConfig(movie=sources[0], model=sources[1], output=output, share="1/3", force=True))
     assert not (tmp_path / ".tdenoise").exists(), "a late task finds all done, --force or not"

@@ -22,6 +22,7 @@ from tdenoise.files.atomic import write_atomically
 from tdenoise.network import checkpoint
 from tdenoise.network.registry import architecture_of
 from tdenoise.noise.brightness import Brightness
+from tdenoise.noise.noise import noise_law
 
 from ..errors import PipelineError, ResourceError, UsageError, VerificationError
 from ..inputs.bad_pixels import movie_stand_ins
@@ -146,7 +147,11 @@ def apply(
                 device=config.device,
                 stand_ins=_save(run.folder.absolute(), "stand_ins", bad),
                 drift=_save(run.folder.absolute(), "drift", plan.drift),
-                brightness=_save(run.folder.absolute(), "brightness", _as_array(plan.brightness)),
+                brightness=_save(
+                    run.folder.absolute(),
+                    "brightness",
+                    None if plan.brightness is None else plan.brightness.stacked,
+                ),
                 layers=plan.drafted,
                 member=run.member,
                 movie_id=movie.id,
@@ -176,20 +181,21 @@ def _finish(
     records = run.done()
     hashes = {layer: progress.hashes(records.values(), layer) for layer in plan.layers}
     if plan.gives_back:
-        correlations = [
-            (c.y, c.x, c.value) for c in movie_noise(movie).correlations if c.t == 0 and c.matters
-        ]
+        noise = movie_noise(movie)
+        correlations = [(c.y, c.x, c.value) for c in noise.correlations if c.t == 0 and c.matters]
+        law = noise_law(noise, movie.attributes["detector"]["counts_per_electron"])
         hashes[store.DENOISED] = finish_draft(
             job,
             plan.blocks,
             plan.geometry,
             correlations,
+            0.0 if law is None else law.read_variance / law.gain,
             run,
             control,
             None if known is None else known.given,
         )
     brightness = plan.brightness or Brightness.steady(movie.shape[0])
-    writing.add_brightness(run.partial, brightness.levels, brightness.valid)
+    writing.add_brightness(run.partial, brightness.levels, brightness.valid, brightness.tilts)
     for layer in plan.layers:
         _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
     attributes = _describe(movie, card, plan, config, run, hashes)
@@ -223,10 +229,6 @@ def _executor(
     if share is not None:
         return SharingProcess(share)
     return DaskWorkers(workers_of(config), config.worker_memory, config.profile, config.insecure, reconnect)
-
-
-def _as_array(brightness: Brightness | None) -> NDArray[np.float64] | None:
-    return None if brightness is None else np.stack([brightness.levels, brightness.valid])
 
 
 def _create(path: Path, movie: store.Store, plan: Plan) -> None:
