@@ -145,7 +145,7 @@ def drifting_movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("tile", [None, 32])
 def test_windows_follow_the_drift_that_ingest_measured(
-    drifting_movie: Path, sources: tuple[Path, Path], tmp_path: Path, tile: int | None
+    drifting_movie: Path, sources: tuple[Path, Path], tmp_path: Path, tile: int | None, workers: str
 ) -> None:
     drift = xr.open_zarr(drifting_movie)["drift"].values
     np.testing.assert_allclose(drift[90] - drift[10], (20, 16), atol=1)
@@ -153,7 +153,7 @@ def test_windows_follow_the_drift_that_ingest_measured(
     frames = xr.open_zarr(drifting_movie)["counts"].values
     output, found = tmp_path / "d.zarr", {}
     for name, moved in (("followed", drift), ("ignored", None)):
-        chosen = {"lossless": True, "ensemble": 1, "tile": tile, "workers": "local:1", "draft_only": True}
+        chosen = {"lossless": True, "ensemble": 1, "tile": tile, "workers": workers, "draft_only": True}
         settings = config((drifting_movie, sources[1]), output, **chosen)
         apply(replace(settings, ignore_drift=moved is None, force=True))
         found[name] = xr.open_zarr(output)["denoised"].values

@@ -18,6 +18,7 @@ from tdenoise.training.patches import PatchLoader, TrainingMovie
 from tdenoise.training.validation import HeldOut
 
 PIXELS = np.full(16, 1024)
+EDGES = (np.arange(0, 129, 32), np.arange(0, 129, 32))
 SCALE = Scale(2.0, 1.4, 0.4)
 
 
@@ -35,7 +36,7 @@ def off(found: Brightness, levels: np.ndarray, dose: float = 1.0) -> np.ndarray:
 
 
 def test_a_steady_beam_gets_levels_of_one() -> None:
-    steady = [measure(parts(np.ones(96), seed=seed), PIXELS, 1.0, np.ones(96, bool)) for seed in range(40)]
+    steady = [measure(parts(np.ones(96), seed=seed), EDGES, 1.0, np.ones(96, bool)) for seed in range(40)]
     assert sum(found.is_steady for found in steady) >= 34
     # Where chance looks like a change, it is hardly one.
     assert max(np.std(found.levels) for found in steady) < 0.6 / np.sqrt(PIXELS.sum())
@@ -52,7 +53,7 @@ def test_every_level_is_known_to_its_counting_error(beam: str) -> None:
         "one flash": np.where(np.arange(96) == 40, 20.0, 1.0),
     }[beam]
     found = [
-        off(measure(parts(levels, seed=seed), PIXELS, 1.0, np.ones(96, bool)), levels) for seed in range(5)
+        off(measure(parts(levels, seed=seed), EDGES, 1.0, np.ones(96, bool)), levels) for seed in range(5)
     ]
     assert np.sqrt(np.square(found).mean()) < 1.15
     assert (np.abs(found) > 2).mean() < 0.1
@@ -61,7 +62,7 @@ def test_every_level_is_known_to_its_counting_error(beam: str) -> None:
 def test_a_part_that_flashes_by_itself_is_no_flicker() -> None:
     means = parts(np.ones(96))
     means[40:43, :3] *= 1.5  # of 16 parts
-    found = measure(means, PIXELS, 1.0, np.ones(96, bool))
+    found = measure(means, EDGES, 1.0, np.ones(96, bool))
     assert np.abs(found.levels[38:46] - 1).max() < 0.01
 
 
@@ -70,7 +71,7 @@ def test_a_frame_that_is_not_valid_gets_the_level_of_those_around() -> None:
     means, valid = parts(levels), np.ones(60, bool)
     means[[20, 21]] = 0
     valid[[20, 21]] = False
-    found = measure(means, PIXELS, 1.0, valid)
+    found = measure(means, EDGES, 1.0, valid)
     assert found.levels[19] > found.levels[20] > found.levels[21] > found.levels[22]
 
 
@@ -175,7 +176,7 @@ def test_flicker_does_not_look_like_noise_or_correlation() -> None:
         accumulator = NoiseAccumulator()
         for first in range(0, 64, 16):
             part = slice(first, first + 16)
-            accumulator.add(frames[part], None if used is None else used[part])
+            accumulator.add(frames[part], None if used is None else used[part, None, None])
         found.append(accumulator.result())
     fooled, told = found
     assert not fooled.is_poisson

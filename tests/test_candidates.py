@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small import counts, movie_store
-from tdenoise.candidates import CANDIDATES, Measured, choose
-from tdenoise.checkpoint import BASE, read_card
-from tdenoise.held_out import Sums
-from tdenoise.places import KINDS, kinds_of_place
-from tdenoise_pipeline.config import TrainConfig
-from tdenoise_pipeline.control import Control
 from tdenoise_pipeline.errors import Stopped
-from tdenoise_pipeline.train import train_model
+from tdenoise_pipeline.settings.config import TrainConfig
+from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.train.train import train_model
+
+from tdenoise.evaluation.places import KINDS, kinds_of_place
+from tdenoise.network.checkpoint import BASE, read_card
+from tdenoise.training.candidates import CANDIDATES, Measured, choose
+from tdenoise.training.validation import Sums
 
 NAMES = [candidate.name for candidate in CANDIDATES]
 N_BLOCKS = 400

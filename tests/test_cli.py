@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -338,6 +339,39 @@ def test_status_of_the_folder_one_is_in(
     assert run("status", ".", "--json") == 0
     assert states(capsys.readouterr().out) == {"m.zarr": "complete"}
     assert run("status", "/") in (0, 3)
+
+
+@pytest.mark.parametrize("lost", ["counts/c/0/0/0", "counts/c", "counts/zarr.json", "zarr.json"])
+def test_a_store_that_lacks_files_is_not_called_complete(
+    raw: Path, capsys: pytest.CaptureFixture[str], lost: str
+) -> None:
+    path = raw.with_name("m.zarr")
+    run("ingest", raw, "-o", path)
+    gone = path / lost
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    capsys.readouterr()
+    assert run("status", path) == 0
+    (said,) = capsys.readouterr().out.splitlines()
+    assert (
+        ": damaged, " in said
+        and "missing" in said
+        and "verify m.zarr --repair" in said
+        and "complete" not in said
+    )
+
+
+def test_a_store_whose_metadata_were_changed_is_not_called_complete_nor_never_begun(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = raw.with_name("m.zarr")
+    run("ingest", raw, "-o", path)
+    content = bytearray((path / "zarr.json").read_bytes())
+    content[200] ^= 4
+    (path / "zarr.json").write_bytes(content)
+    for asked in (path, path.parent):
+        capsys.readouterr()
+        assert run("status", asked) == 0
+        assert "m.zarr: damaged, its zarr.json" in capsys.readouterr().out
 
 
 def test_only_what_is_finished_is_called_complete(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

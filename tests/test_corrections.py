@@ -264,6 +264,21 @@ def test_two_columns_at_the_largest_value_are_no_part_of_the_scene(tmp_path: Pat
     assert any("without counts" in w and "left as they are" in w for w in kept["warnings"])
 
 
+def test_the_smallest_signed_number_in_every_frame_is_no_count(tmp_path: Path) -> None:
+    frames = counts((40, 64, 64)).astype(np.int16)
+    frames[:, :, 30:32] = frames[:, 20, 20] = -32768
+    attributes = store.read_attributes(movie_store(tmp_path, frames))
+    assert len(attributes["lost_pixels"]) == 129 and attributes["hot_pixels"] == []
+    assert attributes["range"][0] == 0 and not any("lowest number" in w for w in attributes["warnings"])
+
+
+def test_the_smallest_signed_number_now_and_then_is_told(tmp_path: Path) -> None:
+    frames = counts((40, 64, 64)).astype(np.int16)
+    frames[3, 20, 20] = frames[7, 30, 30] = -32768
+    warnings = store.read_attributes(movie_store(tmp_path, frames))["warnings"]
+    assert any("lowest number is -32768" in warning for warning in warnings)
+
+
 @pytest.mark.parametrize(("dose", "n_frames"), [(0.2, 600), (0.5, 300), (2.0, 100)])
 def test_dead_pixels_are_looked_for_in_as_many_frames_as_the_dose_asks_for(
     tmp_path: Path, dose: float, n_frames: int

@@ -246,6 +246,17 @@ def test_the_tags_of_gdal_are_applied(tmp_path: Path) -> None:
     assert np.isnan(data[1, 2, 3]) and data[0, 0, 0] == stored[0, 0, 0] * 0.5
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_numbers_of_a_tiff_file_in_which_0_is_white_are_as_stored_and_told(
+    tmp_path: Path, compression: str | None
+) -> None:
+    stored = movie("<u2", SHAPE)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite", compression=compression)
+    data, info = read(tmp_path / "a.tif")
+    np.testing.assert_array_equal(data, stored)
+    assert "0 is white" in info.warnings[0] and len(info.warnings) == 1
+
+
 # MRC
 
 

@@ -115,11 +115,11 @@ def test_damage_of_the_variance_is_found(sources: tuple[Path, Path], workers: st
 
 
 def test_a_stopped_run_goes_on_and_does_a_block_over_whose_variance_is_gone(
-    sources: tuple[Path, Path], tmp_path: Path
+    sources: tuple[Path, Path], workers: str, tmp_path: Path
 ) -> None:
     control = Control()
     control.progress = lambda what, done, total: control.stop.set() if done else None
-    stopped = config(sources, tmp_path / "d.zarr", workers="local:1", variance=True)
+    stopped = config(sources, tmp_path / "d.zarr", workers=workers, variance=True)
     with pytest.raises(Stopped):
         apply(stopped, control)
     with pytest.raises(UsageError, match="variance"):

@@ -425,8 +425,55 @@ def test_no_number_in_a_movie_keeps_ingest_from_ending(tmp_path: Path, value: fl
     else:
         frames *= np.float32(value)
     attributes = store.read_attributes(movie_store(tmp_path, frames))
-    assert attributes["status"] == "complete" and attributes["not_finite_frames"] == []
+    assert attributes["status"] == "complete"
+    assert attributes["not_finite_frames"] == ([20] if value == 3e38 else [])
     assert (attributes["noise"] is None) == (value == 1e20)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(3e38, "f4"), (-3.4e38, "f4"), (9.96921e36, "f8"), (np.inf, "f4"), (np.inf, "f2")]
+)
+def test_a_number_that_is_no_count_is_no_x_ray_and_its_frame_is_told(
+    tmp_path: Path, value: float, dtype: str, keep: bool
+) -> None:
+    frames = counts((64, 32, 32)).astype(dtype)
+    sound = frames.copy()
+    frames[20, 5, 6] = value
+    path = movie_store(tmp_path, frames, keep_defects=keep)
+    attributes = store.read_attributes(path)
+    assert attributes["not_finite_frames"] == [20] and attributes["xray_hits"]["n"] == 0
+    assert any("beyond 1e30" in warning for warning in attributes["warnings"])
+    assert attributes["range"][1] == sound.max() and attributes["mean"] == pytest.approx(
+        sound.mean(), rel=0.01
+    )
+    frames[20, 5, 6] = value if keep else np.nan
+    np.testing.assert_array_equal(xr.open_zarr(path)["counts"], frames)
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e200])
+def test_a_movie_without_one_frame_of_counts_is_refused(tmp_path: Path, value: float) -> None:
+    frames = counts((24, 16, 16)).astype(np.float64)
+    frames[np.arange(24), np.arange(24) % 16, 3] = value  # another pixel in each frame
+    np.save(tmp_path / "raw.npy", frames)
+    with pytest.raises(InputError, match="none is whole"):
+        ingest(IngestConfig(raw=tmp_path / "raw.npy", output=tmp_path / "m.zarr"))
+    assert not (tmp_path / "m.zarr").exists()
+
+
+def test_what_is_not_known_is_not_told_as_if_it_were(tmp_path: Path) -> None:
+    """The Fano factor of a movie with a mean below 0, and times that tell no frames apart."""
+    signed = store.read_attributes(
+        movie_store(tmp_path / "signed", counts((24, 16, 16)).astype(np.int32) - 1000)
+    )
+    assert any("the mean is not above 0" in warning for warning in signed["warnings"])
+    assert not any("nan" in warning for warning in signed["warnings"])
+    frames = xr.Dataset(
+        {"a": (("t", "y", "x"), counts((24, 16, 16)))}, {"t": ("t", np.zeros(24), {"units": "s"})}
+    )
+    frames.to_zarr(tmp_path / "raw.zarr", consolidated=False)
+    still = ingest(IngestConfig(raw=tmp_path / "raw.zarr", output=tmp_path / "still.zarr"))
+    assert not any("true times" in warning for warning in still["warnings"])
 
 
 @pytest.mark.parametrize("what", ["drift", "NoiseAccumulator"])

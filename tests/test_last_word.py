@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,9 +13,11 @@ from scipy.ndimage import gaussian_filter
 from tdenoise.inference.last_word import (
     SIZES,
     Evidence,
+    NoiseOfShown,
     contrasts,
     corners,
     give_back,
+    give_back_briefly,
     refuted,
     significance,
 )
@@ -144,3 +148,70 @@ def test_the_contrast_of_a_movie_is_that_of_its_mean_at_every_size() -> None:
     image = 1 + 0.2 * np.sin(np.arange(64) / 1.5)[None, :] * np.ones((64, 1))
     found = contrasts(image)
     assert found["pixel"] > found["column"] > found["patch"] > 0
+
+
+NOISE = NoiseOfShown(1.0, 0.0)
+
+
+def steady(counts: np.ndarray, shown: np.ndarray, n_looks: float, **others: Any) -> np.ndarray:
+    changed = shown.copy()
+    places = np.zeros((len(counts), 2), dtype=np.intp)
+    give_back_briefly(counts, changed, np.ones((len(counts), 1, 1)), places, NOISE, (), n_looks, **others)
+    return changed
+
+
+@pytest.mark.parametrize("length", [1, 4, 16])
+def test_what_is_there_for_a_few_frames_only_is_given_back_to_these(length: int) -> None:
+    rng = np.random.default_rng(length)
+    shown = np.full((32, 64, 64), 1.0, np.float32)
+    truth = shown.astype(np.float64)
+    there = slice(16, 16 + length)
+    truth[there] += column(6 / np.sqrt(length), (30, 34))
+    counts = rng.poisson(truth)
+    changed = steady(counts, shown, n_looks=100)
+    height = changed[:, 28:33, 32:37].mean(axis=(1, 2)) - 1
+    true = truth[:, 28:33, 32:37].mean(axis=(1, 2)) - 1
+    assert abs(height[there].mean() / true[there].mean() - 1) < 0.25
+    outside = np.delete(height, range(16, 16 + length))
+    assert np.abs(outside).max() < 0.1 * true.max()
+    far = np.ones((64, 64), bool)
+    far[10:50, 14:54] = False
+    assert (changed[:, far] == 1).all()
+
+
+def test_nothing_is_given_back_briefly_to_a_right_movie() -> None:
+    shown = np.full((32, 64, 64), 0.3, np.float32)
+    changed = [
+        (steady(np.random.default_rng(seed).poisson(shown), shown, n_looks=32) != shown).any()
+        for seed in range(20)
+    ]
+    assert sum(changed) <= 1
+
+
+def test_what_a_single_frame_is_given_back_does_not_come_from_the_own_pixel() -> None:
+    shown = np.full((1, 64, 64), 1.0, np.float32)
+    counts = np.random.default_rng(3).poisson(shown + 8 * column(1.0, (30, 30)))
+    before = steady(counts, shown, 10.0)
+    assert before[0, 30, 30] > 5
+    counts[0, 30, 30] += 3
+    after = steady(counts, shown, 10.0)
+    # All of it is certain before and after, so that nothing but the mean itself could change.
+    assert after[0, 30, 30] == pytest.approx(before[0, 30, 30], rel=1e-6)
+    assert after[0, 30, 31] > before[0, 30, 31]
+
+
+def test_bad_pixels_are_no_event() -> None:
+    shown = np.full((8, 64, 64), 1.0, np.float32)
+    counts = np.random.default_rng(4).poisson(shown)
+    counts[:, 30, 30] = 5000
+    sound = np.ones((64, 64), bool)
+    sound[30, 30] = False
+    assert (steady(counts, shown, 10.0, sound=sound) == shown).all()
+
+
+def test_the_noise_about_what_is_shown_follows_from_the_squares_of_a_movie() -> None:
+    rng = np.random.default_rng(5)
+    shown = np.broadcast_to(1 + column(2.0, (32, 32)), (48, 64, 64)).astype(np.float32)
+    counts = 3 * rng.poisson(shown / 3) + rng.normal(0, 1.5, shown.shape)
+    noise = NoiseOfShown.of(summed(counts, shown), offset=1.5**2 / 3)
+    assert noise.factor == pytest.approx(3, rel=0.02)

@@ -203,7 +203,7 @@ def test_two_hot_pixels_no_longer_ruin_a_low_dose_movie() -> None:
     assert error(unprotected) > 3 * expected
 
 
-def test_the_bad_pixels_of_a_store_are_hidden_from_train_and_apply(tmp_path: Path) -> None:
+def test_the_bad_pixels_of_a_store_are_hidden_from_train_and_apply(tmp_path: Path, workers: str) -> None:
     frames = with_hot_pixels(poisson((12, 48, 48)))
     path = movie_store(tmp_path, frames, keep_defects=True)
     movie = store.open_store(path, store.MOVIE)
@@ -217,7 +217,7 @@ def test_the_bad_pixels_of_a_store_are_hidden_from_train_and_apply(tmp_path: Pat
     assert scale["mean"] == pytest.approx(0.5, abs=0.05), "4000 counts would make it 4"
     apply(
         ApplyConfig(
-            movie=path, model=tmp_path / "model", output=tmp_path / "out.zarr", workers="local:1", ensemble=1
+            movie=path, model=tmp_path / "model", output=tmp_path / "out.zarr", workers=workers, ensemble=1
         )
     )
     denoised = np.asarray(store.open_store(tmp_path / "out.zarr", store.DENOISED).array)

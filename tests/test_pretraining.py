@@ -117,14 +117,14 @@ def test_the_target_of_a_noisy_movie_is_what_its_counts_are_on_average() -> None
 
 
 def test_the_base_model_as_it_is_beats_the_best_gaussian_and_says_what_it_is(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, workers: str
 ) -> None:
     from tdenoise.evaluation.metrics import best_gaussian
 
     made = simulate(SimulationSettings(n_frames=24, height=96, width=96, dose=1.0, seed=4711))
     movie = movie_store(tmp_path, made.counts)
     with caplog.at_level(logging.WARNING, logger="tdenoise_pipeline"):  # "-q" leaves another level behind
-        apply(ApplyConfig(movie=movie, output=tmp_path / "out.zarr", workers="local:1", ensemble=1))
+        apply(ApplyConfig(movie=movie, output=tmp_path / "out.zarr", workers=workers, ensemble=1))
     assert "no --model" in caplog.text
     with xr.open_zarr(tmp_path / "out.zarr") as opened:
         denoised = opened["denoised"].to_numpy()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -557,32 +558,58 @@ def test_the_escape_sequence_of_a_damaged_npy_header_is_no_warning(tmp_path: Pat
         open_raw(tmp_path / "a.npy")
 
 
-# Processor time [s] and peak memory [kB] of the command and its children, in a file. Not by wait4: that counts what the
-# test's own process held when it made the child.
-MEASURED = """
-import resource, sys
+# Runs commands, each in a process of its own, forked so that libraries are imported once. Writes processor time [s] and
+# peak memory [kB] of the command and its children into a file. Not by wait4: that counts what the process held when it
+# made the child.
+COMMANDS = """
+import json, os, resource, sys
+import tdenoise_pipeline.ingest.ingest_many
 from tdenoise_pipeline.cli.command_line import main
-code = main(sys.argv[2:])
-own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-[peak] = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
-seconds = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-open(sys.argv[1], "w").write(f"{seconds} {max(int(peak), children.ru_maxrss)}")
-sys.exit(code)
+for line in sys.stdin:
+    folder, *words = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{folder}/{name}", os.O_CREAT | os.O_WRONLY), number)
+        code = main(words)
+        own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        [peak] = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+        seconds = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+        open(f"{folder}/spent", "w").write(f"{seconds} {max(int(peak), children.ru_maxrss)}")
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Callable[[Path, list[str]], int]]:
+    """Runs a command, which leaves files ``out``, ``err`` and ``spent`` in a folder; its exit code."""
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMANDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def run(folder: Path, words: list[str]) -> int:
+            assert process.stdin is not None and process.stdout is not None
+            print(json.dumps([str(folder), *words]), file=process.stdin, flush=True)
+            return int(process.stdout.readline())
+
+        yield run
+        process.stdin.close()
 
 
 @needs_real_files
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((REAL / "bad").glob("*")), ids=lambda path: path.name)
-def test_what_must_be_refused_is_refused_at_the_command_line(path: Path, tmp_path: Path) -> None:
-    words = ["ingest", str(path), "-o", str(tmp_path / "made/out.zarr"), "--quiet"]
-    spent = tmp_path / "spent"
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(spent), *words], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (3, "")
-    assert len(done.stderr.splitlines()) == 1 and path.name in done.stderr
-    seconds, kilobytes = map(float, spent.read_text().split())
+def test_what_must_be_refused_is_refused_at_the_command_line(
+    path: Path, tmp_path: Path, commands: Callable[[Path, list[str]], int]
+) -> None:
+    code = commands(tmp_path, ["ingest", str(path), "-o", str(tmp_path / "made/out.zarr"), "--quiet"])
+    said = (tmp_path / "err").read_text()
+    assert (code, (tmp_path / "out").read_text()) == (3, "")
+    assert len(said.splitlines()) == 1 and path.name in said
+    seconds, kilobytes = map(float, (tmp_path / "spent").read_text().split())
     assert seconds < 8
     assert kilobytes < 500 * 1024
     assert not list(tmp_path.glob("made/**/*.zarr*"))

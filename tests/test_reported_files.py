@@ -148,6 +148,7 @@ def touch(folder: Path, names: list[str], suffix: str) -> NDArray[Any]:
         [f"m1.{k}" for k in range(1, 13)],  # the tenth file of a first run, no decimal
         [f"f_{k}_{12 + 0.3 * k:.1f}s" for k in range(12)],  # a counter, and the time that goes with it
         [f"f_{k}_{t}C" for k, t in enumerate((23.4, 23.2, 23.7, 23.1))],  # a counter beside something else
+        [f"n 20240230 1200{s:02d}" for s in range(3)],  # looks like a date, and is none
         [f"scan 2024-01-02 {h:02d}-{m:02d}-07.{m}" for h in (9, 10) for m in (5, 15, 25)],
         [f"c_Hour_00_Minute_00_Second_{k // 4:02d}_Frame_{k % 4:04d}" for k in range(12)],
     ],
@@ -219,7 +220,10 @@ def test_a_folder_that_grew_while_it_was_read_is_not_taken_for_the_movie(
 
 
 def test_frames_that_the_shell_made_of_a_pattern_are_one_movie(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "f", movie(shape=(12, 6, 7)))
+    folder = write_folder(tmp_path / "f [2024]", movie(shape=(12, 6, 7)))
+    assert [
+        job.raw for job in plan_jobs(IngestManyConfig(raw=(folder / "*.tif",), output=tmp_path / "m"))
+    ] == [folder / "*.tif"]
     files = tuple(sorted(folder.iterdir()))
     (job,) = plan_jobs(IngestManyConfig(raw=files, output=tmp_path / "m.zarr"))
     assert (job.raw, job.output) == (folder / "frame_*.tif", tmp_path / "m.zarr")
@@ -291,6 +295,61 @@ def test_data_files_are_one_movie_by_their_master_their_pattern_or_their_folder(
         part = np.empty((3, 18, 19), "u4")
         reader.read(3, 6, part)
     np.testing.assert_array_equal(part, data[3:6])
+
+
+def test_corrections_that_a_detector_holds_and_its_counts_lack_are_told(tmp_path: Path) -> None:
+    data, field = movie("<u4", (4, 18, 19)), np.ones((18, 19), "f4")
+    of_camera = {"pixel_mask": np.zeros((18, 19), "u4"), "flatfield": field}
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        ({}, []),
+        (of_camera, ["pixel mask", "flat field"]),
+        (
+            of_camera
+            | {
+                "flatfield_correction_applied": 0,
+                "pixel_mask_applied": 0,
+                "countrate_correction_applied": 0,
+            },
+            ["pixel mask", "flat field", "too fast"],
+        ),
+        (
+            of_camera
+            | {
+                "flatfield_correction_applied": 1,
+                "pixel_mask_applied": 1,
+                "countrate_correction_applied": 1,
+            },
+            [],
+        ),
+    ]
+    for number, (told, words) in enumerate(cases):
+        master = write_parts(
+            tmp_path / f"{number}", data, (2, 2), master=TOLD | {"detectorSpecific/nimages": 4} | told
+        )
+        with h5py.File(tmp_path / f"{number}.nxs", "w") as file:  # the same in one file
+            file["entry/data/data"] = data
+            for name, value in told.items():
+                file[f"entry/instrument/detector/{name}"] = value
+        for path in (master, tmp_path / f"{number}.nxs"):
+            said = read(path)[0].warnings
+            assert len(said) == len(words) and all(w in s for w, s in zip(words, said, strict=True)), said
+
+
+def test_files_of_one_movie_that_declare_different_factors_are_told_and_each_is_applied(
+    tmp_path: Path,
+) -> None:
+    data = movie("<u2", (6, 18, 19))
+    master = write_parts(tmp_path / "d", data, (2, 2, 2), master=TOLD | {"detectorSpecific/nimages": 6})
+    for number, factor in ((1, 0.5), (2, 0.5), (3, 0.25)):
+        with h5py.File(tmp_path / f"d/run_data_00000{number}.h5", "a") as file:
+            file["entry/data/data"].attrs["scale_factor"] = factor
+    info, found = read(master)
+    np.testing.assert_array_equal(found, data * np.repeat([0.5, 0.5, 0.25], 2)[:, None, None])
+    told = info.metadata["stored_numbers"]
+    assert {name: numbers["factor"] for name, numbers in told.items()} == {
+        "run_data_000001.h5": 0.5, "run_data_000002.h5": 0.5, "run_data_000003.h5": 0.25,
+    }  # fmt: skip
+    assert "factors from 0.25 to 0.5" in info.warnings[0] and len(info.warnings) == 1
 
 
 def test_data_files_without_a_master_are_joined_by_the_numbers_of_their_images(tmp_path: Path) -> None:
@@ -685,6 +744,66 @@ def test_one_signal_has_the_same_calibration_in_every_format_that_can_hold_it(
     for field in fields:
         assert getattr(info, field) == pytest.approx(CALIBRATION[field], rel=1e-6), field
     assert info.warnings == ()
+
+
+def write_listed(path: Path, listed: dict[int, NDArray[Any]], expression: str | None = None) -> None:
+    """HyperSpy's file, of either kind, with axes that are not uniform."""
+    with_zarr = path.suffix == ".zspy"
+    write_zspy(path, 3) if with_zarr else write_hspy(path)
+    root: Any = zarr.open_group(path, mode="a") if with_zarr else h5py.File(path, "a")
+    for k, values in listed.items():
+        axis = root[f"Experiments/rain/axis-{k}"]
+        del axis.attrs["scale"]
+        if expression is not None:
+            axis.attrs["expression"] = expression
+        elif with_zarr:
+            axis.create_array("axis", shape=values.shape, dtype=values.dtype, chunks=values.shape)[:] = values
+        else:
+            axis["axis"] = values
+    if not with_zarr:
+        root.close()
+
+
+@pytest.mark.parametrize("name", ["a.hspy", "a.zspy"])
+def test_an_axis_of_hyperspy_that_is_not_uniform_gives_times_and_no_single_pixel_size(
+    tmp_path: Path, name: str
+) -> None:
+    paused = np.array([0.0, 0.0025, 0.005, 1.0075, 1.01])
+    write_listed(tmp_path / name, {0: paused, 2: 0.5 * np.arange(19) ** 1.5})
+    info, data = read(tmp_path / name)
+    np.testing.assert_array_equal(data, SIGNAL)
+    assert info.frame_time_s == pytest.approx(0.0025) and info.pixel_size_nm is None
+    np.testing.assert_allclose(info.timestamps_s, paused)
+    assert "about 400 frames were lost" in info.warnings[0] and "unequal distances" in info.warnings[1]
+
+
+@pytest.mark.parametrize("name", ["a.hspy", "a.zspy"])
+def test_an_axis_of_hyperspy_that_is_a_formula_is_told(tmp_path: Path, name: str) -> None:
+    write_listed(tmp_path / name, {0: np.empty(0), 1: np.empty(0)}, "a * x + b")
+    info, data = read(tmp_path / name)
+    np.testing.assert_array_equal(data, SIGNAL)
+    assert info.frame_time_s is None and info.pixel_size_nm is None
+    assert len(info.warnings) == 1 and "a * x + b" in info.warnings[0]
+
+
+@pytest.mark.parametrize("of", ["netcdf", "zarr"])
+def test_pixels_at_unequal_distances_have_no_pixel_size(tmp_path: Path, of: str) -> None:
+    columns = np.r_[np.arange(10) * 0.5, 9 + np.arange(9) * 1.0]
+    coordinates = {"y": ("y", np.arange(18) * 0.25, {"units": "nm"}), "x": ("x", columns, {"units": "nm"})}
+    dataset = xarray.Dataset({"frames": (("t", "y", "x"), SIGNAL)}, coordinates)
+    path = tmp_path / ("a.nc" if of == "netcdf" else "a.zarr")
+    if of == "zarr":
+        dataset.to_zarr(path, consolidated=False)
+    else:
+        with h5py.File(path, "w") as file:
+            file["frames"] = SIGNAL
+            for k, (axis, (_, values, told)) in enumerate(coordinates.items(), start=1):
+                file[axis] = values
+                file[axis].attrs.update(told)
+                file[axis].make_scale(axis)
+                file["frames"].dims[k].attach_scale(file[axis])
+    info, _ = read(path)
+    assert info.pixel_size_nm is None and "unequal distances" in info.warnings[0]
 
 
 def test_coordinates_stored_as_dates_give_the_frame_time(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from small import counts, model_folder, movie_store
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.errors import LockedError, Stopped, UsageError
 from tdenoise_pipeline.files.sealed_json import write_sealed
-from tdenoise_pipeline.runs import progress, shared_run
+from tdenoise_pipeline.runs import lease, progress, shared_run
 from tdenoise_pipeline.runs.progress import OutputRun
 from tdenoise_pipeline.runs.shared_run import SharedRun
 from tdenoise_pipeline.settings.config import ApplyConfig
@@ -267,9 +268,22 @@ def tree(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
+def test_of_two_that_begin_at_once_the_later_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = shared(tmp_path), shared(tmp_path)
+    begin = contextlib.ExitStack()
+
+    def too_late(path: Path) -> None:
+        monkeypatch.undo()
+        begin.enter_context(first)  # between the second's look and its rename
+
+    monkeypatch.setattr(lease, "fsync", too_late)
+    with begin, second:
+        assert first.token == second.token and first.holds() and second.holds()
+
+
 @pytest.mark.slow
 def test_shares_without_any_socket_give_the_bytes_of_local_workers_although_one_is_killed(
-    tmp_path: Path,
+    tmp_path: Path, workers: str
 ) -> None:
     sources = movie_store(tmp_path, counts((400, 30, 44))), model_folder(tmp_path / "model")  # 13 blocks
     output = tmp_path / "shared.zarr"
@@ -293,7 +307,7 @@ def test_shares_without_any_socket_give_the_bytes_of_local_workers_although_one_
     assert killed and not listening
     errors = [t.communicate()[1] for t in tasks]
     assert [t.returncode for t in tasks[:2]] == [0, 0], errors
-    apply(ApplyConfig(movie=sources[0], model=sources[1], output=tmp_path / "local.zarr", workers="local:2"))
+    apply(ApplyConfig(movie=sources[0], model=sources[1], output=tmp_path / "local.zarr", workers=workers))
     assert tree(output) == tree(tmp_path / "local.zarr")
     apply(ApplyConfig(movie=sources[0], model=sources[1], output=output, share="1/3", force=True))
     assert not (tmp_path / ".tdenoise").exists(), "a late task finds all done, --force or not"

@@ -92,11 +92,7 @@ def make_plan(
         "profile": store.PROFILE,
         **({} if bad is None else {"stand_ins": integrity.content_hash(bad)}),
         **({} if drift is None else {"drift": integrity.content_hash(drift)}),
-        **(
-            {}
-            if brightness is None
-            else {"brightness": integrity.content_hash(np.stack([brightness.levels, brightness.valid]))}
-        ),
+        **({} if brightness is None else {"brightness": integrity.content_hash(brightness.stacked)}),
         "gives_back": gives_back,
     }
     layers: tuple[str, ...] = (store.DENOISED,)

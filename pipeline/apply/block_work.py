@@ -58,9 +58,7 @@ class Job:
     movie_id: str = ""  # of the content: the movie must not be replaced while its blocks are denoised
     # The arrays that are written, all of one geometry. Of a draft, the evidence is summed, too; see `given_back`.
     layers: tuple[str, ...] = (store.DENOISED,)
-    brightness: Path | None = (
-        None  # of all frames, levels and whether they are valid, (2, frames of the movie)
-    )
+    brightness: Path | None = None  # of all frames; see `Brightness.stacked`
 
     def array(self, layer: str) -> Path:
         """Folder of an array. The draft lies beside the markers, and goes with them when the output is whole."""
@@ -166,12 +164,9 @@ def run_block(job: Job, block: Block) -> int:
     return block.number
 
 
-def movie_brightness(job: Job) -> Brightness | None:
-    """Brightness of all frames of the movie; None where they are all alike."""
-    if job.brightness is None:
-        return None
-    levels, valid = np.load(job.brightness)
-    return Brightness(levels, valid > 0)
+def movie_brightness(job: Job, field: tuple[int, int]) -> Brightness | None:
+    """Brightness of all frames of the movie, of so many rows and columns; None where they are all alike."""
+    return None if job.brightness is None else Brightness.of_stacked(np.load(job.brightness), field)
 
 
 @dataclass
@@ -181,6 +176,7 @@ class BlockEvidence:
     sums: Evidence  # of the stretch at hand
     corners: NDArray[np.intp]  # of every frame of the movie, from that of the sums
     brightness: Brightness
+    core: tuple[tuple[int, int], tuple[int, int]]  # its rows and columns
     sound: NDArray[np.bool_] | None  # pixels of the core that count
     stretch: int  # number of the one at hand
     summed: list[NDArray[np.float32]] = field(default_factory=list)  # those before
@@ -198,7 +194,8 @@ class BlockEvidence:
         return cls(
             Evidence.empty((core[0] + int(extent[0]), core[1] + int(extent[1]))),
             found - here.min(axis=0),
-            movie_brightness(job) or Brightness.steady(shape[0]),
+            movie_brightness(job, shape[1:]) or Brightness.steady(shape[0]),
+            (block.core.rows, block.core.columns),
             sound,
             stretch_of(block.core.frames[0], shape[0]),
         )
@@ -210,7 +207,7 @@ class BlockEvidence:
                 self._next(stretch)
             if self.brightness.valid[number]:
                 row, column = self.corners[number].tolist()
-                level = float(self.brightness.levels[number])
+                level = self.brightness.at(slice(number, number + 1), *self.core)[0]
                 self.sums.add(recorded, result, level, (row, column), self.sound)
 
     def _next(self, stretch: int) -> None:
@@ -275,14 +272,14 @@ def denoise_block(
     core_columns = (block.core.columns[0] - columns[0], block.core.columns[1] - columns[0])
     n_frames = source.shape[0]
     drift = None if job.drift is None else np.load(job.drift)
-    brightness = movie_brightness(job)
+    brightness = movie_brightness(job, source.shape[1:])
     bad: NDArray[np.float32] | None = None
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
     for start, stop, first, held in _rows_of_frames(
         functools.partial(read_counts, source), block, halo, row_frames
     ):
-        tile = Tile(n_frames, first, core_rows, core_columns)
+        tile = Tile(n_frames, first, core_rows, core_columns, (rows[0], columns[0]))
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
         result = np.empty((len(job.layers), stop - start, *core), np.float32)
         for number, layers in enumerate(

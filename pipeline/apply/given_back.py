@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -29,8 +30,11 @@ from tdenoise.inference.last_word import (
     Evidence,
     GivenBack,
     Lags,
+    NoiseOfShown,
     corners,
     give_back,
+    give_back_briefly,
+    give_back_what_stands_out,
     n_stretches,
     stretch_of,
 )
@@ -74,6 +78,7 @@ def finish_draft(
     blocks: Iterable[Block],
     geometry: store.Geometry,
     correlations: Lags,
+    noise_offset: float,
     run: progress.OutputRun,
     control: Control,
     known: Given | None = None,
@@ -88,6 +93,8 @@ def finish_draft(
     geometry : store.Geometry
     correlations : iterable of (int, int, float)
         Of the noise of neighbouring pixels.
+    noise_offset : float
+        Noise of the camera, as if so many counts more had come [counts].
     run : progress.OutputRun
     control : Control
     known : Given, optional
@@ -103,7 +110,7 @@ def finish_draft(
     drift = None if job.drift is None else np.load(job.drift)
     places, scene = corners(drift, shape[0], shape[1:])
     if known is None:
-        _ask_the_counts(job, blocks, places, scene, correlations, run, control)
+        _ask_the_counts(job, blocks, places, scene, correlations, noise_offset, run, control)
     else:
         known.copy_to(run.partial)
     given = Given.read(run.partial)
@@ -111,7 +118,7 @@ def finish_draft(
     maybe_crash("given_back.known")
     whole = Region((0, shape[0]), (0, shape[1]), (0, shape[2]))
     shards = list(shards_in(whole, geometry.shard))
-    brightness = movie_brightness(job) or Brightness.steady(shape[0])
+    brightness = movie_brightness(job, shape[1:]) or Brightness.steady(shape[0])
     make = partial(_make, job, geometry, source, given, places, brightness, run)
 
     def attempt(shard: Region) -> tuple[str, str]:
@@ -167,6 +174,9 @@ class Given:
         later = [path / name for name in STRETCHES]
         self._later = [zarr.open_array(p, mode="r") for p in later] if all(p.is_dir() for p in later) else []
         self.stretch = functools.lru_cache(maxsize=IN_MEMORY)(self._stretch)
+        told = zarr.open_array(path / "given_back", mode="r").attrs
+        self.noise = NoiseOfShown(float(told["noise_factor"]), float(told["noise_offset"]))
+        self.correlations = [(int(y), int(x), float(value)) for y, x, value in told["noise_correlations"]]
 
     @classmethod
     def read(cls, path: Path) -> Given | None:
@@ -203,14 +213,22 @@ def _ask_the_counts(
     places: NDArray[np.intp],
     scene: tuple[int, int],
     correlations: Lags,
+    noise_offset: float,
     run: progress.OutputRun,
     control: Control,
 ) -> None:
     """Store what the whole movie gives back, and what its stretches do besides."""
     path, n_frames, units = run.partial, len(places), movie_counts(job.movie, job.movie_id).attrs["units"]
-    whole = give_back(_gather(job, blocks, places, scene), correlations)
+    total = _gather(job, blocks, places, scene)
+    whole, known = give_back(total, correlations), NoiseOfShown.of(total, noise_offset)
+    noise = {
+        "noise_factor": known.factor,
+        "noise_offset": known.offset,
+        "noise_correlations": [list(lag) for lag in correlations],
+    }
     for name, values in zip(MAPS, (whole.mean, whole.own, whole.level), strict=True):
         described = {"units": units if name == "given_back" else "1", "long_name": MAPS[name]}
+        described |= noise if name == "given_back" else {}
         writing.add_array(path, name, values, DIMS, described)
     n = n_stretches(n_frames)
     later = [
@@ -230,7 +248,7 @@ def _ask_the_counts(
         control.check("apply")
         run.check()
         left = _gather(job, blocks, places, scene, stretch).after(whole)
-        found = give_back(left, correlations, n)
+        found = give_back_what_stands_out(left, correlations, n)
         anything |= bool(found.mean.any())
         for array, values in zip(later, (found.mean, found.own, found.level), strict=True):
             array[stretch] = values
@@ -316,6 +334,9 @@ def _make(
     if before is not None and shard_damage(file, geometry.shard, geometry.chunk, 1) is None:
         return key, str(before)
     draft = zarr.open_array(job.array(store.DRAFT), mode="r")
+    sound = None
+    if job.stand_ins is not None:
+        sound = ~np.isfinite(np.load(job.stand_ins, mmap_mode="r")[shard.slices[1:]])
     writer = ShardWriter(Layout.of(zarr.open_array(target, mode="r")))
     for first in range(*shard.frames, PIECE):
         part = Region((first, min(first + PIECE, shard.frames[1])), shard.rows, shard.columns)
@@ -324,16 +345,48 @@ def _make(
         for number, frame in zip(range(*part.frames), range(len(drafted)), strict=True):
             row, column = places[number].tolist()
             corner = (row + shard.rows[0], column + shard.columns[0])
-            level, valid = float(brightness.levels[number]), bool(brightness.valid[number])
+            level = brightness.at(slice(number, number + 1), shard.rows, shard.columns)[0]
+            valid = bool(brightness.valid[number])
             shown = given.whole.to_frame(counts[frame], drafted[frame], level, corner, valid)
             if (besides := given.stretch(stretch_of(number, len(places)))) is not None:
                 shown = besides.to_frame(counts[frame], shown, level, corner, valid)
             drafted[frame] = shown
+        _briefly(part, counts, drafted, given, places, brightness, sound, source.shape)
         writer.append(drafted if job.kept_bits is None else writing.round_mantissa(drafted, job.kept_bits))
     digest = writer.write(target, shard_index(key), run.check)
     adopt(job.folder, key, digest)
     maybe_crash("given_back.marked")
     return key, digest
+
+
+def _briefly(
+    part: Region,
+    counts: NDArray[Any],
+    shown: NDArray[np.float32],
+    given: Given,
+    places: NDArray[np.intp],
+    brightness: Brightness,
+    sound: NDArray[np.bool_] | None,
+    movie: tuple[int, int, int],
+) -> None:
+    """Give back to some frames of a shard, in place, what is there in a few of them only."""
+    numbers = [
+        k
+        for k, number in enumerate(range(*part.frames))
+        if brightness.valid[number] and np.isfinite(shown[k, 0, 0])
+    ]
+    changed = shown[numbers]
+    give_back_briefly(
+        counts[numbers],
+        changed,
+        brightness.at(slice(*part.frames), part.rows, part.columns)[numbers],
+        places[[part.frames[0] + k for k in numbers]],
+        given.noise,
+        given.correlations,
+        math.prod(movie) / math.prod(part.shape[1:]),
+        sound,
+    )
+    shown[numbers] = changed
 
 
 def _marker(folder: Path, key: str) -> Path:

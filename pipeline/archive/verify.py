@@ -250,7 +250,7 @@ def _foreign(path: Path, attributes: dict[str, Any]) -> Iterator[str]:
         if name != METADATA and name not in known:
             yield name
     for file in integrity.sharded_metadata(path):
-        grid = _grid(file)
+        grid = integrity.recorded_grid(file)
         chunks = file.parent / "c"
         for inner in chunks.rglob("*"):
             position = inner.relative_to(chunks).parts
@@ -262,13 +262,3 @@ def _foreign(path: Path, attributes: dict[str, Any]) -> Iterator[str]:
                 and all(int(part) < n for part, n in zip(position, grid, strict=True))
             ):
                 yield inner.relative_to(path).as_posix()
-
-
-def _grid(file: Path) -> tuple[int, ...] | None:
-    """Number of shards in every direction, from the metadata of an array; None where they cannot be read."""
-    try:
-        document = parse_json(file.read_bytes())
-        shard = document["chunk_grid"]["configuration"]["chunk_shape"]
-        return tuple(-(-n // s) for n, s in zip(document["shape"], shard, strict=True))
-    except integrity.UNREADABLE:
-        return None

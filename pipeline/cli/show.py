@@ -115,7 +115,9 @@ def status(result: dict[str, Any]) -> str:
     for item in result["outputs"]:
         share = "" if item["done"] is None else f", {item['done']} of {item['total']} blocks done"
         holder = f", held by {item['holder']}" if item["holder"] else ""
-        lines.append(f"{item['output']}: {item['state']}{share}{holder}")
+        name = item["output"].rpartition("/")[2]
+        damage = f", {item['damage']}. Run 'verify {name} --repair' to repair it." if item["damage"] else ""
+        lines.append(f"{item['output']}: {item['state']}{share}{holder}{damage}")
     return "\n".join(lines)
 
 

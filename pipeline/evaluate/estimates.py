@@ -123,7 +123,10 @@ class Estimates:
         for rows in spans(slab.counts.shape[1], self._band):
             counts, denoised = (a[:, slice(*rows)] for a in (slab.counts, slab.denoised))
             variance = None if slab.variance is None else slab.variance[:, slice(*rows)]
-            band = replace(slab, counts=counts, denoised=denoised, variance=variance)
+            levels = slab.levels
+            if levels is not None and levels.shape[1] > 1:
+                levels = levels[:, slice(*rows)]
+            band = replace(slab, counts=counts, denoised=denoised, variance=variance, levels=levels)
             self._add_band(band, slice(*rows))
 
     def _add_band(self, band: Slab, rows: slice) -> None:
@@ -133,9 +136,9 @@ class Estimates:
         if n_frames > 2:
             # Neighbours are compared at one brightness.
             inner = sound[2:] & sound[1:-1] & sound[:-2]
-            levels = np.ones(n_frames) if band.levels is None else band.levels
-            y = band.counts / levels[:, None, None]
-            smooth = band.denoised / levels[: len(band.denoised), None, None]
+            levels = np.ones((n_frames, 1, 1)) if band.levels is None else band.levels
+            y = band.counts / levels
+            smooth = band.denoised / levels[: len(band.denoised)]
             between = metrics.temporal_mse_terms(y, smooth)
             if self._blind:
                 self.umse.add(between[inner[: len(between)]])
@@ -144,7 +147,7 @@ class Estimates:
             self._add_terms(terms, band.frames[0], rows, sound[band.own])
             # The noise between neighbouring frames, less what the law says: the prediction plays no part.
             if n_frames > 2:
-                own = (1 / levels[2:] + 1 / levels[:-2])[:, None, None] / 2
+                own = (1 / levels[2:] + 1 / levels[:-2]) / 2
                 law = self._noise.gain * y[1:-1] * own + self._noise.read_variance * np.square(own)
                 self.excess.add(((y[2:] - y[:-2]) ** 2 / 2 - law)[inner])
         elif n_frames > 2:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tdenoise.evaluation import metrics
+from tdenoise.noise.brightness import Brightness
 
 from ..inputs.model_fit import movie_brightness
 from ..inputs.paired import SLAB_FRAMES, read
@@ -106,7 +107,7 @@ class _Part(NamedTuple):
 
     counts: Array
     smooth: Array
-    levels: Array  # (n, 1, 1)
+    levels: Array  # (n, 1, 1), or of every pixel
     chosen: NDArray[np.bool_]  # frames that were asked for
 
 
@@ -116,11 +117,9 @@ def _part(movie: store.Store, denoised: store.Store, first: int, frames: set[int
         slice((n - min(n, PIXELS)) // 2, (n - min(n, PIXELS)) // 2 + min(n, PIXELS)) for n in movie.shape[1:]
     )
     counts, smooth = (read(s, first, stop)[:, *middle].astype(np.float64) for s in (movie, denoised))
-    brightness = movie_brightness(movie)
-    levels, valid = np.ones(len(counts)), np.ones(len(counts), dtype=bool)
-    if brightness is not None:
-        levels, valid = brightness.levels[first:stop], brightness.valid[first:stop]
-    levels = levels[valid][:, None, None]
+    brightness = movie_brightness(movie) or Brightness.steady(movie.shape[0])
+    valid = brightness.valid[first:stop]
+    levels = brightness.at(slice(first, stop), *((part.start, part.stop) for part in middle))[valid]
     chosen = np.array([number in frames for number in range(first, stop)])[valid]
     return _Part(counts[valid] / levels, smooth[valid] / levels, levels, chosen)
 

@@ -99,20 +99,21 @@ class Checked:
         architecture, scale = self.network.architecture, self.scale
         indices = window_indices(centre, len(self.counts), architecture.window)
         shifts = window_shifts(self.drift, centre, indices)
-        height, width = (-n % architecture.stride for n in self.counts.shape[1:])
         known = self.brightness or Brightness.steady(len(self.counts))
-        levels = torch.tensor(known.levels, dtype=torch.float32)[:, None, None]
+        height, width = self.counts.shape[1:]
+        levels = torch.from_numpy(known.at(slice(None), (0, height), (0, width)))
         gain = float(known.around(architecture.window)[centre]) ** 0.5
 
         def prediction(frames: torch.Tensor) -> torch.Tensor:
             seen = (frames / levels.to(frames) - scale.mean) / scale.noise
-            seen = torch.nn.functional.pad(seen, (0, width, 0, height))
+            stride = architecture.stride
+            seen = torch.nn.functional.pad(seen, (0, -width % stride, 0, -height % stride))
             if self.stand_ins is not None:
                 put_stand_ins(seen, self.stand_ins, scale)
             seen = gain * seen
             window = stack_window(seen, indices, architecture.bins, shifts)
-            found: torch.Tensor = self.network(window[None], seen[centre][None, None])[0, 0]
-            result: torch.Tensor = float(known.levels[centre]) * (scale.mean + scale.contrast / gain * found)
+            found: torch.Tensor = self.network(window[None], seen[centre][None, None])[0, 0, :height, :width]
+            result: torch.Tensor = levels[centre].to(found) * (scale.mean + scale.contrast / gain * found)
             return result
 
         return prediction
@@ -154,8 +155,8 @@ def open_checked(folder: Path, movie: store.Store, denoised: store.Store) -> Che
                 movie.path, "the frames in its middle were not recorded whole; the model cannot be checked."
             )
         counts, drift = counts[valid], None if drift is None else drift[valid]
-        levels = brightness.levels[corner[0] : corner[0] + sizes[0]][valid]
-        brightness = Brightness(levels, np.ones(len(levels), dtype=bool))
+        rows, columns = ((first, first + n) for first, n in zip(corner[1:], sizes[1:], strict=True))
+        brightness = brightness.part(corner[0] + np.flatnonzero(valid), rows, columns)
     place = corner[0], corner[1], corner[2]
     return Checked(model.network, kind, counts, place, scale, bad, drift, brightness)
 

@@ -63,13 +63,13 @@ class Refutation:
 
     def add(self, slab: Slab) -> None:
         """Take in the next slab."""
-        levels = np.ones(len(slab.counts)) if slab.levels is None else slab.levels
+        levels = np.ones((len(slab.counts), 1, 1)) if slab.levels is None else slab.levels
         for number, k in zip(range(*slab.frames), range(slab.own.start, slab.own.stop), strict=True):
             row, column = self._corners[number].tolist()
             for stretch in self._stretches:
                 if slab.sound[k] and np.isfinite(slab.denoised[k, 0, 0]):
                     frame = slab.counts[k], slab.denoised[k]
-                    stretch.sums.add(*frame, float(levels[k]), (row, column), self._sound)
+                    stretch.sums.add(*frame, levels[k], (row, column), self._sound)
                     stretch.n_frames += 1
                 if number + 1 - stretch.first == stretch.length:
                     self._look(stretch, number + 1)

@@ -66,10 +66,15 @@ def _about_signal(result: dict[str, Any]) -> list[str]:
             f"The counts refute the denoised movie in {_places(refuted)}. Do not trust what is shown there. Train "
             "longer on this movie, or train from scratch (--from scratch)."
         )
-    if brightness is not None and not brightness["steady"]:
+    if brightness is not None and brightness["lowest"] < brightness["highest"]:
         found.append(
             f"The beam is not steady: frames have {number(brightness['lowest'])} to {number(brightness['highest'])} "
             "times the mean brightness. The denoised frames keep it."
+        )
+    if brightness is not None and brightness.get("across"):  # older stores do not know it
+        found.append(
+            "The beam moves across the field: the brightness at its edges changes by up to "
+            f"{100 * brightness['across']:.2g} %. It is taken out of what the model sees and put back into the result."
         )
     return found
 

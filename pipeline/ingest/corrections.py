@@ -16,6 +16,7 @@ from tdenoise.noise.bad_pixels import (
     dead_lines,
     dead_pixels,
     hot_pixels,
+    lost_in,
     single_pixels,
 )
 
@@ -158,6 +159,8 @@ class Corrections:
         Value at which the raw counts are cut off, and the number of pixels that reach it.
     patches : Patches
         Replaces those that are to be replaced.
+    clears : bool
+        What is no count in single frames becomes NaN.
     hits : HitFinder or None
     replace_hits : bool
     bin, group : int
@@ -173,6 +176,7 @@ class Corrections:
     n_suspect: int
     clipped: tuple[float, int] | None
     patches: Patches
+    clears: bool
     hits: HitFinder | None
     replace_hits: bool
     bin: int
@@ -208,6 +212,10 @@ class Corrections:
         """
         counts = self.linear.apply(raw, self.dtype)
         self.patches.apply(counts, first)
+        if self.clears and counts.dtype.kind == "f":
+            for frame in counts:
+                if (where := lost_in(frame)) is not None:
+                    frame[where] = np.nan
         hits: list[Hit] = []
         if self.hits is not None:
             for number, frame in enumerate(counts, start=first):
@@ -269,8 +277,9 @@ def plan_corrections(
         hot, dead = none, lines
     else:
         n_suspect = 0
-    if raw.kind in "ui":  # a single pixel that always says the most is called what it is
-        stuck = single_pixels(lost)
+    if raw.kind in "ui" and statistics is not None and statistics.peak is not None:
+        # A single pixel that always says the most is called what it is.
+        stuck = single_pixels(lost) & (statistics.peak == np.iinfo(raw).max)
         hot, lost = hot | stuck, lost & ~stuck
     replaced = listed if config.keep_defects else listed | hot | dead | lost
     if statistics is not None:
@@ -291,6 +300,7 @@ def plan_corrections(
         n_suspect=n_suspect,
         clipped=clipped,
         patches=patches,
+        clears=not config.keep_defects,
         hits=hits,
         replace_hits=config.xray == "replace" or (config.xray == "auto" and counted),
         bin=config.bin,

@@ -17,6 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tdenoise.files.atomic import patiently
+from tdenoise.noise.bad_pixels import LARGEST_COUNT, is_lost
 
 from ..errors import InputError
 from ..files.fault_points import maybe_crash
@@ -125,6 +126,12 @@ def _build(
     source.check_unchanged()
     array = zarr.open_array(run.partial / store.MOVIE, mode="r")
     found = _survey(array, reader.info, plan, corrections, records, n_threads, control)
+    if len(found.not_finite) == plan.shape[0]:
+        raise InputError(
+            config.raw,
+            "each of its frames holds NaN, Inf or numbers beyond 1e30, which are no counts, so that none is whole. "
+            "Name the pixels with --defects, or mend the file.",
+        )
     _add_arrays(run.partial, plan, found)
     hashes = progress.hashes(records)
     attributes = describe(config, reader.info, plan, source, sha256, found)
@@ -165,7 +172,7 @@ def _survey(
     valid[sorted(unsound)] = False
     # JSON has no NaN.
     parts = np.array([means for r in records for means in r["part_means"]], dtype=np.float64)
-    n_pixels = np.array(records[0]["part_pixels"], dtype=np.int64)
+    edges = edges_of(plan.shape[1]), edges_of(plan.shape[2])
     stamps = None
     if info.timestamps_s is not None:
         stamps = info.timestamps_s[slice(*plan.selection.frames)].reshape(plan.shape[0], -1).mean(axis=1)
@@ -175,7 +182,7 @@ def _survey(
             control.check("ingest")
 
         drift = pool.submit(measure_drift, array, unsound, _bad_pixels(corrections), check)
-        brightness, noise = measure_brightness(parts, n_pixels, valid, array, n_threads, check)
+        brightness, noise = measure_brightness(parts, edges, valid, array, n_threads, check)
     return Findings(
         corrections=corrections,
         frame_means=[mean for r in records for mean in r["frame_means"]],
@@ -235,7 +242,7 @@ def _add_arrays(path: Path, plan: IngestPlan, found: Findings) -> None:
                 "long_name": "rows and columns that the scene has moved by since the first frame; not applied",
             },
         )
-    writing.add_brightness(path, found.brightness.levels, found.brightness.valid)
+    writing.add_brightness(path, found.brightness.levels, found.brightness.valid, found.brightness.tilts)
     if found.timestamps is not None:
         described = {"units": "s", "long_name": "time stamp of the camera"}
         writing.add_array(path, "timestamp", found.timestamps, ("t",), described)
@@ -422,23 +429,22 @@ class _Seen:
 def _statistics(frames: NDArray[Any]) -> dict[str, Any]:
     """Mean of every frame and of its parts, and range of all, of the counts that are stored.
 
-    Frames that are not finite are named, and those that end before their last row.
+    Frames that hold numbers that are no counts are named, and those that end before their last row.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         rows, edges = _row_sums(frames)
         starts = edges_of(frames.shape[1])
         parts = np.add.reduceat(rows, starts[:-1], axis=1)
     sums = parts.sum(axis=(1, 2))
-    bad = np.flatnonzero(~np.isfinite(sums)).tolist()
-    finite = frames[np.isfinite(frames)] if bad else frames
+    bad = np.flatnonzero(~(np.abs(parts) < LARGEST_COUNT).all(axis=(1, 2))).tolist()
+    finite = frames[~is_lost(frames)] if bad else frames
     n_pixels = np.diff(starts)[:, None] * np.diff(edges)
     return {
-        "frame_means": [float(s) / frames[0].size if np.isfinite(s) else None for s in sums],
+        "frame_means": [None if n in bad else float(s) / frames[0].size for n, s in enumerate(sums)],
         "part_means": [
-            mean.ravel().tolist() if np.isfinite(mean).all() else [None] * mean.size
-            for mean in parts / n_pixels
+            [None] * mean.size if n in bad else mean.ravel().tolist()
+            for n, mean in enumerate(parts / n_pixels)
         ],
-        "part_pixels": n_pixels.ravel().tolist(),
         "torn": [] if bad else _torn(rows.sum(axis=2)),
         "not_finite": bad,
         "low": float(finite.min()) if finite.size else None,

@@ -103,7 +103,9 @@ def movies_in(path: Path) -> list[Path]:
         If a pattern fits nothing.
     """
     if any(sign in str(path) for sign in "*?[") and not path.exists():
-        files = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=natural)
+        # The name of a folder that is there may hold brackets.
+        top = path.parent if path.parent.is_dir() else Path(path.anchor)
+        files = sorted(top.glob(str(path.relative_to(top))), key=natural)
         if not files:
             raise InputError(path, "fits no file. Check the pattern and the folder.")
     elif path.is_dir():

@@ -88,7 +88,7 @@ def measure_noise(
     array: Any,
     unsound: Collection[int],
     n_threads: int,
-    levels: NDArray[np.float64] | None = None,
+    brightness: Brightness | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> NoiseStatistics | None:
     """The noise of a movie, measured on stretches of frames spread over its length and its field.
@@ -100,8 +100,8 @@ def measure_noise(
     unsound : collection of int
         Frames that do not count: blank, repeated, torn, not finite.
     n_threads : int
-    levels : ndarray, shape (n_frames,), optional
-        Brightness of the frames, which is divided out; see `tdenoise.noise.brightness`.
+    brightness : Brightness, optional
+        Which is divided out.
     check : callable
         Raises an error if a stop was asked for; asked in every thread.
 
@@ -117,7 +117,11 @@ def measure_noise(
         if part.dtype.kind == "f" and not float(np.abs(part).max()) < NOISE_LIMIT:  # nor is NaN
             return None
         accumulator = NoiseAccumulator()
-        accumulator.add(part, None if levels is None else levels[window[0]])
+        levels = None
+        if brightness is not None:
+            rows, columns = ((axis.start, axis.stop) for axis in window[1:])
+            levels = brightness.at(window[0], rows, columns)
+        accumulator.add(part, levels)
         return accumulator.sums()
 
     total = NoiseAccumulator()
@@ -133,7 +137,7 @@ def measure_noise(
 
 def measure_brightness(
     part_means: NDArray[np.float64],
-    n_pixels: NDArray[np.int64],
+    edges: tuple[NDArray[np.intp], NDArray[np.intp]],
     valid: NDArray[np.bool_],
     array: Any,
     n_threads: int,
@@ -148,8 +152,8 @@ def measure_brightness(
     ----------
     part_means : ndarray, shape (n_frames, n_parts)
         Mean of every part of a frame [counts].
-    n_pixels : ndarray, shape (n_parts,)
-        Pixels in each.
+    edges : (ndarray of int, ndarray of int)
+        Borders of the parts along rows and columns [pixels].
     valid : ndarray of bool, shape (n_frames,)
     array : zarr.Array, shape (n_frames, height, width)
     n_threads : int
@@ -162,10 +166,10 @@ def measure_brightness(
     for _ in range(2):
         if noise is None or not np.isfinite(noise.fano):
             break
-        brightness = measure(part_means, n_pixels, noise.fano * _of_sums(noise), valid)
-        if (brightness.levels == 1).all():
+        brightness = measure(part_means, edges, noise.fano * _of_sums(noise), valid)
+        if brightness.is_even:
             break
-        noise = measure_noise(array, unsound, n_threads, brightness.levels, check)
+        noise = measure_noise(array, unsound, n_threads, brightness, check)
     return brightness, noise
 
 

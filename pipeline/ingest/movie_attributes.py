@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from tdenoise.noise.noise import NoiseStatistics
 from ..readers import MovieInfo
 from ..settings.ingest_settings import IngestConfig
 from ..version import VERSION
-from .corrections import Corrections
+from .corrections import Corrections, summed_type
 from .fingerprint import Source
 from .ingest_plan import IngestPlan
 from .measurements import DRIFT_FRAMES
@@ -161,12 +162,26 @@ def _corrections(config: IngestConfig, plan: IngestPlan, found: Findings) -> lis
     return done
 
 
+def _lowest(found: Findings) -> list[str]:
+    """What is said where numbers are the least that their type holds: a mark, or what ran out of it."""
+    made = found.corrections
+    dtype = summed_type(made.dtype, made.bin**2 * made.group)
+    if dtype.kind != "i" or found.low != np.iinfo(dtype).min:
+        return []
+    return [
+        f"its lowest number is {found.low:.0f}, the least that its type ({dtype}) holds: it may stand for no count. "
+        "--defects names the pixels to leave out."
+    ]
+
+
 def _warnings(config: IngestConfig, info: MovieInfo, plan: IngestPlan, found: Findings) -> list[str]:
     said = []
     if info.missing_frames:
         said.append(f"{info.missing_frames} frames that the header announces are missing.")
     if found.not_finite:
-        said.append(f"frames {_some(found.not_finite)} hold NaN or Inf.")
+        said.append(
+            f"frames {_some(found.not_finite)} hold NaN, Inf or numbers beyond 1e30, which are no counts."
+        )
     if found.blank:
         said.append(f"frames {_some(found.blank)} are blank: all their pixels are alike.")
     if found.repeated:
@@ -184,10 +199,13 @@ def _warnings(config: IngestConfig, info: MovieInfo, plan: IngestPlan, found: Fi
     said += _about_brightness(found.brightness)
     said += _about_time(found.timing)
     said += _about_pixels(config, plan, found)
+    said += _lowest(found)
     noise = found.noise
     if noise is not None and noise.noise_variance > 0 and not noise.is_poisson:
+        known = math.isfinite(noise.fano)
+        fano = f"Fano factor {noise.fano:.3f}" if known else "no Fano factor, for the mean is not above 0"
         said.append(
-            f"the noise is not that of single electrons: Fano factor {noise.fano:.3f}, correlation of neighbours "
+            f"the noise is not that of single electrons: {fano}, correlation of neighbours "
             f"{noise.correlation_x:+.3f} along x, {noise.correlation_y:+.3f} along y. "
             "The blind radius is chosen accordingly unless --blind-radius says otherwise."
         )
@@ -198,12 +216,13 @@ def _brightness(found: Brightness) -> dict[str, Any]:
     """How much the frames differ in brightness."""
     levels = found.levels[found.valid]
     if not len(levels):
-        return {"steady": True, "lowest": 1.0, "highest": 1.0, "flicker": 0.0}
+        return {"steady": True, "lowest": 1.0, "highest": 1.0, "flicker": 0.0, "across": 0.0}
     return {
-        "steady": bool((levels == 1).all()),
+        "steady": found.is_even,
         "lowest": float(levels.min()),
         "highest": float(levels.max()),
         "flicker": float(np.std(np.diff(np.log(levels))) / np.sqrt(2)) if len(levels) > 1 else 0.0,
+        "across": found.across,
     }
 
 
@@ -213,12 +232,20 @@ def _about_brightness(found: Brightness) -> list[str]:
     if described["steady"]:
         return []
     low, high = described["lowest"], described["highest"]
-    said = f"the brightness of the frames varies from {low:.3g} to {high:.3g} of its mean"
-    if described["flicker"] > 0.005:
-        said += f", by {100 * described['flicker']:.2g} % from frame to frame"
-    return [
-        f"{said}. It is measured, taken out of what a model sees, and put back into the result ('frame_level')."
-    ]
+    told = []
+    if low < high:
+        said = f"the brightness of the frames varies from {low:.3g} to {high:.3g} of its mean"
+        if described["flicker"] > 0.005:
+            said += f", by {100 * described['flicker']:.2g} % from frame to frame"
+        told.append(
+            f"{said}. It is measured, taken out of what a model sees, and put back into the result ('frame_level')."
+        )
+    if described["across"]:
+        told.append(
+            "the beam moves across the field: the brightness at its edges changes by up to "
+            f"{100 * described['across']:.2g} %. It is taken out and put back ('frame_tilt')."
+        )
+    return told
 
 
 def _about_time(timing: dict[str, Any] | None) -> list[str]:
@@ -229,7 +256,7 @@ def _about_time(timing: dict[str, Any] | None) -> list[str]:
             f"the time stamps say that about {timing['n_dropped']} frames were lost, after frames "
             f"{_some(timing['dropped_after'])}."
         ]
-    if timing["uneven"]:
+    if timing["uneven"] and timing["interval_s"] is not None:
         return ["the time between frames varies by over a tenth; the array 'timestamp' has the true times."]
     return []
 
@@ -241,7 +268,7 @@ def _about_pixels(config: IngestConfig, plan: IngestPlan, found: Findings) -> li
     for what, why, pixels in (
         ("hot", "far brighter than their neighbours in all frames", corrections.hot),
         ("dead", "without any change in all frames", corrections.dead),
-        ("without counts", "NaN or the largest value of the type in all frames", corrections.lost),
+        ("without counts", "NaN, or an end of the range of their type, in all frames", corrections.lost),
     ):
         if pixels.any():
             y, x = _places(pixels, plan)[0]

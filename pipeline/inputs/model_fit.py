@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def movie_brightness(movie: store.Store) -> Brightness | None:
                 "is not the brightness of this movie. Verify the store, or ingest it again.",
             )
         found = Brightness(levels.astype(np.float64), valid.astype(bool))
+        if (movie.path / "frame_tilt").is_dir():
+            tilts = np.asarray(zarr.open_array(movie.path / "frame_tilt", mode="r")[:], np.float64)
+            if tilts.shape != (n_frames, 2) or not np.isfinite(tilts).all():
+                raise InputError(
+                    movie.path / "frame_tilt",
+                    "is not how the beam moves in this movie. Verify the store, or ingest it again.",
+                )
+            found = replace(found, tilts=tilts, field=movie.shape[1:])
     else:
         found = Brightness.steady(n_frames)
         for kind in ("not_finite_frames", "blank_frames", "repeated_frames"):

@@ -51,7 +51,8 @@ class Slab:
     counts: Array  # and one frame behind the slab, if there is one
     denoised: Array
     variance: Array | None = None  # of the slab's own frames, where the store states it
-    levels: Array | None = None  # brightness of all frames in the arrays; None: all alike
+    # Brightness of all frames in the arrays, (n, 1, 1), or of their pixels; None: all alike.
+    levels: Array | None = None
     valid: Array | None = None  # which of them were recorded whole; None: all
 
     @property
@@ -93,7 +94,8 @@ def slabs(movie: store.Store, denoised: store.Store, control: Control) -> Iterat
         levels = valid = None
         if brightness is not None:
             around = slice(start - before, min(n_frames, stop + 1))
-            levels, valid = brightness.levels[around], brightness.valid[around]
+            levels = brightness.at(around, *((0, n) for n in movie.shape[1:]))
+            valid = brightness.valid[around]
         shown = slice(None) if valid is None else valid[before : before + stop - start]
         if not all(
             np.isfinite(a[-(stop - start) :][shown]).all() for a in (smooth, variance) if a is not None

@@ -23,8 +23,9 @@ def status(config: StatusConfig) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``outputs``: a list with ``output``, ``state`` (``complete``, ``running``, ``interrupted``), ``done`` and
-        ``total`` blocks (None where a step has no blocks), ``holder``; and ``batch``, the state of the batch run that
+        ``outputs``: a list with ``output``, ``state`` (``complete``, ``damaged``, ``running``, ``interrupted``),
+        ``done`` and ``total`` blocks (None where a step has no blocks), ``holder``, ``damage`` (what is wrong with a
+        finished store as far as a short look tells, or None); and ``batch``, the state of the batch run that
         writes it, or None.
 
     Raises
@@ -62,12 +63,31 @@ def _is_complete(path: Path) -> bool:
         try:
             return store.read_attributes(path).get("status") == "complete"
         except InputError:
-            return False
-    return (path / "card.json").exists()
+            return _is_store(path)
+    return (path / "card.json").exists() or _is_store(path)
 
 
 def _complete(output: Path) -> dict[str, Any]:
-    return {"output": str(output), "state": "complete", "done": None, "total": None, "holder": None}
+    damage = None
+    if (output / "zarr.json").exists() or _is_store(output):
+        try:
+            n_absent = store.n_absent(output)
+            damage = f"{n_absent} of its files are missing" if n_absent else None
+        except InputError:
+            damage = "its zarr.json is missing or was changed"
+    return {
+        "output": str(output),
+        "state": "damaged" if damage else "complete",
+        "done": None,
+        "total": None,
+        "holder": None,
+        "damage": damage,
+    }
+
+
+def _is_store(path: Path) -> bool:
+    """Whether a store was finished here, whatever happened to its metadata since."""
+    return (path / "integrity" / "zarr.json").exists()
 
 
 def _state(output: Path) -> dict[str, Any]:
@@ -83,6 +103,7 @@ def _state(output: Path) -> dict[str, Any]:
         "done": None if total is None else len(list((folder / "done").glob("*.json"))),
         "total": total,
         "holder": holder,
+        "damage": None,
     }
 
 

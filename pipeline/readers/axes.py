@@ -76,6 +76,15 @@ class Axis:
         return to_nanometres(1, clean_unit(self.unit)) is not None
 
     @property
+    def is_uneven(self) -> bool:
+        """Whether the places that are listed along a length leave those at equal steps by over a step."""
+        if self.values is None or len(self.values) < 2 or not self.is_length:
+            return False
+        step = np.copysign(self.step or 0.0, self.values[-1] - self.values[0])
+        even = self.values[0] + step * np.arange(len(self.values))
+        return not bool((np.abs(self.values - even) <= abs(step)).all())
+
+    @property
     def nanometres(self) -> float | None:
         return to_nanometres(self.step, clean_unit(self.unit))
 
@@ -179,7 +188,13 @@ def place_movie(
         )
     if not what and time.is_length and time.role != "time":
         what = f"a stack over {_named(time)}, a volume or a scan"
-    return Place(places, fixed, (f"it holds {what}, not a movie over time.",) if what else ())
+    said = [f"it holds {what}, not a movie over time."] if what else []
+    if any(axes[axis].is_uneven for axis in places[1:]):
+        said.append(
+            "its file lists pixels at unequal distances, so that it has no pixel size. If they are equal all the same, "
+            "give it with --pixel-size."
+        )
+    return Place(places, fixed, tuple(said))
 
 
 def interpreted(axes: Sequence[Axis], interpretation: Any) -> list[Axis]:
@@ -226,8 +241,10 @@ def _named(axis: Axis) -> str:
 
 
 def pixel_size_of(axes: Sequence[Axis], place: Place) -> tuple[float, float] | None:
-    """(row, column) distance of the pixels [nm], where both are known."""
+    """(row, column) distance of the pixels [nm], where both are known and the same everywhere."""
     _, row, column = place.movie_axes
+    if axes[row].is_uneven or axes[column].is_uneven:
+        return None
     return pixel_size(axes[row].nanometres, axes[column].nanometres)
 
 

@@ -29,6 +29,7 @@ from .hdf5_detector import (
     announced_by,
     check_series,
     join,
+    not_applied,
     parts_of,
     series_of,
     with_detector,
@@ -95,15 +96,13 @@ def _open_master(
     present = sum(part.reader.info.shape[0] for part in parts)
     reader = join(file, parts, max(announced_by(contents), present + lost), allow_truncated)
     told, info = with_detector(contents, Movie("", "HDF5", ())), reader.info
-    masked = any(name.endswith("/pixel_mask") for name in contents.objects)
-    mask = ("the pixel mask of its detector is not applied: what is bad is looked for in the frames.",)
     reader.info = replace(
         info,
         frame_time_s=told.frame_time_s or info.frame_time_s,
         exposure_s=told.exposure_s or info.exposure_s,
         camera=told.camera or info.camera,
         files=(file.path, *info.files),
-        warnings=info.warnings + (mask if masked else ()),
+        warnings=tuple(dict.fromkeys(info.warnings + not_applied(contents))),
         metadata=bounded_json(
             {**contents.tree("", but=""), "files": [path.name for path in info.files]}
             | {key: info.metadata[key] for key in ("stored_numbers",) if key in info.metadata}
@@ -176,6 +175,7 @@ def _open_array(
         run = Run(file, entry["offset"], layout, stored)
         present, fetch = announced, run.fetch
     n_frames = whole_frames(file, announced, present, allow_truncated)
+    movie = replace(movie, warnings=movie.warnings + not_applied(contents))
     info = _info(movie, place, stamps_us, stored, (n_frames, height, width), announced, library)
     low, high = (contents.attributes(movie.name).get(name) for name in NUMBERS)
     numbers = (low, high) if isinstance(low, int) and isinstance(high, int) and low <= high else None

@@ -45,6 +45,32 @@ def with_detector(contents: Contents, movie: Movie) -> Movie:
     )
 
 
+def not_applied(contents: Contents) -> tuple[str, ...]:
+    """A warning for each correction that the files of a detector hold, or name, and that its counts lack."""
+
+    def is_there(word: str) -> bool:
+        return any(contents.is_array(name) and name.rpartition("/")[2] == word for name in contents.objects)
+
+    def is_applied(*words: str) -> bool | None:
+        found = [contents.value(name) for name in contents.objects if name.rpartition("/")[2] in words]
+        said = {bool(value) for value in found if isinstance(value, bool | int)}
+        return said.pop() if len(said) == 1 else None
+
+    said = []
+    if is_there("pixel_mask") and not is_applied("pixel_mask_applied"):
+        said.append("the pixel mask of its detector is not applied: what is bad is looked for in the frames.")
+    if is_there("flatfield") and not is_applied("flatfield_correction_applied", "flatfield_applied"):
+        said.append(
+            "it holds a flat field of its detector and does not say that its counts were corrected with it. If they "
+            "were not, save the array flatfield as a file and give it with --gain."
+        )
+    if is_applied("countrate_correction_applied") is False:
+        said.append(
+            "its counts are not corrected for electrons that came too fast to be counted: bright places are too dark."
+        )
+    return tuple(said)
+
+
 def _seconds(contents: Contents, name: str) -> float | None:
     return to_seconds(contents.value(name), contents.attributes(name).get("units", "s"))
 
@@ -135,7 +161,15 @@ def join(
                 f"holds frames of {info.shape[1]} x {info.shape[2]} {info.dtype}, {parts[0].path.name} of "
                 f"{first.shape[1]} x {first.shape[2]} {first.dtype}: the files of a movie are alike.",
             )
+    told = {part.path.name: part.reader.info.metadata.get("stored_numbers") for part in parts}
+    differ = any(numbers != told[parts[0].path.name] for numbers in told.values())
     warnings = _gaps(parts)
+    if differ:
+        factors = [1.0 if numbers is None else numbers["factor"] for numbers in told.values()]
+        warnings += (
+            "its files declare different things of their numbers (factors from "
+            f"{min(factors):g} to {max(factors):g}): each was applied to its own file.",
+        )
     present = sum(part.reader.info.shape[0] for part in parts)
     n_frames = whole_frames(file, announced, present, allow_truncated)
     info = replace(
@@ -144,8 +178,9 @@ def join(
         format=f"{first.format}, {len(parts)} files",
         timestamps_s=None,
         missing_frames=announced - n_frames,
-        warnings=tuple(w for part in parts for w in part.reader.info.warnings) + warnings,
+        warnings=tuple(dict.fromkeys(w for part in parts for w in part.reader.info.warnings)) + warnings,
         files=tuple(part.path for part in parts),
+        metadata=first.metadata | ({"stored_numbers": told} if differ else {}),
     )
     return PartsReader(file, info, [part.reader for part in parts])
 

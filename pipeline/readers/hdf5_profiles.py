@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -290,20 +290,35 @@ def _hyperspy_signal(contents: Contents, group: str) -> Movie:
         roles |= dict.fromkeys(along, "scan") if len(along) > 1 else {}
     elif len(signal) == 1 and len(navigated) == 2:  # a spectrum at every point
         roles = {signal[0]: "other", navigated[0]: "row", navigated[1]: "column"}
-    axes = tuple(
-        Axis(str(a.get("name", "")), str(a.get("units", "")), _number(a.get("scale")), roles.get(k))
-        for k, a in enumerate(told)
-    )
+    axes = []
+    for k, a in enumerate(told):
+        axis = Axis(str(a.get("name", "")), str(a.get("units", "")), _number(a.get("scale")), roles.get(k))
+        listed = f"{group}/axis-{k}/axis"
+        if contents.is_array(listed):  # an axis that is not uniform
+            values = _axis(contents, listed, axis.name)
+            axis = replace(axis, step=values.step, values=values.values)
+        axes.append(axis)
+    formulas = [
+        f"{a.get('name') or k} = {str(a['expression'])[:60]}" for k, a in enumerate(told) if "expression" in a
+    ]
     microscope = contents.attributes(f"{group}/metadata/Acquisition_instrument/TEM")
     camera = contents.attributes(f"{group}/metadata/Acquisition_instrument/TEM/Detector/Camera")
     return Movie(
         name,
         f"HyperSpy {contents.attributes('').get('file_format_version', '')}".strip(),
-        axes,
+        tuple(axes),
         label=group.rpartition("/")[2],
         exposure_s=to_seconds(camera.get("exposure"), "s"),
         voltage_kv=_positive(microscope.get("beam_energy")),
         camera=str(camera["name"]) if camera.get("name") else None,
+        warnings=(
+            (
+                f"it gives axes as formulas ({', '.join(formulas)}), which are not evaluated: what they would tell of "
+                "time or pixel size is unknown.",
+            )
+            if formulas
+            else ()
+        ),
         metadata=contents.tree(group, but=name),
     )
 

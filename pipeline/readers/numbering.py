@@ -155,7 +155,10 @@ def _value(text: str) -> Fraction | int:
 def _moment(text: str) -> Fraction | int:
     """Seconds of a date with a time of day; the digits behind its seconds are a fraction."""
     digits = re.sub("[^0-9]", "", text)
-    second = datetime.strptime(digits[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
+    try:
+        second = datetime.strptime(digits[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:  # the 30th of February is a number like any other
+        second = int(digits[:14])
     return int(second) + Fraction(int(digits[14:] or 0), 10 ** len(digits[14:]))
 
 

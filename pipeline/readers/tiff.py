@@ -37,6 +37,7 @@ _COMPRESSIONS = {
 }  # fmt: skip
 _MAX_RATIO = 10_000  # of decoded to stored bytes; LZW and deflate stay below 1,500
 _GAP, _RUN = 2**12, 2**24  # between strips that are read in one go, and of all of them [bytes]
+_WHITE_IS_ZERO = 0  # photometric interpretation
 _COLOUR = {2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
 
 
@@ -80,6 +81,11 @@ def open_movie(
     # A chain of directories that breaks off does not tell how long it was.
     at_least = broken and announced > (note.n_frames or 0)
     warnings = note.warnings + _more_pages(note, announced) + more
+    if layout.photometric == _WHITE_IS_ZERO and layout.compression not in EER:
+        warnings += (
+            "it says that 0 is white, and programs differ in what they make of that: here the numbers are as they are "
+            "stored. If the movie looks like a negative, invert it and save it anew before you ingest it.",
+        )
     if note.planes is not None and len(note.planes) != note.n_frames:
         planes = note.planes
         there = planes[: max(0, -(-(present - planes.start) // planes.step))]

@@ -25,6 +25,7 @@ from .zarr_arrays import ChunkReader, Folder, ZarrArray, parse_array
 
 _LISTED = 8  # arrays named in an error message
 _MAX_COORDINATES = 2**21  # bytes
+_LISTED_AXIS = re.compile(r"/axis-\d+/axis$")  # of HyperSpy, where an axis is not uniform
 
 
 class Node(NamedTuple):
@@ -48,7 +49,7 @@ def open_movie(
     name = _choose(folder, nodes, None if dataset is None else dataset.strip("/"))
     array = parse_array(folder.path, name, *nodes[name])
     coordinates = _coordinates(folder, store, nodes, array)
-    movie = find_movie(_contents(folder, nodes), name)
+    movie = find_movie(_contents(folder, store, nodes), name)
     axes = _axes(nodes, array, coordinates, movie)
     place = place_movie(
         folder,
@@ -89,7 +90,7 @@ def open_movie(
         camera=movie.camera,
         timestamps_s=timestamps,
         missing_frames=announced - n_frames,
-        warnings=_warnings(array, n_missing, n_wanted, n_beyond) + uneven + place.warnings,
+        warnings=_warnings(array, n_missing, n_wanted, n_beyond) + uneven + movie.warnings + place.warnings,
         metadata=bounded_json(
             {
                 "array": array.attributes,
@@ -128,7 +129,7 @@ def _choose(folder: RawFolder, nodes: dict[str, Node], dataset: str | None) -> s
     raise InputError(folder.path, f"holds no array of (frame, row, column){what}.")
 
 
-def _contents(folder: RawFolder, nodes: dict[str, Node]) -> Contents:
+def _contents(folder: RawFolder, store: Folder, nodes: dict[str, Node]) -> Contents:
     """The store as the profiles of HDF5 see a file: HyperSpy and others write the same groups into both."""
     objects: dict[str, dict[str, Any]] = {}
     for name, node in nodes.items():
@@ -139,6 +140,8 @@ def _contents(folder: RawFolder, nodes: dict[str, Node]) -> Contents:
                 "shape": node.metadata["shape"],
                 "dtype": told if isinstance(told, str) else None,
             }
+        if _LISTED_AXIS.search(name) and (listed := _listed(folder, store, nodes, name)) is not None:
+            objects[name]["value"] = listed[0].tolist()
     detector = _group(_group(nodes[""].attributes, "tdenoise"), "detector")
     objects[""]["attributes"] = {**detector, **nodes[""].attributes}  # of a movie store made here
     return Contents(folder.path, objects, {})
@@ -245,17 +248,27 @@ def _coordinates(
         name = _join(group, dimension)
         if not dimension or name not in nodes or nodes[name].metadata.get("shape") != [array.shape[axis]]:
             continue
-        coordinate = parse_array(folder.path, name, *nodes[name])
-        n_bytes = 8 * coordinate.shape[0]
-        if coordinate.dtype.kind not in "iuf" or n_bytes > _MAX_COORDINATES or coordinate.chunk[0] > 2**18:
+        if (listed := _listed(folder, store, nodes, name)) is None:
             continue
-        fetch = ChunkReader(store, coordinate).fetch
-        parts = [fetch((k,)) for k in range(-(-coordinate.shape[0] // coordinate.chunk[0]))]
-        stored = np.concatenate(parts)[: coordinate.shape[0]]
-        values = _declared(folder, coordinate).values(stored.astype(coordinate.dtype.newbyteorder("=")))
+        stored, coordinate = listed
+        values = _declared(folder, coordinate).values(stored)
         unit = coordinate.attributes.get("units", "")
         found[axis] = (values, unit if isinstance(unit, str) else "")
     return found
+
+
+def _listed(
+    folder: RawFolder, store: Folder, nodes: dict[str, Node], name: str
+) -> tuple[NDArray[Any], ZarrArray] | None:
+    """The numbers of a small array of one dimension, as they are stored; None where it is none."""
+    array = parse_array(folder.path, name, *nodes[name])
+    if array.dtype.kind not in "iuf" or len(array.shape) != 1 or array.shape[0] == 0:
+        return None
+    if 8 * array.shape[0] > _MAX_COORDINATES or array.chunk[0] > 2**18:
+        return None
+    fetch = ChunkReader(store, array).fetch
+    parts = [fetch((k,)) for k in range(-(-array.shape[0] // array.chunk[0]))]
+    return np.concatenate(parts)[: array.shape[0]].astype(array.dtype.newbyteorder("=")), array
 
 
 def _declared(folder: RawFolder, array: ZarrArray) -> Declared:

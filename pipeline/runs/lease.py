@@ -339,6 +339,8 @@ def _take(
                 bury(lease, seen.token)
             continue
         if seen.sure:
+            if join():  # one of our own took it in this very moment
+                return
             raise LockedError(taken(seen.holder))
         if stop is not None and stop.is_set():
             raise Stopped("stopped before anything was begun; run the same command again")

@@ -16,6 +16,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -145,6 +146,19 @@ class OutputRun:
     def begun(self) -> bool:
         """Whether an interrupted run of the same plan left something to go on from."""
         return self.partial.exists() and self._created() is not None
+
+    @property
+    def member(self) -> str | None:
+        """Who of those that share the run this is; None where it is not shared."""
+        return None
+
+    def once(self, name: str, function: Callable[[], object]) -> None:
+        """Do what must be done once, whoever works on the output."""
+        function()
+
+    def alone(self, name: str) -> AbstractContextManager[None]:
+        """Keep others from doing at the same time what bears this name: here there are none."""
+        return contextlib.nullcontext()
 
     def prepare(self, create: Callable[[Path], None]) -> None:
         """Create the partial output unless an interrupted run of the same plan left it.

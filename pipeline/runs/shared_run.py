@@ -60,7 +60,7 @@ class SharedRun(OutputRun):
         super().__init__(output, plan, inputs, force=force, stop=stop)
         self.group = group
         self._afresh = afresh
-        self.member = uuid.uuid4().hex
+        self._member = uuid.uuid4().hex
         self._watch = leases.Watch()  # of the others
 
     def __enter__(self) -> SharedRun:
@@ -80,6 +80,11 @@ class SharedRun(OutputRun):
             self._release_lease()
             raise
         return self
+
+    @property
+    def member(self) -> str:
+        """The name of this process in the group."""
+        return self._member
 
     def prepare(self, create: Callable[[Path], None]) -> None:
         """Create the partial output, unless that is done."""

@@ -13,6 +13,8 @@ import xxhash
 import zarr
 from numpy.typing import NDArray
 
+from tdenoise.files.json_documents import parse_json
+
 from . import shards
 
 # What Zarr raises on metadata with a bit flipped somewhere: an unknown keyword, a division by zero, a shape of 2^60.
@@ -56,6 +58,16 @@ def file_hash(file: Path) -> str:
 def grid_of(array: Any) -> tuple[int, ...]:
     """Shards of an array in every direction."""
     return tuple(-(-n // s) for n, s in zip(array.shape, array.shards, strict=True))
+
+
+def recorded_grid(file: Path) -> tuple[int, ...] | None:
+    """Number of shards in every direction, from the metadata of an array; None where they cannot be read."""
+    try:
+        document = parse_json(file.read_bytes())
+        shard = document["chunk_grid"]["configuration"]["chunk_shape"]
+        return tuple(-(-n // s) for n, s in zip(document["shape"], shard, strict=True))
+    except UNREADABLE:
+        return None
 
 
 def content_hash(values: NDArray[Any]) -> str:

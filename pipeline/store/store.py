@@ -8,6 +8,7 @@ shard's decoded content lies in ``integrity``.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tdenoise.files.json_documents import parse_json
 from ..errors import InputError
 from .checked_array import CheckedArray, advice, seal_of
 from .foreign import check_nodes
-from .integrity import UNREADABLE, file_hash, grid_of, recorded_table
+from .integrity import UNREADABLE, file_hash, grid_of, recorded_grid, recorded_table, sharded_metadata
 
 PROFILE = 1  # version of the store layout
 MOVIE, DENOISED = "counts", "denoised"  # the array that each kind of store holds
@@ -81,6 +82,16 @@ class Coordinates:
         """Name, step and first index of every axis."""
         pixel = self.pixel_size_nm or (None, None)
         return list(zip("tyx", (self.frame_time_s, *pixel), self.first, strict=True))
+
+
+def n_absent(path: Path) -> int:
+    """How many files of a finished store are not there. What is in the others is for `verify` to say."""
+    recorded = read_attributes(path).get("files", {})
+    absent = sum(not (path / name).is_file() for name in recorded)
+    for file in sharded_metadata(path):
+        if (grid := recorded_grid(file)) is not None:
+            absent += max(0, math.prod(grid) - sum(1 for _ in (file.parent / "c").glob("*/*/*")))
+    return absent
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

@@ -109,11 +109,22 @@ def create_array(
     )
 
 
-def add_brightness(path: Path, levels: NDArray[np.float64], valid: NDArray[np.bool_]) -> None:
-    """Store the level of every frame, and whether it was recorded whole."""
+def add_brightness(
+    path: Path,
+    levels: NDArray[np.float64],
+    valid: NDArray[np.bool_],
+    tilts: NDArray[np.float64] | None = None,
+) -> None:
+    """Store the level of every frame, its slope where there is one, and whether it was recorded whole."""
     described = {"units": "1", "long_name": "brightness of the frame over the mean of the movie"}
     add_array(path, "frame_level", levels, ("t",), described)
     add_array(path, "frame_valid", valid, ("t",), {"long_name": "the frame was recorded whole"})
+    if tilts is not None:
+        described = {
+            "units": "1/pixel",
+            "long_name": "slope of the logarithm of the brightness along rows and columns",
+        }
+        add_array(path, "frame_tilt", tilts, ("t", "yx"), described)
 
 
 def ome_metadata(name: str, coordinates: Coordinates) -> dict[str, Any]:

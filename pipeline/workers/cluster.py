@@ -227,7 +227,8 @@ def _local(
                 log.warning("the workers did not start (%s); trying again", error)
                 continue
             raise ResourceError(
-                f"{count} worker processes could not be started on this machine: {error}. Use fewer workers "
+                f"{count} worker processes could not be started on this machine: {str(error).rstrip('.')}. Use fewer "
+                "workers "
                 f"(--workers local:{max(1, count // 2)}), or check memory and open files (ulimit -a)."
             ) from error
     with cluster:

@@ -13,7 +13,7 @@ from tdenoise.network import checkpoint
 from tdenoise.network.registry import architecture_of
 from tdenoise.noise.drift import largest_shift
 
-from ..apply.apply import Connect, apply
+from ..apply.apply import apply
 from ..apply.apply_plan import describe_plan, followed_drift, lay_out
 from ..archive import archive
 from ..errors import InputError, PipelineError, Stopped, UsageError
@@ -24,6 +24,7 @@ from ..settings.results import is_archive
 from ..settings.steps import is_single, one_movie, single
 from ..step_control import Control
 from ..store import blocks, store
+from ..workers.executors import Connect
 
 log = logging.getLogger(__name__)
 

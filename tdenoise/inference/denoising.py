@@ -17,7 +17,7 @@ from ..network.registry import Architecture, Network
 from ..network.split_blind import LEAK, SplitBlind, shifted
 from ..network.split_blind import Architecture as SplitBlindArchitecture
 from ..network.windows import put_stand_ins, transform, transform_back
-from ..noise.brightness import Brightness
+from ..noise.brightness import Brightness, Span
 from ..noise.drift import window_shifts
 from ..noise.gamma_poisson import pool, prior_variance
 from ..noise.noise import Scale
@@ -28,6 +28,7 @@ CPU_PIXELS, GPU_PIXELS = 2**18, 2**24
 RUN = 16  # frames that share what the first layer makes of the frames in their windows
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
+Array = NDArray[Any]
 Symmetry = tuple[int, int, int]  # quarter turns, mirror image, time reversal
 
 
@@ -39,11 +40,17 @@ class Tile:
     first_frame: int  # of the movie, that the block's first frame is
     core_rows: tuple[int, int]  # rows of the block's array that are wanted
     core_columns: tuple[int, int]
+    corner: tuple[int, int] = (0, 0)  # row and column of the movie that the block's array begins at
 
     @classmethod
     def whole(cls, shape: tuple[int, ...]) -> Tile:
         """The whole movie as one block."""
         return cls(n_frames=shape[0], first_frame=0, core_rows=(0, shape[1]), core_columns=(0, shape[2]))
+
+    def in_movie(self, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[Span, Span]:
+        """Where rows and columns of the block's array lie in the movie."""
+        row, column = self.corner
+        return (rows[0] + row, rows[1] + row), (columns[0] + column, columns[1] + column)
 
 
 def symmetries(number: int) -> list[Symmetry]:
@@ -209,7 +216,7 @@ class _Wanted:
     numbers: list[int]  # those of them that there are frames to denoise from
     windows: list[Window]
     centres: list[int]  # shown as the centre frame, counted from the first frame of the block
-    levels: NDArray[np.float64]  # of every one of them
+    levels: tuple[Array, Array]  # of the core of every one of them; see `Brightness.along`
     around: NDArray[
         np.float64
     ]  # mean level of the frames around, the share of the dose that they are seen at
@@ -234,7 +241,9 @@ class _Wanted:
             numbers.append(frame)
             windows.append(Window(indices - tile.first_frame, window_shifts(drift, frame, indices)))
             centres.append(own - tile.first_frame)
-        return cls(frames, numbers, windows, centres, known.levels[numbers], known.around(window)[numbers])
+        wanted = np.array(numbers, dtype=np.intp)
+        levels = known.along(wanted, *tile.in_movie(tile.core_rows, tile.core_columns))
+        return cls(frames, numbers, windows, centres, levels, known.around(window)[wanted])
 
     @property
     def gains(self) -> NDArray[np.float32] | None:
@@ -243,9 +252,12 @@ class _Wanted:
 
     def back(self, scale: Scale, part: slice, like: Tensor) -> tuple[Tensor, Tensor]:
         """Levels of some frames, and the unit of their outputs [counts], for a tensor of frames."""
-        level = torch.tensor(self.levels[part], dtype=like.dtype, device=like.device)
+        down, right = self.levels
+        level = torch.tensor(down[part], dtype=like.dtype, device=like.device)
+        if (right != 1).any():
+            level = level * torch.tensor(right[part], dtype=like.dtype, device=like.device)
         gain = torch.tensor(np.sqrt(self.around[part]), dtype=like.dtype, device=like.device)
-        return level[:, None, None], (level * scale.contrast / gain)[:, None, None]
+        return level, level * scale.contrast / gain[:, None, None]
 
     def in_order(
         self, found: Iterator[NDArray[np.float32]], nothing: Callable[[], NDArray[np.float32]]
@@ -270,8 +282,9 @@ def _prepare(
     stride = network.architecture.stride
     height, width = (-(-n // stride) * stride for n in block.shape[1:])
     levels = None
-    if brightness is not None and not (brightness.levels == 1).all():
-        levels = brightness.levels[tile.first_frame : tile.first_frame + len(block)]
+    if brightness is not None and not brightness.is_even:
+        frames = slice(tile.first_frame, tile.first_frame + len(block))
+        levels = brightness.along(frames, *tile.in_movie((0, block.shape[1]), (0, block.shape[2])))
     padded = _normalise_on(torch.device(device), block, scale, height, width, levels)
     if stand_ins is not None:
         put_stand_ins(padded, stand_ins, scale)
@@ -292,7 +305,7 @@ def _normalise_on(
     scale: Scale,
     height: int,
     width: int,
-    levels: NDArray[np.float64] | None = None,
+    levels: tuple[Array, Array] | None = None,
 ) -> Tensor:
     """`tdenoise.network.windows.normalise`, done where the frames are used: counts travel in a quarter of the bytes."""
     native = np.require(block, block.dtype.newbyteorder("="), ["C", "W"])  # what torch can share
@@ -303,7 +316,9 @@ def _normalise_on(
     inner = frames[:, : block.shape[1], : block.shape[2]]
     inner.copy_(counts.to(device, non_blocking=True))
     if levels is not None:
-        inner.div_(torch.tensor(levels, dtype=torch.float32, device=device)[:, None, None])
+        for factor in levels:
+            if (factor != 1).any():
+                inner.div_(torch.tensor(factor, dtype=torch.float32, device=device))
     inner.sub_(scale.mean).div_(scale.noise)
     return frames
 

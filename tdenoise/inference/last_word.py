@@ -32,6 +32,8 @@ ENOUGH_FRAMES = 64
 FINE_DOUBT = 2.4  # mean square of fine detail over its noise, at which giving back begins
 
 STRETCH = 64  # frames over which what the whole movie does not ask for is looked for once more
+BRIEF = 1, 4, 16  # frames over which it is looked for after that
+BY_CHANCE = 0.05  # places so far off in a whole movie of noise, at which giving back begins
 
 # What is tested.
 SIZES = {"pixel": 0.0, "column": 2.0, "patch": 6.0}  # standard deviation of a mean [pixels]
@@ -90,7 +92,7 @@ class Evidence:
         self,
         counts: Array,
         denoised: Array,
-        level: float,
+        level: float | Array,
         corner: tuple[int, int],
         sound: Array | None = None,
     ) -> None:
@@ -100,8 +102,8 @@ class Evidence:
         ----------
         counts, denoised : ndarray, shape (height, width)
             [counts]
-        level : float
-            Of the frame; see `tdenoise.noise.brightness`.
+        level : float or ndarray, shape (height, width)
+            Of the frame, or of its pixels; see `tdenoise.noise.brightness`.
         corner : (int, int)
             Row and column of its first pixel, from the origin.
         sound : ndarray of bool, shape (height, width), optional
@@ -169,7 +171,12 @@ class GivenBack:
     level: NDArray[np.float32]  # sum over the frames that show this place
 
     def to_frame(
-        self, counts: Array, denoised: Array, level: float, corner: tuple[int, int], valid: bool = True
+        self,
+        counts: Array,
+        denoised: Array,
+        level: float | Array,
+        corner: tuple[int, int],
+        valid: bool = True,
     ) -> NDArray[np.float32]:
         """A frame, or a part of it, with what the other frames give back to it.
 
@@ -177,20 +184,20 @@ class GivenBack:
         ----------
         counts, denoised : ndarray, shape (height, width)
             [counts]
-        level : float
+        level : float or ndarray, shape (height, width)
         corner : (int, int)
             Row and column of the first pixel, as in `Evidence.add`.
         valid : bool
             Whether the frame was one of those that were summed.
         """
         here = tuple(slice(c, c + n) for c, n in zip(corner, denoised.shape, strict=True))
-        others = self.level[here]
+        others, level = self.level[here], np.asarray(level, np.float32)
         total = self.mean[here] * others
         if valid:
             total = total - self.own[here] * np.subtract(counts, denoised, dtype=np.float32)
-            others = others - np.float32(level)
+            others = others - level
         mean = np.divide(total, others, out=np.zeros_like(total), where=others > 0.5 * level)
-        return np.asarray(denoised + np.float32(level) * mean, np.float32)
+        return np.asarray(denoised + level * mean, np.float32)
 
 
 def n_stretches(n_frames: int) -> int:
@@ -203,8 +210,8 @@ def stretch_of(number: int, n_frames: int) -> int:
     return max(0, min(number // STRETCH, n_stretches(n_frames) - 1))
 
 
-def give_back(evidence: Evidence, correlations: Lags = (), n_looks: int = 1) -> GivenBack:
-    """What the counts of a whole movie, or of a stretch of it, ask for.
+def give_back(evidence: Evidence, correlations: Lags = ()) -> GivenBack:
+    """What the counts of a whole movie ask for.
 
     The mean residual is kept where it holds more than noise, and by as much: of a mean over a column the share of
     deviations so large that are no chance (one less the false discovery rate; Storey 2002), of finer detail what a
@@ -214,18 +221,13 @@ def give_back(evidence: Evidence, correlations: Lags = (), n_looks: int = 1) -> 
     Parameters
     ----------
     evidence : Evidence
-        Of all frames of a movie; of a stretch, what is left after that.
+        Of all frames of a movie.
     correlations : iterable of (int, int, float)
         Of the noise of neighbouring pixels.
-    n_looks : int
-        Stretches that are looked at; the more there are, the more a place must stand out.
     """
     mean, variance, seen = evidence.mean, evidence.variance, evidence.level > 0
     column, noise = _mean_around(mean, variance, seen, COLUMN, correlations)
-    sure = _no_chance(_ratio(column, np.sqrt(noise)), seen, n_looks)
-    sure = _smooth(ndimage.maximum_filter(sure, 2 * REACH + 1), 1.0)
-    once = _over(mean, seen, BLUR)
-    coarse = 2 * once - _over(once, seen, BLUR)
+    sure, coarse = _widened(_no_chance(_ratio(column, np.sqrt(noise)), seen)), _coarse(mean, seen)
     kernel = _twice(BLUR)
     middle = float(kernel.max())
     fine = -kernel
@@ -235,6 +237,155 @@ def give_back(evidence: Evidence, correlations: Lags = (), n_looks: int = 1) -> 
     share = np.clip(1 - FINE_DOUBT * _ratio(noise, found, 1.0), 0, None) * seen
     given, own = sure * coarse + share * detail, sure * middle + share * (1 - middle)
     return GivenBack(*(values.astype(np.float32) for values in (given * seen, own * seen, evidence.level)))
+
+
+def give_back_what_stands_out(
+    evidence: Evidence, correlations: Lags = (), n_looks: float = 1.0, variance: Array | None = None
+) -> GivenBack:
+    """What the counts of some frames ask for beyond what the whole movie does.
+
+    There are many such stretches, and most places are right: only those count that are as far off as noise has hardly
+    any in the whole movie.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Of the frames, with what was given back before.
+    correlations : iterable of (int, int, float)
+        Of the noise of neighbouring pixels.
+    n_looks : float
+        Pixels of all that is looked at, over those of this evidence.
+    variance : ndarray, optional
+        Of the mean residual; otherwise as the squares tell [counts^2].
+    """
+    mean, seen = evidence.mean, evidence.level > 0
+    known = evidence.variance if variance is None else variance
+    column, noise = _mean_around(mean, known, seen, COLUMN, correlations)
+    deviation = np.sqrt(noise)
+    z = _of_few_counts(_ratio(column, deviation), _over(evidence.image, seen, COLUMN), deviation)
+    by_chance = 2 * n_looks * seen.sum() * special.ndtr(-np.abs(z))
+    sure = _widened((1 - by_chance / BY_CHANCE).clip(0, 1) * seen)
+    given, own = sure * _coarse(mean, seen), sure * float(_twice(BLUR).max())
+    return GivenBack(*(values.astype(np.float32) for values in (given * seen, own * seen, evidence.level)))
+
+
+@dataclass(frozen=True)
+class NoiseOfShown:
+    """Variance of a count about what is shown of it: ``factor * (shown + offset)``."""
+
+    factor: float  # [counts]
+    offset: float  # of the camera, as if so many counts more had come [counts]
+
+    @classmethod
+    def of(cls, evidence: Evidence, offset: float = 0.0) -> NoiseOfShown:
+        """As the squares over a whole movie tell."""
+        n_frames = evidence.level.sum()
+        expected = float(evidence.shown.sum() + offset * n_frames)
+        return cls(float(evidence.square.sum()) / expected if expected > 0 else 1.0, offset)
+
+    def __call__(self, shown: Array) -> Array:
+        """[counts^2]; not less than that of a twentieth of the mean."""
+        least = 0.05 * max(float(shown.mean()), 1e-12)
+        return self.factor * (np.maximum(shown, least) + self.offset)
+
+
+def give_back_briefly(
+    counts: Array,
+    shown: NDArray[np.float32],
+    levels: Array,
+    places: NDArray[np.intp],
+    noise: NoiseOfShown,
+    correlations: Lags = (),
+    n_looks: float = 1.0,
+    sound: Array | None = None,
+) -> None:
+    """Give back, in place, what is there for a few frames only: an atom that passes, a column that flashes.
+
+    Of means over a column in single frames, then in 4 and 16, those that noise has in hardly any movie of this length.
+    What a single frame is given back comes from the pixels around, never from the own one.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (n_frames, height, width)
+        Successive frames that were recorded whole [counts].
+    shown : ndarray of float32, shape (n_frames, height, width)
+        What is shown of them [counts]; changed in place.
+    levels : ndarray, shape (n_frames, 1, 1) or that of the counts
+        Of every frame, or of its pixels; see `tdenoise.noise.brightness`.
+    places : ndarray of int, shape (n_frames, 2)
+        Where the frames lie in the frame of the scene; see `corners`.
+    noise : NoiseOfShown
+    correlations : iterable of (int, int, float)
+        Of the noise of neighbouring pixels.
+    n_looks : float
+        Pixels of all frames of the movie, over those of one.
+    sound : ndarray of bool, shape (height, width), optional
+        Pixels that count; all of them if not given.
+    """
+    lags = list(correlations)
+    gain = _noise_gain(_kernel(COLUMN), lags)
+    for length in BRIEF:
+        looks = n_looks * len(BRIEF) / length
+        least = -special.ndtri(0.5 * BY_CHANCE / (looks * shown[0].size))
+        for first in range(0, len(counts), length):
+            part = slice(first, min(first + length, len(counts)))
+            if _stands_out(counts[part], shown[part], places[part], noise, gain, least, sound):
+                _give_back_to(
+                    counts[part], shown[part], levels[part], places[part], noise, lags, looks, sound
+                )
+
+
+def _stands_out(
+    counts: Array,
+    shown: Array,
+    places: NDArray[np.intp],
+    noise: NoiseOfShown,
+    gain: float,
+    least: float,
+    sound: Array | None,
+) -> bool:
+    """Whether a mean over a column anywhere in some frames is that many standard deviations off; a quick look."""
+    at = places - places.min(axis=0)
+    height, width = shown.shape[1:]
+    total = np.zeros((2, *(at.max(axis=0) + (height, width))), np.float32)
+    for k, (row, column) in enumerate(at.tolist()):
+        residual = np.subtract(counts[k], shown[k], dtype=np.float32)
+        if sound is not None:
+            residual *= sound
+        here = total[:, row : row + height, column : column + width]
+        here[0] += residual
+        here[1] += noise(shown[k])
+    # The square of a Gaussian is one, too, and the noise changes little over it.
+    off = np.abs(_smooth(total[0], COLUMN))
+    return bool((off > least * np.sqrt(gain * _smooth(total[1], COLUMN))).any())
+
+
+def _give_back_to(
+    counts: Array,
+    shown: NDArray[np.float32],
+    levels: Array,
+    places: NDArray[np.intp],
+    noise: NoiseOfShown,
+    correlations: Lags,
+    looks: float,
+    sound: Array | None,
+) -> None:
+    """Give back to some frames what stands out of their sum."""
+    at = places - places.min(axis=0)
+    height, width = shown.shape[1:]
+    sums = Evidence.empty(tuple((at.max(axis=0) + (height, width)).tolist()))
+    variance = np.zeros(sums.residual.shape)
+    for k, (row, column) in enumerate(at.tolist()):
+        sums.add(counts[k], shown[k], levels[k], (row, column), sound)
+        here = slice(row, row + height), slice(column, column + width)
+        variance[here] += noise(shown[k]) if sound is None else noise(shown[k]) * sound
+    given = give_back_what_stands_out(sums, correlations, looks, _ratio(variance, np.square(sums.level)))
+    if len(counts) == 1:
+        middle = float(_twice(BLUR).max())
+        shown[0] += (levels[0] * (given.mean - given.own * sums.mean) / (1 - middle)).astype(np.float32)
+        return
+    for k, (row, column) in enumerate(at.tolist()):
+        shown[k] = given.to_frame(counts[k], shown[k], levels[k], (row, column))
 
 
 @dataclass(frozen=True)
@@ -266,11 +417,7 @@ def significance(evidence: Evidence, size: str, correlations: Lags = (), floor: 
     smooth, variance = _mean_around(evidence.mean, evidence.variance, seen, sigma, correlations)
     deviation = np.sqrt(variance + floor**2)
     z = _ratio(smooth, deviation)
-    # Few counts are not normal: the root of their deviance nearly is (McCullagh & Nelder 1989, section 2.4).
-    root = np.sqrt(np.square(_ratio(_over(evidence.image, seen, sigma).clip(0), deviation)).clip(1e-9))
-    excess = np.maximum(z / root, -1.0)
-    deviance = special.xlog1py(1 + excess, excess) - excess
-    return np.asarray(np.sign(z) * np.sqrt(2 * np.square(root) * deviance.clip(0)))
+    return _of_few_counts(z, _over(evidence.image, seen, sigma), deviation)
 
 
 def refuted(
@@ -342,6 +489,17 @@ def contrasts(mean: Array) -> dict[str, float]:
     return spans
 
 
+def _of_few_counts(z: Array, shown: Array, deviation: Array) -> Array:
+    """Deviations of means of few counts, as those of a normal distribution that are as unlikely.
+
+    The root of the deviance of counts is nearly normal (McCullagh & Nelder 1989, section 2.4).
+    """
+    root = np.sqrt(np.square(_ratio(shown.clip(0), deviation)).clip(1e-9))
+    excess = np.maximum(z / root, -1.0)
+    deviance = special.xlog1py(1 + excess, excess) - excess
+    return np.asarray(np.sign(z) * np.sqrt(2 * np.square(root) * deviance.clip(0)))
+
+
 def _ratio(values: Array, over: Array, otherwise: float = 0.0) -> Array:
     """``values / over``, and something else where there is nothing to divide by."""
     out = np.full(np.shape(values), otherwise)
@@ -378,12 +536,23 @@ def _kernel(sigma: float) -> Array:
     return _smooth(impulse, sigma) if sigma else impulse
 
 
-def _no_chance(z: Array, seen: Array, n_looks: int) -> Array:
+def _widened(sure: Array) -> Array:
+    """A place and what belongs to it."""
+    return _smooth(ndimage.maximum_filter(sure, 2 * REACH + 1), 1.0)
+
+
+def _coarse(mean: Array, seen: Array) -> Array:
+    """Without detail that is finer than a column."""
+    once = _over(mean, seen, BLUR)
+    return np.asarray(2 * once - _over(once, seen, BLUR))
+
+
+def _no_chance(z: Array, seen: Array) -> Array:
     """Of deviations at least as large as that of a place, the share that is more than noise explains."""
     if not seen.any():
         return np.zeros(z.shape)
     size = np.sort(np.abs(z[seen]))
-    expected, n_found = n_looks * len(size) * 2 * special.ndtr(-size), len(size) - np.arange(len(size))
+    expected, n_found = len(size) * 2 * special.ndtr(-size), len(size) - np.arange(len(size))
     by_chance = np.minimum.accumulate(np.minimum(1.0, expected / n_found))
     return np.asarray((1 - np.interp(np.abs(z), size, by_chance)).clip(0, 1) * seen)
 

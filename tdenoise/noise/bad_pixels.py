@@ -67,7 +67,9 @@ class PixelStatistics:
 
 
 def is_lost(frame: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where a frame holds no count: NaN, Inf, or the largest value of its type, which cameras mark such pixels with.
+    """Where a frame holds no count: NaN, Inf, or an end of its type, which cameras mark such pixels with.
+
+    The end is the largest value, and of signed numbers also the smallest; the 0 of unsigned ones is a count.
 
     Parameters
     ----------
@@ -81,7 +83,15 @@ def is_lost(frame: NDArray[Any]) -> NDArray[np.bool_]:
     """
     if frame.dtype.kind == "f":
         return np.asarray(~(np.abs(frame) < min(LARGEST_COUNT, float(np.finfo(frame.dtype).max))))
-    return np.asarray(frame == np.iinfo(frame.dtype).max)
+    limits = np.iinfo(frame.dtype)
+    lost = frame == limits.max
+    return np.asarray(lost | (frame == limits.min) if limits.min < 0 else lost)
+
+
+def lost_in(frame: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """As `is_lost`; None where every pixel holds a count, which is faster to see."""
+    low, high = frame.min(), frame.max()
+    return is_lost(frame) if is_lost(np.array([low, high])).any() else None
 
 
 def single_pixels(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -355,7 +365,8 @@ class HitFinder:
         none = np.empty((0, 2), dtype=np.intp)
         if not float(frame.max()) > self._lowest:
             return none
-        rows, columns = np.nonzero((frame > self._limit) & (frame < np.inf))  # Inf is told with its frame
+        # What is no count is told with its frame. The bound itself has no room in float16.
+        rows, columns = np.nonzero((frame > self._limit) & (frame < np.float64(LARGEST_COUNT)))
         if not rows.size:
             return none
         ring = np.sort(_neighbours(frame, rows, columns), axis=0)

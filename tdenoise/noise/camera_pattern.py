@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, uniform_filter
 
-from .bad_pixels import DEAD_ELECTRONS, PixelStatistics, dead_pixels, hot_pixels, is_lost
+from .bad_pixels import DEAD_ELECTRONS, PixelStatistics, dead_pixels, hot_pixels, is_lost, lost_in
 from .noise import FEWEST_BLOCKS
 
 Array = NDArray[Any]
@@ -71,7 +71,7 @@ class PixelAccumulator:
         # Exact for the sum of two 16-bit counts, and twice as fast.
         wide = np.float32 if frames.dtype.itemsize <= 2 else np.float64
         for one, other in zip(frames[0:-1:2], frames[1::2], strict=True):
-            lost = [_lost(frame) for frame in (one, other)]
+            lost = [lost_in(frame) for frame in (one, other)]
             if any(_is_blank(frame, where) for frame, where in zip((one, other), lost, strict=True)):
                 continue
             self._lost &= False if lost[0] is None or lost[1] is None else lost[0] & lost[1]
@@ -182,12 +182,6 @@ class PixelAccumulator:
             variance=variance,
             error=float(1.96 * np.sqrt(scatter) / counts.sum()),
         )
-
-
-def _lost(frame: Array) -> NDArray[np.bool_] | None:
-    """As `is_lost`; None where every pixel holds a count, which is faster to see."""
-    low, high = frame.min(), frame.max()
-    return is_lost(frame) if is_lost(np.array([low, high])).any() else None
 
 
 def _is_blank(frame: Array, lost: NDArray[np.bool_] | None) -> bool:

@@ -50,7 +50,7 @@ class NoiseAccumulator:
         ----------
         frames : ndarray, shape (n, height, width)
             [counts]
-        levels : ndarray, shape (n,), optional
+        levels : ndarray, shape (n, 1, 1) or (n, height, width), optional
             Brightness of the frames, which is divided out; see `tdenoise.noise.brightness`. They are then measured
             at their harmonic mean, at which the variance of counted electrons equals the mean.
         """
@@ -67,7 +67,7 @@ class NoiseAccumulator:
         if frames.dtype.kind not in "iub":
             self._sums[_FRACTIONS] += int((field != np.round(field)).sum())
         if levels is not None:
-            field *= (1 / (levels * np.mean(1 / levels))).astype(np.float32)[:, None, None]
+            field *= (1 / (levels * np.mean(1 / levels))).astype(np.float32)
         n_good = float(good.sum(dtype=np.float64))
         level = np.float32(movie.sum(axis=0, dtype=np.float64)[good > 0].sum() / (n_good * n_frames))
         movie -= level

@@ -15,7 +15,6 @@ from ..evaluation.metrics import block_sums
 from ..inference.denoising import Tile, denoise
 from ..inference.last_word import Evidence, corners, significance
 from ..network.registry import Network
-from ..noise.brightness import Brightness
 from .patches import TrainingMovie
 from .validation import Sums
 
@@ -61,7 +60,7 @@ class Contradiction:
         for start, stop in _stretches(n_frames):
             first, last = max(0, start - window), min(n_frames, stop + window)
             counts = np.asarray(movie.frames[first:last, rows, columns])
-            part = Brightness(seen.levels[first:last], seen.valid[first:last])
+            part = seen.part(slice(first, last), (rows.start, rows.stop), (columns.start, columns.stop))
             frames = denoise(
                 network,
                 counts,
@@ -77,9 +76,9 @@ class Contradiction:
             for number, shown in zip(range(start, stop), frames, strict=True):
                 if seen.valid[number] and np.isfinite(shown[0, 0]):
                     row, column = places[number].tolist()
-                    evidence.add(
-                        counts[number - first], shown, float(seen.levels[number]), (row, column), sound
-                    )
+                    k = number - first
+                    level = part.at(slice(k, k + 1), (0, counts.shape[1]), (0, counts.shape[2]))[0]
+                    evidence.add(counts[k], shown, level, (row, column), sound)
         z = significance(evidence, SIZE)
         squares, numbers = block_sums(np.square(z)[None], (1, BLOCK, BLOCK), evidence.level > 0)
         return squares, numbers.astype(np.float64)

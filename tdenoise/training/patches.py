@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..network.registry import Architecture
 from ..network.windows import normalise, put_stand_ins, shifted_window, summed_window, transform
-from ..noise.brightness import Brightness
+from ..noise.brightness import Brightness, Span
 from ..noise.drift import largest_shift, window_shifts
 from ..noise.noise import Scale
 from ..noise.thinning import thin
@@ -182,7 +182,7 @@ class _Cut(NamedTuple):
     shifts: NDArray[np.intp]  # of those [pixels]
     own: int  # the centre frame
     counts: NDArray[Any]  # of the centre frame as they were recorded, (1, height, width) of the patch
-    factor: float  # that takes its level out of them
+    factor: NDArray[np.float32]  # that takes its level out of them, (1, 1, 1) or as they are
     share: float  # of the movie's dose that the frames are seen at
     clean: NDArray[np.float32] | None  # (1, height, width), of all that is cut
     importance: NDArray[np.float32] | None  # of the patch
@@ -401,7 +401,7 @@ class PatchLoader:
             noisy, target = (normalise(cut.factor * part, scale, size, size) for part in (shown, held))
             weight *= worth
         if cut.clean is None:
-            weight /= cut.factor  # a dark frame is a noisy target
+            weight[:, :height, :width] /= torch.from_numpy(cut.factor)  # a dark frame is a noisy target
         if levels is not None:
             bad = put_stand_ins(noisy, levels, scale)
             if cut.clean is None:
@@ -425,7 +425,6 @@ class PatchLoader:
         shifts = window_shifts(movie.drift, place.centre, indices)
         shift = self._shifts[region.movie]
         bright = float(around_centre[place.centre])
-        factors = (bright / seen.levels).astype(np.float32)
         # The patch in the frames, and that with the pixels around it that frames are shifted by.
         starts = region.rows[0] + place.row, region.columns[0] + place.column
         bounds = [
@@ -438,13 +437,18 @@ class PatchLoader:
             for (first, last), corner in zip(bounds, held.corner, strict=True)
         )
         patch = tuple(slice(start, start + self.patch) for start in starts)
+
+        def factors(frames: slice, rows: Span, columns: Span) -> NDArray[np.float32]:
+            """That take the levels out of frames."""
+            return np.asarray(bright / seen.at(frames, rows, columns), np.float32)
+
         row, column = (start - first for start, (first, _) in zip(starts, bounds, strict=True))
 
-        frames = held.frames[:, *here]
+        frames, centre = held.frames[:, *here], slice(place.centre, place.centre + 1)
         indices, own = indices - held.first, place.centre - held.first
         clean = importance = levels = None
         if held.clean is not None:
-            clean = factors[place.centre] * held.clean[own : own + 1, *here].astype(np.float32)
+            clean = factors(centre, *bounds) * held.clean[own : own + 1, *here].astype(np.float32)
         if movie.importance is not None:
             importance = movie.importance[place.centre, *patch].astype(np.float32)
         if movie.stand_ins is not None:
@@ -455,9 +459,10 @@ class PatchLoader:
             frames = thin(frames[first : last + 1], share, place.rng)
             indices, own = indices - first, own - first
         counts = frames[own : own + 1, row : row + self.patch, column : column + self.patch]
-        if not (seen.levels == 1).all():
+        if not seen.is_even:
             first = place.centre - own
-            frames = frames * factors[first : first + len(frames), None, None]
+            frames = frames * factors(slice(first, first + len(frames)), *bounds)
+        rows, columns = ((start, start + n) for start, n in zip(starts, counts.shape[1:], strict=True))
         return _Cut(
             frames,
             (row, column),
@@ -466,7 +471,7 @@ class PatchLoader:
             shifts,
             own,
             counts,
-            float(factors[place.centre]),
+            factors(centre, rows, columns),
             share * bright,
             clean,
             importance,

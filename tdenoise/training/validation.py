@@ -201,9 +201,11 @@ def _kinds_of_movie(movie: TrainingMovie) -> NDArray[np.intp]:
     """Kinds of place in the mean of frames that are spread over a movie."""
     sound = np.flatnonzero(movie.seen.valid)
     chosen = sound[np.unique(np.linspace(0, len(sound) - 1, MEAN_FRAMES).round().astype(int))]
-    mean = np.zeros(movie.frames.shape[1:])
+    height, width = movie.frames.shape[1:]
+    mean, seen = np.zeros((height, width)), movie.seen
     for frame in chosen.tolist():
-        mean += np.asarray(movie.frames[frame], np.float64) / movie.seen.levels[frame]
+        level = seen.at(slice(frame, frame + 1), (0, height), (0, width))[0]
+        mean += np.asarray(movie.frames[frame], np.float64) / level
     mean /= len(chosen)
     if movie.stand_ins is not None:
         mean = np.where(np.isfinite(movie.stand_ins), movie.stand_ins, mean)
@@ -238,15 +240,18 @@ def _validation_sample(
     if share < 1:
         wide = thin(wide, share, rng)
     counts = wide[frame - first, *inner][None]
-    factors = (bright / seen.levels[first : last + 1]).astype(np.float32)
-    if not (seen.levels == 1).all():
-        wide = wide * factors[:, None, None]
-    factor, share = float(factors[frame - first]), share * bright
+    place = (top, top + wide.shape[1]), (left, left + wide.shape[2])
+    factors = np.asarray(bright / seen.at(slice(first, last + 1), *place), np.float32)
+    if not seen.is_even:
+        wide = wide * factors
+    factor, share = factors[frame - first][None], share * bright
+    if factor.size > 1:
+        factor = factor[:, *inner]
     scale = movie.scale.at_share(share)
     extent = (max(n, part.stop) for n, part in zip(wide.shape[1:], inner, strict=True))
     frames = normalise(wide, scale, *extent)
     weight = torch.zeros((1, size_y, size_x))
-    weight[:, : counts.shape[1], : counts.shape[2]] = 1 / factor
+    weight[:, : counts.shape[1], : counts.shape[2]] = torch.from_numpy(1 / factor)
     if movie.stand_ins is not None:
         put_stand_ins(frames, np.float32(share) * movie.stand_ins[around], scale)
         levels = np.float32(share) * movie.stand_ins[row : row + size_y, column : column + size_x]
