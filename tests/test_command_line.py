@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tdenoise_pipeline
 from small import counts, model_folder, movie_store
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.cli import main
@@ -247,8 +248,17 @@ def test_settings_take_the_folder_of_a_run_for_what_is_in_it(results: Path) -> N
     page = ReportConfig(denoised=results)
     assert (page.output, page.force) == (results / "report.html", True)
     assert TrainConfig(movie=results, output="m", from_model=results).movie == (results / "movie.zarr",)
+    assert "denoised" in tdenoise_pipeline.open(results)
     with pytest.raises(UsageError, match="needs movie"):
         EvaluateConfig(denoised="d.zarr")
+
+
+def test_scratch_is_random_weights_whatever_lies_beside(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(results.parent)
+    (results.parent / "scratch").symlink_to(results)
+    assert TrainConfig(movie="m.zarr", output="m", from_model="scratch").from_model == Path("scratch")
 
 
 def test_a_report_that_was_compared_with_a_truth_is_not_replaced_by_one_without(tmp_path: Path) -> None:

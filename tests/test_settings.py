@@ -107,6 +107,8 @@ def test_recorded_settings_come_back_and_damaged_ones_are_refused() -> None:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             recorded_settings.recall(document)
         document = recorded_settings.record(config)
+    document["settings"] |= {"gone": False, "gone_too": None}  # settings of an earlier version, not used
+    assert recorded_settings.recall(document, output="b").output == Path("b")
 
 
 def test_every_setting_of_every_command_says_what_it_is() -> None:

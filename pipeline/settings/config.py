@@ -6,7 +6,6 @@ from .archive_settings import ArchiveFindConfig as ArchiveFindConfig
 from .archive_settings import ArchiveIndexConfig as ArchiveIndexConfig
 from .archive_settings import ArchiveShowConfig as ArchiveShowConfig
 from .archive_settings import ArchiveVerifyConfig as ArchiveVerifyConfig
-from .denoise_settings import SCRATCH as SCRATCH
 from .denoise_settings import ApplyConfig as ApplyConfig
 from .denoise_settings import ApplyManyConfig as ApplyManyConfig
 from .denoise_settings import Denoising as Denoising
@@ -34,3 +33,4 @@ from .result_settings import ModelsImportConfig as ModelsImportConfig
 from .result_settings import ModelsShowConfig as ModelsShowConfig
 from .result_settings import ReportConfig as ReportConfig
 from .result_settings import VerifyConfig as VerifyConfig
+from .results import SCRATCH as SCRATCH

@@ -27,8 +27,6 @@ from .parse import (
 )
 from .setting import Settings, settings
 
-SCRATCH = Path("scratch")  # --from scratch: random weights
-
 
 @settings(kw_only=True)
 class Following(Settings):

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..errors import UsageError
 from ..files.sealed_json import write_sealed
-from .denoise_settings import SCRATCH, ApplyConfig, RunConfig, TrainConfig
+from .denoise_settings import ApplyConfig, RunConfig, TrainConfig
 from .ingest_settings import IngestConfig
+from .results import SCRATCH
 
 COMMAND = "command.json"  # the settings of a step, in the work folder of its output
 RUN = "run.json"  # those of `run`, in the folder `.tdenoise` of its output
@@ -46,6 +47,9 @@ def recall(document: dict[str, Any], **changes: Any) -> Any:
     values = document.get("settings")
     if kind is None or not isinstance(values, dict):
         raise ValueError("no step of this version")
+    known = {field.name for field in dataclasses.fields(kind)}
+    # A setting that is no more, and was off, changed nothing.
+    values = {name: value for name, value in values.items() if name in known or value not in (None, False)}
     try:
         return kind(**(values | changes))
     except UsageError as error:

@@ -8,6 +8,7 @@ from ..files.sealed_json import read_json
 
 # What each step leaves in the folder.
 OUTPUTS = {"ingest": "movie.zarr", "train": "model", "apply": "denoised.zarr", "report": "report.html"}
+SCRATCH = Path("scratch")  # in place of a model: random weights
 ARCHIVE_MARK = "archive.json"  # in the folder of an archive
 
 
@@ -19,16 +20,19 @@ def is_archive(path: Path) -> bool:
 def is_run_folder(path: Path) -> bool:
     """Whether a folder is that of a run, and not itself a store, a model or an archive."""
     own = ("zarr.json", "card.json", ARCHIVE_MARK)
-    return (
-        path.is_dir()
-        and not any((path / name).exists() for name in own)
-        and any((path / name).exists() for step, name in OUTPUTS.items() if step != "report")
-    )
+    try:
+        return (
+            path.is_dir()
+            and not any((path / name).exists() for name in own)
+            and any((path / name).exists() for step, name in OUTPUTS.items() if step != "report")
+        )
+    except OSError:  # closed to us, or no name at all: whoever opens it says so
+        return False
 
 
 def part_of_run(path: Path, step: str) -> Path:
     """What a step of a run made, if ``path`` is the folder of a run; else ``path`` itself."""
-    return path / OUTPUTS[step] if is_run_folder(path) else path
+    return path / OUTPUTS[step] if path != SCRATCH and is_run_folder(path) else path
 
 
 def parts_of_run(path: Path) -> list[Path]:

@@ -24,7 +24,8 @@ from ..errors import InputError, UsageError
 from ..inputs.gamma_head import check_gamma, has_gamma_head
 from ..inputs.model_fit import movie_drift, movie_noise, movie_pixel_size_nm, open_model
 from ..resources import memory
-from ..settings.denoise_settings import SCRATCH, TrainConfig
+from ..settings.denoise_settings import TrainConfig
+from ..settings.results import SCRATCH
 from ..store import integrity, store
 
 UNLIMITED = 10**9  # steps, where the time limit ends the training

@@ -11,8 +11,8 @@ from ..errors import InputError
 from ..ingest.ingest_plan import open_movie, stored_shape
 from ..resources import budget
 from ..runs import progress
-from ..settings.denoise_settings import SCRATCH, RunConfig
-from ..settings.results import OUTPUTS
+from ..settings.denoise_settings import RunConfig
+from ..settings.results import OUTPUTS, SCRATCH
 from ..store import store
 from .costs import sizes
 from .run import check
