@@ -173,7 +173,7 @@ def test_picture_is_replaced_only_by_force(folder, tmp_path):
 @pytest.mark.parametrize("name", ["fig.png", "fig.PNG"])
 @pytest.mark.parametrize("force", [False, True])
 def test_page_under_the_name_of_a_picture_is_refused(folder, tmp_path, name, force):
-    with pytest.raises(UsageError, match="name of a picture"):
+    with pytest.raises(UsageError, match="names a picture"):
         write_report(settings(folder, tmp_path / name, force=force))
     assert not list(tmp_path.iterdir())
 

@@ -25,7 +25,7 @@ from ..readers import MovieInfo, Reader
 from ..resources import budget
 from ..runs import progress
 from ..settings import recorded_settings
-from ..settings.config import IngestConfig
+from ..settings.ingest_settings import IngestConfig
 from ..step_control import Control
 from ..store import integrity, store, writing
 from ..store.blocks import Region, spans

@@ -92,7 +92,7 @@ def _check_index(file: RawFile) -> None:
     raise InputError(
         file.path,
         "cut short or damaged: the index of its pictures is not all there, so that none can be kept. "
-        "Copy it anew.",
+        "Copy it again.",
     )
 
 

@@ -41,7 +41,7 @@ from ..inputs.model_fit import (
 )
 from ..resources import budget, memory
 from ..runs import progress
-from ..settings.config import TrainConfig
+from ..settings.denoise_settings import TrainConfig
 from ..step_control import Control
 from ..store import store
 from ..version import VERSION
@@ -55,6 +55,7 @@ CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_S = 120.0  # time between checkpoints
 
 
+@torch_setup.restored()
 def train_model(config: TrainConfig, control: Control | None = None) -> dict[str, Any]:
     """Train a model on one or several movies; safe to stop and start again.
 
@@ -103,17 +104,17 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         for movie in plan.movies:
             tell_drift(movie, plan.drifts[movie.id], plan.architecture)
     if plan.rehearses:
-        log.info("simulated scenes are shown beside the movie (--movie-only leaves them away)")
+        log.info("simulated scenes are shown beside the movie (--movie-only leaves them out)")
         for movie in plan.movies:
             if movie_pixel_size_nm(movie) is None:
                 log.info(
-                    "%s does not tell the size of its pixels: scenes would look more like it had ingest been told "
-                    "(--pixel-size)",
+                    "%s does not say how large its pixels are: simulated scenes would look more like it if you "
+                    "told ingest (--pixel-size)",
                     movie.path,
                 )
     if has_gamma_head(plan.architecture):
         log.warning(
-            "a few noisy movies hardly show how uncertain a good prediction is: take the variance that this model "
+            "a few noisy movies say little about how uncertain a good prediction is: take the variance that this model "
             "states for a rough one, and compare it with the errors by 'evaluate' (docs/explanation/uncertainty.md)."
         )
     training = [_looked_at(movie, plan) for movie in plan.movies]
@@ -166,7 +167,7 @@ def _looked_at(movie: store.Store, plan: Plan) -> TrainingMovie:
     bad = movie_stand_ins(movie, pixels)
     if bad is not None:
         n_bad = int(np.isfinite(bad).sum())
-        log.info("%s: %d bad pixels are hidden from the network and take no part", movie.path, n_bad)
+        log.info("%s: %d bad pixels are hidden from the network", movie.path, n_bad)
     if (pattern := pixels.fixed_pattern()).matters:
         log.warning(
             "%s: the gains of neighbouring pixels differ by %.1f %% (standard deviation), the same in every frame. "

@@ -12,7 +12,7 @@ from tdenoise.files.atomic import write_atomically
 from tdenoise.simulation.nanoparticle import SimulationSettings, simulate, truth_arrays
 
 from ..errors import UsageError
-from ..settings.config import SimulateConfig
+from ..settings.ingest_settings import SimulateConfig
 
 
 def write_simulation(config: SimulateConfig) -> dict[str, Any]:
