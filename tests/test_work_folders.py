@@ -116,6 +116,24 @@ def test_a_folder_of_a_colleague_that_is_closed_is_named_with_its_owner(archive:
     assert f"user {ALICE}" in said and "chmod" in said
 
 
+def test_an_output_of_a_colleague_is_not_replaced_and_that_is_said_before_the_work(archive: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can be another user")
+    shared(archive, 0o2775)
+
+    def replace() -> None:
+        with OutputRun(archive / "a", PLAN, force=True) as run:
+            run.prepare(lambda path: path.mkdir())
+            run.commit()
+
+    assert as_user(ALICE, replace) == (0, "")
+    made = (archive / "a").stat().st_ino
+    code, said = as_user(BOB, replace)
+    assert code == 2 and f"you may not replace it; it belongs to user {ALICE}" in said, said
+    assert as_user(ALICE, replace) == (0, "") and (archive / "a").stat().st_ino != made
+    assert [path.name for path in archive.iterdir()] == ["a"]
+
+
 def test_a_run_of_a_colleague_is_seen_and_not_disturbed(archive: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can be another user")

@@ -35,7 +35,7 @@ from ..errors import LockedError, PipelineError, UsageError
 from ..files import ownership
 from ..files.fault_points import maybe_crash
 from ..files.sealed_json import read_json, read_sealed, write_sealed
-from ..files.write_errors import named_failures
+from ..files.write_errors import named_failures, owner_name
 from ..settings import recorded_settings
 from ..settings.recorded_settings import COMMAND, record
 from . import lease as leases
@@ -303,6 +303,10 @@ class OutputRun:
             raise UsageError(
                 f"{self.output}: exists already, made with other settings or from another input, or changed since. "
                 "Choose another name, or --force to replace it."
+            )
+        if not os.access(self.output, os.W_OK):  # a folder goes nowhere without that right
+            raise UsageError(
+                f"{self.output}: you may not replace it; it belongs to {owner_name(self.output)}. Choose another name."
             )
 
     def _remove_partial(self) -> None:
