@@ -20,7 +20,8 @@ from tdenoise_pipeline.store import store
 
 from tdenoise.files.atomic import SEAL, seal
 from tdenoise.network import checkpoint
-from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
+from tdenoise.simulation.nanoparticle import simulate
+from tdenoise.simulation.particle import SimulationSettings
 
 SCENE = SimulationSettings(n_frames=16, height=64, width=80, dose=2.0, seed=6, dwell_frames=(4.0, 10.0))
 HOSTILE = "<script>alert('x')<img src=x onerror=alert(1)>"

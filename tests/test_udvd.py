@@ -21,7 +21,8 @@ from tdenoise_pipeline.store.blocks import Halo, plan_blocks
 from tdenoise_pipeline.train import train_plan
 from torch import Tensor, nn
 
-from tdenoise.inference.denoising import Tile, denoise, symmetries
+from tdenoise.inference.denoising import denoise, symmetries
+from tdenoise.inference.tile import Tile
 from tdenoise.network import udvd
 from tdenoise.network.checkpoint import load_model, read_card
 from tdenoise.network.split_blind import stack_window

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tdenoise.inference.denoising import halo_with_shift, memory_bytes
 from tdenoise.inference.last_word import corners
+from tdenoise.inference.memory import halo_with_shift, memory_bytes
 from tdenoise.network import checkpoint
 from tdenoise.network.registry import Architecture, architecture_of
 from tdenoise.noise.brightness import Brightness

@@ -19,8 +19,9 @@ from distributed import Worker, WorkerPlugin
 from numpy.typing import NDArray
 
 from tdenoise.files.atomic import patiently, write_atomically
-from tdenoise.inference.denoising import Tile, denoise, denoise_with_variance
+from tdenoise.inference.denoising import denoise, denoise_with_variance
 from tdenoise.inference.last_word import Evidence, corners, stretch_of
+from tdenoise.inference.tile import Tile
 from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.split_blind import SplitBlind
 from tdenoise.noise.brightness import Brightness

@@ -9,7 +9,8 @@ import numpy as np
 import tifffile
 
 from tdenoise.files.atomic import write_atomically
-from tdenoise.simulation.nanoparticle import SimulationSettings, simulate, truth_arrays
+from tdenoise.simulation.nanoparticle import simulate, truth_arrays
+from tdenoise.simulation.particle import SimulationSettings
 
 from ..errors import UsageError
 from ..settings.ingest_settings import SimulateConfig
