@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small import TINY, counts, drifting, network
 from tdenoise_pipeline.store.blocks import Halo, plan_blocks
 
-from tdenoise.inference import batches, denoising, memory
+from tdenoise.inference import batches, memory
 from tdenoise.inference.denoising import denoise, symmetries
 from tdenoise.inference.memory import halo_with_shift
 from tdenoise.inference.tile import Tile, Window
