@@ -3,12 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test test-fast lint audit lock bench bench-quality bench-honesty reliability clean
+.PHONY: demo docs picture test test-fast lint audit lock bench bench-quality bench-honesty reliability clean
 
 # The environment is made when it is missing, and renewed when what it is made from changes.
 .venv/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint,docs]'
 	touch $@
 
 demo: .venv/.ready
@@ -17,6 +17,15 @@ demo: .venv/.ready
 	$(BIN)/tdenoise-pipeline run $(DEMO)/raw/movie.tif -o $(DEMO)/result --truth $(DEMO)/raw/truth.npz --time-limit 2m
 	$(BIN)/tdenoise-pipeline verify $(DEMO)/result/denoised.zarr --deep
 	$(BIN)/python -c "import xarray; print(xarray.open_zarr('$(DEMO)/result/denoised.zarr')['denoised'])"
+
+# Warnings are errors: a link that leads nowhere is one.
+docs: .venv/.ready
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet -b html docs docs/_build
+	@echo docs/_build/index.html
+
+# The moving picture of README and documents, from what `make demo` left.
+picture: .venv/.ready
+	$(BIN)/python docs/moving_picture.py $(DEMO)/result docs/demo.webp
 
 # Tests mostly wait for processes that they started: two files run at a time. Those on a real Slurm run beside them, and
 # are shown when those are over.
@@ -59,10 +68,10 @@ bench-quality: .venv/.ready
 bench-honesty: .venv/.ready
 	$(BIN)/python benchmarks/honesty.py --save table
 
-# Every way to break a run that one machine can host; each case ends after MINUTES. Writes docs/reliability.md.
+# Every way to break a run that one machine can host; each case ends after MINUTES. Writes docs/notebook/reliability_counts.md.
 MINUTES ?= 12
 reliability: .venv/.ready
 	$(BIN)/python benchmarks/reliability.py --save --minutes $(MINUTES)
 
 clean:
-	rm -rf .venv $(DEMO) build dist *.egg-info
+	rm -rf .venv $(DEMO) build dist *.egg-info docs/_build

@@ -38,7 +38,8 @@ from tdenoise_pipeline.inputs.model_fit import movie_scale
 from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig
 from tdenoise_pipeline.store import store
 
-from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.inference.denoising import denoise
+from tdenoise.inference.tile import Tile
 
 TARGET = 1.1  # times the bare loop
 

@@ -29,13 +29,15 @@ from torch import Tensor, nn
 
 from tdenoise.evaluation.events import Change, isolated_changes
 from tdenoise.evaluation.ideal_observer import observer_error
-from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.inference.denoising import denoise
+from tdenoise.inference.tile import Tile
 from tdenoise.network import checkpoint
 from tdenoise.network.registry import OUTPUT_UNIT
 from tdenoise.network.split_blind import Architecture
 from tdenoise.noise.neighbour_frames import window_indices
 from tdenoise.noise.noise import Scale
-from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
+from tdenoise.simulation.nanoparticle import simulate
+from tdenoise.simulation.particle import SimulationSettings
 from tdenoise.training.pretraining import scene
 
 Array = NDArray[np.float32]

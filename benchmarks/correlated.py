@@ -25,14 +25,16 @@ from scipy.ndimage import gaussian_filter
 from tdenoise_pipeline.resources import budget
 from tdenoise_pipeline.train.train_plan import CPU_BATCHES, LEARNING_RATES, fast_bfloat16
 
-from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.inference.denoising import denoise
+from tdenoise.inference.tile import Tile
 from tdenoise.network import torch_setup
 from tdenoise.network.registry import Architecture, kind_of, scale_for
 from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.network.udvd import UdvdArchitecture
 from tdenoise.noise.noise import NoiseStatistics, choose
 from tdenoise.noise.noise_measurement import NoiseAccumulator
-from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
+from tdenoise.simulation.nanoparticle import simulate
+from tdenoise.simulation.particle import SimulationSettings
 from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.training.train import TrainingSettings, TrainingState, train
 from tdenoise.training.validation import HeldOut

@@ -7,7 +7,7 @@ the others go on. `--device cpu --quick` runs the same code on a small scale wit
 
 Sections: what the device is and its measured peak; blindness (gradients) and equality of blocks; `udvd` and
 `split-blind` trained for equal time; throughput and memory of the models; variants of the bare network; where the time
-of a block goes; `apply` from store to store. docs/gpu.md explains the figures.
+of a block goes; `apply` from store to store. docs/how_to/gpu.md explains the figures.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ from tdenoise_pipeline.workflow.simulate import write_simulation
 from throughput import MODELS, SCALE, denoised, made, megamac_per_pixel
 
 from tdenoise.evaluation.metrics import psnr
-from tdenoise.inference.denoising import PRECISIONS, RUN, Tile, denoise
+from tdenoise.inference.batches import PRECISIONS
+from tdenoise.inference.denoising import denoise
+from tdenoise.inference.memory import RUN
+from tdenoise.inference.tile import Tile
 from tdenoise.network.checkpoint import BASE, load_model
 from tdenoise.network.split_blind import stack_window
 from tdenoise.noise.neighbour_frames import window_indices

@@ -7,6 +7,7 @@ none; and what `evaluate` says without the truth.
 
     python benchmarks/honesty.py [--scene NAME ...] [--dose 1 0.25] [--seed 0 1 2] [--method base adapted scratch]
                                  [--time-limit 2m] [--save NAME]
+    python benchmarks/honesty.py --method --seed 20 21 22      (the truth alone: how often it is refuted)
     python benchmarks/honesty.py --quick
 
 The scenes are those of ``stress_scenes.py`` (``--scenes FILE``). Where it is not there, nothing is measured, and that
@@ -20,7 +21,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.evaluate.evaluate import evaluate
+from tdenoise_pipeline.evaluate.refutation import Refutation
 from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.inputs.model_fit import movie_brightness
+from tdenoise_pipeline.inputs.paired import Slab
 from tdenoise_pipeline.settings.config import (
     SCRATCH,
     ApplyConfig,
@@ -39,12 +43,17 @@ from tdenoise_pipeline.settings.config import (
     TrainConfig,
 )
 from tdenoise_pipeline.settings.parse import seconds
+from tdenoise_pipeline.store.store import KEPT_BITS, MOVIE, open_store
+from tdenoise_pipeline.store.writing import round_mantissa
 from tdenoise_pipeline.train.train import train_model
+
+from tdenoise.noise.brightness import Brightness
 
 Array = NDArray[Any]
 
 SCENES = Path(__file__).resolve().parents[2] / "shared" / "tools" / "stress_scenes.py"
 METHODS = ("base", "adapted", "scratch")
+SLAB = 16  # frames that the truth is looked at at a time
 WIDTHS_T, WIDTHS_XY = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0), (0.6, 1.0, 1.5, 2.2, 3.0)
 COLUMN_PX = 2.2  # standard deviation of the scenes' columns
 FILM = "amorphous_drift"
@@ -56,7 +65,9 @@ def main() -> None:
     options.add_argument("--scene", nargs="+", metavar="NAME", help="take only these")
     options.add_argument("--dose", type=float, nargs="+", default=[1.0, 0.25])
     options.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
-    options.add_argument("--method", nargs="+", default=list(METHODS), choices=METHODS)
+    options.add_argument(
+        "--method", nargs="*", default=list(METHODS), help=f"of {', '.join(METHODS)}; or none"
+    )
     options.add_argument("--time-limit", type=seconds, default=120.0, help="for each training")
     options.add_argument("--ensemble", type=int, default=1)
     options.add_argument(
@@ -110,7 +121,7 @@ def measure(
         "dose": dose,
         "seed": seed,
         "warnings": told["warnings"],
-        "truth": figures(truth, truth, sites, name),
+        "truth": figures(truth, truth, sites, name) | refuted_truth(movie, counts, truth),
         "gaussian": figures(filtered, truth, sites, name) | {"widths": widths},
         "mean": figures(mean, truth, sites, name),
     }
@@ -157,6 +168,28 @@ def verdict(found: dict[str, Any]) -> dict[str, Any]:
         "residual_white": found["residual"]["white"],
         "notes": found["notes"],
     }
+
+
+def refuted_truth(movie: Path, counts: Array, truth: Array) -> dict[str, Any]:
+    """In how many places `evaluate` would refute the truth itself, stored as a denoised movie is."""
+    opened = open_store(movie, MOVIE)
+    denoised = SimpleNamespace(attributes={"settings": {"kept_bits": KEPT_BITS}})
+    refutation, shown = Refutation(opened, denoised), round_mantissa(truth.astype(np.float32))
+    brightness = movie_brightness(opened) or Brightness.steady(len(counts))
+    for first in range(0, len(counts), SLAB):
+        frames = slice(first, min(first + SLAB, len(counts)))
+        levels = brightness.at(frames, (0, counts.shape[1]), (0, counts.shape[2]))
+        part = Slab(
+            (frames.start, frames.stop),
+            0,
+            counts[frames],
+            shown[frames],
+            None,
+            levels,
+            brightness.valid[frames],
+        )
+        refutation.add(part)
+    return {"n_refuted": refutation.result()[0]["n_places"], "no_better_than_a_filter": False}
 
 
 def best_gaussian(counts: Array, truth: Array) -> tuple[Array, tuple[float, float]]:
@@ -274,6 +307,8 @@ def summarise(results: list[dict[str, Any]]) -> None:
             f["brightness_over_2"] > 0.05
         ),
     }
+    false = [f"{r['scene']}/{r['dose']:g}/{r['seed']}" for r in results if r["truth"]["n_refuted"]]
+    print(f"truth: places refuted: {len(false)} of {len(results)} {' '.join(false)}")
     for method in METHODS:
         of = [(r, r[method]) for r in results if method in r]
         for what, check in checks.items():

@@ -2,7 +2,7 @@
 
 Every case of the matrix is a function that takes a number of trials. Those named ``workers``, ``driver`` and
 ``everything`` kill real Dask workers and the processes of the real command; most others run a whole step in one
-process that is forked, armed with a fault and killed, as in a power cut. Writes docs/reliability.md.
+process that is forked, armed with a fault and killed, as in a power cut. Writes docs/notebook/reliability_counts.md.
 
     python benchmarks/reliability.py [--case F1 ...] [--trials N] [--minutes N] [--save] [--quick] [--seed N]
 """
@@ -47,7 +47,7 @@ from trials import Node, command, contents, ended, fork, here, start
 from tdenoise.network.split_blind import SplitBlind
 
 STATE = ROOT / "benchmarks" / "results" / "reliability.json"
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "notebook" / "reliability_counts.md"
 TRAINING = {p for p in fault_points.POINTS if p.startswith(("checkpoint", "model"))}
 GIVING_BACK = {p for p in fault_points.POINTS if p.startswith("given_back")}
 STORES = {p for p in fault_points.POINTS if p.startswith(("shard", "marker", "finish"))}
@@ -137,7 +137,7 @@ def main() -> int:
     options.add_argument("--minutes", type=float, default=float("inf"), help="of every case at most")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--quick", action="store_true", help="a tenth of the trials")
-    options.add_argument("--save", action="store_true", help="keep the counts and write docs/reliability.md")
+    options.add_argument("--save", action="store_true", help="keep the counts and write the page")
     options.add_argument("--folder", type=Path, help="where it all happens (default: the system's)")
     chosen = options.parse_args()
     failed, first = 0, time.monotonic()
@@ -182,8 +182,8 @@ def _keep(result: Result) -> None:
 
 
 def page(known: dict[str, Any]) -> str:
-    """docs/reliability.md, after its own hand-written first part."""
-    head = PAGE.read_text().partition("<!-- counts -->")[0] if PAGE.exists() else "# Reliability\n\n"
+    """The page of counts, after its own hand-written first part."""
+    head = PAGE.read_text().partition("<!-- counts -->")[0]
     lines = [
         "| case | what is done | trials | failures | also counted | command |",
         "|---|---|---|---|---|---|",

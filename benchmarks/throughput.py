@@ -19,7 +19,9 @@ import torch
 from common import Spent, frames, interleaved, median, parser, ratio, rounded, save, spent
 from torch.utils.flop_counter import FlopCounterMode
 
-from tdenoise.inference.denoising import RUN, Tile, denoise
+from tdenoise.inference.denoising import denoise
+from tdenoise.inference.memory import RUN
+from tdenoise.inference.tile import Tile
 from tdenoise.network import torch_setup
 from tdenoise.network.registry import Network, build
 from tdenoise.network.split_blind import Architecture

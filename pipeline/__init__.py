@@ -20,7 +20,7 @@ def open(path: str | Path) -> xarray.Dataset:
     Parameters
     ----------
     path : str or Path
-        A finished store.
+        A finished store; or the folder of a run, for its denoised store.
 
     Returns
     -------
@@ -37,10 +37,11 @@ def open(path: str | Path) -> xarray.Dataset:
     import xarray
 
     from .errors import InputError
+    from .settings.results import part_of_run
     from .store.checked_array import seal_of
     from .store.store import DASK_CHUNK, DENOISED, MOVIE, VARIANCE, open_store, read_attributes
 
-    path = Path(path)
+    path = part_of_run(Path(path), "apply")
     name = MOVIE if read_attributes(path)["kind"] == "movie" else DENOISED
     opened = open_store(path, name, deep=False)
     chunks = tuple(map(min, opened.geometry.shard, DASK_CHUNK))

@@ -55,7 +55,8 @@ from tdenoise_pipeline.train.train import train_model
 from tdenoise_pipeline.workers import cluster, driver, job_array
 from tdenoise_pipeline.workflow.apply_many import describe_plans
 
-from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.inference.denoising import denoise
+from tdenoise.inference.tile import Tile
 from tdenoise.network.split_blind import Architecture
 
 

@@ -593,4 +593,4 @@ def test_without_the_package_that_reads_video_the_extra_is_named(
 ) -> None:
     write_video(tmp_path / "a.avi", list(movie("u1", (4, 48, 64))), "ffv1", "gray", "gray")
     monkeypatch.setattr("tdenoise_pipeline.readers.video.find_spec", lambda name: None)
-    assert "pip install 'tdenoise[video]'" in refusal(tmp_path / "a.avi")
+    assert "pip install '.[video]'" in refusal(tmp_path / "a.avi")

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import TINY, counts, network
 
-from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.inference.denoising import denoise
+from tdenoise.inference.tile import Tile
 from tdenoise.noise.brightness import Brightness, measure
 from tdenoise.noise.neighbour_frames import window_indices
 from tdenoise.noise.noise import Scale

@@ -54,7 +54,7 @@ def test_ingest_prints_what_it_found_and_json_on_request(
 ) -> None:
     assert run("ingest", raw, "-o", raw.with_name("m.zarr")) == 0
     assert "mean" in capsys.readouterr().out
-    assert run("ingest", raw, "-o", raw.with_name("n.zarr"), "--frame-time", "0.1", "--json") == 0
+    assert run("ingest", raw, "-o", raw.with_name("n.zarr"), "--frame-time", "100ms", "--json") == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "movie"
 
 
@@ -93,12 +93,12 @@ def test_the_model_that_comes_with_tdenoise_is_shown(capsys: pytest.CaptureFixtu
         (["ingest", "raw.npy", "-o", "m.zarr", "--frames", "2:99"], 2, "which has 12"),
         (["ingest", "raw.npy", "-o", "m.zarr", "-c", "unknown.yaml"], 2, "unknown setting 'fps'"),
         (["ingest", "raw.npy", "-o", "m.zarr", "-c", "broken.yaml"], 2, "not valid YAML"),
-        (["ingest", "raw.npy", "-o", "m.zarr", "-c", "evil.yaml"], 2, "line 1 is neither"),
+        (["ingest", "raw.npy", "-o", "m.zarr", "-c", "evil.yaml"], 2, "line 1 has the tag"),
         (["ingest", "raw.npy", "-o", "m.zarr", "-c", "absent.yaml"], 2, "absent.yaml"),
         (["ingest", "raw.npy", "-o", "m.zarr", "-c", "list.yaml"], 2, "list.yaml: frame-time is a list of 2"),
         (["ingest", "raw.npy", "-o", "m.zarr", "-c", "twice.yaml"], 2, "frame-time is set twice"),
-        (["ingest", "raw.npy", "-o", "m.zarr", "-c", "nested.yaml"], 2, "line 3 is neither"),
-        (["ingest", "raw.npy", "-o", "m.zarr", "-c", "items.yaml"], 2, "mapping of setting names"),
+        (["ingest", "raw.npy", "-o", "m.zarr", "-c", "nested.yaml"], 2, "frames holds names and values"),
+        (["ingest", "raw.npy", "-o", "m.zarr", "-c", "items.yaml"], 2, "lines of the form 'name: value'"),
         (["ingest", "raw.npy", "-o", "there"], 2, "exists already"),
         (["ingest", "raw.npy", "-o", "."], 2, "must end in the name"),
         (["ingest", "raw.npy", "-o", "/"], 2, "must end in the name"),
@@ -111,7 +111,7 @@ def test_the_model_that_comes_with_tdenoise_is_shown(capsys: pytest.CaptureFixtu
         (["train", "none.zarr", "-o", "model", "--seed", "-1"], 2, "between 0 and 2**63"),
         (["simulate", "-o", "sim", "--seed", "99999999999999999999"], 2, "between 0 and 2**63"),
         (["run", "raw.npy", "-o", "out", "--seed", str(2**63)], 2, "between 0 and 2**63"),
-        (["frobnicate"], 2, "invalid choice"),
+        (["frobnicate"], 2, "there is no command 'frobnicate'. It is one of run, ingest"),
         (["--bogus"], 2, "'--bogus'"),
         (["--bogus=3", "verify", "none.zarr"], 2, "'--bogus'"),
         (["--data", "raw.npy"], 2, "run RAW -o FOLDER"),
@@ -134,7 +134,7 @@ def test_the_model_that_comes_with_tdenoise_is_shown(capsys: pytest.CaptureFixtu
         (["submit", "--profile", "nowhere", "run", "raw.npy", "-o", "out"], 2, "no profile 'nowhere'"),
         (["submit", "--set", "tme=3", "run", "raw.npy", "-o", "out"], 2, "Did you mean 'time'"),
         (["submit", "--set", "time", "run", "raw.npy", "-o", "out"], 2, "KEY=VALUE"),
-        (["submit", "--set"], 2, "needs a value"),
+        (["submit", "--set"], 2, "--set: expected one argument"),
         (["resume", "raw.npy"], 3, "nothing was begun"),
         (["cancel", "raw.npy"], 3, "no batch run"),
         (["logs", "raw.npy"], 3, "no batch run"),
@@ -188,9 +188,9 @@ def test_a_movie_unlike_the_training_movies_is_told(
 
 def test_settings_come_from_a_file_and_flags_win(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = raw.with_name("settings.yaml")
-    file.write_text(f"raw: {raw}\nframe-time: 0.5\npixel_size: 0.02\nallow-truncated: true\n")
+    file.write_text(f"raw: {raw}\nframe-time: 500ms\npixel_size: 0.02\nallow-truncated: true\n")
     assert (
-        run("ingest", "-c", file, "-o", raw.with_name("m.zarr"), "--frame-time", "0.25", "-n", "--json") == 0
+        run("ingest", "-c", file, "-o", raw.with_name("m.zarr"), "--frame-time", "250ms", "-n", "--json") == 0
     )
     plan = json.loads(capsys.readouterr().out)
     assert plan["frame_time_s"] == 0.25
@@ -489,7 +489,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path) -> None:
     assert process.returncode == 75, errors
     assert "run the same command again" in one_line(errors[errors.index("tdenoise-pipeline") :])
     assert not (tmp_path / "model").exists()
-    assert (tmp_path / "model-partial/checkpoint.safetensors").exists()
+    assert list((tmp_path / "model-partial").glob("*.safetensors"))
 
 
 def test_a_second_ctrl_c_ends_at_once(

@@ -23,7 +23,8 @@ from tdenoise_pipeline.settings.config import EvaluateConfig
 from tdenoise_pipeline.step_control import Control
 
 from tdenoise.evaluation import metrics
-from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
+from tdenoise.simulation.nanoparticle import simulate
+from tdenoise.simulation.particle import SimulationSettings
 
 SCENE = SimulationSettings(n_frames=28, height=72, width=64, dose=2.0, seed=5, dwell_frames=(4.0, 12.0))
 SIGMA = (1.0, 1.0, 1.0)

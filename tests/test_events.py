@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
-from tdenoise.evaluation import events
+from tdenoise.evaluation import change_detection, events
 from tdenoise.evaluation.events import OFFSETS
 from tdenoise.evaluation.ideal_observer import detection_index, observer_error
 from tdenoise.evaluation.metrics import bootstrap_ratio
-from tdenoise.simulation.nanoparticle import SimulationSettings, simulate, truth_arrays
+from tdenoise.simulation.nanoparticle import simulate, truth_arrays
+from tdenoise.simulation.particle import SimulationSettings
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +144,12 @@ def test_limit_with_the_frame_of_the_change_is_what_the_observer_reaches():
     errors = []
     for time in rng.uniform(20, 21, 300):
         clean, truth = one_column((0, 1), time)
-        column = events.changing_columns(clean, truth)
+        column = change_detection.changing_columns(clean, truth)
         counts = rng.poisson(dose * clean)
-        seen = events.observed_states(counts, clean, column, truth, dose)[:, 0] - truth["col_occ"][:, 0]
+        seen = (
+            change_detection.observed_states(counts, clean, column, truth, dose)[:, 0]
+            - truth["col_occ"][:, 0]
+        )
         change = events.isolated_changes(truth, clean.shape)[0]
         errors.append([seen[change.at(o)] * (1 if o < 0 else -1) for o in OFFSETS])
     np.testing.assert_allclose(np.mean(errors, axis=0), limit.values, atol=0.05)
@@ -156,51 +160,51 @@ def test_limit_with_the_frame_of_the_change_is_what_the_observer_reaches():
 
 def test_score_of_the_clean_movie_is_the_state(still_movie):
     clean, truth = still_movie
-    columns = events.changing_columns(clean, truth)
+    columns = change_detection.changing_columns(clean, truth)
     assert len(columns) > 3
-    scores = events.state_scores(clean, clean, columns, truth)
+    scores = change_detection.state_scores(clean, clean, columns, truth)
     for column, found in zip(columns, scores.T, strict=True):
         occupancy = truth["col_occ"][:, column.number]
         for level, mark in zip(column.levels, column.marks, strict=True):
             np.testing.assert_allclose(found[occupancy == level], mark, atol=0.05)
-    result = events.detection(scores, columns, truth, clean.shape)
+    result = change_detection.detection(scores, columns, truth, clean.shape)
     assert (result.auc, result.delay, result.missed) == (1.0, 0.0, 0.0)
 
 
 def test_detection_of_noise_is_chance(still_movie):
     clean, truth = still_movie
-    columns = events.changing_columns(clean, truth)
+    columns = change_detection.changing_columns(clean, truth)
     noise = np.random.default_rng(0).normal(0.5, 1, (len(clean), len(columns)))
-    result = events.detection(noise, columns, truth, clean.shape)
+    result = change_detection.detection(noise, columns, truth, clean.shape)
     assert result.auc == pytest.approx(0.5, abs=0.05)
     assert result.delay > 1
-    nothing = events.detection(np.full_like(noise, 0.5), columns, truth, clean.shape)
+    nothing = change_detection.detection(np.full_like(noise, 0.5), columns, truth, clean.shape)
     assert nothing.auc == 0.5 and nothing.missed == 1 and math.isnan(nothing.delay)
 
 
 def test_late_prediction_has_its_delay(still_movie):
     clean, truth = still_movie
-    columns = events.changing_columns(clean, truth)
-    scores = events.state_scores(clean, clean, columns, truth)
-    result = events.detection(np.roll(scores, 2, axis=0), columns, truth, clean.shape)
+    columns = change_detection.changing_columns(clean, truth)
+    scores = change_detection.state_scores(clean, clean, columns, truth)
+    result = change_detection.detection(np.roll(scores, 2, axis=0), columns, truth, clean.shape)
     # Two frames later the frame of the change itself has arrived, half of the time with more of the new state.
     assert result.delay == pytest.approx(1.5, abs=0.3) and result.missed < 0.2
 
 
 def test_bleed_of_scores_is_that_of_a_movie_with_these_states():
     clean, truth = one_column((0, 1, 0), 20.5, 32.5)
-    columns = events.changing_columns(clean, truth)
+    columns = change_detection.changing_columns(clean, truth)
     rng = np.random.default_rng(4)
     scores = rng.uniform(-0.5, 1.5, (len(clean), 1))
     (column,) = columns
     empty, full = (clean[truth["col_occ"][:, 0] == level][0] for level in column.levels)
     movie = empty + scores[:, :, None] * (full - empty)
     expected = events.bleed(movie, clean, truth)
-    found = events.bleed_of_scores(scores, columns, truth, clean.shape)
+    found = change_detection.bleed_of_scores(scores, columns, truth, clean.shape)
     assert found.n_events == expected.n_events == 2
     np.testing.assert_allclose(found.values, expected.values, atol=1e-6)
     exact = truth["col_occ"].astype(float)
-    none = events.bleed_of_scores(exact, columns, truth, clean.shape).values
+    none = change_detection.bleed_of_scores(exact, columns, truth, clean.shape).values
     np.testing.assert_allclose(none, 0, atol=1e-12)
 
 
@@ -209,21 +213,21 @@ def test_the_observer_is_worse_where_a_column_changes_again_soon():
     reached = []
     for times in ((30.5,), (24.0, 30.5, 37.0)):
         clean, truth = one_column((0, 1, 0, 1)[: len(times) + 1], *times)
-        columns = events.changing_columns(clean, truth)
+        columns = change_detection.changing_columns(clean, truth)
         values = []
         for _ in range(200):
             counts = rng.poisson(dose * clean)
-            scores = events.observed_states(counts, clean, columns, truth, dose)
-            values.append(events.bleed_of_scores(scores, columns, truth, clean.shape).values)
+            scores = change_detection.observed_states(counts, clean, columns, truth, dose)
+            values.append(change_detection.bleed_of_scores(scores, columns, truth, clean.shape).values)
         reached.append(np.mean(values, axis=0))
     assert reached[1][2] > reached[0][2] + 0.03  # two frames before
 
 
 def test_area_under_the_curve_is_that_of_all_pairs():
     clean, truth = one_column((0, 1), 20.5)
-    columns = events.changing_columns(clean, truth)
+    columns = change_detection.changing_columns(clean, truth)
     scores = np.random.default_rng(1).integers(0, 3, (41, 1)) + (np.arange(41) > 20)[:, None] * 1.0
-    result = events.detection(scores, columns, truth, clean.shape)
+    result = change_detection.detection(scores, columns, truth, clean.shape)
     pairs = [(a, b) for a in scores[:20, 0] for b in scores[21:, 0]]
     assert result.n_pairs == len(pairs) == 400
     assert result.auc == np.mean([(b > a) + 0.5 * (b == a) for a, b in pairs])
@@ -232,20 +236,20 @@ def test_area_under_the_curve_is_that_of_all_pairs():
 def test_no_filter_tells_states_as_well_as_the_observer(still_movie):
     clean, truth = still_movie
     counts = np.random.default_rng(5).poisson(2.0 * clean)
-    columns = events.changing_columns(clean, truth)
-    seen = events.observed_states(counts, clean, columns, truth, 2.0)
-    limit = events.detection(seen, columns, truth, clean.shape)
+    columns = change_detection.changing_columns(clean, truth)
+    seen = change_detection.observed_states(counts, clean, columns, truth, 2.0)
+    limit = change_detection.detection(seen, columns, truth, clean.shape)
     for sigma in (0.5, 1.0, 2.0, 4.0):
         smooth = gaussian_filter1d(counts / 2.0, sigma, axis=0)
-        scores = events.state_scores(smooth, clean, columns, truth)
-        found = events.detection(scores, columns, truth, clean.shape)
+        scores = change_detection.state_scores(smooth, clean, columns, truth)
+        found = change_detection.detection(scores, columns, truth, clean.shape)
         assert found.auc < limit.auc + 0.005
     assert limit.auc > 0.8
 
 
 def test_frame_with_a_change_inside_belongs_to_neither_state():
     clean, truth = one_column((0, 2), 20.5)
-    (column,) = events.changing_columns(clean, truth)
+    (column,) = change_detection.changing_columns(clean, truth)
     assert column.levels.tolist() == [0, 2] and column.marks == pytest.approx([0, 1])
     centre = column.images.shape[1] // 2
     np.testing.assert_allclose(column.images[:, centre, centre], [1.0, 1.2], atol=1e-4)
@@ -256,9 +260,9 @@ def test_frame_with_a_change_inside_belongs_to_neither_state():
 
 def test_part_occupied_columns_have_the_contrast_that_is_left_of_them():
     clean, truth = one_column((0, 2), 20.5)
-    assert events.part_occupied(clean, clean, truth).ratio == pytest.approx(1)
-    result = events.part_occupied(7 + 0.4 * clean, clean, truth)  # the background plays no part
+    assert change_detection.part_occupied(clean, clean, truth).ratio == pytest.approx(1)
+    result = change_detection.part_occupied(7 + 0.4 * clean, clean, truth)  # the background plays no part
     assert result.ratio == pytest.approx(0.4, rel=1e-4) == result.columns[0]
     assert result.n_frames == 41 - 21 - 2 * events.ISOLATION_FRAMES
     full = {**truth, "col_n_full": np.array([2])}
-    assert math.isnan(events.part_occupied(clean, clean, full).ratio)
+    assert math.isnan(change_detection.part_occupied(clean, clean, full).ratio)

@@ -254,8 +254,8 @@ def test_steps_of_an_axis_are_the_usual_ones_in_either_direction() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("90", 90.0), ("90s", 90.0), ("20m", 1200.0), ("1h30m", 5400.0), ("1h 30m", 5400.0), ("13ms", 0.013),
-        ("13.3 ms", 0.0133), ("250us", 2.5e-4), ("250µs", 2.5e-4), ("1e-3", 1e-3), ("2d", 172_800.0), ("1.5h", 5400.0),
+        ("90s", 90.0), ("20m", 1200.0), ("1h30m", 5400.0), ("1h 30m", 5400.0), ("13ms", 0.013),
+        ("13.3 ms", 0.0133), ("250us", 2.5e-4), ("250µs", 2.5e-4), ("2d", 172_800.0), ("1.5h", 5400.0),
     ],
 )  # fmt: skip
 def test_durations_are_written_as_people_write_them(text: str, value: float) -> None:
@@ -269,15 +269,17 @@ def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["75", "40", "1e-9", "13.3"])
-def test_a_bare_frame_time_that_no_camera_has_is_asked_about(text: str) -> None:
-    with pytest.raises(ValueError, match=f"Write {text}s if they are, {text}ms for milliseconds"):
+def test_a_bare_frame_time_is_asked_for_its_unit(text: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"needs a unit, such as {text}s or {text}ms; {text} frames per second"
+    ):
         frame_seconds(text)
     assert frame_seconds(f"{text}s") == float(text)
 
 
 @pytest.mark.parametrize("text", ["500", "1e-5"])
 def test_a_bare_pixel_size_that_no_microscope_has_is_asked_about(text: str) -> None:
-    with pytest.raises(ValueError, match=f"Write {text}nm if they are"):
+    with pytest.raises(ValueError, match=f"Write {text}nm if you mean it"):
         nanometres(text)
     assert nanometres(f"{text}nm") == float(text)
     assert (nanometres("0.2Å"), nanometres("2 pm"), nanometres("0.02")) == (0.02, 0.002, 0.02)

@@ -23,7 +23,8 @@ from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.store import store
 from tdenoise_pipeline.train.train import train_model
 
-from tdenoise.inference.denoising import Tile, denoise, denoise_with_variance
+from tdenoise.inference.denoising import denoise, denoise_with_variance
+from tdenoise.inference.tile import Tile
 from tdenoise.network.checkpoint import BASE, load_model, read_card
 from tdenoise.network.split_blind import SplitBlind
 from tdenoise.noise.noise import Scale

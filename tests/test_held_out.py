@@ -55,7 +55,7 @@ def adapted() -> tuple[TrainingState, dict[str, torch.Tensor]]:
     return state, given
 
 
-@pytest.mark.parametrize(("error", "share"), [(0.0, 1.0), (0.1, 1.0), (0.3, 0.75), (1.1, 0.5), (4.1, 0.0)])
+@pytest.mark.parametrize(("error", "share"), [(0.0, 1.0), (0.05, 1.0), (0.15, 0.75), (0.6, 0.5), (2.1, 0.0)])
 def test_the_weights_nearest_to_the_given_ones_that_are_no_worse_are_kept(error: float, share: float) -> None:
     state, given = adapted()
     best = copy.deepcopy(state.best.state_dict())

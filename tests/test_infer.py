@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from small import TINY, counts, drifting, network
 from tdenoise_pipeline.store.blocks import Halo, plan_blocks
 
-from tdenoise.inference import denoising
-from tdenoise.inference.denoising import Tile, denoise, halo_with_shift, symmetries
+from tdenoise.inference import batches, memory
+from tdenoise.inference.denoising import denoise, symmetries
+from tdenoise.inference.memory import halo_with_shift
+from tdenoise.inference.tile import Tile, Window
 from tdenoise.network.split_blind import Architecture, SplitBlind, stack_window
 from tdenoise.network.windows import normalise, transform, transform_back
 from tdenoise.noise.drift import largest_shift, window_shifts
@@ -132,7 +134,7 @@ def test_a_gpu_short_of_memory_gives_the_same_movie(largest: int, monkeypatch: p
         return from_looks(looks, centre)
 
     monkeypatch.setattr(made, "from_looks", short)
-    monkeypatch.setattr(denoising, "_pixels_together", lambda *_: 4 * 320 * 332)
+    monkeypatch.setattr(batches, "pixels_together", lambda *_: 4 * 320 * 332)
     result = whole(made, movie, 4)
     assert refused and passed
     assert np.abs(result - expected).max() <= 1e-5 * np.abs(expected).max()
@@ -195,14 +197,14 @@ def test_runs_hold_no_more_looks_than_the_plan_says(
     windows = []
     for number in range(n_frames):
         indices = window_indices(number, n_frames, window)
-        windows.append(denoising.Window(indices, window_shifts(drift, number, indices)))
-    runs = list(denoising._runs(windows, list(range(n_frames)), length))
+        windows.append(Window(indices, window_shifts(drift, number, indices)))
+    runs = list(batches.runs_of(windows, list(range(n_frames)), length))
     assert [number for run in runs for number in range(n_frames)[run]] == list(range(n_frames))
     drifts = largest_shift(drift, window) > 0
     for run in runs:
         looks = {(number, 0, 0) for number in range(n_frames)[run]}  # where the centre is seen
         looks |= {tuple(look) for w in windows[run] for look in np.column_stack(w).tolist()}
-        assert len(looks) <= denoising._most_looks(length, window, drifts)
+        assert len(looks) <= memory.most_looks(length, window, drifts)
         assert 1 <= len(windows[run]) <= length
     if not drifts:
         assert len(runs) == -(-n_frames // length)

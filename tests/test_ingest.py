@@ -28,9 +28,9 @@ from tdenoise_pipeline.errors import (
     UsageError,
     VerificationError,
 )
+from tdenoise_pipeline.ingest import copying, measurements
 from tdenoise_pipeline.ingest import fingerprint as source_module
 from tdenoise_pipeline.ingest import ingest as module
-from tdenoise_pipeline.ingest import measurements
 from tdenoise_pipeline.ingest.fingerprint import Digest, Source
 from tdenoise_pipeline.ingest.ingest import describe_plan, ingest
 from tdenoise_pipeline.ingest.measurements import timing
@@ -361,14 +361,14 @@ def test_a_raw_file_that_grows_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "raw.npy", counts((40, 16, 16)))
-    copy = module._copy
+    copy = copying.copy_slabs
 
     def copy_and_grow(*arguments: object) -> object:
         with (tmp_path / "raw.npy").open("ab") as file:
             file.write(b"more")
         return copy(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_copy", copy_and_grow)
+    monkeypatch.setattr(module, "copy_slabs", copy_and_grow)
     with pytest.raises(InputError, match="changed while it was read"):
         ingest(IngestConfig(raw=tmp_path / "raw.npy", output=tmp_path / "m.zarr"))
     assert not (tmp_path / "m.zarr").exists()

@@ -85,7 +85,7 @@ def test_movies_that_would_have_the_same_name_are_refused_before_the_first(
     config = IngestManyConfig(raw=(folder / "movie1.npy", tmp_path / "movie1.tif"), output=tmp_path / "out")
     with pytest.raises(UsageError, match="movie1.npy and .*movie1.tif would both become .*movie1.zarr"):
         plan_jobs(config)
-    with pytest.raises(UsageError, match="the name of one store, for 3 movies"):
+    with pytest.raises(UsageError, match="this names one store, but there are 3 movies"):
         plan_jobs(IngestManyConfig(raw=(folder,), output=tmp_path / "out.zarr"))
 
 

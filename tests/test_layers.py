@@ -45,11 +45,22 @@ FLOORS = {
 
 # An import inside a function is for packages that take long to load or may be missing, and for these modules.
 HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "rich"}
-LATE = {*HEAVY, "cryptography", "dask_jobqueue", "h5py", "imagecodecs", "jinja2", "tifffile", "yaml"}
+LATE = {
+    *HEAVY,
+    "cryptography",
+    "dask_jobqueue",
+    "h5py",
+    "imagecodecs",
+    "jinja2",
+    "ruamel",
+    "shtab",
+    "tifffile",
+}
 LATE_MODULES = {
     "tdenoise_pipeline": "`open` alone needs Zarr, and every module imports its package",
     "tdenoise_pipeline.cli.command_line": "--help answers at once",
     "tdenoise_pipeline.cli.commands": "--help answers at once",
+    "tdenoise_pipeline.cli.show": "--help answers at once",
     "tdenoise_pipeline.ingest.ingest_many": "only HDF5 files need h5py",
     "tdenoise_pipeline.workers.cluster": "only jobs of a batch system need the extra [slurm]",
 }

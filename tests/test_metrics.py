@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from tdenoise.evaluation import metrics
-from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
+from tdenoise.simulation.nanoparticle import simulate
+from tdenoise.simulation.particle import SimulationSettings
 
 SHAPE = (24, 96, 96)
 

@@ -19,7 +19,8 @@ from tdenoise_pipeline.settings.config import EvaluateConfig
 from tdenoise_pipeline.step_control import Control
 
 from tdenoise.evaluation.umse import single_image_error
-from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.inference.denoising import denoise
+from tdenoise.inference.tile import Tile
 from tdenoise.network.checkpoint import read_card
 
 SPOTS = np.array([[0.0, 1 / 12], [1 / 12, 0.0]])

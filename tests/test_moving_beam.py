@@ -14,13 +14,14 @@ from small import TINY, counts, model_folder, movie_store, network
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.errors import InputError
 from tdenoise_pipeline.evaluate.evaluate import evaluate
-from tdenoise_pipeline.ingest.ingest import edges_of
+from tdenoise_pipeline.ingest.copying import edges_of
 from tdenoise_pipeline.inputs.model_fit import movie_brightness
 from tdenoise_pipeline.settings.config import ApplyConfig, EvaluateConfig
 from tdenoise_pipeline.store import store
 
-from tdenoise.inference.denoising import Tile, denoise, denoise_with_variance
+from tdenoise.inference.denoising import denoise, denoise_with_variance
 from tdenoise.inference.last_word import Evidence, give_back
+from tdenoise.inference.tile import Tile
 from tdenoise.network.split_blind import Architecture
 from tdenoise.noise.brightness import Brightness, measure
 from tdenoise.noise.noise import NoiseAccumulator, Scale

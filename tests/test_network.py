@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import TINY, counts, drifting, network
 
-from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.inference.denoising import denoise
+from tdenoise.inference.tile import Tile
 from tdenoise.network.split_blind import Architecture, SplitBlind, cell_reach, stack_window
 from tdenoise.noise.neighbour_frames import window_indices
 from tdenoise.noise.noise import Scale

@@ -19,7 +19,8 @@ from tdenoise_pipeline.store import store, writing
 from tdenoise_pipeline.store.blocks import Halo, plan_blocks
 from tdenoise_pipeline.train.train import train_model
 
-from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.inference.denoising import denoise
+from tdenoise.inference.tile import Tile
 from tdenoise.network.checkpoint import load_model
 from tdenoise.network.split_blind import stack_window
 from tdenoise.network.windows import normalise, put_stand_ins

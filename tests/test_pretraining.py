@@ -20,7 +20,8 @@ from tdenoise_pipeline.settings.config import ApplyConfig
 
 from tdenoise.network import checkpoint
 from tdenoise.network.split_blind import Architecture, SplitBlind
-from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
+from tdenoise.simulation.nanoparticle import simulate
+from tdenoise.simulation.particle import SimulationSettings
 from tdenoise.training import pretraining
 from tdenoise.training.patches import PatchLoader
 from tdenoise.training.pretraining import (

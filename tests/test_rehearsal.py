@@ -16,7 +16,8 @@ from tdenoise_pipeline.train.train_plan import make_plan
 from tdenoise.network import checkpoint
 from tdenoise.network.registry import Network
 from tdenoise.noise.noise import Scale
-from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
+from tdenoise.simulation.nanoparticle import simulate
+from tdenoise.simulation.particle import SimulationSettings
 from tdenoise.training import rehearsal
 from tdenoise.training.patches import Batch, PatchLoader, TrainingMovie
 from tdenoise.training.pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, noisy, scene

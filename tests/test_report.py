@@ -20,7 +20,8 @@ from tdenoise_pipeline.store import store
 
 from tdenoise.files.atomic import SEAL, seal
 from tdenoise.network import checkpoint
-from tdenoise.simulation.nanoparticle import SimulationSettings, simulate
+from tdenoise.simulation.nanoparticle import simulate
+from tdenoise.simulation.particle import SimulationSettings
 
 SCENE = SimulationSettings(n_frames=16, height=64, width=80, dose=2.0, seed=6, dwell_frames=(4.0, 10.0))
 HOSTILE = "<script>alert('x')<img src=x onerror=alert(1)>"
@@ -173,7 +174,7 @@ def test_picture_is_replaced_only_by_force(folder, tmp_path):
 @pytest.mark.parametrize("name", ["fig.png", "fig.PNG"])
 @pytest.mark.parametrize("force", [False, True])
 def test_page_under_the_name_of_a_picture_is_refused(folder, tmp_path, name, force):
-    with pytest.raises(UsageError, match="name of a picture"):
+    with pytest.raises(UsageError, match="names a picture"):
         write_report(settings(folder, tmp_path / name, force=force))
     assert not list(tmp_path.iterdir())
 

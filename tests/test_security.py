@@ -260,7 +260,7 @@ def threads() -> dict[str, int]:
 
     return {
         "torch": torch.get_num_threads(),
-        "blosc": blosc.set_nthreads(1),  # gives the number before
+        "blosc": 1 if blosc.use_threads is False else blosc.get_nthreads(),
         "OMP": int(os.environ["OMP_NUM_THREADS"]),
     }
 

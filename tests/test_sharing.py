@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from small import counts, model_folder, movie_store
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.errors import LockedError, Stopped, UsageError
 from tdenoise_pipeline.files.sealed_json import write_sealed
-from tdenoise_pipeline.runs import progress, shared_run
+from tdenoise_pipeline.runs import lease, progress, shared_run
 from tdenoise_pipeline.runs.progress import OutputRun
 from tdenoise_pipeline.runs.shared_run import SharedRun
 from tdenoise_pipeline.settings.config import ApplyConfig
@@ -267,6 +268,19 @@ def tree(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
+def test_of_two_that_begin_at_once_the_later_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = shared(tmp_path), shared(tmp_path)
+    begin = contextlib.ExitStack()
+
+    def too_late(path: Path) -> None:
+        monkeypatch.undo()
+        begin.enter_context(first)  # between the second's look and its rename
+
+    monkeypatch.setattr(lease, "fsync", too_late)
+    with begin, second:
+        assert first.token == second.token and first.holds() and second.holds()
+
+
 @pytest.mark.slow
 def test_shares_without_any_socket_give_the_bytes_of_local_workers_although_one_is_killed(
     tmp_path: Path, workers: str
@@ -300,7 +314,7 @@ def test_shares_without_any_socket_give_the_bytes_of_local_workers_although_one_
 
 
 def test_a_share_takes_no_workers(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="leave --workers local:2 away"):
+    with pytest.raises(UsageError, match="Remove --workers local:2"):
         apply(ApplyConfig(movie=tmp_path, output=tmp_path / "d", share="0/2", workers="local:2"))
 
 
@@ -319,7 +333,7 @@ def test_the_words_of_a_task_make_the_same_output(tmp_path: Path, monkeypatch: p
         lossless=True,
         worker_memory=2**30,
     )
-    name, options = command_line._parse(command_line._build_parser(), [*task_words(config), "--share", "0/2"])
+    name, options = command_line._parse(command_line.build_parser(), [*task_words(config), "--share", "0/2"])
     assert single(command_line._configure(command_line.COMMANDS[name], options, name)) == ApplyConfig(
         movie=config.movie, output=config.output, share="0/2", ensemble=4, lossless=True, worker_memory=2**30
     )

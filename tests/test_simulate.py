@@ -8,14 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdenoise.simulation.nanoparticle import (
-    ADATOM,
-    CHANGING_SURFACE,
-    Simulation,
-    SimulationSettings,
-    simulate,
-    truth_arrays,
-)
+from tdenoise.simulation.nanoparticle import ADATOM, CHANGING_SURFACE, Simulation, simulate, truth_arrays
+from tdenoise.simulation.particle import SimulationSettings
 
 BUSY = SimulationSettings(n_frames=48, height=96, width=112, dose=2.0, seed=3, dwell_frames=(3.0, 20.0))
 

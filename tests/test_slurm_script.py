@@ -265,20 +265,20 @@ def test_workers_ask_for_what_the_batch_job_asks_for_unless_told_otherwise(tmp_p
         ("partiton: public", "'partiton' is not a setting .*Did you mean 'partition'?"),
         ("workers:\n  memory: 3", "workers: 'memory' is not a setting .*Did you mean 'memory_gib'?"),
         ("colour: red", "The settings are: scheduler, partition"),
-        ("time: 12:00:00", "time is 43200, .* in quotes"),
-        ("time: 'tomorrow'", "in quotes"),
-        ("cpus: '4'", "whole number"),
-        ("cpus: 0", "whole number"),
+        ("time: 30", "time is '30', .* needs a unit"),
+        ("time: 'tomorrow'", "a time limit such as 04:00:00"),
+        ("cpus: 1.5", "whole number"),
+        ("cpus: 0", "a positive number"),
         ("cpus: true", "whole number"),
         ("partition: 'a b'", "partition is 'a b'"),
         ("partition: [a]", "must be text"),
         ("setup: module load x", "a list of lines"),
         ("extra: [gres=gpu:1]", "with its dashes"),
         ('setup: ["a\\nb"]', "a list of lines"),
-        ("- 1", "setting: value"),
+        ("- 1", "name: value"),
         ("workers: 3", "setting: value"),
-        ("a: [", "cannot read the profile"),
-        ("!!python/object/apply:os.system [touch pwned]", "cannot read the profile"),
+        ("a: [", "is not valid YAML"),
+        ("!!python/object/apply:os.system [touch pwned]", "has the tag"),
         ("scheduler: sge", "one of slurm, pbs, lsf, local"),
         ("workers:\n  scheduler: pbs", "at the top, once"),
         ("scheduler: pbs\nqos: long", "qos means nothing with scheduler: pbs"),
@@ -290,6 +290,27 @@ def test_workers_ask_for_what_the_batch_job_asks_for_unless_told_otherwise(tmp_p
 def test_a_profile_with_a_mistake_is_refused(tmp_path, text, message):
     with pytest.raises(UsageError, match=f"(?s){message}"):
         load_profile(write_profile(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "time", "seconds"),
+    [
+        ("time: 12:00:00", "12:00:00", 43_200),
+        ("time: 1-12", "1-12", 129_600),
+        ("time: 8h", "0-08:00:00", 28_800),
+        ("time: 1h30m", "0-01:30:00", 5400),
+        ("time: 2d", "2-00:00:00", 172_800),
+    ],
+)
+def test_a_time_limit_is_written_as_slurm_does_or_as_a_duration(tmp_path, text, time, seconds):
+    profile = load_profile(write_profile(tmp_path, text))
+    assert (profile.time, profile.time_s) == (time, seconds)
+
+
+def test_a_profile_from_python_is_checked_too():
+    for wrong in ({"cpus": 0}, {"scheduler": "sge"}, {"extra": ("gres=1",)}, {"gpus": "a b"}, {"cpu": 3}):
+        with pytest.raises(UsageError):
+            JobProfile(**wrong)
 
 
 def test_a_missing_profile_is_named(tmp_path):

@@ -137,7 +137,7 @@ def test_a_record_that_others_may_change_is_not_obeyed(tmp_path: Path, how: str)
         file.symlink_to(tmp_path / "elsewhere")
     else:
         os.mkfifo(file)
-    with pytest.raises(PipelineError, match=r"not obeyed|does not say how to go on"):
+    with pytest.raises(PipelineError, match=r"not obeyed|does not say how to continue"):
         resume(tmp_path / "x.zarr")
 
 

@@ -21,7 +21,8 @@ from tdenoise_pipeline.store.blocks import Halo, plan_blocks
 from tdenoise_pipeline.train import train_plan
 from torch import Tensor, nn
 
-from tdenoise.inference.denoising import Tile, denoise, symmetries
+from tdenoise.inference.denoising import denoise, symmetries
+from tdenoise.inference.tile import Tile
 from tdenoise.network import udvd
 from tdenoise.network.checkpoint import load_model, read_card
 from tdenoise.network.split_blind import stack_window
@@ -38,7 +39,7 @@ RADII = [0, 1]
 
 
 def u_net_shapes(prefix: str, n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
-    """Layers of one U-Net as the users' script names them: docs/udvd.md."""
+    """Layers of one U-Net as the users' script names them: docs/reference/networks.md."""
     widths = {
         "enc1": (n_in, 48, 48, 48),
         "enc2": (48, 48, 48, 48),

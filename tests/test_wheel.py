@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from small import counts
 
 ROOT = Path(__file__).parents[1]
+ADDRESS = "https://example.org/tdenoise"  # of the repository, as a release is built with it
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +23,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, wheels, target = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "target"))
     for name in ("tdenoise", "pipeline"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    environment = {**os.environ, "TDENOISE_URL": ADDRESS}
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    subprocess.run(
-        [*pip, "wheel", ".", "--no-deps", "--no-build-isolation", "-w", wheels], cwd=source, check=True
-    )
+    build = [*pip, "wheel", ".", "--no-deps", "--no-build-isolation", "-w", wheels]
+    subprocess.run(build, cwd=source, env=environment, check=True)
     (wheel,) = wheels.glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", target, wheel], check=True)
     return target
@@ -98,3 +100,14 @@ def test_the_wheel_brings_its_profiles(installed: Path, tmp_path: Path) -> None:
         check=True,
     )
     assert where.stdout.startswith(str(installed))
+
+
+@pytest.mark.slow
+def test_links_and_pictures_of_the_wheel_are_absolute_where_the_repository_has_an_address(
+    installed: Path,
+) -> None:
+    (metadata,) = installed.glob("tdenoise-*.dist-info/METADATA")
+    text = metadata.read_text()
+    assert f"Project-URL: Source, {ADDRESS}\n" in text
+    assert f"]({ADDRESS}/raw/main/docs/demo.webp)" in text
+    assert re.findall(r"\]\((?!https://)[^)]*\)", text) == []

@@ -123,7 +123,7 @@ class Node:
     def words(self, step: str, output: Path) -> list[object]:
         """The command of a step."""
         if step == "ingest":
-            return ["ingest", self.raw, "-o", output, "--frame-time", "0.01"]
+            return ["ingest", self.raw, "-o", output, "--frame-time", "10ms"]
         if step in ("apply", "share", "variance"):
             model = self.gamma if step == "variance" else self.random
             more = {"apply": [], "share": ["--share", "0/1"], "variance": ["--variance"]}[step]

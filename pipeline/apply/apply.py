@@ -6,13 +6,10 @@ them durable, reads them back and leaves a marker. The driver only hands out blo
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tdenoise.files.atomic import write_atomically
-from tdenoise.network import checkpoint
+from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.registry import architecture_of
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.noise import noise_law
@@ -30,22 +27,21 @@ from tdenoise.noise.noise import noise_law
 from ..errors import PipelineError, ResourceError, UsageError, VerificationError
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
-from ..runs import progress, shared_run
-from ..settings.config import ApplyConfig
+from ..runs import progress
+from ..settings.denoise_settings import ApplyConfig
 from ..settings.recorded_settings import record
-from ..slurm.site_profile import SUBMIT, load_profile
 from ..step_control import Control
 from ..store import integrity, store, writing
 from ..store.blocks import Block
 from ..store.shards import shard_damage, shard_key, shards_in
 from ..version import VERSION
-from ..workers import cluster, driver, job_array, leave_early, shares
+from ..workers import cluster, driver, job_array, shares
+from ..workers.executors import Connect, DaskWorkers, Executor, SharingProcess
 from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
 from .block_work import Job, ModelPlugin, marker_of, run_block
 from .given_back import Given, adopt, finish_draft, is_made, prepare_draft, read_evidence
 
 log = logging.getLogger(__name__)
-Connect = Callable[..., AbstractContextManager[Any]]  # starts workers; may be given the folder of their files
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,7 @@ class Known:
     given: Given | None = None  # what the counts gave back
 
 
+@torch_setup.restored()
 def apply(
     config: ApplyConfig,
     control: Control | None = None,
@@ -113,6 +110,7 @@ def apply(
     if not config.ignore_drift:
         tell_drift(movie, plan.drift, architecture_of(card))
     cluster.check_jobs(config.workers, config.worker_memory, config.profile)
+    executor = _executor(config, share, reconnect)
     create = functools.partial(_create, movie=movie, plan=plan)
     if kind == "array" and isinstance(count, int):
         # A task without a block would wait in the queue for nothing.
@@ -120,11 +118,16 @@ def apply(
         job_array.apply_array(config, n_tasks, plan.identity, [config.movie, model], create, control)
         return store.read_attributes(config.output)
     try:
-        with _open_run(config, plan, share, [config.movie, model], control.stop) as run:
+        with executor.open_run(
+            config.output,
+            plan.identity,
+            [config.movie, model],
+            force=config.force,
+            command=config,
+            stop=control.stop,
+        ) as run:
             if config.resume and not run.begun:
-                raise UsageError(
-                    f"{config.output}: there is nothing to resume. Leave --resume away to start."
-                )
+                raise UsageError(f"{config.output}: there is nothing to resume. Remove --resume to start.")
             run.prepare(create)
             if plan.gives_back:
                 prepare_draft(run.folder, movie.shape, plan.geometry)
@@ -149,11 +152,11 @@ def apply(
                     None if plan.brightness is None else plan.brightness.stacked,
                 ),
                 layers=plan.drafted,
-                member=run.member if isinstance(run, shared_run.SharedRun) else None,
+                member=run.member,
                 movie_id=movie.id,
             )
-            _run_blocks(config, job, plan, run, share, control, reconnect)
-            with run.alone("commit") if isinstance(run, shared_run.SharedRun) else contextlib.nullcontext():
+            _run_blocks(config, job, plan, run, executor, control)
+            with run.alone("commit"):
                 if share is None or not store.already_done(config.output, run.id):
                     run.unstage()  # where another of those who share was killed here
                     _finish(config, job, plan, movie, card, run, known, control)
@@ -197,7 +200,7 @@ def _finish(
     attributes = _describe(movie, card, plan, config, run, hashes)
     if known is not None and content_ids(attributes) != known.ids:
         raise VerificationError(
-            f"{config.output}: what was computed anew is not what was there, as on another kind of device or "
+            f"{config.output}: what was computed again differs from what was there, as on another kind of device or "
             "with another version. The store was left as it is; apply the model again with --force."
         )
     run.check()
@@ -209,7 +212,7 @@ def _finish(
 
 def _parse_share(config: ApplyConfig) -> shares.Share:
     if config.workers != "local":
-        raise UsageError(f"--share does its part in this process: leave --workers {config.workers} away.")
+        raise UsageError(f"--share does its part in this process. Remove --workers {config.workers}.")
     return shares.parse_share(config.share or "")
 
 
@@ -218,16 +221,13 @@ def _begun(output: Path) -> bool:
     return (progress.work_folder(output) / "created").exists()
 
 
-def _open_run(
-    config: ApplyConfig, plan: Plan, share: shares.Share | None, inputs: list[Path], stop: threading.Event
-) -> progress.OutputRun:
-    if share is None:
-        return progress.OutputRun(
-            config.output, plan.identity, inputs, force=config.force, command=config, stop=stop
-        )
-    return shared_run.SharedRun(
-        config.output, plan.identity, inputs, group=share.group, force=config.force, stop=stop
-    )
+def _executor(
+    config: ApplyConfig, share: shares.Share | None, reconnect: Callable[[Connect], Connect]
+) -> Executor:
+    """Who does the blocks."""
+    if share is not None:
+        return SharingProcess(share)
+    return DaskWorkers(workers_of(config), config.worker_memory, config.profile, config.insecure, reconnect)
 
 
 def _create(path: Path, movie: store.Store, plan: Plan) -> None:
@@ -283,9 +283,8 @@ def _run_blocks(
     job: Job,
     plan: Plan,
     run: progress.OutputRun,
-    share: shares.Share | None,
+    executor: Executor,
     control: Control,
-    reconnect: Callable[[Connect], Connect],
 ) -> None:
     """Hand out the blocks that have no valid marker until all have one."""
 
@@ -300,42 +299,12 @@ def _run_blocks(
         return [block for block in plan.blocks if block.number not in done]
 
     n_blocks = len(plan.blocks)
-    if isinstance(run, shared_run.SharedRun):
-        run.once("markers", remaining)
-        done = run.done_numbers()
-        todo = [b for b in plan.blocks if b.number not in done]
-    else:
-        todo = remaining()
-    control.progress("apply", n_blocks - len(todo), n_blocks)
-
-    workers = workers_of(config)
-
-    def connect(folder: Path = run.folder) -> Any:
-        return cluster.connect(
-            workers,
-            scratch=folder / "scratch",
-            worker_memory_bytes=config.worker_memory,
-            profile=config.profile,
-            log_dir=folder / "logs",
-            stop=control.stop,
-            insecure=config.insecure,
-        )
-
-    gpus = usable_gpus(job.device) if workers.startswith("local") else []
+    run.once("markers", remaining)
+    control.progress("apply", len(run.done_numbers()), n_blocks)
+    gpus = usable_gpus(job.device) if workers_of(config).startswith("local") else []
     plugin = ModelPlugin(job.model, job.model_id, job.device, gpus)
     task = functools.partial(run_block, job)
-    # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
-    patience, resources = driver.NO_WORKERS_S, None
-    if workers.partition(":")[0] in SUBMIT:
-        resources = {leave_early.TOKEN: 1.0}  # which a worker that is about to leave has no more
-        patience = 60.0 * load_profile(config.profile, "workers").queue_wait_min
-    outcomes: Iterator[driver.Outcome[Block]]
-    if isinstance(run, shared_run.SharedRun) and share is not None:
-        outcomes = shares.work(run, share, plan.blocks, task, control)
-    else:
-        outcomes = driver.drive(
-            reconnect(connect), plugin, task, todo, remaining, control, patience, resources
-        )
+    outcomes = executor.do(run, plan.blocks, remaining, task, plugin, control)
     failures: dict[int, BaseException] = {}
     for outcome in outcomes:
         if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tdenoise.inference.denoising import halo_with_shift, memory_bytes
 from tdenoise.inference.last_word import corners
+from tdenoise.inference.memory import halo_with_shift, memory_bytes
 from tdenoise.network import checkpoint
 from tdenoise.network.registry import Architecture, architecture_of
 from tdenoise.noise.brightness import Brightness
@@ -24,7 +24,7 @@ from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.gamma_head import check_uncertainty
 from ..inputs.model_fit import movie_brightness, movie_drift, movie_scale, open_model
 from ..resources import budget
-from ..settings.config import ApplyConfig, ApplyManyConfig
+from ..settings.denoise_settings import ApplyConfig, ApplyManyConfig
 from ..slurm.site_profile import load_profile
 from ..store import blocks, integrity, store
 from ..store.blocks import Block, Halo

@@ -19,8 +19,9 @@ from distributed import Worker, WorkerPlugin
 from numpy.typing import NDArray
 
 from tdenoise.files.atomic import patiently, write_atomically
-from tdenoise.inference.denoising import Tile, denoise, denoise_with_variance
+from tdenoise.inference.denoising import denoise, denoise_with_variance
 from tdenoise.inference.last_word import Evidence, corners, stretch_of
+from tdenoise.inference.tile import Tile
 from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.split_blind import SplitBlind
 from tdenoise.noise.brightness import Brightness
@@ -116,9 +117,11 @@ def run_block(job: Job, block: Block) -> int:
     if progress.marker(job.folder, block.number) is not None:
         return block.number
     model, device = load(job.model, job.model_id, job.device)
+    torch_setup.prepare(
+        n_threads=1
+    )  # `load` may answer from memory, and the caller have set the threads back
     # A GPU keeps more than one core busy with its input and output; of CPU workers there is one per core.
     n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // torch.cuda.device_count())
-    zarr.config.set({"threading.max_workers": n_threads})
     source = movie_counts(job.movie, job.movie_id)
     targets = {layer: zarr.open_array(job.array(layer), mode="r+") for layer in job.layers}
     hashes: dict[str, dict[str, str]] = {layer: {} for layer in job.layers}
@@ -126,7 +129,8 @@ def run_block(job: Job, block: Block) -> int:
     evidence = None if job.layers[0] != store.DRAFT else BlockEvidence.of(job, block, source.shape)
     shards = list(shards_in(block.core, shard_shape))
     # One row of frames is packed, and waits for the disk, while the next is computed.
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="write") as pool:
+    few = zarr.config.set({"threading.max_workers": n_threads})
+    with few, ThreadPoolExecutor(n_threads, thread_name_prefix="write") as pool:
         in_hand: dict[tuple[str, Region], ShardWriter] = {}
         packing: list[tuple[str, Future[tuple[str, str] | None]]] = []
 

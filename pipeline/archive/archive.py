@@ -23,15 +23,15 @@ from tdenoise.network import checkpoint
 
 from ..errors import InputError, PipelineError, UsageError, VerificationError
 from ..files.sealed_json import read_json
-from ..settings.config import (
+from ..settings.archive_settings import (
     ArchiveAddConfig,
     ArchiveConfig,
     ArchiveFindConfig,
     ArchiveShowConfig,
     ArchiveVerifyConfig,
-    VerifyConfig,
 )
-from ..settings.steps import ARCHIVE_MARK, is_archive
+from ..settings.result_settings import VerifyConfig
+from ..settings.results import ARCHIVE_MARK, is_archive, parts_of_run
 from ..step_control import Control
 from ..store import foreign, store
 from .verify import verify
@@ -57,8 +57,9 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
     """
     archive = config.archive
     if archive.exists() and not is_archive(archive) and any(archive.iterdir()):
-        raise UsageError(f"{archive}: is a folder of something else. Name an archive, or a new folder.")
-    found = [describe(path, archive) for path in config.store]  # all of them, before the first is written
+        raise UsageError(f"{archive}: is a folder, but not an archive. Name an archive, or a new folder.")
+    parts = [part for path in config.store for part in parts_of_run(path)]
+    found = [describe(part, archive) for part in parts]  # all of them, before the first is written
     (archive / CARDS).mkdir(parents=True, exist_ok=True)
     if not is_archive(archive):
         write_atomically(archive / ARCHIVE_MARK, json.dumps({"profile": PROFILE, "kind": "archive"}).encode())
@@ -136,7 +137,7 @@ def cards(archive: Path) -> Iterator[Card]:
         If it is no archive, or a card is damaged.
     """
     if not is_archive(archive):
-        raise InputError(archive, "is no archive. Make one with 'archive add STORE -A FOLDER'")
+        raise InputError(archive, "is not an archive. Create one with 'archive add STORE -A FOLDER'")
     known = _read_index(archive)
     latest: dict[str, Card] = {}
     fresh = False
@@ -220,7 +221,7 @@ def place_of(card: Card, archive: Path) -> Path:
     """
     path = archive / str(card["path"])  # an absolute path stays what it is
     if ".." in Path(card["path"]).parts or path.is_symlink():
-        raise InputError(path, "is no place that an archive names")
+        raise InputError(path, "is not a place that an archive may name")
     if card["kind"] == "model":
         found = read_json(path / checkpoint.CARD).get("sha256")
     else:

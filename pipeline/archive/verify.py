@@ -20,7 +20,7 @@ from tdenoise.files.json_documents import parse_json
 
 from ..errors import VerificationError
 from ..resources import budget, memory
-from ..settings.config import VerifyConfig
+from ..settings.result_settings import VerifyConfig
 from ..step_control import Control
 from ..store import foreign, integrity, store
 from ..store.blocks import Region
@@ -111,7 +111,7 @@ def inspect(path: Path, deep: bool, control: Control) -> Findings:
         found, n_found, sound[each] = _array(opened, deep, control)
         n_shards += n_found
         damage += found
-    damage += [Damage(f"{file} is nothing that tdenoise wrote there") for file in _foreign(path, attributes)]
+    damage += [Damage(f"{file} was not written by tdenoise") for file in _foreign(path, attributes)]
     return Findings(kind, n_shards, damage, sound, attributes)
 
 
@@ -138,7 +138,7 @@ def _attributes(path: Path) -> tuple[dict[str, Any], list[Damage]]:
             return attributes, [Damage(f"{what} (all frames)")]
     except integrity.UNREADABLE:
         pass
-    raise VerificationError(f"{path}: {what}, and so was its copy. Make the store anew with --force.")
+    raise VerificationError(f"{path}: {what}, and so was its copy. Write the store again with --force.")
 
 
 def _open(path: Path, name: str, attributes: dict[str, Any]) -> store.Store:
@@ -201,8 +201,7 @@ def _array(opened: store.Store, deep: bool, control: Control) -> tuple[list[Dama
 
     n_threads = memory.verify_threads(opened) if deep else budget.n_cores()
     # Each of ours asks for one chunk after the other; more threads of Zarr's would but hold memory of their own.
-    zarr.config.set({"threading.max_workers": n_threads})
-    with ThreadPoolExecutor(n_threads) as pool:
+    with zarr.config.set({"threading.max_workers": n_threads}), ThreadPoolExecutor(n_threads) as pool:
         for number, (region, problem) in enumerate(pool.map(check, regions), start=1):
             control.progress("verify", number, len(regions))
             key = shard_key(region, opened.geometry.shard)

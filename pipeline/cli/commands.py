@@ -1,29 +1,37 @@
-"""What every command of the command line does, and how its result is shown to a person."""
+"""What every command of the command line does."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ..settings import config as settings
 from ..step_control import Control
-from .terminal import one_line
+from . import show
+from .terminal import say
 
 
 @dataclass(frozen=True)
 class Command:
     """A verb of the command line."""
 
-    config: type[Any]
+    settings: str  # the name of their class
+    summary: str  # what it gives, in one sentence
     run: Callable[[Any, Control], dict[str, Any]]
     show: Callable[[dict[str, Any]], str]
     dry_run: Callable[[Any], dict[str, Any]] | None = None
 
+    @property
+    def config(self) -> type[Any]:
+        """The class of its settings."""
+        from ..settings import config
 
-# Every step is imported when it runs: torch, xarray and distributed take seconds, --help must not.
+        kind: type[Any] = getattr(config, self.settings)
+        return kind
+
+
+# Every step is imported when it runs: torch, xarray and distributed take seconds, --help must not. So are the settings,
+# for pydantic takes a tenth of a second.
 
 
 def _ingest(config: Any, control: Control) -> dict[str, Any]:
@@ -36,36 +44,6 @@ def _ingest_plan(config: Any) -> dict[str, Any]:
     from ..ingest.ingest_many import describe_plans
 
     return describe_plans(config)
-
-
-def _show_ingest(result: dict[str, Any]) -> str:
-    if "movies" in result:
-        return _table(result["movies"])
-    noise = result["noise"] or {}
-    fano = noise.get("fano")
-    shown = "not measured" if fano is None else f"{fano:.3f}"
-    mean = "unknown" if result["mean"] is None else f"{result['mean']:.4g} counts per pixel and frame"
-    return f"{result['store']}: mean {mean}, Fano factor {shown}"
-
-
-def _table(movies: list[dict[str, Any]]) -> str:
-    """A line for each of several movies, and then what went wrong, in full."""
-    head = ("movie", "frames", "size", "type", "mean", "Fano", "warnings", "result")
-    lines = [head]
-    for movie in movies:
-        if movie["error"] is not None:
-            lines.append((one_line(movie["name"]), *6 * ("",), f"failed ({movie['exit_code']})"))
-            continue
-        n_frames, height, width = movie["shape"]
-        figures = ("" if v is None else f"{v:.4g}" for v in (movie["mean"], movie["fano"]))
-        size = (str(n_frames), f"{height} x {width}", movie["dtype"])
-        name, made = one_line(movie["name"]), one_line(Path(movie["store"]).name)
-        lines.append((name, *size, *figures, str(len(movie["warnings"])), made))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
-        "  ".join(f"{word:<{w}}" for word, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
-    return "\n".join([*table, *(one_line(movie["error"]) for movie in movies if movie["error"] is not None)])
 
 
 def _train(config: Any, control: Control) -> dict[str, Any]:
@@ -81,14 +59,6 @@ def _train_plan(config: Any) -> dict[str, Any]:
     return describe_plan(config)
 
 
-def _show_train(result: dict[str, Any]) -> str:
-    error = result["metrics"]["held_out_error"]
-    return (
-        f"{result['model']}: model {result['sha256'][:12]}, {result['steps']} steps, best at "
-        f"{result['best_step']} (held-out error {error:.5f} of the noise variance)"
-    )
-
-
 def _apply(config: Any, control: Control) -> dict[str, Any]:
     from ..workflow.apply_many import apply_many
 
@@ -99,14 +69,6 @@ def _apply_plan(config: Any) -> dict[str, Any]:
     from ..workflow.apply_many import describe_plans
 
     return describe_plans(config)
-
-
-def _show_apply(result: dict[str, Any]) -> str:
-    if "movies" not in result:
-        return f"{result['store']}: denoised with model {result['model']['id'][:12]}"
-    failed = [m for m in result["movies"] if m["error"] is not None]
-    done = f"{len(result['movies']) - len(failed)} of {len(result['movies'])} movies denoised"
-    return "\n".join([done, *(f"failed ({m['exit_code']}): {m['error']}" for m in failed)])
 
 
 def _archive(name: str) -> Callable[[Any, Control], dict[str, Any]]:
@@ -120,42 +82,16 @@ def _archive(name: str) -> Callable[[Any, Control], dict[str, Any]]:
     return run
 
 
-def _show_archive_add(result: dict[str, Any]) -> str:
-    lines = [f"added {_card(card)}" for card in result["added"]]
-    return "\n".join([*lines, *(f"known already: {id[:12]}" for id in result["known"])])
-
-
-def _show_archive_list(result: dict[str, Any]) -> str:
-    return "\n".join(map(_card, result["cards"])) or "nothing"
-
-
-def _show_archive_show(result: dict[str, Any]) -> str:
-    lines = [_card(result), *(f"  made from {_card(c)}" for c in result["made_from"])]
-    lines += [f"  made from {id[:12]}, which is not in the archive" for id in result["missing"]]
-    return "\n".join([*lines, *(f"  of it was made {_card(c)}" for c in result["made_of_it"])])
-
-
-def _card(card: dict[str, Any]) -> str:
-    size = " x ".join(map(str, card.get("shape", [])))
-    return "  ".join(filter(None, [card["id"][:12], f"{card['kind']:<8}", card["name"], size, card["path"]]))
-
-
-def _show_archive_count(result: dict[str, Any]) -> str:
-    return f"{result['archive']}: {result['n_cards']} cards"
-
-
 def _run(config: Any, control: Control) -> dict[str, Any]:
     from ..workflow.run import run
 
     return run(config, control)
 
 
-def _show_run(result: dict[str, Any]) -> str:
-    if "metrics" not in result:  # one step only
-        return "\n".join(result.values())
-    return "\n".join(
-        [*_figures(result["metrics"]), f"denoised store: {result['denoised']}", f"report: {result['report']}"]
-    )
+def _run_plan(config: Any) -> dict[str, Any]:
+    from ..workflow.run_plan import describe_plan
+
+    return describe_plan(config)
 
 
 def _evaluate(config: Any, control: Control) -> dict[str, Any]:
@@ -164,86 +100,28 @@ def _evaluate(config: Any, control: Control) -> dict[str, Any]:
     return evaluate(config, control)
 
 
-def _show_evaluate(result: dict[str, Any]) -> str:
-    return "\n".join(_figures(result))
-
-
-def _figures(metrics: dict[str, Any]) -> list[str]:
-    """The main figures of an evaluation, a line each."""
-    from ..evaluate.sentences import summary
-
-    return summary(metrics)
-
-
 def _report(config: Any, control: Control) -> dict[str, Any]:
     from ..evaluate.report import write_report
 
     return {"report": str(config.output), "metrics": write_report(config, control)}
 
 
-def _show_report(result: dict[str, Any]) -> str:
-    return str(result["report"])
-
-
 def _verify(config: Any, control: Control) -> dict[str, Any]:
+    from ..archive.verify_run import verify_all
+
     if config.repair:
         from ..workflow.repair import repair
 
-        return repair(config, control)
+        return verify_all(config, control, repair)
     from ..archive.verify import verify
 
-    return verify(config, control)
-
-
-def _show_verify(result: dict[str, Any]) -> str:
-    how = "decoded and compared" if result["deep"] else "found whole by their index"
-    mended = f", {result['repaired']} damaged files mended" if result["repaired"] else ""
-    return f"{result['store']}: {result['n_shards']} shards {how}{mended}"
+    return verify_all(config, control, verify)
 
 
 def _status(config: Any, control: Control) -> dict[str, Any]:
     from ..jobs.status import status
 
     return status(config)
-
-
-def _show_status(result: dict[str, Any]) -> str:
-    lines = [] if result["batch"] is None else _batch_lines(result["batch"])
-    for item in result["outputs"]:
-        share = "" if item["done"] is None else f", {item['done']} of {item['total']} blocks done"
-        holder = f", held by {item['holder']}" if item["holder"] else ""
-        name = item["output"].rpartition("/")[2]
-        damage = f", {item['damage']}. Run 'verify {name} --repair' to mend it." if item["damage"] else ""
-        lines.append(f"{item['output']}: {item['state']}{share}{holder}{damage}")
-    return "\n".join(lines)
-
-
-def _batch_lines(run: dict[str, Any]) -> list[str]:
-    """A batch run and each of its jobs."""
-    spent = (
-        ""
-        if run["gpu_hours"] is None
-        else (f", {run['gpu_hours']:.3g} GPU-hours and {run['cpu_hours']:.3g} core-hours so far")
-    )
-    lines = [f"{run['command']} {run['run']}: {run['state']}{spent}"]
-    for job in run["jobs"]:
-        number = f"job {job['id']}" if job["id"] else ""
-        done = "" if job["percent"] is None else f"{job['percent']} %"
-        left = "" if job["left"] is None else f"{job['left']} left"
-        lines.append(
-            f"  {job['kind']:<7} {job['state']:<9} "
-            + ", ".join(part for part in (number, done, left, job["why"]) if part)
-        )
-        if job["state"] == "failed":
-            lines.append(f"          log: {job['log']}")
-    if any(run["workers"].values()):
-        lines.append(f"  workers {run['workers']['running']} running, {run['workers']['pending']} pending")
-    if run["blocks"] is not None:
-        blocks = run["blocks"]
-        rate = "" if blocks["per_hour"] is None else f", {blocks['per_hour']} in an hour"
-        left = "" if blocks["left_s"] is None else f", about {blocks['left_s'] / 3600:.1f} h left"
-        lines.append(f"  blocks  {blocks['done']} of {blocks['total']}{rate}{left}")
-    return lines
 
 
 def _resume(config: Any, control: Control) -> dict[str, Any]:
@@ -258,37 +136,17 @@ def _resume(config: Any, control: Control) -> dict[str, Any]:
     )
 
 
-def _show_resume(result: dict[str, Any]) -> str:
-    if "resumed" in result:
-        return (
-            "\n".join(f"{output}: complete" for output in result["resumed"]) or "nothing is unfinished here"
-        )
-    return show_submit(result) if result["jobs"] else f"{result['folder']}: nothing is missing"
-
-
-def show_submit(result: dict[str, Any]) -> str:
-    """Jobs that were handed in, what they may cost, and how to follow them."""
-    jobs = [f"{job['kind']}: job {job['id']}" for job in result["jobs"]]
-    where = f"tdenoise-pipeline status, logs, cancel or resume {result['folder']}"
-    return "\n".join([*result.get("costs", []), *jobs, where])
-
-
 def _cancel(config: Any, control: Control) -> dict[str, Any]:
     from ..jobs.job_status import cancel
 
     return cancel(config)
 
 
-def _show_cancel(result: dict[str, Any]) -> str:
-    ids = ", ".join(result["cancelled"])
-    return f"cancelled: {ids}" if ids else "no job was there to cancel"
-
-
 def _logs(config: Any, control: Control) -> dict[str, Any]:
     from ..jobs.job_status import logs
 
     for line in logs(config, control):
-        print(line, flush=True)
+        say(line)
     return {}
 
 
@@ -298,22 +156,10 @@ def _profiles_list(config: Any, control: Control) -> dict[str, Any]:
     return {"profiles": names(), "user_folder": str(user_folder())}
 
 
-def _show_profiles_list(result: dict[str, Any]) -> str:
-    return "\n".join([*result["profiles"], f"your own: {result['user_folder']}"])
-
-
 def _profiles_show(config: Any, control: Control) -> dict[str, Any]:
     from ..slurm.profile_checks import show_profile
 
     return show_profile(config.profile)
-
-
-def _show_profiles_show(result: dict[str, Any]) -> str:
-    lines = []
-    for section, asks in result.items():
-        shown = (f"{key}={value}" for key, value in asks.items() if value not in (None, ()))
-        lines.append(f"{section:<8} {', '.join(shown)}")
-    return "\n".join(lines)
 
 
 def _profiles_check(config: Any, control: Control) -> dict[str, Any]:
@@ -322,23 +168,10 @@ def _profiles_check(config: Any, control: Control) -> dict[str, Any]:
     return check_profile(config.profile)
 
 
-def _show_profiles_check(result: dict[str, Any]) -> str:
-    lines = []
-    for section, job in result["jobs"].items():
-        fine = "accepted" if result["scheduler"] == "slurm" else "nothing wrong was found"
-        words = [f"wrong: {text}" for text in job["problems"]] or [fine]
-        lines.append(f"{section:<8} " + "; ".join([*words, *job["notes"]]))
-    return "\n".join(lines)
-
-
 def _models_import(config: Any, control: Control) -> dict[str, Any]:
     from ..train.import_udvd import import_model
 
     return {"model": str(config.output), **import_model(config)}
-
-
-def _show_models_import(result: dict[str, Any]) -> str:
-    return f"{result['model']}: model {result['sha256'][:12]}, imported from {result['imported']['name']}"
 
 
 def _models_show(config: Any, control: Control) -> dict[str, Any]:
@@ -347,20 +180,10 @@ def _models_show(config: Any, control: Control) -> dict[str, Any]:
     return show_model(config)
 
 
-def _show_models_show(result: dict[str, Any]) -> str:
-    from ..train.show_model import summary
-
-    return "\n".join(summary(result))
-
-
 def _simulate(config: Any, control: Control) -> dict[str, Any]:
     from ..workflow.simulate import write_simulation
 
     return write_simulation(config)
-
-
-def _show_simulate(result: dict[str, Any]) -> str:
-    return f"{result['raw']} and {result['truth']}"
 
 
 def _doctor(config: Any, control: Control) -> dict[str, Any]:
@@ -369,46 +192,156 @@ def _doctor(config: Any, control: Control) -> dict[str, Any]:
     return examine(config)
 
 
-def _show_doctor(result: dict[str, Any]) -> str:
-    from ..jobs.doctor import lines
-
-    screen = lines(result)
-    if not sys.stdout.isatty():
-        return "\n".join(screen)
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    with console.capture() as captured:
-        for line in screen:
-            console.print(Text(line, style="green" if line.startswith("ok") else "red"))
-    return captured.get().rstrip("\n")
-
-
 COMMANDS = {
-    "ingest": Command(settings.IngestManyConfig, _ingest, _show_ingest, _ingest_plan),
-    "train": Command(settings.TrainConfig, _train, _show_train, _train_plan),
-    "apply": Command(settings.ApplyManyConfig, _apply, _show_apply, _apply_plan),
-    "run": Command(settings.RunConfig, _run, _show_run),
-    "evaluate": Command(settings.EvaluateConfig, _evaluate, _show_evaluate),
-    "report": Command(settings.ReportConfig, _report, _show_report),
-    "verify": Command(settings.VerifyConfig, _verify, _show_verify),
-    "status": Command(settings.StatusConfig, _status, _show_status),
-    "models import": Command(settings.ModelsImportConfig, _models_import, _show_models_import),
-    "models show": Command(settings.ModelsShowConfig, _models_show, _show_models_show),
-    "archive add": Command(settings.ArchiveAddConfig, _archive("add"), _show_archive_add),
-    "archive list": Command(settings.ArchiveConfig, _archive("list_all"), _show_archive_list),
-    "archive find": Command(settings.ArchiveFindConfig, _archive("find"), _show_archive_list),
-    "archive show": Command(settings.ArchiveShowConfig, _archive("show"), _show_archive_show),
-    "archive verify": Command(settings.ArchiveVerifyConfig, _archive("check"), _show_archive_count),
-    "archive index": Command(settings.ArchiveIndexConfig, _archive("index"), _show_archive_count),
-    "doctor": Command(settings.DoctorConfig, _doctor, _show_doctor),
-    "simulate": Command(settings.SimulateConfig, _simulate, _show_simulate),
-    "resume": Command(settings.ResumeConfig, _resume, _show_resume),
-    "cancel": Command(settings.CancelConfig, _cancel, _show_cancel),
-    "logs": Command(settings.LogsConfig, _logs, str),
-    "profiles list": Command(settings.ProfilesListConfig, _profiles_list, _show_profiles_list),
-    "profiles show": Command(settings.ProfilesShowConfig, _profiles_show, _show_profiles_show),
-    "profiles check": Command(settings.ProfilesCheckConfig, _profiles_check, _show_profiles_check),
+    "run": Command(
+        "RunConfig",
+        "Go from a raw movie to a denoised movie and a report, in one folder.",
+        _run,
+        show.run,
+        _run_plan,
+    ),
+    "ingest": Command(
+        "IngestManyConfig",
+        "Read raw movies, calibrate and correct them, and write each as a movie store.",
+        _ingest,
+        show.ingest,
+        _ingest_plan,
+    ),
+    "train": Command(
+        "TrainConfig", "Train a model on one or several noisy movies.", _train, show.train, _train_plan
+    ),
+    "apply": Command(
+        "ApplyManyConfig",
+        "Denoise movies with a model; you can stop it and start it again.",
+        _apply,
+        show.apply,
+        _apply_plan,
+    ),
+    "resume": Command(
+        "ResumeConfig",
+        "Continue what was interrupted; for a batch run, queue the missing jobs again.",
+        _resume,
+        show.resume,
+    ),
+    "report": Command(
+        "ReportConfig",
+        "Write a page with pictures and figures of a denoised movie.",
+        _report,
+        show.report,
+    ),
+    "evaluate": Command(
+        "EvaluateConfig",
+        "Measure how good a denoised movie is, with or without a truth.",
+        _evaluate,
+        show.evaluate,
+    ),
+    "verify": Command(
+        "VerifyConfig",
+        "Check that a store, or all that a run made, is complete and undamaged; repair it.",
+        _verify,
+        show.verify,
+    ),
+    "status": Command("StatusConfig", "Show how far a run has come.", _status, show.status),
+    "logs": Command("LogsConfig", "Show the logs of the jobs of a batch run.", _logs, str),
+    "cancel": Command(
+        "CancelConfig", "Cancel the jobs of a batch run; what is done is kept.", _cancel, show.cancel
+    ),
+    "profiles list": Command(
+        "ProfilesListConfig", "List the names that --profile accepts.", _profiles_list, show.profiles_list
+    ),
+    "profiles show": Command(
+        "ProfilesShowConfig",
+        "Show what a profile asks for, for each kind of job.",
+        _profiles_show,
+        show.profiles_show,
+    ),
+    "profiles check": Command(
+        "ProfilesCheckConfig",
+        "Ask the cluster whether it would accept the jobs of a profile.",
+        _profiles_check,
+        show.profiles_check,
+    ),
+    "doctor": Command(
+        "DoctorConfig",
+        "Check whether this machine, a shared disk and the nodes of a cluster are ready.",
+        _doctor,
+        show.doctor,
+    ),
+    "models show": Command(
+        "ModelsShowConfig",
+        "Show the architecture, training and figures of a model.",
+        _models_show,
+        show.models_show,
+    ),
+    "models import": Command(
+        "ModelsImportConfig",
+        "Turn UDVD weights that the original script saved into a model.",
+        _models_import,
+        show.models_import,
+    ),
+    "archive add": Command(
+        "ArchiveAddConfig",
+        "Add finished stores and models to an archive.",
+        _archive("add"),
+        show.archive_add,
+    ),
+    "archive list": Command(
+        "ArchiveConfig", "List all that an archive holds.", _archive("list_all"), show.archive_list
+    ),
+    "archive find": Command(
+        "ArchiveFindConfig",
+        "Find movies, models and results in an archive.",
+        _archive("find"),
+        show.archive_list,
+    ),
+    "archive show": Command(
+        "ArchiveShowConfig",
+        "Show one item, what it was made from and what was made from it.",
+        _archive("show"),
+        show.archive_show,
+    ),
+    "archive verify": Command(
+        "ArchiveVerifyConfig",
+        "Check every card of an archive and all that the cards name.",
+        _archive("check"),
+        show.archive_count,
+    ),
+    "archive index": Command(
+        "ArchiveIndexConfig",
+        "Rebuild the index of an archive from its cards.",
+        _archive("index"),
+        show.archive_count,
+    ),
+    "simulate": Command(
+        "SimulateConfig",
+        "Write a simulated raw movie and its noise-free truth.",
+        _simulate,
+        show.simulate,
+    ),
 }
 SUBMITTABLE = ("ingest", "train", "apply", "report", "run")
+
+# Commands of two words, by the first.
+GROUPS = {
+    "profiles": "List, show and check the descriptions of clusters that --profile accepts.",
+    "models": "Show a model, or import old weights.",
+    "archive": "Keep movies, models and results together, and find them again.",
+}
+# What a user wants to do, and the first words of the commands for it.
+PURPOSES = {
+    "denoise a movie": ("run", "ingest", "train", "apply", "resume"),
+    "look at the result": ("report", "evaluate", "verify"),
+    "work on a cluster": ("submit", "status", "logs", "cancel", "profiles", "doctor"),
+    "keep and find": ("models", "archive"),
+    "try and learn": ("simulate", "completion", "help"),
+}
+_OWN = {
+    "submit": "Queue ingest, train, apply, report or run as Slurm jobs, or run it in the background.",
+    "completion": "Print a script that completes commands and options in your shell.",
+    "help": "Show the help of a command.",
+}
+SUMMARIES = {
+    name: _OWN.get(name) or GROUPS.get(name) or COMMANDS[name].summary
+    for names in PURPOSES.values()
+    for name in names
+}

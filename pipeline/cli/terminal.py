@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import signal
 import sys
 import time
@@ -16,6 +18,28 @@ LOG_LINE_S = 30.0  # between progress lines where there is no terminal
 def one_line(text: str) -> str:
     """A text with what would break a line or a terminal spelled out: file names may hold anything."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def say(text: str) -> None:
+    """Print to standard output; end quietly if whoever reads it has seen enough, as in ``| head``.
+
+    Raises
+    ------
+    SystemExit
+        With 0, when nobody reads any more.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Else Python complains at its end, when it writes what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def tell(text: str) -> None:
+    """Print to standard error; a reader that has gone must not end the work."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class _Harmless(logging.Formatter):
@@ -69,11 +93,7 @@ class _Lines(Silence):
             return
         self._last = now
         left = _remaining(now - began, done - first, total - done)
-        print(
-            f"{time.strftime('%H:%M:%S')} {what} {100 * done / total:.1f} %{left}",
-            file=sys.stderr,
-            flush=True,
-        )
+        tell(f"{time.strftime('%H:%M:%S')} {what} {100 * done / total:.1f} %{left}")
 
 
 class _Bar(Silence):
@@ -139,4 +159,4 @@ class Signals:
         if number == signal.SIGINT and self._control.stop.is_set():
             raise KeyboardInterrupt
         self._control.stop.set()
-        print("stopping once the work in hand is done; Ctrl-C again stops now", file=sys.stderr)
+        tell("stopping as soon as the work in hand is done; press Ctrl-C again to stop now")

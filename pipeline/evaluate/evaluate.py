@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from ..inputs.paired import open_pair, slabs
 from ..resources import memory
-from ..settings.config import EvaluateConfig
+from ..settings.result_settings import EvaluateConfig
 from ..step_control import Control
 from . import frame_checks, model_checks
 from .estimates import Estimates, Residual, error_terms, headline, noise_law

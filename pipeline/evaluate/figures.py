@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
+
+from tdenoise.inference.last_word import LEAST_Z
 
 Array = NDArray[Any]
 
@@ -184,15 +188,21 @@ def residual(result: dict[str, Any]) -> str:
 
 
 def refuted(significance: Array, found: dict[str, Any]) -> str:
-    """Map of the residual that is summed over all frames, in units of its noise, with the refuted places marked."""
+    """Map of the residual that is summed over all frames, in units of its noise.
+
+    Refuted places are marked, and by thin rings those that stand out but may be chance.
+    """
     with mpl.rc_context(STYLE):
         figure, axes = _axes(1, 1, (6.4, 5.6 * _shape(significance) + 0.4))
         panel = axes[0, 0]
         extent = max(REFUTED_RANGE, float(np.abs(significance).max(initial=0)))
         image = panel.imshow(significance, cmap="RdBu_r", vmin=-extent, vmax=extent)
         for place in found["places"]:
-            circle = Circle((place["column"], place["row"]), 6, fill=False, color=INK, lw=1.2)
-            panel.add_patch(circle)
+            panel.add_patch(Circle((place["column"], place["row"]), 6, fill=False, color=INK, lw=1.6))
+        size = np.abs(significance)
+        for row, column in np.argwhere((size > LEAST_Z) & (size == maximum_filter(size, 9))).tolist():
+            if all(np.hypot(place["row"] - row, place["column"] - column) > 6 for place in found["places"]):
+                panel.add_patch(Circle((column, row), 6, fill=False, color=INK, lw=0.6, ls=":"))
         panel.set_axis_off()
         colours = figure.colorbar(image, ax=panel, shrink=0.85)
         colours.outline.set_visible(False)
@@ -200,15 +210,38 @@ def refuted(significance: Array, found: dict[str, Any]) -> str:
         return render(figure)
 
 
-def training(history: list[dict[str, float]], best_step: int) -> str:
+def training(history: list[dict[str, Any]], best_step: int) -> str:
     """Held-out error and training loss over steps, in units of the noise variance."""
-    steps = [record["step"] for record in history]
     with mpl.rc_context(STYLE):
         figure, axes = _axes(1, 1, (9.6, 3.0))
         chart = axes[0, 0]
-        chart.plot(steps, [r["loss"] for r in history], color=PALE, lw=1.2, label="training patches")
+        parts = [list(part) for _, part in itertools.groupby(history, lambda r: r.get("candidate"))]
+        for number, part in enumerate(parts):
+            # What goes on after the comparison of candidates may follow its own first part directly.
+            steps = [record["step"] for record in part]
+            named = number == 0
+            chart.plot(
+                steps,
+                [r["loss"] for r in part],
+                color=PALE,
+                lw=1.2,
+                label="training patches" if named else None,
+            )
+            chart.plot(
+                steps,
+                [r["held_out"] for r in part],
+                color=ACCENT,
+                lw=1.6,
+                marker="o",
+                ms=3,
+                label="held-out frames" if named else None,
+            )
+            if "candidate" in part[0]:
+                place = (float(np.mean(steps)), 0.02)
+                chart.annotate(
+                    str(part[0]["candidate"]), place, xycoords=("data", "axes fraction"), ha="center", size=8
+                )
         held = [r["held_out"] for r in history]
-        chart.plot(steps, held, color=ACCENT, lw=1.6, marker="o", ms=3, label="held-out frames")
         chart.axvline(best_step, color=SECOND, lw=1, ls="--", label=f"model kept (step {best_step:,})")
         # The first values of a training are far above the rest and would hide it.
         shown = held + [r["loss"] for r in history]

@@ -22,7 +22,8 @@ from tdenoise.evaluation.equivalent_filter import EquivalentFilter, equivalent_f
 from tdenoise.evaluation.frc import RingSums, binomial_halves, truth_correlation
 from tdenoise.evaluation.metrics import block_sums, bootstrap_interval
 from tdenoise.evaluation.umse import single_image_error
-from tdenoise.inference.denoising import Tile, denoise
+from tdenoise.inference.denoising import denoise
+from tdenoise.inference.tile import Tile
 from tdenoise.network.checkpoint import ModelError, load_model
 from tdenoise.network.registry import Network, scale_for
 from tdenoise.network.split_blind import stack_window

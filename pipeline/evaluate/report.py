@@ -25,7 +25,7 @@ from ..errors import InputError, UsageError
 from ..inputs.model_fit import movie_brightness
 from ..inputs.paired import open_pair, read
 from ..resources import memory
-from ..settings.config import EvaluateConfig, ReportConfig
+from ..settings.result_settings import EvaluateConfig, ReportConfig
 from ..step_control import Control
 from ..store import store
 from . import evaluate, figures, frame_checks, sentences
@@ -61,7 +61,7 @@ def write_report(config: ReportConfig, control: Control | None = None) -> dict[s
     """
     control = control or Control()
     if config.output.suffix.lower() == ".png":
-        raise UsageError(f"{config.output}: is the name of a picture. Name the page, such as REPORT.html.")
+        raise UsageError(f"{config.output}: names a picture. Name a page, such as REPORT.html.")
     picture_file = config.output.with_suffix(".png")
     for file in (config.output, picture_file):
         if file.exists() and not config.force:

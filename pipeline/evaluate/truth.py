@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tdenoise.evaluation import events, metrics
+from tdenoise.evaluation import change_detection, events, metrics
 from tdenoise.files.json_documents import parse_json
 
 from ..errors import InputError
@@ -250,7 +250,7 @@ class AgainstTruth:
         """What only the truth can tell."""
         truth = self._truth
         error = self._denoised.result()
-        columns = events.changing_columns(truth.clean, truth.events)
+        columns = change_detection.changing_columns(truth.clean, truth.events)
         seen = Events(truth, columns)
         denoised_events = seen.of(_frames(denoised, truth.level))
         n_seen = denoised_events["n_changes"]
@@ -305,7 +305,7 @@ def _moving_average(movie: store.Store, level: float) -> Callable[[int], Array]:
 class Events:
     """What becomes of the changes of columns in a movie, and what becomes of them at best."""
 
-    def __init__(self, truth: Truth, columns: list[events.Column]) -> None:
+    def __init__(self, truth: Truth, columns: list[change_detection.Column]) -> None:
         self._truth, self._columns = truth, columns
 
     def of(self, frames: events.Frames) -> dict[str, Any]:
@@ -317,12 +317,12 @@ class Events:
             metrics.bootstrap_ratio(numerators, smeared.denominators)[1:] if smeared.n_events > 1 else None
             for numerators in smeared.numerators
         ]
-        part = events.part_occupied(frames, clean, known)
+        part = change_detection.part_occupied(frames, clean, known)
         return {
             "bleed": _by_offset(smeared.offsets, smeared.values),
             "bleed_interval": _by_offset(smeared.offsets, intervals),
             "n_changes": smeared.n_events,
-            **self._detection(events.state_scores(frames, clean, self._columns, known)),
+            **self._detection(change_detection.state_scores(frames, clean, self._columns, known)),
             "part_occupied": {"ratio": part.ratio, "n_columns": len(part.columns), "n_frames": part.n_frames},
         }
 
@@ -333,8 +333,8 @@ class Events:
         sharp, mixed = (
             events.bleed_limit(clean, known, truth.dose, mixed_frame=mixed) for mixed in (False, True)
         )
-        scores = events.observed_states(electrons, clean, self._columns, known, truth.dose)
-        reached = events.bleed_of_scores(scores, self._columns, known, clean.shape)
+        scores = change_detection.observed_states(electrons, clean, self._columns, known, truth.dose)
+        reached = change_detection.bleed_of_scores(scores, self._columns, known, clean.shape)
         return {
             "bleed": _by_offset(sharp.offsets, sharp.values),
             "bleed_with_mixed_frame": _by_offset(mixed.offsets, mixed.values),
@@ -343,7 +343,9 @@ class Events:
         }
 
     def _detection(self, scores: Array) -> dict[str, Any]:
-        found = asdict(events.detection(scores, self._columns, self._truth.events, self._truth.clean.shape))
+        found = asdict(
+            change_detection.detection(scores, self._columns, self._truth.events, self._truth.clean.shape)
+        )
         return {name: found[name] for name in ("auc", "delay", "missed")}
 
 
@@ -366,5 +368,7 @@ def baseline(truth: Truth, movie: store.Store) -> dict[str, Any]:
         "sigma_xy_pixels": best.sigma_xy,
         "psnr": _by_region(error.result()),
         "vacuum_std": vacuum.std,
-        "events": Events(truth, events.changing_columns(truth.clean, truth.events)).of(best.filtered),
+        "events": Events(truth, change_detection.changing_columns(truth.clean, truth.events)).of(
+            best.filtered
+        ),
     }

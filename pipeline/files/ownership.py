@@ -76,7 +76,7 @@ def read_own(file: Path, read: Callable[[bytes], dict[str, Any] | None] = unseal
             return {}
 
 
-ADVICE = "If it is right, give the command again yourself; it goes on where it stopped."
+ADVICE = "If you trust it, give the command again yourself; it continues where it stopped."
 
 
 def check_place(folder: Path, partial: Path) -> None:

@@ -40,11 +40,11 @@ def read_sealed(file: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        log.warning("%s: cannot be read (%s), so it counts for nothing", file, error.strerror)
+        log.warning("%s: cannot be read (%s), so it is ignored", file, error.strerror)
         return None
     document = unsealed(data)
     if document is None:
-        log.warning("%s: is damaged, or an earlier version wrote it, so it counts for nothing", file)
+        log.warning("%s: is damaged, or an earlier version wrote it, so it is ignored", file)
     return document
 
 

@@ -21,7 +21,7 @@ from tdenoise.noise.bad_pixels import (
 )
 
 from ..errors import InputError, UsageError
-from ..settings.config import Preparation
+from ..settings.ingest_settings import Preparation
 from .references import file_sha256, read_defects, read_reference
 
 MAX_HITS = 1000  # per frame; more are no X-rays
@@ -66,7 +66,7 @@ class References:
         if config.dark is not None:
             dark = read_reference(config.dark, "dark reference", shape)
             if not np.isfinite(dark).all():
-                raise InputError(config.dark, "the dark reference holds NaN or Inf. Record it anew.")
+                raise InputError(config.dark, "the dark reference holds NaN or Inf. Record it again.")
         if config.gain is not None:
             gain = read_reference(config.gain, "gain reference", shape, config.gain_orientation)
             # Counting cameras mark pixels that they do not use so.

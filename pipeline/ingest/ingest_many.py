@@ -12,7 +12,7 @@ from ..errors import InputError, PipelineError, Stopped, UsageError
 from ..readers import FORMATS, HDF5_FILES, open_raw
 from ..readers.numbering import natural
 from ..readers.rawfile import is_pattern
-from ..settings.config import IngestConfig, IngestManyConfig
+from ..settings.ingest_settings import IngestConfig, IngestManyConfig
 from ..step_control import Control
 from ..store import store
 from .ingest import describe_plan, ingest
@@ -78,7 +78,7 @@ def plan_jobs(config: IngestManyConfig) -> list[IngestConfig]:
         return [IngestConfig(**{**values, "raw": movies[0]})]
     if config.output.suffix == ".zarr":
         raise UsageError(
-            f"{config.output}: the name of one store, for {len(movies)} movies. Give the name of a folder."
+            f"{config.output}: this names one store, but there are {len(movies)} movies. Name a folder."
         )
     outputs: dict[Path, Path] = {}
     for movie in movies:

@@ -12,7 +12,8 @@ import numpy as np
 from ..errors import InputError, UsageError
 from ..readers import MovieInfo, Reader, open_raw
 from ..resources import budget
-from ..settings.config import IngestConfig, Preparation, RunConfig
+from ..settings.denoise_settings import RunConfig
+from ..settings.ingest_settings import IngestConfig, Preparation
 from ..settings.parse import FRAME_TIMES_S, PIXEL_SIZES_NM
 from ..store import store
 from ..store.blocks import Region, spans
@@ -86,7 +87,9 @@ def select(info: MovieInfo, config: IngestConfig | RunConfig) -> Selection:
             "denoised from its neighbours.",
         )
     if min(height, width) < 1:
-        raise UsageError(f"--bin {config.bin}: not one such pixel fits into the field. Use a smaller one.")
+        raise UsageError(
+            f"--bin {config.bin}: a pixel of that size does not fit into the field. Use a smaller number."
+        )
     return selection
 
 
@@ -112,7 +115,7 @@ def plan_ingest(info: MovieInfo, config: IngestConfig, chosen: Selection) -> Ing
     """
     if len(os.fsencode(config.output.name)) > LONGEST_NAME:
         raise UsageError(
-            f"{config.output}: a name of more than {LONGEST_NAME} bytes. Give a shorter one, with -o NAME.zarr."
+            f"{config.output}: the name is longer than {LONGEST_NAME} bytes. Give a shorter one, with -o NAME.zarr."
         )
     references = References.of(config, (info.shape[1], info.shape[2]))
     shape = _stored_shape(chosen, config)

@@ -13,7 +13,7 @@ from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.noise import NoiseStatistics
 
 from ..readers import MovieInfo
-from ..settings.config import IngestConfig
+from ..settings.ingest_settings import IngestConfig
 from ..version import VERSION
 from .corrections import Corrections, summed_type
 from .fingerprint import Source

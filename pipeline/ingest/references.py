@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..readers import Reader, open_raw, recognise
 from ..readers.rawfile import RawFile
-from ..settings.config import ORIENTATIONS
+from ..settings.ingest_settings import ORIENTATIONS
 
 PIECE_BYTES = 2**25  # of a reference movie, read at once
 

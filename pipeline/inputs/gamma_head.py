@@ -36,10 +36,10 @@ def check_uncertainty(card: dict[str, Any], movie: store.Store) -> None:
     architecture = architecture_of(card)
     if not has_gamma_head(architecture):
         raise UsageError(
-            f"--variance: the model ({kind_of(architecture)}) does not tell how uncertain it is. Train one that does "
-            "with 'train --head gamma', and give it with --model."
+            f"--variance: the model ({kind_of(architecture)}) does not estimate how uncertain it is. Train one "
+            "that does with 'train --head gamma', and give it with --model."
         )
-    check_gamma(movie, "--variance", "Leave it away.")
+    check_gamma(movie, "--variance", "Remove it.")
 
 
 def electron_counts(movie: store.Store) -> float:

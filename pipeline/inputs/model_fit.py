@@ -93,7 +93,7 @@ def check_as_it_is(movie: store.Store) -> None:
             "Train a model on this movie and give it with --model.",
         )
     log.warning(
-        "no --model: %s is denoised with the model that comes with tdenoise, which knows simulated movies only. "
+        "no --model: %s is denoised with the model that comes with tdenoise, which knows only simulated movies. "
         "A model that 'train' has adapted to this movie does better.",
         movie.path,
     )

@@ -26,7 +26,7 @@ from tdenoise.files.atomic import fsync, write_atomically
 from ..errors import PipelineError, ResourceError, UsageError
 from ..files.sealed_json import read_json
 from ..resources import budget
-from ..settings.config import DoctorConfig
+from ..settings.job_settings import DoctorConfig
 from ..slurm.batch_script import clean_environment, pipeline_command, site_options
 from ..slurm.site_profile import JobProfile, load_profile
 from ..version import VERSION
@@ -39,8 +39,8 @@ OPEN_FILES = 1024
 RACES, RACERS = 20, 3
 NODES_WAIT_S = 1800.0
 OPTIONAL = {
-    "dask_jobqueue": "--workers slurm:N, pbs:N and lsf:N (pip install 'tdenoise[slurm]')",
-    "av": "video files (tdenoise[video])",
+    "dask_jobqueue": "--workers slurm:N, pbs:N and lsf:N (the extra slurm: pip install '.[slurm]' in a checkout)",
+    "av": "video files (the extra video)",
 }
 
 
@@ -73,7 +73,7 @@ def examine(config: DoctorConfig) -> dict[str, Any]:
     """
     profile = load_profile(config.profile)
     if not config.folder.is_dir():
-        raise UsageError(f"{config.folder}: is no folder. Name the one that results will go to.")
+        raise UsageError(f"{config.folder}: is not a folder. Name the folder for the results.")
     folder = config.folder.absolute()
     questions: list[Callable[[], Finding]] = [
         _software,
@@ -88,7 +88,9 @@ def examine(config: DoctorConfig) -> dict[str, Any]:
     if profile.interface is not None:
         questions.append(lambda: _interface(str(profile.interface)))
     if config.nodes is not None and profile.scheduler != "slurm":
-        raise UsageError(f"--nodes asks nodes of Slurm, and the profile says scheduler: {profile.scheduler}.")
+        raise UsageError(
+            f"--nodes checks nodes through Slurm, but the profile says scheduler: {profile.scheduler}."
+        )
     if (config.profile is not None or config.nodes is not None) and profile.scheduler == "slurm":
         questions.append(_slurm)
     findings = [_asked(question) for question in questions]

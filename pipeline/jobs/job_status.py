@@ -11,7 +11,7 @@ from typing import Any
 
 from ..files.sealed_json import read_json
 from ..runs import progress
-from ..settings.config import CancelConfig, LogsConfig
+from ..settings.job_settings import CancelConfig, LogsConfig
 from ..slurm import job_queue, job_reasons
 from ..slurm.batch_script import NoAnswer
 from ..step_control import Control

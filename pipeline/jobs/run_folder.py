@@ -184,7 +184,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(mode=0o755, exist_ok=True)  # whatever the umask: scripts lie here that run as this user
     if (why := ownership.stranger(folder)) is not None:
         raise UsageError(
-            f"{folder}: {why}, so no jobs are handed in from there. Remove it or choose another output."
+            f"{folder}: {why}, so no jobs are submitted from there. Remove it or choose another output."
         )
     token = uuid.uuid4().hex
     lease.take(

@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..files.sealed_json import read_json
 from ..runs import progress
 from ..runs.lease import HEARTBEAT_S
-from ..settings.config import StatusConfig
+from ..settings.job_settings import StatusConfig
 from ..store import store
 from . import job_status, run_folder
 

@@ -15,8 +15,10 @@ from tdenoise.files.atomic import write_atomically
 from ..errors import LockedError, PipelineError, UsageError
 from ..files.sealed_json import write_sealed
 from ..resources.budget import in_words
-from ..settings.config import ApplyConfig, ResumeConfig, RunConfig
-from ..settings.steps import OUTPUTS, apply_settings, is_single, single
+from ..settings.denoise_settings import ApplyConfig, RunConfig
+from ..settings.job_settings import ResumeConfig
+from ..settings.results import OUTPUTS
+from ..settings.steps import apply_settings, is_single, single
 from ..slurm import job_queue
 from ..slurm.batch_script import NoAnswer, pipeline_command, render_script
 from ..slurm.profile_checks import limits
@@ -117,7 +119,7 @@ def _check_scheduler(scheduler: str, command: str, workers: str) -> None:
     if scheduler in ("pbs", "lsf"):
         raise UsageError(
             f"submit knows Slurm and this machine, but the profile says scheduler: {scheduler}. Write a job script "
-            f"that runs 'tdenoise-pipeline {command} ...'; run again, the same command goes on where it stopped."
+            f"that runs 'tdenoise-pipeline {command} ...'; if you run it again, it continues where it stopped."
         )
     system = "slurm" if workers == "array" else workers
     if system in SUBMIT and system != scheduler:
@@ -236,7 +238,7 @@ def submit(submission: Submission, settings: Mapping[str, Any]) -> dict[str, Any
         )
     problems = [f"{s.kind}: {problem}" for s in submission.steps for problem in limits(submission.profile(s))]
     if problems:
-        raise UsageError(f"the jobs would wait for ever: {'; '.join(dict.fromkeys(problems))}")
+        raise UsageError(f"the jobs would wait forever: {'; '.join(dict.fromkeys(problems))}")
     folder = submission.folder
     with run_folder.locked(folder):
         _refuse_live(folder, sorted({job.run for job in run_folder.records(folder)}), force=False)

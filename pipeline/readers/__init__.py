@@ -166,7 +166,7 @@ def open_raw(
         if isinstance(error, PipelineError) or not isinstance(error, Exception):
             raise
         # Damaged headers make libraries fail in every possible way; the user needs one sentence.
-        raise InputError(path, f"damaged, it cannot be read ({_one_line(error)}). Copy it anew.") from error
+        raise InputError(path, f"damaged, it cannot be read ({_one_line(error)}). Copy it again.") from error
     return reader
 
 
@@ -179,7 +179,7 @@ def _recognise_folder(folder: RawFolder) -> Format:
 
 def recognise(file: RawFile) -> Format:
     if file.size == 0:
-        raise InputError(file.path, "the file is empty (0 bytes). Copy it anew.")
+        raise InputError(file.path, "the file is empty (0 bytes). Copy it again.")
     head = file.read_at(0, min(file.size, 1024))
     suffix = file.path.suffix.lower()
     named = next((f for f in FORMATS if suffix in f.suffixes), None)

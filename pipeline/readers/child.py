@@ -77,7 +77,7 @@ def refuse(path: Path, code: int, said: bytes) -> Never:
         raise InputError(path, said.decode(errors="replace").strip())
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     raise InputError(
-        path, f"damaged or hostile: the library that reads it crashed or ran away ({how}). Copy it anew."
+        path, f"damaged or hostile: the library that reads it crashed or ran away ({how}). Copy it again."
     )
 
 
@@ -97,10 +97,10 @@ def answer(main: Callable[..., Any], arguments: Sequence[str], *, cpu_s: int, me
     except ValueError as error:
         said = " ".join(str(error).split())[:500]
     except MemoryError:
-        said = "damaged or hostile: its header asks for more memory than a movie needs. Copy it anew."
+        said = "damaged or hostile: its header asks for more memory than a movie needs. Copy it again."
     except Exception as error:  # noqa: BLE001  whatever a parser of damaged bytes may raise
         text = " ".join(str(error).split())[:200]
-        said = f"damaged, it cannot be read ({type(error).__name__}: {text}). Copy it anew."
+        said = f"damaged, it cannot be read ({type(error).__name__}: {text}). Copy it again."
     else:
         os._exit(0)  # no clean-up: libraries have crashed on closing what is damaged
     sys.stdout.write(said)

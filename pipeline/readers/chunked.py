@@ -102,7 +102,7 @@ class Run:
         end = first + math.prod(layout.shape) * stored.itemsize
         if end > file.size:
             raise InputError(
-                file.path, f"damaged: its frames should end at byte {end} of {file.size}. Copy it anew."
+                file.path, f"damaged: its frames should end at byte {end} of {file.size}. Copy it again."
             )
         self._file = file
         self._first = first

@@ -52,7 +52,7 @@ def open_movie(
     if len(image.shape) == 2 and isinstance(recorded, int) and not single:
         check_movie(file, (max(recorded, 2), *image.shape), stored)
         if not tree.complete and not allow_truncated:
-            raise InputError(file.path, "cut short within its tags. Copy it anew, or try --allow-truncated.")
+            raise InputError(file.path, "cut short within its tags. Copy it again, or try --allow-truncated.")
         return open_capture(file, _info(tree, image, stored, recorded), stored, allow_truncated)
     if single or len(image.shape) < 3:
         check_movie(file, image.shape, stored, single=single)
@@ -78,8 +78,8 @@ def open_movie(
     if not tree.complete and not allow_truncated:
         raise InputError(
             file.path,
-            f"cut short within its tags: {n_frames} of {announced} frames are there as a whole. "
-            "Copy it anew, or keep these frames with --allow-truncated.",
+            f"cut short within its tags: {n_frames} of {announced} frames are complete. "
+            "Copy it again, or keep these frames with --allow-truncated.",
         )
 
     info = _info(tree, image, stored, announced, None if single else place)
@@ -148,7 +148,7 @@ def _movie_of(file: RawFile, tree: TagTree, images: list[Image], dataset: str | 
         raise InputError(
             file.path,
             "cut short: it ends before the tags behind the pixels that give the size of a frame, "
-            "so no frame can be kept. Copy it anew.",
+            "so no frame can be kept. Copy it again.",
         )
     if not images:
         raise InputError(file.path, "its tags name no image.")

@@ -169,13 +169,13 @@ def whole_frames(
         return announced
     if present < 1:
         raise InputError(
-            file.path, f"cut short or damaged: not one whole frame is in it, of {total}. Copy it anew."
+            file.path, f"cut short or damaged: not one whole frame is in it, of {total}. Copy it again."
         )
     if not allow_truncated:
         raise InputError(
             file.path,
-            f"cut short: {present} of {total} frames are there as a whole. "
-            "Copy it anew, or keep these frames with --allow-truncated.",
+            f"cut short: {present} of {total} frames are complete. "
+            "Copy it again, or keep these frames with --allow-truncated.",
         )
     return present
 
@@ -264,7 +264,7 @@ def balance(
         raise InputError(
             file.path,
             f"its header announces {optional} bytes before the frames that are not there: {without // step} frames fit "
-            "exactly without them, so header and size contradict each other. Copy it anew; if it is whole, set the "
+            "exactly without them, so header and size contradict each other. Copy it again; if it is whole, set the "
             "size of the extended header (NSYMBT in MRC) to 0 in a copy.",
         )
     n_frames = whole_frames(file, announced, present, allow_truncated)

@@ -237,7 +237,7 @@ class Chunks:
         if wrong.any():
             raise InputError(
                 file.path,
-                f"damaged: {wrong.sum()} of its chunks lie behind the end of the file. Copy it anew.",
+                f"damaged: {wrong.sum()} of its chunks lie behind the end of the file. Copy it again.",
             )
         self._file = file
         self._table = table.reshape(*layout.grid, 3)
@@ -297,7 +297,7 @@ def _check_whole(file: RawFile) -> None:
     start = next((at for at in (0, 512) if file.size >= at + 64 and file.read_at(at, 8) == _SIGNATURE), None)
     if start is None:
         raise InputError(
-            file.path, f"cut short: {file.size} bytes are not even a whole HDF5 header. Copy it anew."
+            file.path, f"cut short: {file.size} bytes are not even a whole HDF5 header. Copy it again."
         )
     block = file.read_at(start, 64)
     version = block[8]
@@ -320,7 +320,7 @@ def _check_whole(file: RawFile) -> None:
         raise InputError(
             file.path,
             f"cut short, or still being written: {file.size} of {end} bytes are there. An HDF5 file finds its frames "
-            "by an index that goes missing with any part of it, so that no frame can be kept. Copy it anew.",
+            "by an index that goes missing with any part of it, so that no frame can be kept. Copy it again.",
         )
 
 

@@ -148,7 +148,8 @@ def _parse(file: RawFile, offset: int) -> tuple[Header, Frame]:
         return header, Frame(int(fields[1]), fields[9], float(fields[10]), fields[11])
     except (ValueError, IndexError, StopIteration):
         raise InputError(
-            file.path, f"damaged: the frame header at byte {offset} cannot be understood. Copy the file anew."
+            file.path,
+            f"damaged: the frame header at byte {offset} cannot be understood. Copy the file again.",
         ) from None
 
 

@@ -137,7 +137,7 @@ class _Stream:
             raise InputError(
                 self._path,
                 f"damaged or cut short: it cannot be unpacked beyond byte {self.position} ({error}). "
-                "Copy it anew.",
+                "Copy it again.",
             ) from error
         return done
 

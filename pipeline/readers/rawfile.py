@@ -65,7 +65,7 @@ class RawFile:
             raise InputError(
                 self.path,
                 f"damaged or cut short: its header points to bytes {offset} to {offset + n_bytes} "
-                f"of {self.size}. Copy it anew.",
+                f"of {self.size}. Copy it again.",
             )
         out = np.empty(n_bytes, np.uint8)
         self.read_into(out, offset)

@@ -130,7 +130,7 @@ def _stamps(
         raise InputError(
             file.path,
             f"its second frame does not begin at byte {offsets[1]}, where its header puts it: damaged, or frames are "
-            f"not {distance} bytes apart. Copy it anew.",
+            f"not {distance} bytes apart. Copy it again.",
         )
     stamps = [
         seconds - first + sum(part / 1000 ** (k + 1) for k, part in enumerate(parts))

@@ -159,7 +159,7 @@ class Page:
                 raise InputError(
                     self._pages.file.path,
                     "its directory lacks the byte counts of its strips (StripByteCounts), without which what is "
-                    "compressed or tiled cannot be found. Save it anew with the program that wrote it.",
+                    "compressed or tiled cannot be found. Save it again with the program that wrote it.",
                 )
         if offsets is None or counts is None or min(offsets.size, counts.size) < n_segments:
             return None

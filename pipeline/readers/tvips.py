@@ -60,7 +60,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
         raise InputError(
             file.path,
             f"its second frame does not begin at byte {starts[1]}, where its header puts it: damaged, or each has "
-            f"a header of other than {lead} bytes. Copy it anew.",
+            f"a header of other than {lead} bytes. Copy it again.",
         )
     started = heads[0][1]  # Unix time; taken off before milliseconds would be lost in rounding
     stamps = np.array([seconds - started + ms / 1000 for _, seconds, ms in heads])

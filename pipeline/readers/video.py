@@ -24,7 +24,8 @@ def open_movie(file: RawFile, allow_truncated: bool, *, channel: int | None = No
     """Open a video whose pictures are frames: its luminance, or one of the channels red, green and blue."""
     if find_spec("av") is None:
         raise InputError(
-            file.path, "video is read with the package av. Install it: pip install 'tdenoise[video]'."
+            file.path,
+            "video needs the package av. In a checkout of tdenoise: pip install '.[video]'.",
         )
     container = "avi" if file.read_at(8, 4) == b"AVI " else "mov"
     if container == "mov":
@@ -91,7 +92,7 @@ def _check_index(file: RawFile) -> None:
     raise InputError(
         file.path,
         "cut short or damaged: the index of its pictures is not all there, so that none can be kept. "
-        "Copy it anew.",
+        "Copy it again.",
     )
 
 

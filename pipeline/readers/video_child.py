@@ -41,7 +41,7 @@ def decode(path: str, container: str, descriptor: str, max_bytes: str, channel: 
         opened = av.open(path, format=container, options=options)
     except av.error.FFmpegError as error:
         raise ValueError(
-            f"cut short or damaged: FFmpeg finds no video in it ({error.strerror}). Copy it anew."
+            f"cut short or damaged: FFmpeg finds no video in it ({error.strerror}). Copy it again."
         ) from error
     with opened:
         if not opened.streams.video:

@@ -192,7 +192,7 @@ class ChunkReader:
         except ValueError as error:
             raise InputError(
                 self._folder.path / key,
-                f"damaged, its chunk {place} cannot be decoded ({error}). Copy it anew.",
+                f"damaged, its chunk {place} cannot be decoded ({error}). Copy it again.",
             ) from error
         finally:
             file.close()

@@ -52,7 +52,7 @@ def check_evaluate(movie: store.Store, *, truth: bool, report: bool) -> None:
     remedy = WHERE
     if truth:
         needed += 4 * movie.shape[0] * movie.shape[1] * movie.shape[2]  # lies in memory as a whole
-        remedy = f"Leave --truth away, or shorten the movie. {WHERE}"
+        remedy = f"Leave out --truth, or shorten the movie. {WHERE}"
     what = "the report" if report else "the evaluation"
     budget.check_memory(needed, budget.machine_memory_bytes(), what, remedy)
 

@@ -227,7 +227,7 @@ def check_lease(folder: Path, token: str, member: str | None = None) -> None:
     LockedError
     """
     if not holds_lease(folder, token, member):
-        raise LockedError(f"{folder}: another run has taken over this output. Leave it to that one.")
+        raise LockedError(f"{folder}: another run has taken over this output. This process stops here.")
 
 
 def lease_holder(
@@ -346,6 +346,8 @@ def _take(
                 bury(lease, seen.token)
             continue
         if seen.sure:
+            if join():  # one of our own took it in this very moment
+                return
             raise LockedError(taken(seen.holder))
         if stop is not None and stop.is_set():
             raise Stopped("stopped before anything was begun; run the same command again")

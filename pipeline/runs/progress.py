@@ -16,6 +16,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -146,6 +147,19 @@ class OutputRun:
         """Whether an interrupted run of the same plan left something to go on from."""
         return self.partial.exists() and self._created() is not None
 
+    @property
+    def member(self) -> str | None:
+        """Who of those that share the run this is; None where it is not shared."""
+        return None
+
+    def once(self, name: str, function: Callable[[], object]) -> None:
+        """Do what must be done once, whoever works on the output."""
+        function()
+
+    def alone(self, name: str) -> AbstractContextManager[None]:
+        """Keep others from doing at the same time what bears this name: here there are none."""
+        return contextlib.nullcontext()
+
     def prepare(self, create: Callable[[Path], None]) -> None:
         """Create the partial output unless an interrupted run of the same plan left it.
 
@@ -183,11 +197,13 @@ class OutputRun:
         wrong = [name for name, digest in created.items() if _sha256(self.partial / name) != digest]
         if not wrong:
             return True
-        log.warning("%s: no longer as they were written, so made again: %s", self.partial, ", ".join(wrong))
+        log.warning(
+            "%s: changed since they were written, so written again: %s", self.partial, ", ".join(wrong)
+        )
         fresh = self.folder / f"fresh-{self.token}"
         create(fresh)
         if any(_sha256(fresh / name) != created[name] for name in wrong):
-            log.warning("%s: cannot be gone on with; starting over", self.partial)
+            log.warning("%s: cannot be continued; starting over", self.partial)
             return False
         for name in wrong:
             make_folder((self.partial / name).parent)
@@ -280,7 +296,7 @@ class OutputRun:
             return
         if not is_ours(self.output):
             raise UsageError(
-                f"{self.output}: exists already and is nothing that tdenoise made, so it is not replaced. "
+                f"{self.output}: exists already and was not made by tdenoise, so it is not replaced. "
                 "Choose another name."
             )
         if not self._force:
@@ -308,11 +324,11 @@ class OutputRun:
                     f"{self.partial}: is in the way and belongs to no run. Move it or remove it."
                 )
         elif begun_as is None:
-            log.warning("%s: starting over, for nothing says with what settings it was begun", self.partial)
+            log.warning("%s: starting over, because its settings are not on record", self.partial)
             self._start_over()
         elif begun_as.get("id") != self.id:
             if self._is_outdated(begun_as.get("plan")):
-                log.warning("%s: its raw file has changed since it was begun; it is begun anew.", self.output)
+                log.warning("%s: its raw file has changed; starting over.", self.output)
             elif not self._force:
                 raise UsageError(
                     f"{self.partial}: was begun with {_difference(begun_as.get('plan'), self._plan)}. "

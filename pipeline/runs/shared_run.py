@@ -60,7 +60,7 @@ class SharedRun(OutputRun):
         super().__init__(output, plan, inputs, force=force, stop=stop)
         self.group = group
         self._afresh = afresh
-        self.member = uuid.uuid4().hex
+        self._member = uuid.uuid4().hex
         self._watch = leases.Watch()  # of the others
 
     def __enter__(self) -> SharedRun:
@@ -73,13 +73,18 @@ class SharedRun(OutputRun):
             self.once("plan", self._begin)
             if (read_sealed(self.folder / "plan.json") or {}).get("id") != self.id:
                 raise UsageError(
-                    f"{self.output}: the others who share this work have other settings or another input."
+                    f"{self.output}: the processes that share this work have other settings or another input."
                 )
         except BaseException:
             self._stop_heartbeat.set()
             self._release_lease()
             raise
         return self
+
+    @property
+    def member(self) -> str:
+        """The name of this process in the group."""
+        return self._member
 
     def prepare(self, create: Callable[[Path], None]) -> None:
         """Create the partial output, unless that is done."""
@@ -183,7 +188,7 @@ class SharedRun(OutputRun):
     def _begin(self) -> None:
         store = read_json(self.output / "zarr.json").get("attributes", {}).get("tdenoise", {})
         if store.get("plan") == self.id and not self.begun and not self._afresh:
-            raise LockedError(f"{self.output}: the others who share this work have just finished it.")
+            raise LockedError(f"{self.output}: the processes that share this work have just finished it.")
         self._check_plan()
         make_shared_folder(self.folder / "done")
 

@@ -1,49 +1,56 @@
-"""Values of settings, from the text in which they are given: on the command line, or in a YAML file."""
+"""Types of settings: what each value may be, and how its text is read.
+
+Text comes from the command line and from YAML, other values from Python. Times and lengths from Python are in seconds
+and nanometres.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ..errors import UsageError
+from pydantic import AfterValidator, BeforeValidator, Field, Strict
+
+from .results import part_of_run
 
 _UNITS_S = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _UNITS_NM = {"pm": 1e-3, "a": 0.1, "å": 0.1, "nm": 1.0, "um": 1e3, "µm": 1e3}
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-FRAME_TIMES_S = (1e-6, 10.0)  # that a bare number is taken for
-PIXEL_SIZES_NM = (1e-3, 100.0)
+FRAME_TIMES_S = (1e-6, 10.0)  # that cameras have
+PIXEL_SIZES_NM = (1e-3, 100.0)  # that a bare number is taken for
 
 
 def seconds(text: str) -> float:
-    """A duration such as ``90``, ``90s``, ``20m``, ``1h30m`` or ``13ms`` in seconds.
+    """A duration such as ``90s``, ``20m``, ``1h30m`` or ``13ms`` in seconds.
+
+    A bare number is refused: nobody can tell whether it means seconds or minutes.
 
     Examples
     --------
-    >>> seconds("1h30m"), seconds("13ms"), seconds("90")
+    >>> seconds("1h30m"), seconds("13ms"), seconds("90s")
     (5400.0, 0.013, 90.0)
     """
+    if _is_bare(text):
+        number = text.strip()
+        raise ValueError(f"it needs a unit, such as {number}s, {number}ms or {number}m")
     return _positive(_measure(text, _UNITS_S, "write it as 90s, 20m, 1h30m or 13ms"))
 
 
 def frame_seconds(text: str) -> float:
-    """The time of a frame: seconds, or a duration with its unit.
-
-    A bare number that no camera has is asked about: it is more likely frames per second, or milliseconds.
+    """The time of a frame: a duration with its unit.
 
     Examples
     --------
-    >>> frame_seconds("0.0133"), frame_seconds("13.3ms"), frame_seconds("75s")
-    (0.0133, 0.0133, 75.0)
+    >>> frame_seconds("13.3ms"), frame_seconds("75s")
+    (0.0133, 75.0)
     """
-    value = _positive(_measure(text, _UNITS_S, "write seconds, or a duration such as 13ms"))
-    if _is_bare(text) and not FRAME_TIMES_S[0] <= value <= FRAME_TIMES_S[1]:
-        raise ValueError(
-            f"{value:g} seconds for a frame are hardly meant. Write {text}s if they are, {text}ms for milliseconds, "
-            f"{1 / value:.4g} for {text} frames per second"
-        )
-    return value
+    if _is_bare(text):
+        number = text.strip()
+        rate = f"; {number} frames per second are {1 / float(number):.4g}s" if float(number) > 0 else ""
+        raise ValueError(f"it needs a unit, such as {number}s or {number}ms{rate}")
+    return seconds(text)
 
 
 def nanometres(text: str) -> float:
@@ -57,7 +64,7 @@ def nanometres(text: str) -> float:
     value = _positive(_measure(text, _UNITS_NM, "write nanometres, or a length such as 14pm or 0.14A"))
     if _is_bare(text) and not PIXEL_SIZES_NM[0] <= value <= PIXEL_SIZES_NM[1]:
         raise ValueError(
-            f"{value:g} nanometres for a pixel are hardly meant. Write {text}nm if they are, {text}pm for picometres"
+            f"a pixel of {value:g} nanometres is unlikely. Write {text}nm if you mean it, or {text}pm for picometres"
         )
     return value
 
@@ -94,106 +101,9 @@ def size(text: str) -> int:
     """
     match = re.fullmatch(r"\s*([0-9.]+(?:[eE][0-9]+)?)\s*([KMGT]?)(I?)B?\s*", text, re.IGNORECASE)
     if match is None:
-        raise ValueError(f"{text!r} is not a size such as 4GiB or 500M")
+        raise ValueError("it must be a size such as 4GiB or 500M")
     power = " KMGT".index(match[2].upper() or " ")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
-
-
-def interval(text: str) -> tuple[int, int | None]:
-    """``A:B`` as whole numbers; either may be left out."""
-    first, colon, last = text.partition(":")
-    if not colon:
-        raise ValueError("write it as A:B")
-    start, stop = int(first or 0), int(last) if last else None
-    if start < 0 or (stop is not None and stop <= start):
-        raise ValueError("B must lie behind A, and neither may be negative")
-    return start, stop
-
-
-def box(text: str) -> tuple[tuple[int, int | None], tuple[int, int | None]]:
-    """``Y0:Y1,X0:X1`` as two intervals."""
-    rows, comma, columns = text.partition(",")
-    if not comma:
-        raise ValueError("write it as Y0:Y1,X0:X1")
-    return interval(rows), interval(columns)
-
-
-def positive(text: str) -> float:
-    """A positive number."""
-    return _positive(float(text))
-
-
-def count(text: str) -> int:
-    """A positive whole number."""
-    return int(_positive(int(text)))
-
-
-def index(text: str) -> int:
-    """A whole number from 0."""
-    value = int(text)
-    if value < 0:
-        raise ValueError("it is counted from 0")
-    return value
-
-
-def processes(text: str) -> int | str:
-    """A number of processes, or ``slurm``."""
-    return text if text == "slurm" else count(text)
-
-
-def radius(text: str) -> int | str:
-    """A blind radius in pixels, ``frame`` or ``auto``."""
-    if text in ("frame", "auto"):
-        return text
-    value = int(text)
-    if value not in (0, 1, 2):
-        raise ValueError("it is 0, 1, 2, frame or auto")
-    return value
-
-
-def share(text: str) -> float:
-    """A share of a dose."""
-    value = float(text)
-    if not 0.01 <= value <= 1:
-        raise ValueError("it lies between 0.01 and 1")
-    return value
-
-
-def udvd_radius(text: str) -> int:
-    """A blind radius that UDVD can have."""
-    if text not in ("0", "1"):
-        raise ValueError("it is 0 or 1")
-    return int(text)
-
-
-def seed(text: str) -> int:
-    """What a random generator starts from."""
-    value = int(text)
-    if not 0 <= value < 2**63:
-        raise ValueError("it lies between 0 and 2**63 - 1")
-    return value
-
-
-def new_path(text: str) -> Path:
-    """A file or folder to write. It is built beside the place where it will lie, so it needs a name."""
-    path = Path(text)
-    if path.name in ("", ".."):
-        raise ValueError("it must end in the name of what is written")
-    return path
-
-
-def new_folder(text: str) -> Path:
-    """A folder to write into, which may be there already."""
-    if not text:
-        raise ValueError("it must name a folder")
-    return Path(text)
-
-
-def ensemble(text: str) -> int:
-    """Number of symmetries to average over."""
-    if text not in ("1", "2", "4", "8", "16"):
-        raise ValueError("it is 1, 2, 4, 8 or 16")
-    return int(text)
 
 
 def _positive(value: float) -> float:
@@ -202,57 +112,214 @@ def _positive(value: float) -> float:
     return value
 
 
-def flag(text: str) -> bool:
-    """Yes or no, for YAML files."""
+def _interval(text: str) -> tuple[int, int | None]:
+    first, colon, last = text.partition(":")
+    if not colon or not all(re.fullmatch(r" *-?[0-9]* *", part) for part in (first, last)):
+        raise ValueError("write it as A:B, two whole numbers; you can leave out either")
+    return int(first.strip() or 0), int(last) if last.strip() else None
+
+
+def _ordered(interval: tuple[int, int | None]) -> tuple[int, int | None]:
+    start, stop = interval
+    if start < 0 or (stop is not None and stop <= start):
+        raise ValueError("the second number must be larger than the first, and neither may be negative")
+    return start, stop
+
+
+def _box(text: str) -> tuple[tuple[int, int | None], tuple[int, int | None]]:
+    rows, comma, columns = text.partition(",")
+    if not comma:
+        raise ValueError("write it as Y0:Y1,X0:X1")
+    return _interval(rows), _interval(columns)
+
+
+def _of_text(read: Callable[[str], Any]) -> BeforeValidator:
+    """Read text; leave everything else to the type."""
+    return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
+
+
+def _number(value: Any) -> Any:
+    """True is no number, though Python thinks so."""
+    if isinstance(value, bool):
+        raise ValueError("it must be a number")
+    return value
+
+
+def _yes_or_no(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError("it is true or false")
     return text.lower() == "true"
 
 
-def read_yaml(path: Path) -> dict[str, str | list[str] | None]:
-    """The settings in a YAML file as text, as on the command line; None where a value is left empty.
+def _several(value: Any) -> Any:
+    """One name stands for a list of one."""
+    return (value,) if isinstance(value, (str, Path)) else value
 
-    YAML's own reading of plain words is not used: it makes 650 of the frames ``10:50``.
 
-    Raises
-    ------
-    UsageError
-        If it cannot be read, is not a mapping of names to values, or names a setting twice.
-    """
-    import yaml
+def _radius(value: Any) -> Any:
+    if value in ("frame", "auto"):
+        return value
+    if str(value) not in ("0", "1", "2"):
+        raise ValueError("it is 0, 1, 2, frame or auto")
+    return int(value)
 
+
+def _processes(value: Any) -> Any:
+    if value == "slurm":
+        return value
+    if not re.fullmatch("[1-9][0-9]*", str(value)):
+        raise ValueError("it is a positive whole number, or slurm")
+    return int(value)
+
+
+def _one_of(*numbers: int) -> BeforeValidator:
+    """One of some whole numbers."""
+    words = [str(number) for number in numbers]
+
+    def read(value: Any) -> int:
+        if str(value) not in words:
+            raise ValueError(f"it is {', '.join(words[:-1])} or {words[-1]}")
+        return int(value)
+
+    return BeforeValidator(read)
+
+
+def _seed(number: int) -> int:
+    if not 0 <= number < 2**63:
+        raise ValueError("it lies between 0 and 2**63 - 1")
+    return number
+
+
+def _time_limit(text: str) -> str:
+    """A time limit as Slurm writes it; a duration becomes one."""
+    if re.fullmatch(r"[0-9]+-[0-9]+(:[0-9]{2}){0,2}|[0-9]+(:[0-9]{2}){1,2}", text):
+        return text
+    if _is_bare(text):
+        raise ValueError("it needs a unit: write a time limit such as 04:00:00, 1-12:00:00 or 4h")
     try:
-        root = yaml.compose(path.read_text(), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
-    except RecursionError:
-        raise UsageError(f"{path}: is nested too deeply. Settings are names and their values.") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(root, yaml.MappingNode):
-        raise UsageError(f"{path}: must be a mapping of setting names to values")
-    values: dict[str, str | list[str] | None] = {}
-    for key_node, node in root.value:
-        key = _yaml_text(path, key_node)
-        if key is None:
-            raise UsageError(f"{path}: must be a mapping of setting names to values")
-        if key.replace("-", "_") in {k.replace("-", "_") for k in values}:
-            raise UsageError(f"{path}: {key} is set twice. Keep one of the two.")
-        if isinstance(node, yaml.SequenceNode) and node.tag == yaml.BaseLoader.DEFAULT_SEQUENCE_TAG:
-            values[key] = [_yaml_text(path, item) or "" for item in node.value]
-        else:
-            values[key] = _yaml_text(path, node)
-    return values
+        total = round(seconds(text))
+    except ValueError:
+        raise ValueError("it must be a time limit such as 04:00:00, 1-12:00:00 or 4h") from None
+    hours, rest = divmod(total, 3600)
+    return f"{hours // 24}-{hours % 24:02d}:{rest // 60:02d}:{rest % 60:02d}"
 
 
-def _yaml_text(path: Path, node: Any) -> str | None:
-    """The text of a YAML scalar; None for an empty one and for null."""
-    import yaml
+def _word(text: str) -> str:
+    if not re.fullmatch(r"[^\s\"'#\\]+", text):
+        raise ValueError("it must be one word, without quotes")
+    return text
 
-    if not isinstance(node, yaml.ScalarNode) or node.tag != yaml.BaseLoader.DEFAULT_SCALAR_TAG:
-        line = node.start_mark.line + 1
-        raise UsageError(f"{path}: line {line} is neither a word or number nor a list of them")
-    if "\0" in node.value:  # no file can have such a name
-        raise UsageError(f"{path}: line {node.start_mark.line + 1} holds a NUL character. Take it out.")
-    # Words in quotes have a style, and stay what they are.
-    return None if node.style is None and node.value in ("", "~", "null") else str(node.value)
+
+def _gpus(value: Any) -> Any:
+    text = str(value)
+    if isinstance(value, bool) or not re.fullmatch(r"([\w.-]+:)?[0-9]+(,([\w.-]+:)?[0-9]+)*", text):
+        raise ValueError("it must be a number of GPUs, or KIND:NUMBER such as a100:1")
+    return text
+
+
+def _line(text: str) -> str:
+    if "\n" in text:
+        raise ValueError("it must be a list of lines, each of one line")
+    return text
+
+
+def _option(text: str) -> str:
+    if not text.startswith("-"):
+        raise ValueError("it must be a list of options of the batch system, each with its dashes")
+    return text
+
+
+def _list(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(line, str) for line in value):
+        raise ValueError("it must be a list of lines of text")
+    return value
+
+
+def _ends_in_a_name(path: Path) -> Path:
+    """What is written is built beside the place where it will lie, so it needs a name."""
+    if path.name in ("", ".."):
+        raise ValueError("it must end in the name of what is written")
+    return path
+
+
+def _no_url(value: Any) -> Any:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
+        raise ValueError(
+            "it must be a path; copy what lies behind an address to this machine, or from it, yourself"
+        )
+    return value
+
+
+def _is_no_picture(path: Path) -> Path:
+    """A store is a folder, whatever its name; one that is called a picture would surprise every program."""
+    if path.suffix.lower() in (
+        ".tif",
+        ".tiff",
+        ".mrc",
+        ".dm3",
+        ".dm4",
+        ".npy",
+        ".h5",
+        ".hdf5",
+        ".mp4",
+        ".png",
+    ):
+        raise ValueError(f"a store is a Zarr folder; call it {path.stem}.zarr")
+    return path
+
+
+def _not_empty(value: Any) -> Any:
+    if value == "":
+        raise ValueError("it must name a folder")
+    return value
+
+
+def _in_run(step: str) -> AfterValidator:
+    """The folder of a run stands for what that step made."""
+    return AfterValidator(lambda path: part_of_run(path, step))
+
+
+YesNo = Annotated[bool, Strict(), _of_text(_yes_or_no)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Count = Annotated[Whole, Field(gt=0)]
+Index = Annotated[Whole, Field(ge=0)]
+Seed = Annotated[Whole, AfterValidator(_seed)]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+DoseShare = Annotated[Number, Field(ge=0.01, le=1)]
+Duration = Annotated[Positive, _of_text(seconds)]  # [s]
+FrameTime = Annotated[Positive, _of_text(frame_seconds)]  # [s]
+Nanometres = Annotated[Positive, _of_text(nanometres)]
+Size = Annotated[Count, _of_text(size)]  # [bytes]
+Interval = Annotated[tuple[int, int | None], _of_text(_interval), AfterValidator(_ordered)]
+Box = Annotated[
+    tuple[
+        Annotated[tuple[int, int | None], AfterValidator(_ordered)],
+        Annotated[tuple[int, int | None], AfterValidator(_ordered)],
+    ],
+    _of_text(_box),
+]
+Radius = Annotated[int | str, BeforeValidator(_radius)]
+Processes = Annotated[int | str, BeforeValidator(_processes)]
+Symmetries = Annotated[int, _one_of(1, 2, 4, 8, 16)]
+UdvdRadius = Annotated[int, _one_of(0, 1)]
+RawPath = Annotated[Path, BeforeValidator(_no_url)]
+RawPaths = Annotated[tuple[RawPath, ...], BeforeValidator(_several), Field(min_length=1)]
+NewPath = Annotated[Path, AfterValidator(_ends_in_a_name), BeforeValidator(_no_url)]
+NewStore = Annotated[NewPath, AfterValidator(_is_no_picture)]
+NewFolder = Annotated[Path, BeforeValidator(_not_empty), BeforeValidator(_no_url)]
+MovieStore = Annotated[Path, _in_run("ingest")]
+DenoisedStore = Annotated[Path, _in_run("apply")]
+Model = Annotated[Path, _in_run("train")]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_several), Field(min_length=1)]
+MoviePaths = Annotated[tuple[MovieStore, ...], BeforeValidator(_several), Field(min_length=1)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_several), Field(min_length=1)]
+
+# Of profiles.
+Word = Annotated[str, AfterValidator(_word)]
+TimeLimit = Annotated[str, AfterValidator(_time_limit)]
+Gpus = Annotated[str, BeforeValidator(_gpus)]
+Lines = Annotated[tuple[Annotated[str, AfterValidator(_line)], ...], BeforeValidator(_list)]
+Options = Annotated[
+    tuple[Annotated[str, AfterValidator(_line), AfterValidator(_option)], ...], BeforeValidator(_list)
+]

@@ -6,18 +6,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..files.sealed_json import write_sealed
-from . import config as settings
-from .config import SCRATCH
+from .denoise_settings import ApplyConfig, RunConfig, TrainConfig
+from .ingest_settings import IngestConfig
+from .results import SCRATCH
 
 COMMAND = "command.json"  # the settings of a step, in the work folder of its output
 RUN = "run.json"  # those of `run`, in the folder `.tdenoise` of its output
 
 STEPS: dict[str, type[Any]] = {
-    "ingest": settings.IngestConfig,
-    "train": settings.TrainConfig,
-    "apply": settings.ApplyConfig,
-    "run": settings.RunConfig,
+    "ingest": IngestConfig,
+    "train": TrainConfig,
+    "apply": ApplyConfig,
+    "run": RunConfig,
 }
 
 
@@ -39,19 +41,18 @@ def recall(document: dict[str, Any], **changes: Any) -> Any:
     Raises
     ------
     ValueError
-        If they are not those of any step of this version.
+        If they are not those of any step of this version, or mean nothing.
     """
     kind = STEPS.get(str(document.get("step")))
     values = document.get("settings")
     if kind is None or not isinstance(values, dict):
         raise ValueError("no step of this version")
-    fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
-    if not set(values) <= set(fields):
-        raise ValueError(f"unknown settings {sorted(set(values) - set(fields))}")
-    known = {name: _typed(value, "Path" in fields[name]) for name, value in values.items()}
+    known = {field.name for field in dataclasses.fields(kind)}
+    # A setting that is no more, and was off, changed nothing.
+    values = {name: value for name, value in values.items() if name in known or value not in (None, False)}
     try:
-        return kind(**(known | changes))
-    except TypeError as error:
+        return kind(**(values | changes))
+    except UsageError as error:
         raise ValueError(str(error)) from None
 
 
@@ -59,9 +60,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value if value == SCRATCH else value.absolute())
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _typed(value: Any, is_path: bool) -> Any:
-    if isinstance(value, list):
-        return tuple(_typed(item, is_path) for item in value)
-    return Path(value) if is_path and isinstance(value, str) else value

@@ -6,12 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..files.sealed_json import read_json
-from .config import ApplyConfig, ApplyManyConfig, IngestConfig, RunConfig, TrainConfig
-
-# What each step leaves in the folder.
-OUTPUTS = {"ingest": "movie.zarr", "train": "model", "apply": "denoised.zarr", "report": "report.html"}
-ARCHIVE_MARK = "archive.json"  # in the folder of an archive
+from .denoise_settings import ApplyConfig, ApplyManyConfig, RunConfig, TrainConfig
+from .ingest_settings import IngestConfig
+from .results import OUTPUTS, is_archive
 
 StepConfig = TypeVar("StepConfig", IngestConfig, TrainConfig, ApplyConfig)
 
@@ -26,11 +23,6 @@ def step_settings(kind: type[StepConfig], config: RunConfig, **own: Any) -> Step
     """Settings of one step: its own, and those that `RunConfig` has under the same name."""
     names = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(RunConfig)}
     return kind(**({name: getattr(config, name) for name in names} | own))
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a folder is an archive."""
-    return read_json(path / ARCHIVE_MARK).get("kind") == "archive"
 
 
 def is_single(config: ApplyManyConfig) -> bool:

@@ -92,7 +92,7 @@ class Pending:
             reason = state.removeprefix("PENDING ")
             if reason != state and reason not in self._told and (text := never(reason)):
                 self._told.add(reason)
-                log.warning("jobs of this run wait for ever (%s): %s.", reason, text)
+                log.warning("jobs of this run wait forever (%s): %s.", reason, text)
 
 
 def hopeless(states: Mapping[str, str]) -> str | None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-
-import yaml
+from typing import Any, Literal
 
 from ..errors import UsageError
+from ..settings.fields import setting
+from ..settings.parse import Count, Gpus, Lines, Options, TimeLimit, Word
+from ..settings.setting import SettingError, Settings, settings, shown
+from ..settings.yaml_file import read_yaml
 
 BUILT_IN = Path(__file__).with_name("profiles")
 SECTIONS = ("ingest", "train", "apply", "report", "driver", "workers")
@@ -20,26 +21,30 @@ SUBMIT = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub"}  # what hands in a jo
 SCHEDULERS = (*SUBMIT, "local")  # local: this machine, without any
 
 
-@dataclass(frozen=True)
-class JobProfile:
+@settings()
+class JobProfile(Settings):
     """What one job asks of a batch system. None leaves the choice to the site's defaults."""
 
-    scheduler: str = "slurm"  # one of SCHEDULERS, for all jobs of a profile
-    partition: str | None = None  # of PBS and LSF, the queue
-    account: str | None = None
-    qos: str | None = None
-    time: str = "04:00:00"  # time limit, [DAYS-]HH:MM:SS
-    cpus: int = 4  # cores
-    memory_gib: int = 6  # host memory [GiB]; a block with its halo needs up to 4
-    gpus: str | None = None  # of a node, as in sbatch --gpus: "1" or "a100:1"
-    nodes: int = 1  # that share a training; every other job is on one
-    extra: tuple[str, ...] = ()  # further options of sbatch, qsub or bsub, such as "--constraint=a100_80"
-    setup: tuple[str, ...] = ()  # shell lines to run before python, such as "module load mamba"
-    stop_early_s: int = 120  # batch job: warned this long before its time limit [s]
-    max_requeues: int = 50  # batch job: goes on by itself at most so often
-    interface: str | None = None  # workers: network interface, such as "ib0"
-    local_directory: str | None = None  # workers: fast folder of the node, such as "$TMPDIR"
-    queue_wait_min: int = 720  # workers: longest time without any worker [minutes]
+    scheduler: Literal["slurm", "pbs", "lsf", "local"] = setting(
+        "slurm", "batch system of all jobs of a profile; local is this machine, without any"
+    )
+    partition: Word | None = setting(None, "partition; the queue of PBS and LSF")
+    account: Word | None = setting(None, "account that pays")
+    qos: Word | None = setting(None, "quality of service")
+    time: TimeLimit = setting("04:00:00", "time limit, such as 04:00:00, 1-12:00:00 or 4h")
+    cpus: Count = setting(4, "cores")
+    memory_gib: Count = setting(6, "host memory in GiB; a block with its halo needs up to 4")
+    gpus: Gpus | None = setting(None, "GPUs of a node, as for sbatch --gpus: 1, or a100:1")
+    nodes: Count = setting(1, "nodes that share a training; every other job is on one")
+    extra: Options = setting((), "further options of the batch system, such as --constraint=a100_80")
+    setup: Lines = setting((), "shell lines before Python starts, such as module load mamba")
+    stop_early_s: Count = setting(
+        120, "how long before its time limit a batch job is told to stop, in seconds"
+    )
+    max_requeues: Count = setting(50, "how often a batch job goes on by itself at most")
+    interface: Word | None = setting(None, "network interface of workers, such as ib0")
+    local_directory: str | None = setting(None, "fast folder of the node for workers, such as $TMPDIR")
+    queue_wait_min: Count = setting(720, "longest time without any worker, in minutes")
 
     @property
     def worker_memory_bytes(self) -> int:
@@ -57,7 +62,6 @@ class JobProfile:
         return sum(int(part.rpartition(":")[2]) for part in self.gpus.split(",")) if self.gpus else 0
 
 
-_COUNTS = [each.name for each in fields(JobProfile) if each.type == "int"]
 # What counts where it is not Slurm: a line that would be ignored is an error.
 _NOT_SLURM = {each.name for each in fields(JobProfile)} - {"qos", "nodes", "max_requeues"}
 _COUNTING = {"pbs": _NOT_SLURM, "lsf": _NOT_SLURM, "local": {"scheduler", "setup"}}
@@ -67,8 +71,8 @@ _COUNTING = {"pbs": _NOT_SLURM, "lsf": _NOT_SLURM, "local": {"scheduler", "setup
 class Site:
     """A whole profile: the lines for all jobs, and for each kind of job the lines that differ."""
 
-    common: Mapping[str, typing.Any] = field(default_factory=dict)
-    sections: Mapping[str, Mapping[str, typing.Any]] = field(default_factory=dict)
+    common: Mapping[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def scheduler(self) -> str:
@@ -80,7 +84,7 @@ class Site:
         """The sections that count: on PBS and LSF, tdenoise hands in worker jobs only."""
         return {"slurm": SECTIONS, "local": SECTIONS[:4]}.get(self.scheduler, ("workers",))
 
-    def asks(self, section: str) -> dict[str, typing.Any]:
+    def asks(self, section: str) -> dict[str, Any]:
         """What the jobs of one kind ask for, as plain data, as far as it counts."""
         counting = _COUNTING.get(self.scheduler)
         return {k: v for k, v in asdict(self.of(section)).items() if counting is None or k in counting}
@@ -98,7 +102,7 @@ class Site:
             {name: {**other.sections.get(name, {}), **self.sections.get(name, {})} for name in names},
         )
 
-    def to_json(self) -> dict[str, typing.Any]:
+    def to_json(self) -> dict[str, Any]:
         """As plain data, for a record."""
         return {**self.common, **{name: dict(lines) for name, lines in self.sections.items()}}
 
@@ -186,9 +190,9 @@ def load_site(profile: Path | None, changes: Sequence[str] = ()) -> Site:
         section, dot, key = name.rpartition(".")
         if not equals or (dot and (section not in SECTIONS or key == "scheduler")):
             raise UsageError(f"--set {change!r}: write it as KEY=VALUE or SECTION.KEY=VALUE.")
-        value: object = int(text) if key in _COUNTS and text.isdecimal() else text or None
-        if key in ("extra", "setup"):
-            value = [text] if text else None
+        value: object = text or None
+        if key in ("extra", "setup") and text:
+            value = [text]
         checked = _checked({key: value}, "--set")
         # A change for all jobs holds for all: it must not lose against a section of the file.
         own = (
@@ -253,24 +257,6 @@ def seconds(time: str) -> int:
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + last
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses what is there twice, and NUL."""
-
-    def construct_mapping(
-        self, node: yaml.MappingNode, deep: bool = False
-    ) -> dict[typing.Hashable, typing.Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} is set twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> typing.Any:
-        if "\0" in node.value:  # neither a name nor a line of a script can hold it
-            raise yaml.constructor.ConstructorError(None, None, "a NUL character", node.start_mark)
-        return super().construct_scalar(node)
-
-
 def _check_scheduler(site: Site, where: str) -> None:
     """Refuse what the scheduler of a profile would ignore."""
     counting = _COUNTING.get(site.scheduler)
@@ -282,7 +268,7 @@ def _check_scheduler(site: Site, where: str) -> None:
             name = f"{section}.{key}" if section else key
             if value is not None and key not in known:
                 raise UsageError(
-                    f"{where}: {name} means nothing with scheduler: {site.scheduler}. Leave it away."
+                    f"{where}: {name} means nothing with scheduler: {site.scheduler}. Remove it."
                 )
             if key == "gpus" and value is not None and not value.isdecimal():
                 raise UsageError(
@@ -292,14 +278,7 @@ def _check_scheduler(site: Site, where: str) -> None:
 
 
 def _read(path: Path) -> Site:
-    try:
-        with path.open(encoding="utf-8") as file:
-            document = _StrictLoader(file).get_single_data()
-    except RecursionError:
-        raise UsageError(f"cannot read the profile {path}: it is nested too deeply") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:  # also a number of thousands of digits
-        raise UsageError(f"cannot read the profile {path}: {' '.join(str(error).split())}") from error
-    return Site.from_json(document, f"the profile {path}")
+    return Site.from_json(read_yaml(path), f"the profile {path}")
 
 
 def _mapping(document: object, what: str) -> Mapping[str, object]:
@@ -310,48 +289,18 @@ def _mapping(document: object, what: str) -> Mapping[str, object]:
     return document
 
 
-def _checked(settings: Mapping[str, object], where: str) -> dict[str, typing.Any]:
-    """The settings with their values checked; None stays None."""
+def _checked(lines: Mapping[str, object], where: str) -> dict[str, Any]:
+    """The lines with their values checked; None stays None."""
     known = [each.name for each in fields(JobProfile)]
-    for key in settings:
+    for key in lines:
         if key not in known:
             close = difflib.get_close_matches(str(key), [*known, *SECTIONS], n=1)
             hint = f"Did you mean '{close[0]}'?" if close else f"The settings are: {', '.join(known)}."
             raise UsageError(f"{where}: '{key}' is not a setting of a profile. {hint}")
-    hints = typing.get_type_hints(JobProfile)
-    return {key: _value(hints[key], key, value, where) for key, value in settings.items()}
-
-
-def _value(hint: object, key: str, value: object, where: str) -> object:
-    wanted = "text"
-    if value is None:
-        return None
-    if hint is int:
-        wanted = "a whole number above 0"
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    elif hint == tuple[str, ...]:
-        wanted = "a list of lines of text"
-        if isinstance(value, (list, tuple)) and all(
-            isinstance(line, str) and "\n" not in line for line in value
-        ):
-            if key != "extra" or all(line.startswith("-") for line in value):
-                return tuple(value)
-            wanted = "a list of options of the batch system, each with its dashes"
-    elif key == "scheduler":
-        wanted = f"one of {', '.join(SCHEDULERS)}"
-        if value in SCHEDULERS:
-            return value
-    elif key == "time":
-        wanted = 'a time limit in quotes, such as "04:00:00" or "1-12:00:00"'  # YAML reads 12:00:00 as 43200
-        if isinstance(value, str) and re.fullmatch(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}", value):
-            return value
-    elif key == "gpus":
-        wanted = "a number of GPUs, or kind:number such as a100:1"
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        if isinstance(value, str) and re.fullmatch(r"([\w.-]+:)?[0-9]+(,([\w.-]+:)?[0-9]+)*", value):
-            return value
-    elif isinstance(value, str) and (key == "local_directory" or re.fullmatch(r"[^\s\"'#\\]+", value)):
-        return value
-    raise UsageError(f"{where}: {key} is {value!r}, but it must be {wanted}.")
+    given: dict[str, Any] = {key: value for key, value in lines.items() if value is not None}
+    try:
+        job = JobProfile(**given)
+    except SettingError as error:
+        value = shown(lines[error.name])
+        raise UsageError(f"{where}: {error.name} is {value}, but {error.reason}.") from None
+    return {key: getattr(job, key) if key in given else None for key in lines}

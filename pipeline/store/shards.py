@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 import google_crc32c
 import numpy as np
 import xxhash
-from numcodecs import blosc
 from numcodecs.blosc import BITSHUFFLE, Blosc
 from numpy.typing import NDArray
 
@@ -31,7 +30,6 @@ from .blocks import Region, spans
 EMPTY = 2**64 - 1  # offset of a chunk that the index lists as absent
 LEVEL = 3  # of zstd: levels above cost time and gain little on counts
 
-blosc.set_nthreads(1)  # the bytes of blosc(zstd) depend on it
 _BLOSC = Blosc(cname="zstd", clevel=LEVEL, shuffle=BITSHUFFLE)
 
 

@@ -112,7 +112,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
             hint = "the run that writes it has not finished; run the same command again to continue it"
         raise InputError(path, hint) from None
     except NotADirectoryError:
-        raise InputError(path, "it is a file, and no Zarr store; ingest a raw movie first") from None
+        raise InputError(path, "it is a file and not a Zarr store; ingest a raw movie first") from None
     except (KeyError, TypeError):
         raise InputError(path, "a Zarr store, but not one of tdenoise; ingest the movie first") from None
     except (ValueError, OSError) as error:
@@ -187,7 +187,7 @@ def open_store(path: Path, name: str, *, deep: bool = True) -> Store:
         else:
             if seal_of(path) == origin:
                 return opened
-    raise InputError(path, "is replaced again and again while it is opened. Try again in a moment.")
+    raise InputError(path, "is being replaced while it is opened. Try again in a moment.")
 
 
 def _open_once(path: Path, name: str, origin: str, deep: bool) -> Store:

@@ -28,7 +28,7 @@ from .store import KEPT_BITS, PROFILE, Coordinates, Geometry
 WHERE = ("workers", "worker_memory", "insecure", "profile", "share", "device")  # settings that change no byte
 
 # "Not written" and "equal to the fill value" must stay different things.
-zarr.config.set({"array.write_empty_chunks": True})
+WRITE_ALL = {"write_empty_chunks": True}
 
 
 def create(
@@ -103,6 +103,7 @@ def create_array(
         fill_value=np.iinfo(dtype).max if fill is None else fill,
         dimension_names=dims,
         overwrite=True,
+        config=WRITE_ALL,
         compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],
         attributes=attributes,
     )
@@ -238,6 +239,7 @@ def record_hashes(path: Path, name: str, hashes: dict[str, str]) -> None:
         chunks=table.shape,
         fill_value=0,
         overwrite=True,
+        config=WRITE_ALL,
         compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],
         attributes={
             "long_name": f"xxh3_128 of the decoded bytes of every shard of {name}, high and low half; and xxh3_64 "

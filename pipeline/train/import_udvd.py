@@ -9,7 +9,7 @@ from tdenoise.network.udvd import read_weights
 
 from ..errors import InputError
 from ..runs import progress
-from ..settings.config import ModelsImportConfig
+from ..settings.result_settings import ModelsImportConfig
 from ..version import VERSION
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from tdenoise.noise.drift import MAX_SHIFT
 
 from ..inputs.model_fit import open_model
-from ..settings.config import ModelsShowConfig
+from ..settings.result_settings import ModelsShowConfig
 
 
 def show_model(config: ModelsShowConfig) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from ..inputs.model_fit import (
 )
 from ..resources import budget, memory
 from ..runs import progress
-from ..settings.config import TrainConfig
+from ..settings.denoise_settings import TrainConfig
 from ..step_control import Control
 from ..store import store
 from ..version import VERSION
@@ -55,6 +55,7 @@ CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_S = 120.0  # time between checkpoints
 
 
+@torch_setup.restored()
 def train_model(config: TrainConfig, control: Control | None = None) -> dict[str, Any]:
     """Train a model on one or several movies; safe to stop and start again.
 
@@ -103,18 +104,18 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         for movie in plan.movies:
             tell_drift(movie, plan.drifts[movie.id], plan.architecture)
     if plan.rehearses:
-        log.info("simulated scenes are shown beside the movie (--movie-only leaves them away)")
+        log.info("simulated scenes are shown beside the movie (--movie-only leaves them out)")
         for movie in plan.movies:
             if movie_pixel_size_nm(movie) is None:
                 log.info(
-                    "%s does not tell the size of its pixels: scenes would look more like it had ingest been told "
-                    "(--pixel-size)",
+                    "%s does not say how large its pixels are: simulated scenes would look more like it if you "
+                    "told ingest (--pixel-size)",
                     movie.path,
                 )
     if has_gamma_head(plan.architecture):
         log.warning(
-            "a few noisy movies hardly show how uncertain a good prediction is: take the variance that this model "
-            "states for a rough one, and compare it with the errors by 'evaluate' (docs/models.md)."
+            "a few noisy movies say little about how uncertain a good prediction is: take the variance that this model "
+            "states for a rough one, and compare it with the errors by 'evaluate' (docs/explanation/uncertainty.md)."
         )
     training = [_looked_at(movie, plan) for movie in plan.movies]
     inputs = [path for path in (*config.movie, plan.start) if path is not None]
@@ -166,7 +167,7 @@ def _looked_at(movie: store.Store, plan: Plan) -> TrainingMovie:
     bad = movie_stand_ins(movie, pixels)
     if bad is not None:
         n_bad = int(np.isfinite(bad).sum())
-        log.info("%s: %d bad pixels are hidden from the network and take no part", movie.path, n_bad)
+        log.info("%s: %d bad pixels are hidden from the network", movie.path, n_bad)
     if (pattern := pixels.fixed_pattern()).matters:
         log.warning(
             "%s: the gains of neighbouring pixels differ by %.1f %% (standard deviation), the same in every frame. "
@@ -338,10 +339,10 @@ class _Session:
             state.start_spread(team.of_first(lambda: self._validation.constant_spread(state.network)))
         if not state.done:
             self._loop(state, stage)
+        self._records += self._told(stage, state)
         self.n_steps += state.step
         self.elapsed_s += state.elapsed_s
         self.stage = stage
-        self._records += [self._record(stage, record) for record in state.history]
         return state
 
     def _started(self, stage: _Stage) -> TrainingState:
@@ -423,8 +424,10 @@ class _Session:
         self._control.check("compare models")
         return self._contradiction(network)
 
-    def _record(self, stage: _Stage, record: dict[str, float]) -> dict[str, Any]:
-        return record if stage.candidate is None else {"candidate": stage.candidate, **record}
+    def _told(self, stage: _Stage, state: TrainingState) -> list[dict[str, Any]]:
+        """Records of a stage, their steps counted from the beginning of the training."""
+        name = {} if stage.candidate is None else {"candidate": stage.candidate}
+        return [{**name, **record, "step": self.n_steps + record["step"]} for record in state.history]
 
     def _tell(self, state: TrainingState, stage: _Stage) -> None:
         """Show how far it has come, and write the metrics."""
@@ -434,7 +437,7 @@ class _Session:
         done = stage.begins + stage.share * min(1.0, done)
         self._control.progress("train", min(1000, math.floor(1000 * done)), 1000)
         assert self._run is not None
-        records = self._records + [self._record(stage, record) for record in state.history]
+        records = self._records + self._told(stage, state)
         lines = "".join(json.dumps(record) + "\n" for record in records)
         write_atomically(self._run.partial / "metrics.jsonl", lines.encode())
 

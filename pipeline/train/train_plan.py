@@ -24,7 +24,8 @@ from ..errors import InputError, UsageError
 from ..inputs.gamma_head import check_gamma, has_gamma_head
 from ..inputs.model_fit import movie_drift, movie_noise, movie_pixel_size_nm, open_model
 from ..resources import memory
-from ..settings.config import SCRATCH, TrainConfig
+from ..settings.denoise_settings import TrainConfig
+from ..settings.results import SCRATCH
 from ..store import integrity, store
 
 UNLIMITED = 10**9  # steps, where the time limit ends the training
@@ -65,7 +66,7 @@ def make_plan(config: TrainConfig) -> Plan:
     for movie in movies:
         movie.array.check_all()  # a short training may never come to the shard that is lost
     if len({movie.id for movie in movies}) < len(movies):
-        raise UsageError("the same movie is given twice. Name every movie once.")
+        raise UsageError("you gave the same movie twice. Name each movie once.")
     device = checkpoint.default_device() if config.device == "auto" else config.device
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda, but no GPU is usable here. Use --device cpu, or ask for a GPU node.")
@@ -80,7 +81,7 @@ def make_plan(config: TrainConfig) -> Plan:
     if kind_of(architecture) == "thinned":
         _check_thinning(movies, "--model thinned", "Use --model split-blind.")
     if config.least_dose < 1:
-        _check_thinning(movies, "--least-dose", "Leave it away.")
+        _check_thinning(movies, "--least-dose", "Remove it.")
     if has_gamma_head(architecture):
         for movie in movies:
             check_gamma(movie, "--head gamma", "Use --head mean.")
@@ -196,7 +197,7 @@ def _choose_blindness(
         return UdvdArchitecture(radius), "udvd hides the same pixels of all its frames"
     if config.model == "thinned":
         if config.blind_radius != "auto":
-            raise UsageError("--blind-radius: a thinned model has no blind spot. Leave it away.")
+            raise UsageError("--blind-radius: a thinned model has no blind spot. Remove it.")
         reason = "not blind: single electrons (Fano factor 1, no correlations) can be split at random"
         return SplitBlindArchitecture(centre="seen"), reason
     measured = [NoiseStatistics.from_json(m.attributes["noise"]) for m in movies if m.attributes["noise"]]

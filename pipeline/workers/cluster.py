@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from ..errors import ResourceError, Stopped, UsageError
 from ..resources import budget
 from ..slurm.site_profile import SUBMIT, worker_profile
+from .main_guard import check_main_guard
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -197,6 +198,7 @@ def _local(
     from distributed import Client, LocalCluster
     from distributed.security import Security
 
+    check_main_guard()
     count = count or budget.n_cores()
     logging.getLogger("distributed.nanny").addFilter(_is_news)
     for attempt in range(1, START_TRIES + 1):
@@ -292,7 +294,7 @@ def _jobs(
         from .job_cluster import wait_for_first, worker_jobs
     except ImportError as error:
         raise UsageError(
-            f"--workers {workers} lacks the package {error.name}: pip install 'tdenoise[slurm]'."
+            f"--workers {workers} needs the package {error.name}. In a checkout of tdenoise: pip install '.[slurm]'."
         ) from error
 
     jobs = worker_jobs(

@@ -12,7 +12,7 @@ import queue
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -94,9 +94,34 @@ def drive(
     Stopped
         After a stop request, once the items in hand are finished, or when workers are lost too often.
     """
+    with _little_garbage():
+        yield from _drive(connect, plugin, function, items, remaining, control, no_workers_s, resources)
+
+
+@contextmanager
+def _little_garbage() -> Iterator[None]:
+    """Keep the collector from going through all blocks of a large movie again and again."""
+    before = gc.get_freeze_count()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if before == 0:  # else somebody else's objects would be let go, too
+            gc.unfreeze()
+
+
+def _drive(
+    connect: Callable[[], AbstractContextManager[Any]],
+    plugin: Any,
+    function: Callable[[Item], Any],
+    items: Sequence[Item],
+    remaining: Callable[[], list[Item]],
+    control: Control,
+    no_workers_s: float,
+    resources: dict[str, float] | None,
+) -> Iterator[Outcome[Item]]:
     failed: set[int] = set()
     todo = list(items)
-    gc.freeze()  # else the collector goes through all blocks of a large movie again and again
     for attempt in range(REBUILDS + 1):
         if not todo:
             return

@@ -22,7 +22,8 @@ from ..errors import PipelineError, Stopped
 from ..files.sealed_json import read_sealed, write_sealed
 from ..runs import progress
 from ..runs.shared_run import SharedRun
-from ..settings.config import ApplyConfig
+from ..settings.denoise_settings import ApplyConfig
+from ..settings.fields import flag_of
 from ..slurm.batch_script import pipeline_command, queue, render_script, submit_script
 from ..slurm.job_reasons import Pending, newest_log
 from ..slurm.site_profile import JobProfile, worker_profile
@@ -148,8 +149,7 @@ def task_words(config: ApplyConfig) -> list[str]:
         if field.metadata["positional"]:
             positional.append(text)
             continue
-        flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
-        words += [flag] if value is True else [flag, text]
+        words += [flag_of(field)] if value is True else [flag_of(field), text]
     return [*words, *positional]
 
 

@@ -114,7 +114,7 @@ class WorkerCluster(JobQueueCluster):  # type: ignore[misc]
                     if job.refusal
                     else f"{self.stillborn} worker jobs in a row ended before a worker was ready; {self.newest_log()}"
                 )
-                logger.error("none is replaced any more: %s", self.given_up)
+                logger.error("no more jobs are submitted: %s", self.given_up)
                 break
             del self.workers[name]
             job.status = Status.closed
@@ -292,7 +292,7 @@ def wait_for_first(cluster: WorkerCluster, *, timeout_s: float, stop: threading.
         with suppress(RuntimeError):  # it does not answer: that says nothing about the jobs
             reason = hopeless(cluster.sync(cluster.queue))
             if reason is not None and reason == never_before:
-                raise ResourceError(f"the worker jobs would wait for ever ({reason}).")
+                raise ResourceError(f"the worker jobs would wait forever ({reason}).")
             never_before = reason  # twice: Slurm's first reason may be a passing one
         if time.monotonic() > deadline:
             raise ResourceError(

@@ -13,16 +13,18 @@ from tdenoise.network import checkpoint
 from tdenoise.network.registry import architecture_of
 from tdenoise.noise.drift import largest_shift
 
-from ..apply.apply import Connect, apply
+from ..apply.apply import apply
 from ..apply.apply_plan import describe_plan, followed_drift, lay_out
 from ..archive import archive
 from ..errors import InputError, PipelineError, Stopped, UsageError
 from ..inputs.model_fit import open_model
 from ..resources import budget
-from ..settings.config import ApplyConfig, ApplyManyConfig
-from ..settings.steps import is_archive, is_single, one_movie, single
+from ..settings.denoise_settings import ApplyConfig, ApplyManyConfig
+from ..settings.results import is_archive
+from ..settings.steps import is_single, one_movie, single
 from ..step_control import Control
 from ..store import blocks, store
+from ..workers.executors import Connect
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ def jobs(config: ApplyManyConfig) -> Iterator[tuple[ApplyConfig, str | None]]:
     """
     if config.output.suffix == ".zarr":
         raise UsageError(
-            f"{config.output}: the name of one store, for several movies. Give the name of a folder."
+            f"{config.output}: this names one store, but there are several movies. Name a folder."
         )
     taken: dict[Path, Path] = {}
     for *_, path, identity in _movies(config):
@@ -137,7 +139,7 @@ def _of_card(card: archive.Card, folder: Path) -> Found:
     n_frames, height, width = card["shape"]
     place = folder / card["path"]
     if ".." in Path(card["path"]).parts:
-        raise InputError(place, "is no place that an archive names")
+        raise InputError(place, "is not a place that an archive may name")
     itemsize = np.dtype(card["dtype"]).itemsize
     return (n_frames, height, width), card["shard"][0], itemsize, None, place, card["id"]
 

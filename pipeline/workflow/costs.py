@@ -15,7 +15,8 @@ from ..apply.apply_plan import lay_out
 from ..errors import PipelineError
 from ..ingest.ingest_many import plan_jobs
 from ..ingest.ingest_plan import open_movie, plan_geometry, stored_shape
-from ..settings.config import ApplyManyConfig, IngestManyConfig, RunConfig
+from ..settings.denoise_settings import ApplyManyConfig, RunConfig
+from ..settings.ingest_settings import IngestManyConfig
 from ..store.blocks import n_blocks
 from ..workers.cluster import parse_workers
 from .apply_many import describe_plans

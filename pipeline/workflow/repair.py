@@ -22,7 +22,7 @@ from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import open_model
 from ..runs import progress
 from ..settings import recorded_settings
-from ..settings.config import VerifyConfig
+from ..settings.result_settings import VerifyConfig
 from ..step_control import Control
 from ..store import integrity, store, writing
 from .resume import resume
@@ -81,7 +81,7 @@ def _apply(command: Any, found: Findings, control: Control) -> None:
     if progress.plan_id(plan.identity) != found.attributes["plan"]:
         raise InputError(
             command.output,
-            f"was not made from {command.movie} with {command.model}. Give those it was made from.",
+            f"was not made from {command.movie} with {command.model}. Give the ones it was made from.",
         )
     devices = found.attributes["devices"]
     given = _maps(command.output, found.attributes)

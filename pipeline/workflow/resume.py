@@ -15,7 +15,8 @@ from ..ingest.ingest import ingest
 from ..jobs.status import status
 from ..runs import progress
 from ..settings import recorded_settings
-from ..settings.config import RunConfig, StatusConfig
+from ..settings.denoise_settings import RunConfig
+from ..settings.job_settings import StatusConfig
 from ..settings.recorded_settings import COMMAND, RUN
 from ..step_control import Control
 from ..train.train import train_model
@@ -110,7 +111,7 @@ def _call(file: Path, output: Path, now: _Now, control: Control) -> None:
         config = _settings(ownership.read_own(file), output, now)
     except ValueError as error:
         raise InputError(
-            file, f"does not say how to go on ({error}). Run the same command again instead."
+            file, f"does not say how to continue ({error}). Run the same command again instead."
         ) from None
     if isinstance(config, RunConfig):
         run(config, control)
@@ -136,7 +137,7 @@ def _settings(document: dict[str, Any], output: Path, now: _Now) -> Any:
     there = isinstance(config, RunConfig) or os.path.lexists(output)
     if document["settings"].get("force") and there and not now.force:
         raise UsageError(
-            f"{output}: the interrupted command was to replace what is there. Say so again: resume --force."
+            f"{output}: the interrupted command was to replace what is there. Confirm it: resume --force."
         )
     if hasattr(config, "workers"):
         config = replace(config, workers=now.workers or str(config.workers), insecure=now.insecure)

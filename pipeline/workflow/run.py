@@ -22,9 +22,12 @@ from ..ingest.ingest_plan import open_movie, stored_shape
 from ..inputs.model_fit import open_model
 from ..resources import memory
 from ..settings import recorded_settings
-from ..settings.config import SCRATCH, IngestConfig, ReportConfig, RunConfig, TrainConfig
+from ..settings.denoise_settings import RunConfig, TrainConfig
+from ..settings.ingest_settings import IngestConfig
 from ..settings.recorded_settings import RUN
-from ..settings.steps import OUTPUTS, apply_settings, step_settings
+from ..settings.result_settings import ReportConfig
+from ..settings.results import OUTPUTS, SCRATCH
+from ..settings.steps import apply_settings, step_settings
 from ..slurm.site_profile import load_profile
 from ..step_control import Control
 from ..store import store

@@ -9,10 +9,11 @@ import numpy as np
 import tifffile
 
 from tdenoise.files.atomic import write_atomically
-from tdenoise.simulation.nanoparticle import SimulationSettings, simulate, truth_arrays
+from tdenoise.simulation.nanoparticle import simulate, truth_arrays
+from tdenoise.simulation.particle import SimulationSettings
 
 from ..errors import UsageError
-from ..settings.config import SimulateConfig
+from ..settings.ingest_settings import SimulateConfig
 
 
 def write_simulation(config: SimulateConfig) -> dict[str, Any]:

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Undo afterwards what `prepare` sets: a step may be called from a program that computes with torch, too."""
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), cudnn.benchmark, cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cudnn.benchmark, cudnn.allow_tf32 = before[1:]
 
 
 def prepare(n_threads: int) -> None:

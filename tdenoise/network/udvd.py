@@ -7,7 +7,7 @@ quarter turns of the frames, with the same weights; 1x1 convolutions join the fo
 *all five* frames, not in the centre frame alone: compare `tdenoise.network.split_blind`.
 
 Layers have the names and shapes of the script that users train UDVD with (crozier-del/UDVD-MF-Denoising), so that its
-weights fit: see docs/udvd.md. What is computed is the same; how often, is not.
+weights fit: see docs/reference/networks.md. What is computed is the same; how often, is not.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ MIN_SNR = 0.02  # floor of Scale.contrast / Scale.noise, for movies in which not
 REACH = 3  # largest distance at which the noise of two pixels is compared [pixels]
 WIDEST = 2  # largest blind radius below the whole frame [pixels]
 FEWEST_BLOCKS = 7  # of a movie, whose scatter is trusted
-CORRELATED = 0.01  # a correlation that costs a blind-spot network quality; see docs/noise.md
+CORRELATED = 0.01  # a correlation that costs a blind-spot network quality; see docs/explanation/noise.md
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def choose(statistics: NoiseStatistics) -> Choice:
     The radius is the smallest that hides every pixel whose noise goes with that of the predicted one, at any of
     the 24 distances up to three pixels; noise that reaches three pixels or more hides the whole centre frame.
     A correlation of 5 % between neighbours already costs a one-pixel blind spot more than 1 dB, for it lets the
-    network predict noise; see docs/noise.md.
+    network predict noise; see docs/explanation/noise.md.
 
     Stores of old versions know the nearest neighbours alone; a strong correlation of these is answered with a
     radius of 2.

@@ -19,67 +19,30 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
-Array = NDArray[Any]
+from .particle import (
+    ADATOM,
+    CHANGING_SURFACE,
+    INNER,
+    PT_LATTICE_NM,
+    SURFACE,
+    Array,
+    SimulationSettings,
+    Structure,
+)
+from .rendering import (
+    CE_PEAK,
+    O_PEAK,
+    PEAK_REACH,
+    PEAK_SIGMA_NM,
+    peak_height,
+    positions_of,
+    render,
+    tilt_damping,
+)
 
-PT_LATTICE_NM = 0.39242
 CEO2_LATTICE_NM = 0.54110
-PEAK_SIGMA_NM = 0.056  # sets the finest detail, about 0.09 nm
-PEAK_REACH = 4.5  # stamp radius in units of the peak's sigma; beyond it the peak is below 2e-4
-MASK_RADIUS_NM = 0.16
-PT_PEAK, PT_SATURATION_ATOMS = 0.62, 2.5  # peak height of a thick column; atoms to reach 63 % of it
-CE_PEAK, O_PEAK = 0.42, 0.18
-PT_OFFSET, SUPPORT_OFFSET = -0.08, 0.04  # net intensity of a column, as a share of its peak
-INNER, SURFACE, CHANGING_SURFACE, ADATOM = 0, 1, 2, 3
-
-
-@dataclass(frozen=True)
-class SimulationSettings:
-    """What to simulate. The same settings give the same movie, bit for bit."""
-
-    n_frames: int = 64
-    height: int = 128  # pixels
-    width: int = 128  # pixels
-    dose: float = 0.5  # electrons per pixel and frame in vacuum
-    pixel_size_nm: float = 0.014
-    frame_time_s: float = 1 / 75
-    seed: int = 0
-    changing_share: float = 0.4  # of the surface columns and adatom sites
-    dwell_frames: tuple[float, float] = (6.0, 60.0)  # range of the columns' mean dwell times
-    hop_fraction: float = 0.5  # of the events; a nearby column changes the opposite way
-    rotation_every_frames: tuple[float, float] = (25.0, 60.0)  # time between two rotations
-    rotation_sd_deg: tuple[float, float, float] = (1.2, 0.7, 0.7)  # in the plane, tilt x, tilt y
-    drift_share: float = 0.04  # of the shorter side; the drift stays within plus or minus this
-    drift_speed_px: float = 0.3  # per frame, at most, along each axis
-    counts_per_electron: float = 1.0
-    blur_px: float = 0.0  # sigma of the detector's point spread; correlates the noise of neighbours
-    gain: float = 0.0  # relative pixel-to-pixel spread of the counts per electron
-    hot_pixels: int = 0
-
-    def __post_init__(self) -> None:
-        if self.n_frames < 1:
-            raise ValueError(f"n_frames must be at least 1, not {self.n_frames}.")
-        for name in ("dose", "pixel_size_nm", "frame_time_s", "counts_per_electron"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
-        for name in ("blur_px", "gain", "hot_pixels", "drift_share", "drift_speed_px", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
-        field_nm = min(self.height, self.width) * self.pixel_size_nm
-        if field_nm < 0.4:
-            raise ValueError(
-                f"a field of {field_nm:.2g} nm cannot hold an atomic column and vacuum. "
-                f"Use at least {math.ceil(0.4 / self.pixel_size_nm)} pixels along each side."
-            )
-        if self.dwell_frames[0] < 1 or self.dwell_frames[1] < self.dwell_frames[0]:
-            raise ValueError(f"dwell_frames must be a rising range from 1 frame up, not {self.dwell_frames}.")
-
-    @property
-    def drift_range_px(self) -> float:
-        """Bound of the drift along each axis."""
-        return self.drift_share * min(self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -112,18 +75,6 @@ class Simulation:
     gain_map: Array  # (H, W) float32, counts per electron
     hot_pixels: Array  # (n, 2) int, (row, column)
     attrs: dict[str, Any]  # JSON-ready, as in the benchmark files
-
-
-@dataclass(frozen=True)
-class _Structure:
-    """Columns before drift and rotation; the particle's rows come first from its base upwards."""
-
-    particle: Array  # (N, 2) pixels
-    n_full: Array
-    kind: Array
-    centre: Array  # (2,) the point about which the particle turns
-    support: Array  # (S, 2) pixels
-    support_peak: Array  # (S,)
 
 
 def simulate(settings: SimulationSettings) -> Simulation:
@@ -159,12 +110,10 @@ def simulate(settings: SimulationSettings) -> Simulation:
     rotations, angles = _rotations(settings, rng)
     drift = _drift(settings, rng)
 
-    positions = _positions(structure, angles, drift)
+    positions = positions_of(structure, angles, drift)
     occupancy = _average(initial, events, settings.n_frames, lambda atoms: atoms)
-    peaks = _average(initial, events, settings.n_frames, _peak_height) * _tilt_damping(
-        structure.n_full, angles
-    )
-    clean, masks = _render(settings, structure, positions, peaks, drift, np.unique(events[:, 1].astype(int)))
+    peaks = _average(initial, events, settings.n_frames, peak_height) * tilt_damping(structure.n_full, angles)
+    clean, masks = render(settings, structure, positions, peaks, drift, np.unique(events[:, 1].astype(int)))
     state, purity = _states(initial, events, settings.n_frames)
 
     counts, gain_map, hot = _detect(clean, settings, noise_seed, camera_seed)
@@ -214,7 +163,7 @@ def _rows_of(lattice_nm: float) -> tuple[float, float]:
     return lattice_nm / math.sqrt(3), lattice_nm * math.sqrt(6) / 4
 
 
-def _build(settings: SimulationSettings, rng: np.random.Generator) -> _Structure:
+def _build(settings: SimulationSettings, rng: np.random.Generator) -> Structure:
     """Place the columns so that about a third of the field is vacuum, whatever its size."""
     px = settings.pixel_size_nm
     layer, spacing = _rows_of(PT_LATTICE_NM)
@@ -254,7 +203,7 @@ def _build(settings: SimulationSettings, rng: np.random.Generator) -> _Structure
     keep = (kinds != ADATOM) | np.isin(np.arange(len(kinds)), adatoms)
     centre = np.array([interface - (n_layers / 3 + 1) * layer / px, settings.width / 2])
     support, support_peak = _build_support(settings, interface)
-    return _Structure(particle[keep], full[keep], kinds[keep], centre, support, support_peak)
+    return Structure(particle[keep], full[keep], kinds[keep], centre, support, support_peak)
 
 
 def _choose(rng: np.random.Generator, candidates: Array, share: float) -> Array:
@@ -288,7 +237,7 @@ def _dwell_times(kind: Array, settings: SimulationSettings, rng: np.random.Gener
 
 
 def _draw_events(
-    structure: _Structure, dwell: Array, settings: SimulationSettings, rng: np.random.Generator
+    structure: Structure, dwell: Array, settings: SimulationSettings, rng: np.random.Generator
 ) -> tuple[Array, Array]:
     """Occupancy at time 0 and all later changes, drawn in continuous time."""
     levels = [np.unique([0, n // 2, n]) for n in structure.n_full]
@@ -336,18 +285,6 @@ def _average(initial: Array, events: Array, n_frames: int, value_of: Callable[[A
     return result
 
 
-def _peak_height(atoms: Any) -> Any:
-    return PT_PEAK * (1 - np.exp(-np.asarray(atoms) / PT_SATURATION_ATOMS))
-
-
-def _tilt_damping(n_full: Array, angles_deg: Array) -> Array:
-    """A tilted column is a short line in projection: a lower, wider peak (here only lower). Shape (T, N)."""
-    tilt = np.hypot(angles_deg[:, 1], angles_deg[:, 2])
-    smear_nm = np.deg2rad(tilt)[:, None] * n_full[None, :] * PT_LATTICE_NM / math.sqrt(2)
-    damping: Array = 1 / (1 + smear_nm**2 / 12 / PEAK_SIGMA_NM**2)
-    return damping
-
-
 def _rotations(settings: SimulationSettings, rng: np.random.Generator) -> tuple[Array, Array]:
     """The list of rotations, and the three angles of each frame averaged over its exposure."""
     rows: list[list[float]] = []
@@ -376,89 +313,6 @@ def _drift(settings: SimulationSettings, rng: np.random.Generator) -> Array:
     phase = rng.uniform(0, 2 * math.pi, (2, 4))
     waves = weight * np.sin(2 * math.pi * times[:, None, None] / period + phase)
     return np.asarray(waves.sum(axis=2))
-
-
-def _positions(structure: _Structure, angles_deg: Array, drift: Array) -> Array:
-    """Column positions in every frame, shape (T, N, 2)."""
-    angle = np.deg2rad(angles_deg[:, 0])[:, None]
-    rows, cols = (structure.particle - structure.centre).T
-    turned = np.stack(
-        [rows * np.cos(angle) - cols * np.sin(angle), rows * np.sin(angle) + cols * np.cos(angle)], -1
-    )
-    return np.asarray(turned + structure.centre + drift[:, None, :])
-
-
-def _render(
-    settings: SimulationSettings,
-    structure: _Structure,
-    positions: Array,
-    peaks: Array,
-    drift: Array,
-    changed: Array,
-) -> tuple[Array, dict[str, Array]]:
-    shape = (settings.height, settings.width)
-    sigma, radius = (length / settings.pixel_size_nm for length in (PEAK_SIGMA_NM, MASK_RADIUS_NM))
-    static = structure.kind <= SURFACE
-    clean = np.ones((settings.n_frames, *shape), np.float32)
-    touched, changing = np.zeros(shape, bool), np.zeros(shape, bool)
-    in_particle, in_support = np.ones(shape, bool), np.ones(shape, bool)
-    for k in range(settings.n_frames):
-        support = structure.support + drift[k]
-        for places, peak, offset in (
-            (positions[k], peaks[k], PT_OFFSET),
-            (support, structure.support_peak, SUPPORT_OFFSET),
-        ):
-            image, reached = _add_peaks(shape, places, peak, sigma, offset)
-            clean[k] += image
-            touched |= reached
-        in_particle &= near(shape, positions[k, static], radius)
-        in_support &= near(shape, support, radius)
-        changing |= near(shape, positions[k, changed], radius)
-    masks = {
-        "vacuum_mask": ~touched,
-        "particle_mask": in_particle,
-        "support_mask": in_support & ~in_particle,
-        "changing_mask": changing,
-    }
-    # Rounded once, here: then the stored float16 movie is the exact expectation of the counts.
-    return clean.astype(np.float16).astype(np.float32), masks
-
-
-def _add_peaks(
-    shape: tuple[int, int], places: Array, heights: Array, sigma: float, offset: float
-) -> tuple[Array, Array]:
-    """Sum of bright peaks with a dark ring, each drawn on a small stamp at its subpixel place.
-
-    The peak is the negative Laplacian of a Gaussian (a phase object transfers no mean intensity) plus a
-    weak Gaussian. Returns the image and where any stamp reached, also of columns of height 0.
-    """
-    index, inside, row, col = _stamps(shape, places, math.ceil(PEAK_REACH * sigma))
-    gauss_row, gauss_col = (np.exp(-0.5 * (d / sigma) ** 2) for d in (row, col))
-    radius = (row[:, :, None] ** 2 + col[:, None, :] ** 2) / (2 * sigma**2)
-    inside &= radius <= PEAK_REACH**2 / 2
-    stamp = heights[:, None, None] * gauss_row[:, :, None] * gauss_col[:, None, :] * (1 + offset - radius)
-    size = shape[0] * shape[1]
-    image = np.bincount(index[inside], stamp[inside], size).reshape(shape)
-    return image, (np.bincount(index[inside], minlength=size) > 0).reshape(shape)
-
-
-def near(shape: tuple[int, int], places: Array, radius: float) -> Array:
-    """Pixels within a radius of places (row, column), shape ``shape``, bool."""
-    index, inside, row, col = _stamps(shape, places, math.ceil(radius))
-    inside &= row[:, :, None] ** 2 + col[:, None, :] ** 2 <= radius**2
-    found = np.zeros(shape[0] * shape[1], bool)
-    found[index[inside]] = True
-    return found.reshape(shape)
-
-
-def _stamps(shape: tuple[int, int], places: Array, reach: int) -> tuple[Array, Array, Array, Array]:
-    """Squares around places: flat pixel indices, which lie inside the frame, distances along each axis."""
-    offsets = np.arange(-reach, reach + 1)
-    rows = np.rint(places[:, :1]).astype(int) + offsets
-    cols = np.rint(places[:, 1:]).astype(int) + offsets
-    index = rows[:, :, None] * shape[1] + cols[:, None, :]
-    inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((cols >= 0) & (cols < shape[1]))[:, None, :]
-    return index, inside, rows - places[:, :1], cols - places[:, 1:]
 
 
 def _states(initial: Array, events: Array, n_frames: int) -> tuple[Array, Array]:

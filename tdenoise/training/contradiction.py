@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluation.metrics import block_sums
-from ..inference.denoising import Tile, denoise
+from ..inference.denoising import denoise
 from ..inference.last_word import Evidence, corners, significance
+from ..inference.tile import Tile
 from ..network.registry import Network
 from .patches import TrainingMovie
 from .validation import Sums

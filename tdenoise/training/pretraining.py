@@ -18,13 +18,9 @@ from scipy import ndimage
 from ..network.registry import OUTPUT_UNIT
 from ..noise.brightness import Brightness
 from ..noise.noise import Scale
-from ..simulation.nanoparticle import (
-    MASK_RADIUS_NM,
-    Simulation,
-    SimulationSettings,
-    near,
-    simulate,
-)
+from ..simulation.nanoparticle import Simulation, simulate
+from ..simulation.particle import MASK_RADIUS_NM, SimulationSettings
+from ..simulation.rendering import near
 from ..simulation.varied_scenes import Scene, varied_scene
 from .patches import TrainingMovie
 

@@ -20,7 +20,7 @@ import torch
 from ..evaluation.columns import plane_distance
 from ..evaluation.residuals import lattice_spots
 from ..network.registry import Architecture
-from ..simulation.nanoparticle import PT_LATTICE_NM
+from ..simulation.particle import PT_LATTICE_NM
 from .patches import Batch, PatchLoader, TrainingMovie
 from .pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, noisy, scene, varied_scene
 

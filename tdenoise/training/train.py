@@ -22,7 +22,7 @@ BETAS = (0.9, 0.999)  # 0.99 for the second let the loss collapse now and then
 WARM_UP_STEPS = 100
 MAX_GRADIENT = 0.25  # norm; about five times the usual one. Without it a rare step undoes hundreds.
 SHARES = (0.0, 0.25, 0.5, 0.75)  # of the way from given weights to adapted ones, at which it may turn back
-NO_WORSE = 0.25  # standard errors of a difference that does not count
+NO_WORSE = 0.5  # standard errors of a difference that does not count
 ANNEAL_STEPS = 2000  # in which the learning rate falls to nothing once the held-out error has stopped falling
 
 

@@ -124,7 +124,7 @@ def test_workers_that_are_lost_and_never_come_again_end_the_run_with_their_log(s
 
 def test_a_time_limit_that_is_never_granted_is_told_soon_and_in_words(slurm, connect):
     with (
-        pytest.raises(ResourceError, match=r"wait for ever \(PartitionTimeLimit: .*lower time"),
+        pytest.raises(ResourceError, match=r"wait forever \(PartitionTimeLimit: .*lower time"),
         connect("slurm:1", "partition: htc\nextra: [--time=05:00:00]"),
     ):
         pass

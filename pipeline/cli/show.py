@@ -1,0 +1,243 @@
+"""How the result of every command is shown to a person; a function for each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from .terminal import one_line
+
+
+def ingest(result: dict[str, Any]) -> str:
+    if "movies" in result:
+        return _table(result["movies"])
+    noise = result["noise"] or {}
+    fano = noise.get("fano")
+    shown = "not measured" if fano is None else f"{fano:.3f}"
+    mean = "unknown" if result["mean"] is None else f"{result['mean']:.4g} counts per pixel and frame"
+    return f"{result['store']}: mean {mean}, Fano factor {shown}"
+
+
+def _table(movies: list[dict[str, Any]]) -> str:
+    """A line for each of several movies, and then what went wrong, in full."""
+    head = ("movie", "frames", "size", "type", "mean", "Fano", "warnings", "result")
+    lines = [head]
+    for movie in movies:
+        if movie["error"] is not None:
+            lines.append((one_line(movie["name"]), *6 * ("",), f"failed ({movie['exit_code']})"))
+            continue
+        n_frames, height, width = movie["shape"]
+        figures = ("" if v is None else f"{v:.4g}" for v in (movie["mean"], movie["fano"]))
+        size = (str(n_frames), f"{height} x {width}", movie["dtype"])
+        name, made = one_line(movie["name"]), one_line(Path(movie["store"]).name)
+        lines.append((name, *size, *figures, str(len(movie["warnings"])), made))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [
+        "  ".join(f"{word:<{w}}" for word, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    ]
+    return "\n".join([*table, *(one_line(movie["error"]) for movie in movies if movie["error"] is not None)])
+
+
+def train(result: dict[str, Any]) -> str:
+    error = result["metrics"]["held_out_error"]
+    return (
+        f"{result['model']}: model {result['sha256'][:12]}, {result['steps']} steps, best at "
+        f"{result['best_step']} (held-out error {error:.5f} of the noise variance)"
+    )
+
+
+def apply(result: dict[str, Any]) -> str:
+    if "movies" not in result:
+        return f"{result['store']}: denoised with model {result['model']['id'][:12]}"
+    failed = [m for m in result["movies"] if m["error"] is not None]
+    done = f"{len(result['movies']) - len(failed)} of {len(result['movies'])} movies denoised"
+    return "\n".join([done, *(f"failed ({m['exit_code']}): {m['error']}" for m in failed)])
+
+
+def archive_add(result: dict[str, Any]) -> str:
+    lines = [f"added {_card(card)}" for card in result["added"]]
+    return "\n".join([*lines, *(f"known already: {id[:12]}" for id in result["known"])])
+
+
+def archive_list(result: dict[str, Any]) -> str:
+    return "\n".join(map(_card, result["cards"])) or "nothing"
+
+
+def archive_show(result: dict[str, Any]) -> str:
+    lines = [_card(result), *(f"  made from {_card(c)}" for c in result["made_from"])]
+    lines += [f"  made from {id[:12]}, which is not in the archive" for id in result["missing"]]
+    return "\n".join([*lines, *(f"  of it was made {_card(c)}" for c in result["made_of_it"])])
+
+
+def _card(card: dict[str, Any]) -> str:
+    size = " x ".join(map(str, card.get("shape", [])))
+    return "  ".join(filter(None, [card["id"][:12], f"{card['kind']:<8}", card["name"], size, card["path"]]))
+
+
+def archive_count(result: dict[str, Any]) -> str:
+    return f"{result['archive']}: {result['n_cards']} cards"
+
+
+def run(result: dict[str, Any]) -> str:
+    if "metrics" not in result:  # one step only
+        return "\n".join(result.values())
+    return "\n".join(
+        [*_figures(result["metrics"]), f"denoised store: {result['denoised']}", f"report: {result['report']}"]
+    )
+
+
+def evaluate(result: dict[str, Any]) -> str:
+    return "\n".join(_figures(result))
+
+
+def _figures(metrics: dict[str, Any]) -> list[str]:
+    """The main figures of an evaluation, a line each."""
+    from ..evaluate.sentences import summary
+
+    return summary(metrics)
+
+
+def report(result: dict[str, Any]) -> str:
+    return str(result["report"])
+
+
+def verify(result: dict[str, Any]) -> str:
+    if "stores" in result:
+        return "\n".join([*map(verify, result["stores"]), *result["models"]])
+    how = "decoded and compared" if result["deep"] else "found whole by their index"
+    mended = f", {result['repaired']} damaged files mended" if result["repaired"] else ""
+    return f"{result['store']}: {result['n_shards']} shards {how}{mended}"
+
+
+def status(result: dict[str, Any]) -> str:
+    lines = [] if result["batch"] is None else _batch_lines(result["batch"])
+    for item in result["outputs"]:
+        share = "" if item["done"] is None else f", {item['done']} of {item['total']} blocks done"
+        holder = f", held by {item['holder']}" if item["holder"] else ""
+        name = item["output"].rpartition("/")[2]
+        damage = f", {item['damage']}. Run 'verify {name} --repair' to repair it." if item["damage"] else ""
+        lines.append(f"{item['output']}: {item['state']}{share}{holder}{damage}")
+    return "\n".join(lines)
+
+
+def _batch_lines(run: dict[str, Any]) -> list[str]:
+    """A batch run and each of its jobs."""
+    spent = (
+        ""
+        if run["gpu_hours"] is None
+        else (f", {run['gpu_hours']:.3g} GPU-hours and {run['cpu_hours']:.3g} core-hours so far")
+    )
+    lines = [f"{run['command']} {run['run']}: {run['state']}{spent}"]
+    for job in run["jobs"]:
+        number = f"job {job['id']}" if job["id"] else ""
+        done = "" if job["percent"] is None else f"{job['percent']} %"
+        left = "" if job["left"] is None else f"{job['left']} left"
+        lines.append(
+            f"  {job['kind']:<7} {job['state']:<9} "
+            + ", ".join(part for part in (number, done, left, job["why"]) if part)
+        )
+        if job["state"] == "failed":
+            lines.append(f"          log: {job['log']}")
+    if any(run["workers"].values()):
+        lines.append(f"  workers {run['workers']['running']} running, {run['workers']['pending']} pending")
+    if run["blocks"] is not None:
+        blocks = run["blocks"]
+        rate = "" if blocks["per_hour"] is None else f", {blocks['per_hour']} in an hour"
+        left = "" if blocks["left_s"] is None else f", about {blocks['left_s'] / 3600:.1f} h left"
+        lines.append(f"  blocks  {blocks['done']} of {blocks['total']}{rate}{left}")
+    return lines
+
+
+def resume(result: dict[str, Any]) -> str:
+    if "resumed" in result:
+        return (
+            "\n".join(f"{output}: complete" for output in result["resumed"]) or "nothing is unfinished here"
+        )
+    return submit(result) if result["jobs"] else f"{result['folder']}: nothing is missing"
+
+
+def submit(result: dict[str, Any]) -> str:
+    """Jobs that were handed in, what they may cost, and how to follow them."""
+    jobs = [f"{job['kind']}: job {job['id']}" for job in result["jobs"]]
+    where = f"tdenoise-pipeline status, logs, cancel or resume {result['folder']}"
+    return "\n".join([*result.get("costs", []), *jobs, where])
+
+
+def cancel(result: dict[str, Any]) -> str:
+    ids = ", ".join(result["cancelled"])
+    return f"cancelled: {ids}" if ids else "no job was there to cancel"
+
+
+def profiles_list(result: dict[str, Any]) -> str:
+    return "\n".join([*result["profiles"], f"your own: {result['user_folder']}"])
+
+
+def profiles_show(result: dict[str, Any]) -> str:
+    lines = []
+    for section, asks in result.items():
+        shown = (f"{key}={value}" for key, value in asks.items() if value not in (None, ()))
+        lines.append(f"{section:<8} {', '.join(shown)}")
+    return "\n".join(lines)
+
+
+def profiles_check(result: dict[str, Any]) -> str:
+    lines = []
+    for section, job in result["jobs"].items():
+        fine = "accepted" if result["scheduler"] == "slurm" else "nothing wrong was found"
+        words = [f"wrong: {text}" for text in job["problems"]] or [fine]
+        lines.append(f"{section:<8} " + "; ".join([*words, *job["notes"]]))
+    return "\n".join(lines)
+
+
+def models_import(result: dict[str, Any]) -> str:
+    return f"{result['model']}: model {result['sha256'][:12]}, imported from {result['imported']['name']}"
+
+
+def models_show(result: dict[str, Any]) -> str:
+    from ..train.show_model import summary
+
+    return "\n".join(summary(result))
+
+
+def simulate(result: dict[str, Any]) -> str:
+    return f"{result['raw']} and {result['truth']}"
+
+
+def doctor(result: dict[str, Any]) -> str:
+    from ..jobs.doctor import lines
+
+    screen = lines(result)
+    if not sys.stdout.isatty():
+        return "\n".join(screen)
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    with console.capture() as captured:
+        for line in screen:
+            console.print(Text(line, style="green" if line.startswith("ok") else "red"))
+    return captured.get().rstrip("\n")
+
+
+def scripts(answer: dict[str, Any]) -> str:
+    """Scripts that could be copied, with what is not part of them as comments."""
+    texts = [
+        job["script"] + (f"# queued with {job['after']}\n" if job["after"] else "") for job in answer["jobs"]
+    ]
+    return "\n".join([*texts, *(f"# {line}" for line in answer["costs"])])
+
+
+def plan(result: dict[str, Any]) -> str:
+    """The plan of a dry run, a line for each thing; sizes in words."""
+    from ..resources.budget import in_words
+
+    lines = {}
+    for key, value in result.items():
+        if key == "metadata" or value is None:
+            continue
+        if key.endswith("_bytes"):
+            key, value = key.removesuffix("_bytes"), in_words(value)
+        lines[key.replace("_", " ")] = value
+    width = max(map(len, lines))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())

@@ -1,0 +1,59 @@
+"""Settings of the commands of an archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .fields import OUTPUT, WHAT, setting
+from .parse import NewPath, Paths, Words, YesNo
+from .setting import Settings, settings
+
+
+@settings()
+class ArchiveAddConfig(Settings):
+    """Add finished stores and models to an archive."""
+
+    store: Paths = setting(
+        help="movie stores, denoised stores, models, or folders of runs", metavar="STORE", positional=True
+    )
+    archive: NewPath = setting(
+        help="archive folder; created if it does not exist", group=OUTPUT, metavar="ARCHIVE", short="-A"
+    )
+
+
+@settings()
+class ArchiveConfig(Settings):
+    """List all that an archive holds."""
+
+    archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
+
+
+@settings()
+class ArchiveIndexConfig(ArchiveConfig):
+    """Rebuild the index of an archive from its cards."""
+
+
+@settings()
+class ArchiveFindConfig(Settings):
+    """Find movies, models and results in an archive."""
+
+    query: Words = setting(
+        help="words that must occur, or KEY=VALUE, such as kind=movie", metavar="QUERY", positional=True
+    )
+    archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
+
+
+@settings()
+class ArchiveShowConfig(Settings):
+    """Show one item, what it was made from and what was made from it."""
+
+    id: str = setting(help="id, the beginning of one, or a name", metavar="ID", positional=True)
+    archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
+
+
+@settings()
+class ArchiveVerifyConfig(Settings):
+    """Check every card of an archive and all that the cards name."""
+
+    archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
+    deep: YesNo = setting(False, "decode everything and compare it with the recorded hashes", group=WHAT)

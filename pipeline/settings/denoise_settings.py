@@ -1,0 +1,212 @@
+"""Settings of what makes a denoised movie: train, apply and run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from .fields import CLUSTER, MODEL, OUTPUT, WHAT, WHERE, setting
+from .ingest_settings import Preparation
+from .parse import (
+    Count,
+    DoseShare,
+    Duration,
+    Model,
+    MoviePaths,
+    MovieStore,
+    NewFolder,
+    NewPath,
+    NewStore,
+    Processes,
+    Radius,
+    RawPath,
+    Seed,
+    Size,
+    Symmetries,
+    YesNo,
+)
+from .setting import Settings, settings
+
+
+@settings(kw_only=True)
+class Following(Settings):
+    """Whether windows follow the scene; the same for ``train`` and ``apply``."""
+
+    ignore_drift: YesNo = setting(
+        False,
+        "look at the same pixels of all frames even if the scene drifts; use it for apply if you used it for train",
+        group=MODEL,
+    )
+
+
+@settings(kw_only=True)
+class Learning(Following):
+    """How a model is trained; the same for ``train`` and ``run``."""
+
+    steps: Count | None = setting(
+        None, "training steps", group=MODEL, metavar="N", default_text="12000, or what fits into --time-limit"
+    )
+    time_limit: Duration | None = setting(
+        None, "finish the training within this time, such as 20m or 1h30m", group=MODEL, metavar="TIME"
+    )
+    blind_radius: Radius = setting(
+        "auto",
+        "how many pixels around a pixel the model must not see in its own frame: 0, 1, 2, frame (the whole frame), or "
+        "auto (as many as the noise of the movie needs)",
+        group=MODEL,
+        metavar="R",
+    )
+    from_model: Model | None = setting(
+        None,
+        "model to start from, or scratch to start from random weights",
+        group=MODEL,
+        metavar="MODEL",
+        flag="--from",
+        default_text="the model that comes with tdenoise",
+    )
+    movie_only: YesNo = setting(
+        False,
+        "learn from the movie alone, without the simulated scenes that help the model to keep fast changes",
+        group=MODEL,
+    )
+    seed: Seed = setting(0, "seed of the random numbers", group=MODEL, metavar="N")
+    processes: Processes | None = setting(
+        None,
+        "processes that train together, or slurm for the tasks of this job step",
+        group=WHERE,
+        metavar="N",
+        default_text="one for each GPU of this machine",
+    )
+
+
+@settings(kw_only=True)
+class Placement(Following):
+    """Where blocks are computed; the same for ``apply`` and ``run``."""
+
+    workers: str = setting(
+        "local",
+        "where to compute: local:N, slurm:N, pbs:N, lsf:N, array:N, or the address of a Dask scheduler",
+        group=CLUSTER,
+        metavar="WHERE",
+        default_text="local, one worker for each core",
+    )
+    worker_memory: Size | None = setting(
+        None,
+        "memory of one worker, such as 4GiB",
+        group=CLUSTER,
+        metavar="SIZE",
+        default_text="an equal part of this machine's, or what the profile says",
+    )
+    insecure: YesNo = setting(
+        False, "accept a scheduler without TLS, in a network where you trust everyone", group=CLUSTER
+    )
+    profile: Path | None = setting(
+        None, "name or YAML file of the profile that describes the cluster", group=CLUSTER, metavar="NAME"
+    )
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
+    )
+    ensemble: Symmetries = setting(
+        16, "turned and mirrored copies to average over, from 1 (fast) to 16 (best)", group=MODEL, metavar="N"
+    )
+    draft_only: YesNo = setting(
+        False, "keep what the network says even where the counts of the whole movie refute it", group=MODEL
+    )
+
+
+@settings(kw_only=True)
+class TrainConfig(Learning):
+    """Train a model on one or several noisy movies."""
+
+    movie: MoviePaths = setting(help="movie stores", metavar="MOVIE.zarr", positional=True)
+    output: NewPath = setting(help="model folder to write", group=OUTPUT, metavar="MODEL", short="-o")
+    model: Literal["split-blind", "thinned", "udvd"] | None = setting(
+        None, "kind of network", group=MODEL, default_text="split-blind, or the kind of --from"
+    )
+    head: Literal["mean", "gamma"] | None = setting(
+        None,
+        "what the network estimates: the mean, or gamma: the mean and its uncertainty",
+        group=MODEL,
+        default_text="mean, or that of --from",
+    )
+    least_dose: DoseShare = setting(
+        1.0,
+        "also learn from thinned counts, down to this fraction of the dose, to denoise movies of lower dose",
+        group=MODEL,
+        metavar="FRACTION",
+    )
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
+    )
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
+
+
+@settings(kw_only=True)
+class Denoising(Placement):
+    """Settings of apply that are the same for one movie and for several."""
+
+    model: Model | None = setting(
+        None,
+        "model folder",
+        group=MODEL,
+        metavar="MODEL",
+        default_text="the model that comes with tdenoise, not adapted to the movie",
+    )
+    share: str | None = setting(
+        None,
+        "compute part I of N (counted from 0) in this process, without any network; array in a job array",
+        group=CLUSTER,
+        metavar="I/N",
+    )
+    tile: Count | None = setting(None, "rows and columns of a block, in pixels", group=WHERE, metavar="N")
+    lossless: YesNo = setting(
+        False, "keep all digits of the result; the files are 4 times larger", group=OUTPUT
+    )
+    variance: YesNo = setting(
+        False, "also write how uncertain each pixel is (the model needs a gamma head)", group=OUTPUT
+    )
+    resume: YesNo = setting(False, "only continue what was begun, never start anew", group=OUTPUT)
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
+
+
+@settings(kw_only=True)
+class ApplyConfig(Denoising):
+    """Denoise a movie, block by block; safe to stop and start again."""
+
+    movie: MovieStore = setting(help="movie store", metavar="MOVIE.zarr", positional=True)
+    output: NewStore = setting(
+        help="denoised store to write", group=OUTPUT, metavar="DENOISED.zarr", short="-o"
+    )
+
+
+@settings(kw_only=True)
+class ApplyManyConfig(Denoising):
+    """Denoise movies with a model; safe to stop and start again."""
+
+    movie: MoviePaths = setting(
+        help="movie stores, or an archive for all its movies", metavar="MOVIE.zarr", positional=True
+    )
+    output: NewStore = setting(
+        help="denoised store to write, or a folder for the stores of several movies",
+        group=OUTPUT,
+        metavar="DENOISED.zarr",
+        short="-o",
+    )
+
+
+@settings(kw_only=True)
+class RunConfig(Preparation, Learning, Placement):
+    """From a raw movie to a denoised movie and a report, in one folder: ingest, train, apply, report."""
+
+    raw: RawPath = setting(help="raw movie", metavar="RAW", positional=True)
+    output: NewFolder = setting(
+        help="folder for everything that the run makes", group=OUTPUT, metavar="FOLDER", short="-o"
+    )
+    variance: YesNo = setting(False, "also learn and write how uncertain each pixel is", group=OUTPUT)
+    truth: Path | None = setting(
+        None, "clean movie to compare with, for simulated data", group=WHAT, metavar="FILE.npz"
+    )
+    step: Literal["ingest", "train", "apply", "report"] | None = setting(
+        None, "do this step only; those before it must be done", group=WHAT
+    )
+    force: YesNo = setting(False, "replace what is there", group=OUTPUT)

@@ -1,0 +1,111 @@
+"""Settings of what follows runs and clusters: status, resume, cancel, logs, profiles and doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .fields import CLUSTER, OUTPUT, WHAT, setting
+from .parse import Count, NewPath, YesNo
+from .setting import Settings, settings
+
+
+@settings()
+class StatusConfig(Settings):
+    """Show how far a run has come."""
+
+    output: Path = setting(
+        help="store, model or folder that a command writes", metavar="OUTPUT", positional=True
+    )
+
+
+@settings()
+class ResumeConfig(Settings):
+    """Continue what was interrupted; of a batch run, queue again what is missing."""
+
+    output: Path = setting(
+        help="folder of a run, or whatever a command writes", metavar="OUTPUT", positional=True
+    )
+    profile: Path | None = setting(
+        None,
+        "profile for the new jobs",
+        group=CLUSTER,
+        metavar="NAME",
+        default_text="that of the first submission",
+    )
+    force: YesNo = setting(
+        False,
+        "continue even if jobs of the run are queued or Slurm does not answer, and replace what is there if the "
+        "interrupted command was to replace it",
+        group=OUTPUT,
+    )
+    workers: str | None = setting(
+        None,
+        "where to compute",
+        group=CLUSTER,
+        metavar="WHERE",
+        default_text="as before, unless that was the address of a scheduler",
+    )
+    insecure: YesNo = setting(
+        False, "accept a scheduler without TLS, in a network where you trust everyone", group=CLUSTER
+    )
+
+
+@settings()
+class CancelConfig(Settings):
+    """Cancel the jobs of a batch run; what is done is kept."""
+
+    output: Path = setting(
+        help="folder of a run, or whatever the run writes", metavar="FOLDER", positional=True
+    )
+
+
+@settings()
+class LogsConfig(Settings):
+    """Show the logs of the jobs of a batch run."""
+
+    output: Path = setting(
+        help="folder of a run, or whatever the run writes", metavar="FOLDER", positional=True
+    )
+    failed: YesNo = setting(False, "show only jobs that failed, in full", group=WHAT)
+    follow: YesNo = setting(False, "keep showing new lines until the run is over", group=WHAT)
+
+
+@settings()
+class ProfilesListConfig(Settings):
+    """List the names that --profile accepts."""
+
+
+@settings()
+class ProfilesShowConfig(Settings):
+    """Show what a profile asks for, for each kind of job."""
+
+    profile: Path = setting(help="name or file of a profile", metavar="NAME", positional=True)
+
+
+@settings()
+class ProfilesCheckConfig(Settings):
+    """Ask the cluster whether it would accept the jobs of a profile."""
+
+    profile: Path = setting(help="name or file of a profile", metavar="NAME", positional=True)
+
+
+@settings()
+class DoctorConfig(Settings):
+    """Check whether this machine, a shared folder and the nodes of a cluster are ready for work."""
+
+    folder: Path = setting(
+        Path(),
+        "folder for the results, on a disk that the nodes share",
+        metavar="FOLDER",
+        positional=True,
+        default_text="the current folder",
+    )
+    profile: Path | None = setting(
+        None, "name or YAML file of the profile that describes the cluster", group=CLUSTER, metavar="NAME"
+    )
+    nodes: Count | None = setting(
+        None, "also check N nodes, with a small Slurm job; waits for it to end", group=CLUSTER, metavar="N"
+    )
+    answer: NewPath | None = setting(
+        None, "also write the findings to this file, as nodes do", group=OUTPUT, metavar="FILE"
+    )

@@ -1,0 +1,147 @@
+"""Settings of what looks at a result: evaluate, report, verify and models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .fields import MODEL, OUTPUT, WHAT, setting
+from .parse import DenoisedStore, Model, MovieStore, NewPath, UdvdRadius, YesNo
+from .results import beside_in_run, was_compared
+from .setting import SettingError, Settings, settings
+
+
+@settings()
+class EvaluateConfig(Settings):
+    """Measure how good a denoised movie is, with or without a truth."""
+
+    denoised: DenoisedStore = setting(
+        help="denoised store, or the folder of a run", metavar="DENOISED.zarr", positional=True
+    )
+    movie: MovieStore = setting(
+        None,
+        "movie store it was made from",
+        group=WHAT,
+        metavar="MOVIE.zarr",
+        default_text="that of the run, if you give the folder of a run",
+    )
+    truth: Path | None = setting(
+        None, "clean movie to compare with, for simulated data", group=WHAT, metavar="FILE.npz"
+    )
+    baseline: YesNo = setting(False, "with --truth: also tune the best 3D Gaussian filter", group=WHAT)
+    model: Model | None = setting(
+        None,
+        "model that made it, to test it with probes",
+        group=WHAT,
+        metavar="MODEL",
+        default_text="that of the run, if you give the folder of a run",
+    )
+
+    def __post_init__(self) -> None:
+        _take_from_run(self)
+
+
+@settings()
+class ReportConfig(Settings):
+    """Write a page with pictures and figures of a denoised movie."""
+
+    denoised: DenoisedStore = setting(
+        help="denoised store, or the folder of a run", metavar="DENOISED.zarr", positional=True
+    )
+    movie: MovieStore = setting(
+        None,
+        "movie store it was made from",
+        group=WHAT,
+        metavar="MOVIE.zarr",
+        default_text="that of the run, if you give the folder of a run",
+    )
+    output: NewPath = setting(
+        None,
+        "HTML file to write",
+        group=OUTPUT,
+        metavar="REPORT.html",
+        short="-o",
+        default_text="report.html of the run, if you give the folder of a run",
+    )
+    model: Model | None = setting(
+        None,
+        "model that made it, for its training curve and probes",
+        group=WHAT,
+        metavar="MODEL",
+        default_text="that of the run, if you give the folder of a run",
+    )
+    truth: Path | None = setting(
+        None, "clean movie to compare with, for simulated data", group=WHAT, metavar="FILE.npz"
+    )
+    baseline: YesNo = setting(False, "with --truth: also tune the best 3D Gaussian filter", group=WHAT)
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
+
+    def __post_init__(self) -> None:
+        _take_from_run(self)
+
+
+def _take_from_run(config: EvaluateConfig | ReportConfig) -> None:
+    """What lies beside a denoised store in the folder of a run, where it was not given."""
+    given: dict[str, Any] = dict(vars(config))
+    of_run: dict[str, object] = {}
+    if given["movie"] is None:
+        of_run["movie"] = beside_in_run(config.denoised, "ingest")
+        if config.model is None:
+            of_run["model"] = beside_in_run(config.denoised, "train")
+    if given.get("output", config) is None:
+        of_run["output"] = beside_in_run(config.denoised, "report", exists=False)
+        # The page is the run's to replace, unless it was compared with a truth and the new one would not be.
+        of_run["force"] = given["force"] or not (
+            config.truth is None and was_compared(config.denoised.parent)
+        )
+    for name, value in of_run.items():
+        if value is None and name in ("movie", "output"):
+            raise SettingError.missing(type(config), name)
+        object.__setattr__(config, name, value)
+
+
+@settings()
+class VerifyConfig(Settings):
+    """Check that a store, or all that a run made, is complete and undamaged."""
+
+    store: Path = setting(
+        help="movie store, denoised store, or the folder of a run", metavar="STORE.zarr", positional=True
+    )
+    deep: YesNo = setting(False, "decode everything and compare it with the recorded hashes", group=WHAT)
+    repair: YesNo = setting(
+        False,
+        "compute what is damaged again, then check; a store needs --raw, or --movie and --model",
+        group="repair",
+    )
+    raw: Path | None = setting(None, "raw movie, to repair a movie store", group="repair", metavar="RAW")
+    movie: MovieStore | None = setting(
+        None, "movie store, to repair a denoised store", group="repair", metavar="MOVIE.zarr"
+    )
+    model: Model | None = setting(None, "model, to repair a denoised store", group="repair", metavar="MODEL")
+    workers: str = setting(
+        "local", "where to compute the repair, as for apply", group="repair", metavar="WHERE"
+    )
+
+
+@settings()
+class ModelsImportConfig(Settings):
+    """Turn UDVD weights that the original script saved into a model."""
+
+    weights: Path = setting(
+        help="file of weights (a state dict) that the script saved", metavar="FILE.pth", positional=True
+    )
+    output: NewPath = setting(help="model folder to write", group=OUTPUT, metavar="MODEL", short="-o")
+    blind_radius: UdvdRadius = setting(
+        1,
+        "1, or 0 if the script ran with --include-neighbor",
+        group=MODEL,
+        metavar="N",
+    )
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
+
+
+@settings()
+class ModelsShowConfig(Settings):
+    """Show the architecture, training and figures of a model."""
+
+    model: Model = setting(help="model folder", metavar="MODEL", positional=True)
