@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tdenoise.inference.last_word import corners
+from tdenoise.inference.last_word import RULE, corners
 from tdenoise.inference.memory import halo_with_shift, memory_bytes
 from tdenoise.network import checkpoint
 from tdenoise.network.registry import Architecture, architecture_of
@@ -93,7 +93,7 @@ def make_plan(
         **({} if bad is None else {"stand_ins": integrity.content_hash(bad)}),
         **({} if drift is None else {"drift": integrity.content_hash(drift)}),
         **({} if brightness is None else {"brightness": integrity.content_hash(brightness.stacked)}),
-        "gives_back": gives_back,
+        "gives_back": RULE if gives_back else False,
     }
     layers: tuple[str, ...] = (store.DENOISED,)
     if config.variance:

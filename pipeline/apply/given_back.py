@@ -347,9 +347,9 @@ def _make(
             corner = (row + shard.rows[0], column + shard.columns[0])
             level = brightness.at(slice(number, number + 1), shard.rows, shard.columns)[0]
             valid = bool(brightness.valid[number])
-            shown = given.whole.to_frame(counts[frame], drafted[frame], level, corner, valid)
+            shown = given.whole.to_frame(counts[frame], drafted[frame], level, corner, valid, sound)
             if (besides := given.stretch(stretch_of(number, len(places)))) is not None:
-                shown = besides.to_frame(counts[frame], shown, level, corner, valid)
+                shown = besides.to_frame(counts[frame], shown, level, corner, valid, sound)
             drafted[frame] = shown
         _briefly(part, counts, drafted, given, places, brightness, sound, source.shape)
         writer.append(drafted if job.kept_bits is None else writing.round_mantissa(drafted, job.kept_bits))

@@ -98,7 +98,9 @@ class Refutation:
             Mean residual over its noise.
         """
         whole = self._stretches[-1]
-        self._look(whole, len(self._corners))
+        for stretch in self._stretches:  # the last one of a length may not have come to its end
+            if stretch.n_frames:
+                self._look(stretch, len(self._corners))
         contrast = contrasts(whole.sums.image)
         places = []
         for place, first, stop in sorted(self._found, key=lambda entry: -abs(entry[0].z)):

@@ -93,7 +93,11 @@ def read_training(folder: Path, denoised: store.Store) -> dict[str, Any]:
     file = folder / "metrics.jsonl"
     try:
         history = [parse_json(line) for line in file.read_text().splitlines()]
-        history = [{k: float(r[k]) for k in ("step", "loss", "held_out")} for r in history]
+        history = [
+            {k: float(r[k]) for k in ("step", "loss", "held_out")}
+            | ({"candidate": str(r["candidate"])} if "candidate" in r else {})
+            for r in history
+        ]
     except FileNotFoundError:
         history = []  # a model from elsewhere may come without
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -310,7 +310,8 @@ class _Session:
             )
             return list(trained).index(name)
 
-        candidate = CANDIDATES[int(self._team.of_first(chosen_by_first))]
+        number = int(self._team.of_first(chosen_by_first))
+        candidate = CANDIDATES[number]
         log.info(
             "of %d ways to a model, the movie is best told by the one %s", len(CANDIDATES), candidate.name
         )
@@ -320,7 +321,7 @@ class _Session:
             candidate.rehearses,
             candidate.adapts,
             trained[candidate.name].best.state_dict(),
-            CHECKPOINT,
+            f"chosen-{number}.safetensors",  # of nobody else: another machine may choose another one
             candidate.name,
             1 - rest,
             rest,
@@ -494,7 +495,8 @@ def _save(
     run.check()
     card = checkpoint.save_model(run.partial, state.best, details)
     maybe_crash("model.saved")
-    for file in (CHECKPOINT, *(f"candidate-{number}.safetensors" for number in range(len(CANDIDATES)))):
-        (run.partial / file).unlink(missing_ok=True)
+    for pattern in (CHECKPOINT, "candidate-*.safetensors", "chosen-*.safetensors"):
+        for file in run.partial.glob(pattern):
+            file.unlink()
     maybe_crash("model.tidied")
     return card

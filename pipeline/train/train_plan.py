@@ -29,7 +29,7 @@ from ..settings.results import SCRATCH, SHIPPED
 from ..store import integrity, store
 
 UNLIMITED = 10**9  # steps, where the time limit ends the training
-LEAST_STEPS = 100  # to compare candidates; in fewer, none of them learns much
+LEAST_STEPS, LEAST_TIME_S = 100, 60.0  # to compare candidates; in less, none of them learns much
 GAIN_SHARE = 0.15  # of the time, when a model is adapted
 REHEARSED_GAIN_SHARE = 0.05  # who rehearses forgets little: all weights may learn sooner, as fast as new ones
 LEARNING_RATES = {"udvd": 5e-4}  # peak, of kinds of network that need another
@@ -114,7 +114,8 @@ def make_plan(config: TrainConfig) -> Plan:
         "settings": decisive,
         "parent": None if parent is None else parent["sha256"],
     }
-    compares = rehearses and config.from_model is None and settings.steps >= LEAST_STEPS
+    long_enough = settings.steps >= LEAST_STEPS and (config.time_limit or LEAST_TIME_S) >= LEAST_TIME_S
+    compares = rehearses and config.from_model is None and long_enough
     if compares:
         identity["candidates"] = [SHARE, *(candidate.name for candidate in CANDIDATES)]
     if rehearses:

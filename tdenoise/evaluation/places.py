@@ -45,6 +45,7 @@ def kinds_of_place(mean: Array, variance: float) -> NDArray[np.intp]:
     size = min(CELL, height, width)
     window = np.outer(np.hanning(size + 2)[1:-1], np.hanning(size + 2)[1:-1])
     rows, columns = (_starts(n, size) for n in (height, width))
+    whole = float(mean.mean())
     fold = np.rint(np.fft.fftfreq(size) * size)
     waves = np.hypot(
         fold[:, None], fold[: size // 2 + 1].clip(0) if size % 2 else np.abs(fold[: size // 2 + 1])
@@ -54,8 +55,12 @@ def kinds_of_place(mean: Array, variance: float) -> NDArray[np.intp]:
         for j, left in enumerate(columns):
             cell = mean[top : top + size, left : left + size]
             flat = (cell - np.average(cell, weights=window)) * window
+            # The noise of counts grows with their mean.
+            brighter = max(float(np.average(cell, weights=window)) / whole, 0.05) if whole > 0 else 1.0
             kinds[i, j] = _kind(
-                np.square(np.abs(np.fft.rfft2(flat))), waves, variance * float(np.square(window).sum())
+                np.square(np.abs(np.fft.rfft2(flat))),
+                waves,
+                variance * brighter * float(np.square(window).sum()),
             )
     nearest = [
         np.abs(np.arange(n)[:, None] - (np.asarray(starts) + (size - 1) / 2)).argmin(axis=1)

@@ -27,12 +27,16 @@ Lags = Iterable[tuple[int, int, float]]  # rows, columns and correlation of the 
 COLUMN = 2.0  # standard deviation of the mean over a column [pixels]
 REACH = 1  # pixels around a place that belong to it
 BLUR = 1.7  # standard deviation of the smoothing of what is given back there [pixels]
+RULE = (
+    2  # raised with every change of what is given back, so that nothing made by another rule is gone on with
+)
 AROUND = 4.0  # over which squares are averaged [pixels]; over fewer frames than these, over more pixels
 ENOUGH_FRAMES = 64
 FINE_DOUBT = 2.4  # mean square of fine detail over its noise, at which giving back begins
 
 STRETCH = 64  # frames over which what the whole movie does not ask for is looked for once more
 BRIEF = 1, 4, 16  # frames over which it is looked for after that
+SPIKE = 8.0  # standard deviations that a single count is believed to lie above what is shown, at most
 BY_CHANCE = 0.05  # places so far off in a whole movie of noise, at which giving back begins
 
 # What is tested.
@@ -177,6 +181,7 @@ class GivenBack:
         level: float | Array,
         corner: tuple[int, int],
         valid: bool = True,
+        sound: Array | None = None,
     ) -> NDArray[np.float32]:
         """A frame, or a part of it, with what the other frames give back to it.
 
@@ -189,13 +194,17 @@ class GivenBack:
             Row and column of the first pixel, as in `Evidence.add`.
         valid : bool
             Whether the frame was one of those that were summed.
+        sound : ndarray of bool, shape (height, width), optional
+            Pixels that were summed; all of them if not given.
         """
         here = tuple(slice(c, c + n) for c, n in zip(corner, denoised.shape, strict=True))
-        others, level = self.level[here], np.asarray(level, np.float32)
-        total = self.mean[here] * others
+        others: Array = self.level[here]
+        level = np.asarray(level, np.float32)
+        total: Array = self.mean[here] * others
         if valid:
-            total = total - self.own[here] * np.subtract(counts, denoised, dtype=np.float32)
-            others = others - level
+            own = self.own[here] if sound is None else self.own[here] * sound
+            total = total - own * np.subtract(counts, denoised, dtype=np.float32)
+            others = others - level * own
         mean = np.divide(total, others, out=np.zeros_like(total), where=others > 0.5 * level)
         return np.asarray(denoised + level * mean, np.float32)
 
@@ -324,6 +333,8 @@ def give_back_briefly(
     """
     lags = list(correlations)
     gain = _noise_gain(_kernel(COLUMN), lags)
+    # One pixel alone is no event: X-rays and cosmic rays hit single pixels.
+    counts = np.minimum(counts, shown + np.float32(SPIKE) * np.sqrt(noise(shown)))
     for length in BRIEF:
         looks = n_looks * len(BRIEF) / length
         least = -special.ndtri(0.5 * BY_CHANCE / (looks * shown[0].size))
@@ -356,8 +367,9 @@ def _stands_out(
         here[0] += residual
         here[1] += noise(shown[k])
     # The square of a Gaussian is one, too, and the noise changes little over it.
-    off = np.abs(_smooth(total[0], COLUMN))
-    return bool((off > least * np.sqrt(gain * _smooth(total[1], COLUMN))).any())
+    off, limit = _smooth(total[0], COLUMN), least * np.sqrt(gain * _smooth(total[1], COLUMN))
+    # Of few counts, what is missing is less likely than its deviation says; see `_of_few_counts`.
+    return bool((off > limit).any() or (off < -limit / np.sqrt(2)).any())
 
 
 def _give_back_to(
@@ -380,12 +392,8 @@ def _give_back_to(
         here = slice(row, row + height), slice(column, column + width)
         variance[here] += noise(shown[k]) if sound is None else noise(shown[k]) * sound
     given = give_back_what_stands_out(sums, correlations, looks, _ratio(variance, np.square(sums.level)))
-    if len(counts) == 1:
-        middle = float(_twice(BLUR).max())
-        shown[0] += (levels[0] * (given.mean - given.own * sums.mean) / (1 - middle)).astype(np.float32)
-        return
     for k, (row, column) in enumerate(at.tolist()):
-        shown[k] = given.to_frame(counts[k], shown[k], levels[k], (row, column))
+        shown[k] = given.to_frame(counts[k], shown[k], levels[k], (row, column), sound=sound)
 
 
 @dataclass(frozen=True)
@@ -538,7 +546,8 @@ def _kernel(sigma: float) -> Array:
 
 def _widened(sure: Array) -> Array:
     """A place and what belongs to it."""
-    return _smooth(ndimage.maximum_filter(sure, 2 * REACH + 1), 1.0)
+    around = ndimage.maximum_filter(sure, 2 * REACH + 1)
+    return np.asarray(ndimage.gaussian_filter(around, 1.0, mode="nearest", truncate=FARTHEST))
 
 
 def _coarse(mean: Array, seen: Array) -> Array:

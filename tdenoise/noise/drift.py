@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.fft import fftfreq, irfft2, rfft2, rfftfreq
 from numpy.typing import NDArray
+from scipy.fft import dct
 from scipy.signal.windows import tukey
 
 AGREEMENT = 1.0  # of the halves within the reach: standard deviation of what they differ by [pixels]
@@ -19,6 +20,7 @@ REACH = 3  # images on each side that an image is compared with
 NEAR = 2  # pixels that the scene usually moves by from one image to the next, at most
 ODD = 1e6  # times the usual contrast: no image of the scene
 JUMP = 2.0  # a peak further away is taken if it is so many times as high: those of a lattice are all alike
+SURE = 2.0  # of a band of frequencies, in which a course has to be so far above its noise
 ROUNDS = 6  # of comparing every image with those around it
 STRETCH = 64  # images that are in memory at once
 MAX_SHIFT = 16  # pixels that a frame is shifted by in a window, at most
@@ -46,7 +48,8 @@ def drift(images: Images) -> NDArray[np.float64]:
     images. Only images near one another in time are compared, so a scene may change and leave the field.
 
     Noise, too, has a highest peak somewhere. So it is done for two halves of the frames apart, and believed where they
-    agree, in four images or more. What lies between images too far apart to be compared is not known: after such a gap
+    agree, in four images or more. A course that is nowhere more than the halves differ by is none: the scene stays.
+    What lies between images too far apart to be compared is not known: after such a gap
     the scene is taken to be where it was before it.
 
     Parameters
@@ -93,7 +96,30 @@ def drift(images: Images) -> NDArray[np.float64]:
     for before, after in pairwise(believed.tolist()):
         if after - before > REACH:  # they were not compared
             moved[after:] += moved[before] - moved[after]
+    parts = np.split(believed, np.flatnonzero(np.diff(believed) > REACH) + 1)
+    if len(believed) and not any(_is_more_than_noise(moved[p], difference[p] / 2) for p in parts):
+        moved[believed] = 0
     return np.asarray(moved - moved[believed[0]] if len(believed) else moved)
+
+
+def _is_more_than_noise(moved: Array, error: Array) -> bool:
+    """Whether a course over time holds, in any band of frequencies, more than errors like these explain.
+
+    Parameters
+    ----------
+    moved, error : ndarray, shape (n, 2)
+        A displacement, and one sample of its error [pixels].
+    """
+    power, noise = (np.square(dct(values, axis=0, norm="ortho")) for values in (moved, error))
+    first = 1
+    while first < len(moved):
+        last = min(len(moved), max(first + 1, int(np.ceil(1.5 * first))))
+        # Errors add up from image to image, so those of lower frequencies are larger; they are counted, too.
+        chance = float(noise[1 : max(last, 4)].mean())
+        if float(power[first:last].mean()) > chance * (1 + SURE * np.sqrt(1 / (last - first))):
+            return True
+        first = last
+    return False
 
 
 def window_shifts(
