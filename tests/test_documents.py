@@ -64,6 +64,15 @@ def test_readme_is_short_and_nothing_asks_for_a_package_of_the_index() -> None:
             assert not re.search(r"pip install [\"']?tdenoise", file.read_text(errors="replace")), file
 
 
+def test_readme_lists_every_page() -> None:
+    listed = {
+        (ROOT / link.partition("#")[0]).resolve() for link in LINK.findall((ROOT / "README.md").read_text())
+    }
+    beside_the_table = {DOCS / "index.md", *(DOCS / "notebook").glob("*.md")}
+    assert {*PAGES, *BESIDE} - beside_the_table - {ROOT / "README.md"} <= listed
+    assert DOCS / "notebook/index.md" in listed
+
+
 def test_the_picture_moves_and_is_small() -> None:
     from PIL import Image
 

@@ -45,11 +45,11 @@ def test_there_are_examples() -> None:
 SHAPE = (24, 24, 24)
 # What a page takes for granted: which of the stand-ins below lie in the folder that its blocks are run in.
 GIVEN = {
-    "README.md": ("movie.dm4", "frames"),
-    "docs/tutorial/first_movie.md": ("movie.dm4", "movie.mrc", "frames"),
+    "README.md": ("movie.dm4", "my_frames"),
+    "docs/tutorial/first_movie.md": ("movie.dm4", "movie.mrc", "my_frames"),
     "docs/tutorial/demo.md": (),
     "docs/how_to/corrections.md": ("movie.mrc", "dark.mrc", "gain.mrc", "defects.txt"),
-    "docs/how_to/damaged_files.md": ("movie.mrc", "frames"),
+    "docs/how_to/damaged_files.md": ("movie.mrc", "my_frames"),
     "docs/how_to/many_movies.md": ("day1", "day2"),
     "docs/how_to/repair.md": ("movie.dm4", "results"),
     "docs/how_to/udvd_weights.md": ("movie.zarr", "movie_udvd_mf.pth"),
@@ -61,6 +61,8 @@ GIVEN = {
 # Lines of other programs, and what looks at them.
 NOT_RUN_HERE = {
     "make demo": "its commands are run below",
+    "python3 -m venv .venv": "the tests run in an environment",
+    ". .venv/bin/activate": "the tests run in an environment",
     "pip install -c constraints.txt '.[slurm,video]'": "tests/test_deploy.py resolves it",
 }
 # A test has no half hour: few steps, one pass, and workers that run already.
@@ -82,7 +84,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, workers: str) -> Path:
     write_mrc(folder / "dark.mrc", np.zeros((1, *SHAPE[1:]), np.uint16), 6)
     write_mrc(folder / "gain.mrc", np.ones((1, *SHAPE[1:]), np.uint16), 6)
     (folder / "defects.txt").write_text("3 4\n10 2 2 1\n")
-    write_folder(folder / "frames", frames, name="frame_{:03}.tif")
+    write_folder(folder / "my_frames", frames, name="frame_{:03}.tif")
     for day, name in (("day1", "a"), ("day1", "b"), ("day2", "c")):
         (folder / day).mkdir(exist_ok=True)
         write_dm(folder / day / f"{name}.dm4", counts(SHAPE, seed=ord(name)).astype(np.uint16), 4)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tdenoise_pipeline.cli.commands import COMMANDS
 from tdenoise_pipeline.errors import UsageError
+from tdenoise_pipeline.readers import FORMATS
 from tdenoise_pipeline.settings import config as settings
 from tdenoise_pipeline.settings import recorded_settings
 from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig, RunConfig, TrainConfig
@@ -46,6 +47,12 @@ def test_settings_from_python_are_checked(wrong: dict[str, Any], says: str) -> N
         IngestConfig(**{"raw": "a.tif", "output": "b.zarr", **wrong})
     assert says in str(error.value) and "\n" not in str(error.value)
     assert isinstance(error.value, UsageError)
+
+
+@pytest.mark.parametrize("suffix", [suffix for form in FORMATS for suffix in form.suffixes])
+def test_no_store_is_called_as_a_raw_movie_of_any_format(suffix: str) -> None:
+    with pytest.raises(SettingError, match=r"a store is a Zarr folder; call it out\.zarr"):
+        IngestConfig(raw=Path("a.tif"), output=Path(f"out{suffix.upper()}"))
 
 
 @pytest.mark.parametrize(

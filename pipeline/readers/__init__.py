@@ -58,7 +58,11 @@ class Reader(Protocol):
 
 
 class Format(NamedTuple):
-    """How one file format is recognised, and the module whose ``open_movie`` reads it."""
+    """How one file format is recognised, and the module whose ``open_movie`` reads it.
+
+    That is a function ``def open_movie(file: RawFile, allow_truncated: bool, *, single=False, dataset=None,
+    channel=None) -> Reader``, with only those keywords that are listed in ``choices``.
+    """
 
     name: str
     module: str

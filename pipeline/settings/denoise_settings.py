@@ -198,7 +198,11 @@ class ApplyManyConfig(Denoising):
 class RunConfig(Preparation, Learning, Placement):
     """From a raw movie to a denoised movie and a report, in one folder: ingest, train, apply, report."""
 
-    raw: RawPath = setting(help="raw movie", metavar="RAW", positional=True)
+    raw: RawPath = setting(
+        help="raw movie: a file, a folder with one file for each frame, or a pattern in quotes",
+        metavar="RAW",
+        positional=True,
+    )
     output: NewFolder = setting(
         help="folder for everything that the run makes", group=OUTPUT, metavar="FOLDER", short="-o"
     )

@@ -20,6 +20,12 @@ _UNITS_NM = {"pm": 1e-3, "a": 0.1, "å": 0.1, "nm": 1.0, "um": 1e3, "µm": 1e3}
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 FRAME_TIMES_S = (1e-6, 10.0)  # that cameras have
 PIXEL_SIZES_NM = (1e-3, 100.0)  # that a bare number is taken for
+# Of all formats of readers/__init__.py, which --help has no time to import.
+_RAW_SUFFIXES = (
+    ".npy", ".tif", ".tiff", ".btf", ".tf8", ".stk", ".eer", ".mrc", ".mrcs", ".map", ".st", ".ccp4", ".dm3", ".dm4",
+    ".h5", ".hdf5", ".hdf", ".emd", ".de5", ".dm5", ".hspy", ".nxs", ".nx5", ".nc", ".ser", ".tvips", ".mib", ".seq",
+    ".gz", ".bz2", ".mp4", ".m4v", ".mov", ".avi",
+)  # fmt: skip
 
 
 def seconds(text: str) -> float:
@@ -252,18 +258,7 @@ def _no_url(value: Any) -> Any:
 
 def _is_no_picture(path: Path) -> Path:
     """A store is a folder, whatever its name; one that is called a picture would surprise every program."""
-    if path.suffix.lower() in (
-        ".tif",
-        ".tiff",
-        ".mrc",
-        ".dm3",
-        ".dm4",
-        ".npy",
-        ".h5",
-        ".hdf5",
-        ".mp4",
-        ".png",
-    ):
+    if path.suffix.lower() in (*_RAW_SUFFIXES, ".png"):
         raise ValueError(f"a store is a Zarr folder; call it {path.stem}.zarr")
     return path
 
