@@ -110,7 +110,9 @@ class Placement(Following):
         16, "turned and mirrored copies to average over, from 1 (fast) to 16 (best)", group=MODEL, metavar="N"
     )
     draft_only: YesNo = setting(
-        False, "keep what the network says even where the counts of the whole movie refute it", group=MODEL
+        False,
+        "keep the output of the network even where the counts of the whole movie refute it",
+        group=MODEL,
     )
 
 
@@ -154,7 +156,8 @@ class Denoising(Placement):
     )
     share: str | None = setting(
         None,
-        "compute part I of N (counted from 0) in this process, without any network; array in a job array",
+        "compute part I of N (counted from 0) in this process, without connections to other processes; array in "
+        "a job array",
         group=CLUSTER,
         metavar="I/N",
     )
@@ -165,7 +168,9 @@ class Denoising(Placement):
     variance: YesNo = setting(
         False, "also write how uncertain each pixel is (the model needs a gamma head)", group=OUTPUT
     )
-    resume: YesNo = setting(False, "only continue what was begun, never start anew", group=OUTPUT)
+    resume: YesNo = setting(
+        False, "only continue unfinished work; never start from the beginning", group=OUTPUT
+    )
     force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 
 
@@ -207,6 +212,6 @@ class RunConfig(Preparation, Learning, Placement):
         None, "clean movie to compare with, for simulated data", group=WHAT, metavar="FILE.npz"
     )
     step: Literal["ingest", "train", "apply", "report"] | None = setting(
-        None, "do this step only; those before it must be done", group=WHAT
+        None, "do only this step; the steps before it must be done", group=WHAT
     )
     force: YesNo = setting(False, "replace what is there", group=OUTPUT)

@@ -42,7 +42,7 @@ class Preparation(Settings):
         None, "how far apart pixels are, in nanometres, or such as 14pm", group=CALIBRATION, metavar="NM"
     )
     counts_per_electron: Positive | None = setting(
-        None, "counts that one electron makes", group=CALIBRATION, metavar="G"
+        None, "counts per electron", group=CALIBRATION, metavar="G"
     )
     exposure: FrameTime | None = setting(
         None, "time that a frame collects electrons, such as 13ms", group=CALIBRATION, metavar="TIME"
@@ -88,7 +88,9 @@ class Preparation(Settings):
     roi: Box | None = setting(None, "read these rows and columns only", group=WHAT, metavar="Y0:Y1,X0:X1")
     bin: Count = setting(1, "sum squares of N x N pixels", group=WHAT, metavar="N")
     group: Count = setting(1, "sum groups of N successive frames", group=WHAT, metavar="N")
-    allow_truncated: YesNo = setting(False, "read what is whole of a file that was cut off", group=WHAT)
+    allow_truncated: YesNo = setting(
+        False, "read the complete frames of a file that was cut short", group=WHAT
+    )
 
 
 @settings(kw_only=True)
