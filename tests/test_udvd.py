@@ -471,7 +471,7 @@ def test_nobody_knows_what_an_imported_model_was_trained_on(
     assert read_card(tmp_path / "adapted")["imported"] == read_card(tmp_path / "lab")["imported"]
     for name, trained, note in [
         ("lab", None, "It is not known whether the model has seen these frames"),
-        ("adapted", True, "none is known to be held out"),
+        ("adapted", True, "no frames are known to be held out"),
     ]:
         out = tmp_path / f"{name}.zarr"
         words = (
