@@ -293,7 +293,7 @@ def test_a_profile_over_its_limits_is_explained_and_not_queued(slurm, tool, tmp_
     assert "there is no partition gone here" in lines["report"]
     assert "raise time" in lines["driver"]
     code, shown = tool("submit", "--profile", "site.yaml", "run", "raw.npy", "-o", "out")
-    assert code == 2 and "train: it asks for 08:00:00, but partition htc" in shown
+    assert code == 2 and "train: it requests 08:00:00, but partition htc" in shown
     # What only Slurm itself can know is refused by Slurm, and then nothing is left of the chain.
     (tmp_path / "big.yaml").write_text(SMALL + "train:\n  memory_gib: 900\n")
     code, shown = tool("submit", "--profile", "big.yaml", "run", "raw.npy", "-o", "out")
