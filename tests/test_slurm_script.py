@@ -567,7 +567,7 @@ def test_worker_cluster_without_slurm_are_refused(local, monkeypatch, tmp_path):
 
 
 def test_a_worker_larger_than_its_job_is_refused(local):
-    with pytest.raises(UsageError, match="asks for 6 GiB"), local("slurm:2", memory=17 * 2**30):
+    with pytest.raises(UsageError, match="requests 6 GiB"), local("slurm:2", memory=17 * 2**30):
         pass
 
 
