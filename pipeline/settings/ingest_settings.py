@@ -39,7 +39,7 @@ class Preparation(Settings):
         None, "time from one frame to the next, such as 13ms", group=CALIBRATION, metavar="TIME"
     )
     pixel_size: Nanometres | None = setting(
-        None, "how far apart pixels are, in nanometres, or such as 14pm", group=CALIBRATION, metavar="NM"
+        None, "pixel size in nanometres, or with a unit, such as 14pm", group=CALIBRATION, metavar="NM"
     )
     counts_per_electron: Positive | None = setting(
         None, "counts per electron", group=CALIBRATION, metavar="G"
@@ -54,9 +54,11 @@ class Preparation(Settings):
         None, "voltage of the microscope, in kilovolts", group=CALIBRATION, metavar="KV"
     )
     camera: str | None = setting(None, "name of the camera", group=CALIBRATION, metavar="NAME")
-    dataset: str | None = setting(None, "array to read, if a file holds several", group=WHAT, metavar="PATH")
+    dataset: str | None = setting(
+        None, "array to read, if a file contains several", group=WHAT, metavar="PATH"
+    )
     channel: Index | None = setting(
-        None, "channel to read, counted from 0, if a file holds several", group=WHAT, metavar="N"
+        None, "channel to read, counted from 0, if a file contains several", group=WHAT, metavar="N"
     )
     dark: Path | None = setting(
         None, "dark reference to subtract: one image, or a movie", group=CORRECTIONS, metavar="FILE"

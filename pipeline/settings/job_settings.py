@@ -107,5 +107,5 @@ class DoctorConfig(Settings):
         None, "also check N nodes, with a small Slurm job; waits for it to end", group=CLUSTER, metavar="N"
     )
     answer: NewPath | None = setting(
-        None, "also write the findings to this file, as nodes do", group=OUTPUT, metavar="FILE"
+        None, "also write the findings to this file", group=OUTPUT, metavar="FILE"
     )
