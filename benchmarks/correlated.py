@@ -1,7 +1,7 @@
 """Correlated noise: does the blind spot that is chosen automatically win, on a detector that spreads electrons?
 
 Simulates a movie whose counts are spread over neighbouring pixels, and predicts it with several blind spots: the one
-that the measured noise asks for, radius 0, 3 x 3 pixels hidden in all frames (as UDVD does), and the whole centre
+that the measured noise needs, radius 0, 3 x 3 pixels hidden in all frames (as UDVD does), and the whole centre
 frame hidden. Prints PSNR against the truth (the spread clean movie) [dB], and the error on the noisy counts, which
 radius 0 makes small by predicting the noise.
 

@@ -576,7 +576,7 @@ def test_an_mp4_whose_index_is_cut_is_refused_whole(tmp_path: Path) -> None:
     raw = (tmp_path / "a.mp4").read_bytes()
     for missing in (1, 200, 500):
         (tmp_path / "a.mp4").write_bytes(raw[:-missing])
-        assert "index of its pictures" in refusal(tmp_path / "a.mp4", allow_truncated=True)
+        assert "index of its frames" in refusal(tmp_path / "a.mp4", allow_truncated=True)
 
 
 def test_a_colour_video_is_refused_or_one_colour_is_chosen(tmp_path: Path) -> None:

@@ -122,8 +122,8 @@ def test_the_model_that_comes_with_tdenoise_is_shown(capsys: pytest.CaptureFixtu
         (["apply", "none.zarr", "--model", "m", "-o", "d.zarr"], 3, "no such store"),
         (["apply", "none.zarr", "--model", "m", "-o", "d.zarr", "--workers", "cloud:3"], 2, "cloud:3"),
         (["verify", "none.zarr"], 3, "no such store"),
-        (["status", "nowhere"], 3, "nothing was begun"),
-        (["submit", "verify", "x"], 2, "submit is followed by"),
+        (["status", "nowhere"], 3, "nothing was started"),
+        (["submit", "verify", "x"], 2, "submit needs one of"),
         (["submit", "run", "raw.npy"], 2, "needs --output"),
         (["submit", "run", "raw.npy", "-o", "out", "--workers", "cloud:3", "--print"], 2, "cloud:3"),
         (
@@ -382,7 +382,7 @@ def test_only_what_is_finished_is_called_complete(raw: Path, capsys: pytest.Capt
     capsys.readouterr()
     for path in (raw.parent, raw.with_name("m.zarr-partial")):
         assert run("status", path) == 3
-        assert "nothing was begun or finished" in one_line(capsys.readouterr().err)
+        assert "nothing was started or finished" in one_line(capsys.readouterr().err)
 
 
 def test_an_output_whose_run_was_killed_before_it_tidied_up_is_complete(

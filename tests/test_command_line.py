@@ -115,8 +115,8 @@ def test_defaults_are_words(capsys: pytest.CaptureFixture[str]) -> None:
         ("ingest m.tif --overwrite -o m.zarr", "Did you mean --force?"),
         ("apply m.zarr --out d.zarr", "Did you mean --output?"),
         ("run m.tif -o f --num-epochs 3", "use --steps N"),
-        ("run my movie.tif -o f", "'movie.tif' is one more"),
-        ("train a.zarr -o model b.zarr", "takes all names together"),
+        ("run my movie.tif -o f", "'movie.tif' is another"),
+        ("train a.zarr -o model b.zarr", "needs all names in one place"),
     ],
 )
 def test_what_is_wrong_is_answered_with_what_was_meant(

@@ -157,7 +157,7 @@ def test_the_scaling_factor_of_nexus_is_applied(tmp_path: Path, beside: str) -> 
     np.testing.assert_allclose(read(tmp_path / "a.nxs")[0], stored * 0.5)
     with h5py.File(tmp_path / "a.nxs", "r+") as file:
         file["entry/data/offset"] = 3.0
-    with pytest.raises(InputError, match="leaves open"):
+    with pytest.raises(InputError, match="does not define which comes first"):
         read(tmp_path / "a.nxs")
 
 

@@ -94,7 +94,7 @@ def careless_race(probe: Path, number: int) -> None:
 def test_another_version_on_a_node_is_named() -> None:
     answer = {"host": "n1", "versions": {**doctor.VERSION, "zarr": "2.0"}, "findings": []}
     [finding] = doctor._of_node(answer)
-    assert not finding.ok and finding.says == "zarr 2.0, not as here"
+    assert not finding.ok and finding.says == "zarr 2.0, unlike here"
 
 
 def test_every_red_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

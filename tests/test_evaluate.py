@@ -183,12 +183,17 @@ def of_frames(estimate: float, half_width: float) -> dict[str, object]:
     [
         (of_frames(1.0, 0.3), of_frames(1.4, 0.4), "all", None),
         (of_frames(1.0, 0.3), of_frames(1.6, 0.4), "held_out", "clearly smaller than that of the held-out"),
-        (of_frames(-1.0, 0.3), of_frames(-0.9, 1.0), "held_out", "below zero. The error stated"),
-        (of_frames(-1.0, 0.3), {"mse": None}, "all", "cannot be said"),
-        (of_frames(-1.0, 0.3), None, "all", "cannot be said"),
-        (of_frames(-1.0, 0.3), of_frames(-1.0, 0.5), "held_out", "their noise is not as it was measured"),
+        (of_frames(-1.0, 0.3), of_frames(-0.9, 1.0), "held_out", "below zero. The stated error"),
+        (of_frames(-1.0, 0.3), {"mse": None}, "all", "The size of the error is unknown"),
+        (of_frames(-1.0, 0.3), None, "all", "The size of the error is unknown"),
+        (
+            of_frames(-1.0, 0.3),
+            of_frames(-1.0, 0.5),
+            "held_out",
+            "their noise differs from the measured noise",
+        ),
         # Of frames that happen to be easy a smaller error is true, but not of the movie.
-        (of_frames(1.0, 0.3), of_frames(0.2, 0.4), "all", "do not stand for the movie"),
+        (of_frames(1.0, 0.3), of_frames(0.2, 0.4), "all", "do not represent the movie"),
         ({"mse": None, "nmse": None}, {"mse": None}, "all", None),
     ],
 )
@@ -217,7 +222,7 @@ def test_true_error_is_that_of_the_frames_of_the_estimate(scene, tmp_path):
         ({}, "It is not known whether the model has seen these frames"),
         ({"trained_on_this": None}, "It is not known whether the model has seen these frames"),
         ({"trained_on_this": False}, "was not trained on this movie"),
-        ({"trained_on_this": True}, "was trained on frames of this movie"),
+        ({"trained_on_this": True}, "was trained on this movie"),
     ],
 )
 def test_frames_are_called_unseen_only_if_that_is_known(movie, blind, monkeypatch, trained, words):
@@ -304,7 +309,7 @@ def test_prediction_that_has_seen_its_pixel_has_no_estimate(scene, movie, truth,
     )
     result = evaluate(EvaluateConfig(seen.path, movie.path, truth))
     assert result["mse"] is result["umse"] is result["regions"]["particle"]["mse"] is None
-    assert "has seen the pixels" in line_of(result, "error") and not result["blind"]
+    assert "sees the pixels" in line_of(result, "error") and not result["blind"]
 
 
 def test_result_is_json_without_nan(measured, movie, blind):

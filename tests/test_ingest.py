@@ -180,7 +180,7 @@ def test_blank_and_repeated_frames_are_named_across_the_borders_of_slabs(tmp_pat
     assert attributes["repeated_frames"] == [5, 62]
     assert attributes["noise"]["fano"] == pytest.approx(1, abs=0.1)
     assert [w for w in attributes["warnings"] if "blank" in w or "repeat" in w] == [
-        "frames 3, 38, 39 are blank: all their pixels are alike.",
+        "frames 3, 38, 39 are blank: all their pixels have the same value.",
         "frames 5, 62 repeat the frame before, bit by bit.",
     ]
     attributes = store.read_attributes(movie_store(tmp_path / "b", frames, group=3, roi=((0, 20), (0, None))))
@@ -456,7 +456,7 @@ def test_a_movie_without_one_frame_of_counts_is_refused(tmp_path: Path, value: f
     frames = counts((24, 16, 16)).astype(np.float64)
     frames[np.arange(24), np.arange(24) % 16, 3] = value  # another pixel in each frame
     np.save(tmp_path / "raw.npy", frames)
-    with pytest.raises(InputError, match="none is whole"):
+    with pytest.raises(InputError, match="no frame is usable"):
         ingest(IngestConfig(raw=tmp_path / "raw.npy", output=tmp_path / "m.zarr"))
     assert not (tmp_path / "m.zarr").exists()
 

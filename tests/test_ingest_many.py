@@ -41,7 +41,7 @@ def test_a_folder_of_movies_is_many_and_each_gets_its_own_name(folder: Path, tmp
 
 def test_a_pattern_is_the_movies_that_fit_it(folder: Path) -> None:
     assert [p.name for p in movies_in(folder / "movie1*.npy")] == ["movie1.npy", "movie10.npy"]
-    with pytest.raises(InputError, match="fits no file"):
+    with pytest.raises(InputError, match="matches no file"):
         movies_in(folder / "*.mrc")
 
 

@@ -79,7 +79,7 @@ def test_a_run_goes_on_in_the_background_and_its_log_is_followed_to_the_end(tool
         assert job["id"] in log.name and all(line in shown for line in log.read_text().splitlines())
     assert xr.open_zarr(tmp_path / "out/denoised.zarr")["denoised"].shape == (12, 32, 32)
     assert tool("resume", "out")[1].rstrip().endswith("nothing is missing")
-    assert tool("cancel", "out") == (0, "no job was there to cancel\n")
+    assert tool("cancel", "out") == (0, "there was no job to cancel\n")
     assert not list(tmp_path.rglob("pwned"))
 
 
@@ -154,7 +154,11 @@ def test_following_a_log_can_be_stopped(tool, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "profile, words, message",
     [
-        ("pbs", ["run", HOSTILE, "-o", "out"], "submit knows Slurm and this machine, but .* scheduler: pbs"),
+        (
+            "pbs",
+            ["run", HOSTILE, "-o", "out"],
+            "submit supports only Slurm and this machine, but .* scheduler: pbs",
+        ),
         (
             "lsf",
             ["run", HOSTILE, "-o", "out", "--print"],

@@ -283,7 +283,7 @@ def test_what_tdenoise_did_not_make_is_never_replaced(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="is not replaced"):
             OutputRun(tmp_path / name, PLAN, force=True).__enter__()
     (tmp_path / "new-partial").mkdir()
-    with pytest.raises(UsageError, match="belongs to no run"):
+    with pytest.raises(UsageError, match="does not belong to a run"):
         OutputRun(tmp_path / "new", PLAN, force=True).__enter__()
     assert (tmp_path / "folder/thesis.txt").exists() and (tmp_path / "raw.tif").exists()
     assert not (tmp_path / ".tdenoise").exists()

@@ -474,7 +474,7 @@ def test_what_is_no_file_or_of_no_known_format_is_refused(tmp_path: Path) -> Non
         ("absent.tif", "no such file"),
         ("nothing", "holds no movie"),
         ("empty.mrc", "empty"),
-        ("text.dm4", r"no format that is read here: .*DigitalMicrograph"),
+        ("text.dm4", r"format is not supported.*DigitalMicrograph"),
     ]:
         with pytest.raises(InputError, match=says):
             open_raw(tmp_path / name)

@@ -125,7 +125,7 @@ def test_page_tells_what_a_reader_needs(full):
     for words in (
         "Signal shown",
         "Refuted by the counts",
-        "Error left",
+        "Remaining error",
         "Fano factor",
         "Blind radius",
         "sha256",
@@ -133,7 +133,7 @@ def test_page_tells_what_a_reader_needs(full):
     ):
         assert words in full.shown
     assert "Sudden changes of columns" in full.shown and "Best 3D Gaussian" in full.shown
-    assert "Ideal observer" in full.shown and "What can be told at this dose" in full.shown
+    assert "Ideal observer" in full.shown and "What is detectable at this dose" in full.shown
     assert "64 × 80 pixels of 0.014 nm, 0.02 s per frame" in full.shown
     assert "None" not in full.shown.split("Provenance")[0] and "nan" not in full.shown.lower().split()
 
@@ -141,7 +141,7 @@ def test_page_tells_what_a_reader_needs(full):
 def test_page_without_truth_and_model_claims_nothing_of_them(bare):
     assert "PSNR" not in bare.shown.replace("uPSNR", "") and "Sudden changes" not in bare.shown
     assert "Training" not in bare.shown
-    assert "The model itself" not in bare.shown
+    assert "Tests of the model" not in bare.shown
     assert len([tag for tag, _ in bare.tags if tag == "img"]) == 6
 
 
@@ -259,7 +259,7 @@ def test_page_says_of_which_frames_the_error_is(folder, tmp_path):
     output = tmp_path / "r.html"
     write_report(settings(folder, output, denoised=denoised.path, truth=folder / "truth.npz"))
     shown = Page(output).shown
-    assert "Error left in the held-out frames:" in shown and "of its variance, held-out frames" in shown
+    assert "Remaining error in the held-out frames:" in shown and "of its variance, held-out frames" in shown
     assert "True mean squared error, held-out frames" in shown and "by heart" in shown
 
 

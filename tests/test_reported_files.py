@@ -171,12 +171,12 @@ def test_frames_come_in_the_order_of_the_one_number_in_their_names(
         ([f"run{r}.{k:04d}" for r in (1, 2) for k in range(8)], r"pattern.*run1\.\*"),
         ([f"r{r}_c{c}" for r in range(3) for c in range(3)], r"2 numbers run.*r0_c\*"),
         ([f"x_20240102_{h}0000_{k}" for h in (10, 11) for k in range(4)], r"x_20240102_100000_\*"),
-        ([f"tilt_{k}_{v}" for k, v in enumerate((0, 3, -3, 6, -6))], "do not tell"),
+        ([f"tilt_{k}_{v}" for k, v in enumerate((0, 3, -3, 6, -6))], "do not show"),
         (["img_005", "img_5", "img_6"], "img_005.* and img_5.* same number"),
         (["img_1", "img_1.0", "img_2"], "not numbered alike|same number"),
         (["a_1", "a_2", "b_1", "b_2"], r"not numbered alike.*a_\*"),
         (["1", "2", "average"], r"not numbered alike.*\[0-9\]\*"),
-        (["before", "after"], "do not tell their order"),
+        (["before", "after"], "do not show their order"),
     ],
 )
 def test_names_that_do_not_tell_one_movie_or_its_order_are_refused_with_a_way_out(
@@ -360,7 +360,7 @@ def test_data_files_without_a_master_are_joined_by_the_numbers_of_their_images(t
     np.testing.assert_array_equal(read(tmp_path / "d/run_data_*.h5")[1], data)
     (job,) = plan_jobs(IngestManyConfig(raw=(tmp_path / "d",), output=tmp_path / "m.zarr"))
     assert job.raw == tmp_path / "d/run_data_*.h5"
-    assert "read alone" in read(tmp_path / "d/run_data_000001.h5")[0].warnings[0]
+    assert "read on its own" in read(tmp_path / "d/run_data_000001.h5")[0].warnings[0]
 
 
 def test_data_files_that_lack_images_or_do_not_fit_together_are_told(tmp_path: Path) -> None:
@@ -774,7 +774,7 @@ def test_an_axis_of_hyperspy_that_is_not_uniform_gives_times_and_no_single_pixel
     np.testing.assert_array_equal(data, SIGNAL)
     assert info.frame_time_s == pytest.approx(0.0025) and info.pixel_size_nm is None
     np.testing.assert_allclose(info.timestamps_s, paused)
-    assert "about 400 frames were lost" in info.warnings[0] and "unequal distances" in info.warnings[1]
+    assert "about 400 frames were lost" in info.warnings[0] and "unevenly spaced" in info.warnings[1]
 
 
 @pytest.mark.parametrize("name", ["a.hspy", "a.zspy"])
@@ -803,7 +803,7 @@ def test_pixels_at_unequal_distances_have_no_pixel_size(tmp_path: Path, of: str)
                 file[axis].make_scale(axis)
                 file["frames"].dims[k].attach_scale(file[axis])
     info, _ = read(path)
-    assert info.pixel_size_nm is None and "unequal distances" in info.warnings[0]
+    assert info.pixel_size_nm is None and "unevenly spaced" in info.warnings[0]
 
 
 def test_coordinates_stored_as_dates_give_the_frame_time(tmp_path: Path) -> None:

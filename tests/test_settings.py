@@ -38,8 +38,8 @@ from tdenoise_pipeline.settings.yaml_file import read_yaml
         ({"colour": 3}, "The settings are: frame_time"),
         ({"output": "."}, "end in the name"),
         ({"output": "out.tif"}, "a store is a Zarr folder; call it out.zarr"),
-        ({"output": "s3://bucket/out.zarr"}, "it must be a path"),
-        ({"raw": "https://host/movie.tif"}, "it must be a path"),
+        ({"output": "s3://bucket/out.zarr"}, "it must be a local path"),
+        ({"raw": "https://host/movie.tif"}, "it must be a local path"),
     ],
 )
 def test_settings_from_python_are_checked(wrong: dict[str, Any], says: str) -> None:

@@ -149,7 +149,7 @@ def test_frames_beyond_those_of_the_header_are_told(
     write(tmp_path / name)
     data, info = read(tmp_path / name)
     np.testing.assert_array_equal(data, COUNTS[:3])
-    assert "room for 2 frames more, which are not read" in info.warnings[-1]
+    assert "room for 2 more frames, which are not read" in info.warnings[-1]
 
 
 @pytest.mark.parametrize("told", [0, 1])
@@ -160,7 +160,7 @@ def test_a_number_of_frames_that_was_never_written_is_named(
     write(tmp_path / name)
     overwrite(tmp_path / name, place, struct.pack("<i", told))
     said = refusal(tmp_path / name)
-    assert f"names {told} frames, and the file has room for 5" in said and "--allow-truncated" in said
+    assert f"names {told} frames, but the file has room for 5" in said and "--allow-truncated" in said
     np.testing.assert_array_equal(read(tmp_path / name, allow_truncated=True)[0], COUNTS)
 
 

@@ -283,7 +283,7 @@ def test_workers_ask_for_what_the_batch_job_asks_for_unless_told_otherwise(tmp_p
         ("workers:\n  scheduler: pbs", "at the top, once"),
         ("scheduler: pbs\nqos: long", "qos means nothing with scheduler: pbs"),
         ("scheduler: pbs\ntrain:\n  cpus: 2", "train.cpus means nothing with scheduler: pbs"),
-        ("scheduler: lsf\ngpus: a100:1", "gpus is 'a100:1', but with scheduler: lsf it is a number"),
+        ("scheduler: lsf\ngpus: a100:1", "gpus is 'a100:1', but with scheduler: lsf it must be a number"),
         ("scheduler: local\ntime: '1:00:00'", "time means nothing with scheduler: local"),
     ],
 )
@@ -567,7 +567,7 @@ def test_worker_cluster_without_slurm_are_refused(local, monkeypatch, tmp_path):
 
 
 def test_a_worker_larger_than_its_job_is_refused(local):
-    with pytest.raises(UsageError, match="asks for 6 GiB"), local("slurm:2", memory=17 * 2**30):
+    with pytest.raises(UsageError, match="requests 6 GiB"), local("slurm:2", memory=17 * 2**30):
         pass
 
 

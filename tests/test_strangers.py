@@ -97,7 +97,7 @@ def test_resume_obeys_no_record_of_a_stranger(
         plant(shared, apply_config(shared, workers=address, insecure=True, force=True))
     asked = shared if named == "folder" else shared / "x.zarr"
     assert command_line.main(["resume", str(asked)]) == 2
-    assert "not obeyed" in capsys.readouterr().err
+    assert "is ignored" in capsys.readouterr().err
     assert not callers and not (shared / "x.zarr").exists()
 
 
@@ -137,7 +137,7 @@ def test_a_record_that_others_may_change_is_not_obeyed(tmp_path: Path, how: str)
         file.symlink_to(tmp_path / "elsewhere")
     else:
         os.mkfifo(file)
-    with pytest.raises(PipelineError, match=r"not obeyed|does not say how to continue"):
+    with pytest.raises(PipelineError, match=r"is ignored|does not say how to continue"):
         resume(tmp_path / "x.zarr")
 
 

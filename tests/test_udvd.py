@@ -351,15 +351,18 @@ def refused(changes: dict[str, Any]) -> dict[str, Any]:
             "(24, 96, 3, 3), not (32, 96",
         ),
         (refused({"nin_A.weight": None, "nin_B.weight": None}), "lacks 2 of 37 layers, first nin_A.weight"),
-        (refused({"sigma_net.weight": torch.zeros(1)}), "holds 1 layers that UDVD has not, first sigma_net"),
+        (
+            refused({"sigma_net.weight": torch.zeros(1)}),
+            "holds 1 layers that UDVD does not have, first sigma_net",
+        ),
         (refused({"nin_C.weight": torch.full((1, 96, 1, 1), torch.nan)}), "nin_C.weight holds NaN"),
         (refused({"nin_C.weight": torch.zeros((1, 96, 1, 1), dtype=torch.int32)}), "no real numbers"),
         (refused({"nin_C.weight": torch.zeros((1, 96, 1, 1)).to_sparse()}), "no real numbers"),
         (refused({"nin_C.weight": torch.zeros((1, 96, 1, 1), device="meta")}), "no real numbers"),
         (refused({"nin_C.weight": Evil()}), "cannot be read as weights alone"),
         (Evil(), "cannot be read as weights alone"),
-        ({"model": state_dict()}, "is no state dict"),
-        (torch.zeros(3), "is no state dict"),
+        ({"model": state_dict()}, "is not a state dict"),
+        (torch.zeros(3), "is not a state dict"),
         ({"weight": torch.zeros(20_000_000)}, "holds 80 MB"),
         (b"", "cannot be read as weights alone"),
         (b"not a model at all", "cannot be read as weights alone"),
@@ -468,7 +471,7 @@ def test_nobody_knows_what_an_imported_model_was_trained_on(
     assert read_card(tmp_path / "adapted")["imported"] == read_card(tmp_path / "lab")["imported"]
     for name, trained, note in [
         ("lab", None, "It is not known whether the model has seen these frames"),
-        ("adapted", True, "none is known to be held out"),
+        ("adapted", True, "no frames are known to be held out"),
     ]:
         out = tmp_path / f"{name}.zarr"
         words = (
@@ -496,8 +499,8 @@ def test_nobody_knows_what_an_imported_model_was_trained_on(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--model", "udvd", "--blind-radius", "2"), "of udvd it is 0, 1 or auto"),
-        (("--model", "udvd", "--blind-radius", "frame"), "of udvd it is 0, 1 or auto"),
+        (("--model", "udvd", "--blind-radius", "2"), "for udvd it must be 0, 1 or auto"),
+        (("--model", "udvd", "--blind-radius", "frame"), "for udvd it must be 0, 1 or auto"),
         (("--from", "lab", "--model", "split-blind"), "the model given with --from is udvd"),
         (("--from", "lab", "--blind-radius", "0"), "cannot change the blind spot"),
         (("--model", "unet"), "'unet': it is one of"),

@@ -74,7 +74,7 @@ def test_a_variance_store_is_verified_and_reported(stores: dict[str, Any], tmp_p
     verify(VerifyConfig(store=stores["blind"].path, deep=True))
     page = tmp_path / "report.html"
     write_report(ReportConfig(stores["blind"].path, stores["movie"].path, page))
-    assert "Is the stated variance that of the errors?" in page.read_text()
+    assert "Does the stated variance match the errors?" in page.read_text()
     file = next(f for f in (stores["bold"].path / "variance/c").rglob("*") if f.is_file())
     file.rename(file.with_name("gone"))
 

@@ -200,8 +200,8 @@ def _finish(
     attributes = _describe(movie, card, plan, config, run, hashes)
     if known is not None and content_ids(attributes) != known.ids:
         raise VerificationError(
-            f"{config.output}: what was computed again differs from what was there, as on another kind of device or "
-            "with another version. The store was left as it is; apply the model again with --force."
+            f"{config.output}: the recomputed data differ from the stored data; another kind of device or "
+            "another version can be the cause. The store is unchanged; apply the model again with --force."
         )
     run.check()
     if store.VARIANCE in hashes:
@@ -212,7 +212,7 @@ def _finish(
 
 def _parse_share(config: ApplyConfig) -> shares.Share:
     if config.workers != "local":
-        raise UsageError(f"--share does its part in this process. Remove --workers {config.workers}.")
+        raise UsageError(f"--share computes its blocks in this process. Remove --workers {config.workers}.")
     return shares.parse_share(config.share or "")
 
 
@@ -328,8 +328,8 @@ def _run_blocks(
         number, error = next(iter(failures.items()))
         raise PipelineError(
             f"{len(failures)} of {n_blocks} blocks failed, first block {number}: "
-            f"{str(error) or type(error).__name__}. The others are done; run the same command again to try the "
-            "failed ones once more."
+            f"{str(error) or type(error).__name__}. The others are done; run the same command again to retry "
+            "the failed ones."
         ) from error
 
 

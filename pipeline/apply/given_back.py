@@ -131,7 +131,7 @@ def finish_draft(
             _forget(job, blocks, shard)
             raise PipelineError(
                 f"{job.array(store.DRAFT)}: a shard of the draft cannot be read ({error}). Run the same command "
-                "again to make it once more."
+                "again to make it again."
             ) from None
 
     with ThreadPoolExecutor(budget.n_cores(), thread_name_prefix="give-back") as pool:
@@ -297,7 +297,7 @@ def _gather(
     if lost:
         raise PipelineError(
             f"{evidence_file(job.folder, lost[0])}: is missing or damaged, and so are {len(lost) - 1} others. Run the "
-            "same command again to do these blocks once more."
+            "same command again to compute these blocks again."
         )
     return total
 

@@ -86,9 +86,7 @@ def describe(path: Path, archive: Path) -> Card:
         If it is neither, or not whole.
     """
     if links := [path] if path.is_symlink() else foreign.links_in(path):
-        raise InputError(
-            links[0], "is a symbolic link, and what it leads to may change. Add the folder itself"
-        )
+        raise InputError(links[0], "is a symbolic link, and its target may change. Add the folder itself")
     place, root = path.resolve(), archive.resolve()
     card: Card = {
         "profile": PROFILE,
@@ -167,7 +165,9 @@ def read_card(file: Path) -> Card:
         or file.name != name
         or not re.fullmatch("[0-9a-f]{32,64}", card["id"])
     ):
-        raise InputError(file, "is not as it was written. Add its store again from a copy of the archive")
+        raise InputError(
+            file, "was changed since it was written. Add its store again from a copy of the archive"
+        )
     return card
 
 
@@ -221,7 +221,7 @@ def place_of(card: Card, archive: Path) -> Path:
     """
     path = archive / str(card["path"])  # an absolute path stays what it is
     if ".." in Path(card["path"]).parts or path.is_symlink():
-        raise InputError(path, "is not a place that an archive may name")
+        raise InputError(path, "is not a path that an archive may contain")
     if card["kind"] == "model":
         found = read_json(path / checkpoint.CARD).get("sha256")
     else:

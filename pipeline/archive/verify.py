@@ -74,7 +74,7 @@ def verify(config: VerifyConfig, control: Control | None = None) -> dict[str, An
     control = control or Control()
     if links := foreign.links_in(config.store):
         raise VerificationError(
-            f"{links[0]}: is a symbolic link, so what it leads to is not part of the store. Copy the file itself."
+            f"{links[0]}: is a symbolic link, so its target is not part of the store. Copy the file itself."
         )
     found = inspect(config.store, config.deep, control)
     if found.damage:
@@ -123,7 +123,7 @@ def in_words(path: Path, found: Findings) -> str:
     count = ""
     if of_shards:
         count = f"{len(of_shards)} of {found.n_shards} shards of {of_shards[0].array!r} are damaged. "
-    return f"{path}: {count}{found.damage[0].what}{more}. To mend it: verify {path.name} --repair {source}."
+    return f"{path}: {count}{found.damage[0].what}{more}. To repair it: verify {path.name} --repair {source}."
 
 
 def _attributes(path: Path) -> tuple[dict[str, Any], list[Damage]]:
@@ -178,7 +178,7 @@ def _array(opened: store.Store, deep: bool, control: Control) -> tuple[list[Dama
     n_files = sum(1 for _ in itertools.islice(files, n_shards // MOST_MISSING))
     if n_shards > MOST_MISSING * (n_files + 1):  # else they would be listed, one by one
         return (
-            [Damage(f"its metadata announce {n_shards} shards, and {n_files} are there (all frames)")],
+            [Damage(f"its metadata list {n_shards} shards, but {n_files} are there (all frames)")],
             n_files,
             {},
         )

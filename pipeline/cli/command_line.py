@@ -111,9 +111,12 @@ def _refuse(name: str, unknown: list[str]) -> None:
     elif name in COMMANDS:
         first = next((f for f in dataclasses.fields(COMMANDS[name].config) if f.metadata["positional"]), None)
         if first is not None and takes_several(first):
-            raise UsageError(f"{name} takes all names together, and {unknown[0]!r} comes after an option.")
+            raise UsageError(
+                f"{name} needs all names in one place, but {unknown[0]!r} comes after an option."
+            )
         raise UsageError(
-            f"{name} takes one name, and {unknown[0]!r} is one more. Write a name with spaces, and a pattern such as "
+            f"{name} takes only one name, and {unknown[0]!r} is another. Write a name with spaces, and a "
+            "pattern such as "
             "'frames/*.tif', in quotes."
         )
     raise UsageError(f"{name} does not know {unknown[0]!r}. See '{PROGRAM} {name} --help'.")
@@ -190,7 +193,7 @@ def _submit(options: dict[str, Any]) -> int:
     dry = options.get("print", False) or options.get("dry_run", False) or "--print" in words
     words = [word for word in words if word != "--print"]
     if not words or words[0] not in SUBMITTABLE:
-        raise UsageError(f"submit is followed by one of {', '.join(SUBMITTABLE)} and its arguments.")
+        raise UsageError(f"submit needs one of {', '.join(SUBMITTABLE)}, followed by its arguments.")
     profile = Path(options["profile"]) if "profile" in options else None
     # Wrong arguments are found now, not when the job starts.
     name, inner = _parse(build_parser(), words)

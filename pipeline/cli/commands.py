@@ -237,21 +237,21 @@ COMMANDS = {
     ),
     "verify": Command(
         "VerifyConfig",
-        "Check that a store, or all that a run made, is complete and undamaged; repair it.",
+        "Check that a store, or everything that a run made, is complete and undamaged; repair it.",
         _verify,
         show.verify,
     ),
-    "status": Command("StatusConfig", "Show how far a run has come.", _status, show.status),
+    "status": Command("StatusConfig", "Show the progress of a run.", _status, show.status),
     "logs": Command("LogsConfig", "Show the logs of the jobs of a batch run.", _logs, str),
     "cancel": Command(
-        "CancelConfig", "Cancel the jobs of a batch run; what is done is kept.", _cancel, show.cancel
+        "CancelConfig", "Cancel the jobs of a batch run; finished work is kept.", _cancel, show.cancel
     ),
     "profiles list": Command(
         "ProfilesListConfig", "List the names that --profile accepts.", _profiles_list, show.profiles_list
     ),
     "profiles show": Command(
         "ProfilesShowConfig",
-        "Show what a profile asks for, for each kind of job.",
+        "Show the resources that a profile requests for each kind of job.",
         _profiles_show,
         show.profiles_show,
     ),
@@ -286,7 +286,7 @@ COMMANDS = {
         show.archive_add,
     ),
     "archive list": Command(
-        "ArchiveConfig", "List all that an archive holds.", _archive("list_all"), show.archive_list
+        "ArchiveConfig", "List everything in an archive.", _archive("list_all"), show.archive_list
     ),
     "archive find": Command(
         "ArchiveFindConfig",
@@ -302,7 +302,7 @@ COMMANDS = {
     ),
     "archive verify": Command(
         "ArchiveVerifyConfig",
-        "Check every card of an archive and all that the cards name.",
+        "Check every card of an archive and everything that the cards refer to.",
         _archive("check"),
         show.archive_count,
     ),

@@ -116,7 +116,7 @@ def _fill_command(name: str) -> Callable[[Parser], None]:
         general = parser.add_argument_group(GENERAL)
         _add_help(general)
         general.add_argument(
-            "-c", "--config", metavar="FILE.yaml", help="read settings from a file; flags win over it"
+            "-c", "--config", metavar="FILE.yaml", help="read settings from a file; flags override it"
         )
         if command.dry_run is not None:
             general.add_argument(

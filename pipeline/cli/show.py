@@ -57,7 +57,7 @@ def apply(result: dict[str, Any]) -> str:
 
 def archive_add(result: dict[str, Any]) -> str:
     lines = [f"added {_card(card)}" for card in result["added"]]
-    return "\n".join([*lines, *(f"known already: {id[:12]}" for id in result["known"])])
+    return "\n".join([*lines, *(f"already in the archive: {id[:12]}" for id in result["known"])])
 
 
 def archive_list(result: dict[str, Any]) -> str:
@@ -67,7 +67,7 @@ def archive_list(result: dict[str, Any]) -> str:
 def archive_show(result: dict[str, Any]) -> str:
     lines = [_card(result), *(f"  made from {_card(c)}" for c in result["made_from"])]
     lines += [f"  made from {id[:12]}, which is not in the archive" for id in result["missing"]]
-    return "\n".join([*lines, *(f"  of it was made {_card(c)}" for c in result["made_of_it"])])
+    return "\n".join([*lines, *(f"  used to make {_card(c)}" for c in result["made_of_it"])])
 
 
 def _card(card: dict[str, Any]) -> str:
@@ -105,8 +105,8 @@ def report(result: dict[str, Any]) -> str:
 def verify(result: dict[str, Any]) -> str:
     if "stores" in result:
         return "\n".join([*map(verify, result["stores"]), *result["models"]])
-    how = "decoded and compared" if result["deep"] else "found whole by their index"
-    mended = f", {result['repaired']} damaged files mended" if result["repaired"] else ""
+    how = "decoded and compared" if result["deep"] else "complete according to their index"
+    mended = f", {result['repaired']} damaged files repaired" if result["repaired"] else ""
     return f"{result['store']}: {result['n_shards']} shards {how}{mended}"
 
 
@@ -166,7 +166,7 @@ def submit(result: dict[str, Any]) -> str:
 
 def cancel(result: dict[str, Any]) -> str:
     ids = ", ".join(result["cancelled"])
-    return f"cancelled: {ids}" if ids else "no job was there to cancel"
+    return f"cancelled: {ids}" if ids else "there was no job to cancel"
 
 
 def profiles_list(result: dict[str, Any]) -> str:

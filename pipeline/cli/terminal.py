@@ -159,4 +159,4 @@ class Signals:
         if number == signal.SIGINT and self._control.stop.is_set():
             raise KeyboardInterrupt
         self._control.stop.set()
-        tell("stopping as soon as the work in hand is done; press Ctrl-C again to stop now")
+        tell("stopping as soon as the current work is done; press Ctrl-C again to stop now")

@@ -73,7 +73,7 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
     """What `evaluate` returns, and maps for a report."""
     control = control or Control()
     if config.baseline and config.truth is None:
-        raise UsageError("--baseline tunes a filter on the truth. Give it with --truth FILE.npz.")
+        raise UsageError("--baseline needs the truth to tune a filter. Add --truth FILE.npz.")
     movie, denoised = open_pair(config.movie, config.denoised)
     memory.check_evaluate(movie, truth=config.truth is not None, report=False)
     checked = None if config.model is None else model_checks.open_checked(config.model, movie, denoised)

@@ -147,7 +147,7 @@ def model_checks(checks: dict[str, Any]) -> str | None:
             middle.set(xlabel="strength [typical columns]", title="atoms put in", ylim=(0, 1.3))
             middle.legend(loc="lower right", fontsize=7)
             right.bar(atoms["flash"]["offsets"], atoms["flash"]["response"], color=ACCENT)
-            right.set(xlabel="frames from the event", title="share shown of a one-frame event")
+            right.set(xlabel="frames from the event", title="shown share of a single-frame event")
         return render(figure)
 
 

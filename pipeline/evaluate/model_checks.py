@@ -153,7 +153,7 @@ def open_checked(folder: Path, movie: store.Store, denoised: store.Store) -> Che
         valid = brightness.valid[corner[0] : corner[0] + sizes[0]]
         if valid.sum() < 3:
             raise InputError(
-                movie.path, "the frames in its middle were not recorded whole; the model cannot be checked."
+                movie.path, "the frames in its middle are incomplete, so the model cannot be checked."
             )
         counts, drift = counts[valid], None if drift is None else drift[valid]
         rows, columns = ((first, first + n) for first, n in zip(corner[1:], sizes[1:], strict=True))

@@ -19,8 +19,8 @@ def notes(movie: store.Store, denoised: store.Store, noise: NoiseLaw, result: di
     found += _about_signal(result)
     if noise.estimator == "temporal":
         found.append(
-            "The noise is not that of single electrons, so it was taken from the neighbouring frames. "
-            "Motion makes the estimated error too small."
+            "The noise is not that of single electrons, so it was estimated from neighbouring frames. If the "
+            "sample moves, the estimated error is too small."
         )
     if abs(measured.correlation_t) > 0.03:
         found.append(
@@ -31,7 +31,7 @@ def notes(movie: store.Store, denoised: store.Store, noise: NoiseLaw, result: di
     fitting = choose(measured)
     if radius != "seen" and widest([radius, fitting.blind_radius]) != radius:
         found.append(
-            f"The model sees pixels whose noise goes with that of the predicted one ({fitting.reason}): "
+            f"The model sees pixels whose noise is correlated with that of the predicted pixel ({fitting.reason}): "
             "the estimated error is too small. Train with --blind-radius auto."
         )
     if excess is not None:
@@ -43,8 +43,8 @@ def notes(movie: store.Store, denoised: store.Store, noise: NoiseLaw, result: di
             )
         if excess["low"] > 0:
             found.append(
-                f"Neighbouring frames differ more than single electrons would ({share}): that is motion, or "
-                "excess noise, which makes the estimated error too large by at most that share of the noise."
+                f"Neighbouring frames differ more than single electrons would ({share}): the sample moves or "
+                f"there is excess noise. The estimated error is too large by at most that share of the noise."
             )
     if not denoised.attributes["held_out_frames"]:
         found.append(_SEEN[denoised.attributes.get("trained_on_this")])
@@ -81,8 +81,8 @@ def _about_signal(result: dict[str, Any]) -> list[str]:
 
 _SEEN = {
     False: "The model was not trained on this movie, so all frames are unseen.",
-    True: "The model was trained on frames of this movie and none is known to be held out: "
-    "the estimated error may be too small.",
+    True: "The model was trained on this movie, and no frames are known to be held out: the estimated error may "
+    "be too small.",
     None: "It is not known whether the model has seen these frames in training; if it has, "
     "the estimated error may be too small.",
 }
@@ -95,23 +95,23 @@ def _contradictions(all_frames: dict[str, Any], held_out: dict[str, Any] | None)
     if held_out is not None and learnt_by_heart(all_frames, held_out):
         how = "below zero" if every["high"] < 0 else "clearly smaller than that of the held-out frames"
         found.append(
-            "The model seems to have learnt noise of its training frames by heart: the error estimated from all "
-            f"frames is {how}. The error stated is that of the held-out frames."
+            "The model seems to have learnt the noise of its training frames by heart: the error estimated from "
+            f"all frames is {how}. The stated error is that of the held-out frames."
         )
     elif every is not None and every["high"] < 0:
         found.append(
-            "The estimated error is below zero, where no error can be: the model seems to have learnt noise of "
-            "these frames by heart, or their noise is not as it was measured. How large the error is cannot be said."
+            "The estimated error is below zero, which is impossible: either the model has learnt the noise of "
+            "these frames by heart, or their noise differs from the measured noise. The size of the error is unknown."
         )
     if held is not None and held["high"] < 0:
         found.append(
-            "The estimated error of the held-out frames is below zero, where no error can be: "
-            "their noise is not as it was measured."
+            "The estimated error of the held-out frames is below zero, which is impossible: their noise differs "
+            "from the measured noise."
         )
     elif held is not None and clearly_less(held, every):
         found.append(
-            "The held-out frames have a clearly smaller error than all frames: they are easier to predict, "
-            "so they do not stand for the movie."
+            "The held-out frames have a clearly smaller error than all frames: they are easier to predict, so "
+            "they do not represent the movie."
         )
     return found
 
@@ -148,7 +148,7 @@ def summary(result: dict[str, Any]) -> list[str]:
     if result["evidence"] is not None:
         lines.append(f"evidence: {evidence_in_words(result['evidence'])}")
     if result["knowable"] is not None:
-        lines.append(f"what can be told: {knowable_in_words(result['knowable'])}")
+        lines.append(f"detectable at this dose: {knowable_in_words(result['knowable'])}")
     if result["model_checks"] is not None:
         lines += checks_in_words(result["model_checks"])
     return lines + [f"note: {note}" for note in result["notes"]]
@@ -173,7 +173,7 @@ def events_of(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def events_in_words(result: dict[str, Any]) -> list[str]:
     """How far occupancy changes are smeared over time, and how well states are told."""
     if not result["n_events_isolated"]:
-        return ["events: the movie has no change of occupancy that stands alone"]
+        return ["events: the movie has no isolated change of occupancy"]
     of = events_of(result)
     shown = ("-2", "-1", "0", "+1")
 
@@ -190,9 +190,9 @@ def events_in_words(result: dict[str, Any]) -> list[str]:
     reached = result["events"]["limit"]["bleed_on_these_counts"]
     return [
         f"bleed of {result['n_events_isolated']} occupancy changes, share of the step on the wrong side 2 and 1 frames "
-        f"before, 1 and 2 after: {bleed}; what the ideal observer makes of these very counts, where a column also "
-        f"changes before and after, {', '.join(_fixed(reached[at], '.2f') for at in shown)}",
-        f"states of columns told apart (AUC), changes dated: {told}",
+        f"before, 1 and 2 after: {bleed}; the ideal observer on the same counts, where columns also change "
+        f"before and after: {', '.join(_fixed(reached[at], '.2f') for at in shown)}",
+        f"states of columns distinguished (AUC), timing of changes: {told}",
         f"steady part-occupied columns, contrast over the truth's: {part}",
     ]
 
@@ -202,22 +202,23 @@ def uncertainty_in_words(found: dict[str, Any]) -> str:
     ratio, groups = found["ratio"], found["groups"]
     words = (
         f"the mean squared error is {ratio['estimate']:.2f} times the stated variance "
-        f"(95 %: {ratio['low']:.2f} to {ratio['high']:.2f}; 1 if that is right)"
+        f"(95 %: {ratio['low']:.2f} to {ratio['high']:.2f}; 1 if the stated variance is right)"
     )
     if ratio["low"] <= 0:
         words = (
-            "whether the stated variance is right, the counts of this movie are too few to tell: the mean squared "
-            f"error is at most {ratio['high']:.3g} times it (95 %)"
+            "the movie has too few counts to check the stated variance: the mean squared error is at most "
+            f"{ratio['high']:.3g} times the stated variance (95 %)"
         )
     elif len(groups) > 1:
         first, last = groups[0], groups[-1]
         words += (
-            f"; of the pixels said to be most certain it is {number(first['measured'])} counts^2, "
-            f"{number(first['stated'])} are stated, of the least certain {number(last['measured'])}, "
-            f"{number(last['stated'])} are stated"
+            f"; for the pixels stated as most certain it is {number(first['measured'])} counts^2 (stated: "
+            f"{number(first['stated'])}), for the least certain {number(last['measured'])} (stated: "
+            f"{number(last['stated'])})"
         )
     if found["covered_95"] is not None:
-        words += f"; 1.96 standard deviations hold the truth in {percent(found['covered_95'])} of the pixels (95 %)"
+        covered = percent(found["covered_95"])
+        words += f"; the truth lies within 1.96 standard deviations in {covered} of the pixels (ideal: 95 %)"
     return words
 
 
@@ -235,14 +236,15 @@ def knowable_in_words(knowable: dict[str, Any]) -> str:
     told = knowable["told_after_frames"]
 
     def visit(name: str) -> str:
-        return "not even within 64 frames" if told[name] is None else f"from {told[name]} frames on"
+        return "longer than 64 frames" if told[name] is None else f"{told[name]} frames or more"
 
     return (
-        f"one frame shows a typical column with a detection index of {knowable['index']['typical']:.2g}. That one came "
-        f"or went for a while can be told {visit('whole_column')}, half of one {visit('half_column')}, a quarter "
-        f"{visit('quarter_column')}; the moment of a lasting change is known to the frame for steps from "
-        f"{knowable['dated_step']:.2g} columns on, and a single frame is enough from "
-        f"{knowable['single_frame_step']:.2g} columns on. What is fainter or faster, no denoiser can know"
+        f"a single frame shows a typical column with a detection index of {knowable['index']['typical']:.2g}. A "
+        f"column that appears or disappears for a while is detectable if that lasts {visit('whole_column')}, "
+        f"half a column {visit('half_column')}, a quarter {visit('quarter_column')}. A lasting change can be "
+        f"dated to the frame if its step is at least {knowable['dated_step']:.2g} columns; a change in a single "
+        f"frame is detectable from {knowable['single_frame_step']:.2g} columns. "
+        "No denoiser can detect what is fainter or faster"
     )
 
 
@@ -268,18 +270,18 @@ def checks_in_words(checks: dict[str, Any]) -> list[str]:
         )
         at = dict(zip(atoms["flash"]["offsets"], atoms["flash"]["response"], strict=True))
         lines += [
-            f"atoms put into vacuum for {atoms['dwell_frames']} frames, share that is shown: {put_in}",
-            f"an event of a single frame: {percent(at[0], 2)} of it shown in its frame, "
-            f"{percent(at[-1], 2)} in the one before, {percent(at[1], 2)} in the one after",
+            f"atoms added in the vacuum for {atoms['dwell_frames']} frames, share recovered: {put_in}",
+            f"a single-frame event: {percent(at[0], 2)} of it appears in its own frame, {percent(at[-1], 2)} in "
+            f"the frame before, {percent(at[1], 2)} in the frame after",
         ]
     elif vacuum is not None:
         lines.append(
-            "no atoms were put in: the movie shows no lattice, is too short, or leaves the part that is looked at"
+            "no atoms were added: the movie shows no lattice, is too short, or drifts out of the tested region"
         )
     for name, found in checks["filters"].items():
         lines.append(
-            f"filter at a {name} pixel: weights add up to {found['sum']:.2f}, as an average of "
-            f"{number(found['n_averaged'])} pixels; own pixel {found['own']:.2g}"
+            f"filter at a {name} pixel: the weights add up to {found['sum']:.2f} and average over "
+            f"{number(found['n_averaged'])} pixels; weight of the pixel itself {found['own']:.2g}"
         )
     return lines
 
@@ -292,30 +294,30 @@ def error_in_words(result: dict[str, Any]) -> str:
     """An estimated error and what it means: the one stated, or that of all or of the held-out frames."""
     nmse = result["nmse"]
     if nmse is None and not result.get("blind", True):
-        return "not estimated, the model has seen the pixels it predicts"
+        return "not estimated, because the model sees the pixels it predicts"
     if nmse is None:
-        return "not estimated, there are too few pixels"
+        return "not estimated, because there are too few pixels"
     limits = f"95 %: {percent(nmse['low'])} to {percent(nmse['high'])} of the noise variance"
     if nmse["resolvable"]:
         return f"{percent(nmse['estimate'])} ({limits})"
     if nmse["high"] > 0:
         return f"not resolvable, below {percent(nmse['high'])} ({limits})"
-    return f"not resolvable, below zero ({limits}), where no error can be"
+    return f"not resolvable, the estimate is below zero ({limits}), which is impossible"
 
 
 def explained_in_words(found: dict[str, Any] | None) -> str:
     """How much of the signal is shown, beside what a filter shows."""
     if found is None:
-        return "how much of it is shown is not known: too little of it is seen, or the noise law is not known"
+        return "unknown how much of it is shown: the movie has too little signal, or the noise law is unknown"
     if found["denoised"]["low"] > 1:
         return (
-            "how much of it is shown is not known: the figure is more than all there is, as where noise was learnt by "
-            "heart, or is not as it was measured"
+            "unknown how much of it is shown: the estimate exceeds 100 %, because the model learnt noise by "
+            "heart or the noise differs from the measured noise"
         )
     limits = f"95 %: {percent(found['denoised']['low'])} to {percent(found['denoised']['high'])}"
     return (
         f"{percent(found['denoised']['estimate'])} of its variance is shown ({limits}); a good Gaussian filter shows "
-        f"{percent(found['gaussian']['estimate'])}, a blank image nothing"
+        f"{percent(found['gaussian']['estimate'])}, a blank image shows none"
     )
 
 
@@ -325,10 +327,10 @@ def refuted_in_words(found: dict[str, Any]) -> str:
         return "no place where they refute the denoised movie"
     first = found["places"][0]
     start, stop = first["frames"]
-    more = "more" if first["z"] > 0 else "less"
+    more = "higher" if first["z"] > 0 else "lower"
     return (
-        f"{_places(found)} where they refute the denoised movie. The clearest: around row {first['row']}, column "
-        f"{first['column']}, in frames {start} to {stop - 1}, they hold {more} than is shown, by "
+        f"{_places(found)} where they refute the denoised movie. The clearest is around row {first['row']}, column "
+        f"{first['column']}, in frames {start} to {stop - 1}: the counts are {more} than shown by "
         f"{percent(abs(first['share']), 2)} of the movie's contrast ({abs(first['z']):.1f} standard deviations)"
     )
 

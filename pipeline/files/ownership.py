@@ -62,12 +62,12 @@ def read_own(file: Path, read: Callable[[bytes], dict[str, Any] | None] = unseal
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         if file.is_symlink():
-            raise UsageError(f"{file}: is a symbolic link, so it is not obeyed. {ADVICE}") from None
+            raise UsageError(f"{file}: is a symbolic link, so it is ignored. {ADVICE}") from None
         return {}
     with os.fdopen(handle, "rb") as opened:
         found = os.fstat(handle)
         if (why := stranger(file, found)) is not None:
-            raise UsageError(f"{file}: {why}, so it is not obeyed. {ADVICE}")
+            raise UsageError(f"{file}: {why}, so it is ignored. {ADVICE}")
         if not stat.S_ISREG(found.st_mode):
             return {}
         try:
@@ -76,7 +76,7 @@ def read_own(file: Path, read: Callable[[bytes], dict[str, Any] | None] = unseal
             return {}
 
 
-ADVICE = "If you trust it, give the command again yourself; it continues where it stopped."
+ADVICE = "If you trust it, run the command again yourself; it continues where it stopped."
 
 
 def check_place(folder: Path, partial: Path) -> None:
@@ -106,7 +106,7 @@ def check_place(folder: Path, partial: Path) -> None:
             why = stranger(path, found)
             if why is not None and (not is_mine(path, found) or stat.S_ISLNK(found.st_mode)):
                 raise UsageError(
-                    f"{path}: {why}, so nothing is built there. Remove it or choose another name."
+                    f"{path}: {why}, so nothing is written there. Remove it or choose another name."
                 )
             if path == folder and found.st_mode & stat.S_IWOTH:
                 raise UsageError(f"{path}: can be changed by everybody. Close it: chmod o-w {path.name}.")

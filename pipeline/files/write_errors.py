@@ -37,13 +37,13 @@ def failure(error: OSError, place: Path) -> PipelineError | None:
         folder = next(p for p in (file, *file.absolute().parents) if _is_open_folder(p))
         mode = stat.filemode(folder.stat().st_mode)
         return UsageError(
-            f"{folder}: you may not write here; it belongs to {owner_name(folder)} and has the rights {mode}. "
-            f"Ask {owner_name(folder)} for them (chmod g+rwxs), or choose another place for the output."
+            f"{folder}: you may not write here; it belongs to {owner_name(folder)} and has the permissions "
+            f"{mode}. Ask {owner_name(folder)} for access (chmod g+rwxs), or choose another place for the output."
         )
     if error.errno == errno.EROFS:
         return UsageError(f"{file}: this file system is read-only. Choose another place for the output.")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return UsageError(f"{file}: a folder is needed here, and a file is in the way. Move the file.")
+        return UsageError(f"{file}: a folder is needed here, but a file is in the way. Move the file.")
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return UsageError(f"{place.name}: {error.strerror}. Choose another name for the output.")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -77,7 +77,8 @@ def ingest(
             attributes = _build(config, reader, plan, source, run, control)
             if expected is not None and attributes["id"] != expected:
                 raise InputError(
-                    config.raw, "gives another movie than the one stored: the file or the settings differ."
+                    config.raw,
+                    "gives a different movie from the one stored: the file or the settings differ.",
                 )
             run.commit()
     for warning in attributes["warnings"]:
@@ -113,8 +114,8 @@ def _build(
     if len(found.not_finite) == plan.shape[0]:
         raise InputError(
             config.raw,
-            "each of its frames holds NaN, Inf or numbers beyond 1e30, which are no counts, so that none is whole. "
-            "Name the pixels with --defects, or mend the file.",
+            "each of its frames holds NaN, Inf or numbers beyond 1e30, which are not counts, so no frame is usable. "
+            "Name the pixels with --defects, or fix the file.",
         )
     _add_arrays(run.partial, plan, found)
     hashes = progress.hashes(records)

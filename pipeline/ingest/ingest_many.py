@@ -107,7 +107,7 @@ def movies_in(path: Path) -> list[Path]:
         top = path.parent if path.parent.is_dir() else Path(path.anchor)
         files = sorted(top.glob(str(path.relative_to(top))), key=natural)
         if not files:
-            raise InputError(path, "fits no file. Check the pattern and the folder.")
+            raise InputError(path, "matches no file. Check the pattern and the folder.")
     elif path.is_dir():
         known = {suffix for form in FORMATS for suffix in form.suffixes}
         found = (p for p in path.iterdir() if p.suffix.lower() in known and not p.name.startswith("."))
@@ -133,7 +133,7 @@ def _one_of_frames(files: list[Path]) -> list[Path]:
     if set(files) != set(pattern.parent.glob(pattern.name)):
         raise InputError(
             files[0],
-            f"holds a single image, as the other {len(files) - 1} files may, but no pattern stands for just these. "
+            f"holds a single image, as the other {len(files) - 1} files may, but no pattern matches only these. "
             "Name the frames of one movie by their folder, or by a pattern in quotes.",
         )
     return [pattern]

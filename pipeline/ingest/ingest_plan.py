@@ -83,8 +83,8 @@ def select(info: MovieInfo, config: IngestConfig | RunConfig) -> Selection:
         grouped = "" if config.group == 1 else f" of {config.group}"
         raise InputError(
             config.raw,
-            f"has {n_frames} frame(s){grouped} to ingest; a movie needs at least {MIN_FRAMES}, for a frame is "
-            "denoised from its neighbours.",
+            f"has {n_frames} frame(s){grouped} to ingest; a movie needs at least {MIN_FRAMES}, because each "
+            "frame is denoised from its neighbours.",
         )
     if min(height, width) < 1:
         raise UsageError(
@@ -178,7 +178,7 @@ def _doubts(config: Preparation, info: MovieInfo) -> tuple[str, ...]:
             )
         elif told and not given and not low <= told <= high:
             found.append(
-                f"the raw file gives a {name} of {told:g} {unit}, which hardly any movie has; {option} overrides it."
+                f"the raw file gives a {name} of {told:g} {unit}, which is unusual; {option} overrides it."
             )
     return tuple(found)
 

@@ -169,7 +169,7 @@ def _lowest(found: Findings) -> list[str]:
     if dtype.kind != "i" or found.low != np.iinfo(dtype).min:
         return []
     return [
-        f"its lowest number is {found.low:.0f}, the least that its type ({dtype}) holds: it may stand for no count. "
+        f"its lowest number is {found.low:.0f}, the least that its type ({dtype}) holds: it may mark missing data. "
         "--defects names the pixels to leave out."
     ]
 
@@ -177,13 +177,13 @@ def _lowest(found: Findings) -> list[str]:
 def _warnings(config: IngestConfig, info: MovieInfo, plan: IngestPlan, found: Findings) -> list[str]:
     said = []
     if info.missing_frames:
-        said.append(f"{info.missing_frames} frames that the header announces are missing.")
+        said.append(f"{info.missing_frames} frames that the header lists are missing.")
     if found.not_finite:
         said.append(
-            f"frames {_some(found.not_finite)} hold NaN, Inf or numbers beyond 1e30, which are no counts."
+            f"frames {_some(found.not_finite)} hold NaN, Inf or numbers beyond 1e30, which are not counts."
         )
     if found.blank:
-        said.append(f"frames {_some(found.blank)} are blank: all their pixels are alike.")
+        said.append(f"frames {_some(found.blank)} are blank: all their pixels have the same value.")
     if found.repeated:
         said.append(f"frames {_some(found.repeated)} repeat the frame before, bit by bit.")
     if found.torn:
@@ -193,7 +193,7 @@ def _warnings(config: IngestConfig, info: MovieInfo, plan: IngestPlan, found: Fi
     if not found.brightness.valid.all():
         n = int((~found.brightness.valid).sum())
         said.append(
-            f"{n} frames that were not recorded whole are not used; they are predicted from the frames around them "
+            f"{n} incomplete or faulty frames are not used; they are predicted from the frames around them "
             "and marked in 'frame_valid'."
         )
     said += _about_brightness(found.brightness)
@@ -203,7 +203,7 @@ def _warnings(config: IngestConfig, info: MovieInfo, plan: IngestPlan, found: Fi
     noise = found.noise
     if noise is not None and noise.noise_variance > 0 and not noise.is_poisson:
         known = math.isfinite(noise.fano)
-        fano = f"Fano factor {noise.fano:.3f}" if known else "no Fano factor, for the mean is not above 0"
+        fano = f"Fano factor {noise.fano:.3f}" if known else "no Fano factor, because the mean is not above 0"
         said.append(
             f"the noise is not that of single electrons: {fano}, correlation of neighbours "
             f"{noise.correlation_x:+.3f} along x, {noise.correlation_y:+.3f} along y. "

@@ -115,7 +115,9 @@ def _open_image(path: Path) -> Reader:
         reader: Reader = module.open_movie(file, False, single=True)
     except TypeError:
         file.close()
-        raise InputError(path, "a single image of this format is not read; save it as TIFF or MRC.") from None
+        raise InputError(
+            path, "a single image in this format is not supported; save it as TIFF or MRC."
+        ) from None
     return reader
 
 

@@ -77,9 +77,7 @@ def movie_brightness(movie: store.Store) -> Brightness | None:
         if found.valid.sum() < 3:
             found = Brightness.steady(n_frames)
     if found.valid.sum() < 3:
-        raise InputError(
-            movie.path, "fewer than three of its frames were recorded whole. It cannot be denoised."
-        )
+        raise InputError(movie.path, "fewer than three of its frames are complete, so it cannot be denoised.")
     return None if found.is_steady else found
 
 

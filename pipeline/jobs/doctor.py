@@ -123,7 +123,10 @@ def _asked(question: Callable[[], Finding]) -> Finding:
     except (OSError, PipelineError, subprocess.SubprocessError) as error:
         name = getattr(question, "__name__", "").strip("_").replace("<lambda>", "folder")
         return Finding(
-            name, False, f"could not be checked: {error}", "Look at the message; then ask your site."
+            name,
+            False,
+            f"could not be checked: {error}",
+            "Look at the message; then ask your site's support.",
         )
 
 
@@ -154,14 +157,20 @@ def _gpu() -> Finding:
             )
         says = f"{names}; torch {torch.__version__} for CUDA {torch.version.cuda}"
         return Finding(
-            "GPU", not wrong, says, "It computes wrong numbers: use another one, and tell your site."
+            "GPU",
+            not wrong,
+            says,
+            "It computes wrong numbers: use another one, and report it to your site's support.",
         )
     if found:
         driver = found.splitlines()[0]
         if torch.version.cuda is None:
             remedy = "Install its CUDA build: see deploy/README.md."
             return Finding(
-                "GPU", False, f"{driver} is there, but torch {torch.__version__} is for processors", remedy
+                "GPU",
+                False,
+                f"{driver} is there, but torch {torch.__version__} is built for CPUs only",
+                remedy,
             )
         says = f"{driver} is there, but torch {torch.__version__} for CUDA {torch.version.cuda} cannot use it"
         return Finding(
@@ -169,15 +178,17 @@ def _gpu() -> Finding:
         )
     if promised:
         says = f"the job was given GPU {promised}, but no driver answers (nvidia-smi)"
-        return Finding("GPU", False, says, "Use another node (--exclude), and tell your site.")
-    return Finding("GPU", True, "none here; the processor is used")
+        return Finding(
+            "GPU", False, says, "Use another node (--exclude), and report it to your site's support."
+        )
+    return Finding("GPU", True, "none here; the CPU is used")
 
 
 def _memory() -> Finding:
     memory = budget.machine_memory_bytes()
     says = f"{budget.n_cores()} cores, {budget.in_words(memory)} of memory"
     return Finding(
-        "processor", memory >= MEMORY_BYTES, says, "Ask for 4 GiB or more (memory_gib in the profile)."
+        "processor", memory >= MEMORY_BYTES, says, "Request 4 GiB or more (memory_gib in the profile)."
     )
 
 
@@ -261,7 +272,7 @@ def _folder(folder: Path) -> Finding:
     if replaced:
         wrong.append("a folder with files in it was replaced")
     remedy = "Use another file system for results: runs could not be kept apart on this one."
-    says = f"{folder}: " + ("mkdir, rename and fsync hold" if not wrong else "; ".join(wrong))
+    says = f"{folder}: " + ("mkdir, rename and fsync work reliably" if not wrong else "; ".join(wrong))
     return Finding("file system", not wrong, says, remedy)
 
 
@@ -316,7 +327,7 @@ def _clock(folder: Path) -> Finding:
         "clock",
         skew <= SKEW_S,
         says,
-        "Tell your site; times in logs and reports are off by as much. Leases do not depend on it.",
+        "Report it to your site's support; times in logs and reports are off by as much. Leases do not depend on it.",
     )
 
 
@@ -363,7 +374,9 @@ def _nodes(n_nodes: int, folder: Path, profile: JobProfile, path: Path | None) -
         answers = [read_json(probe / f"node-{number}.json") for number in range(n_nodes)]
         if done.returncode != 0 or not all(answers):
             n_there = sum(map(bool, answers))
-            says = f"{n_there} of {n_nodes} answered in {folder}: {done.stderr.strip()[-500:] or 'nothing was said'}"
+            says = (
+                f"{n_there} of {n_nodes} answered in {folder}: {done.stderr.strip()[-500:] or 'no message'}"
+            )
             remedy = (
                 "The folder, this Python and its packages must be seen from the nodes under the same path."
             )
@@ -379,7 +392,7 @@ def _of_node(answer: dict[str, Any]) -> list[Finding]:
     wrong = [replace(f, what=f"{name}: {f.what}") for f in found if not f.ok]
     if other:
         remedy = "Driver and workers must use one installation."
-        wrong.append(Finding(f"{name}: software", False, f"{', '.join(other)}, not as here", remedy))
+        wrong.append(Finding(f"{name}: software", False, f"{', '.join(other)}, unlike here", remedy))
     gpu = next((f.says for f in found if f.what == "GPU"), "")
     return wrong or [Finding(name, True, f"sees {len(found)} things as here; GPU: {gpu}")]
 

@@ -18,8 +18,8 @@ from ..step_control import Control
 from . import run_folder
 
 ENDS = {
-    "TIMEOUT": "its time was up before it could stop in good order: raise stop_early_s in the profile, then resume",
-    "OUT_OF_MEMORY": "it needed more memory than it asked for: raise memory_gib in the profile, then resume",
+    "TIMEOUT": "it reached its time limit before it could stop cleanly: raise stop_early_s in the profile, then resume",
+    "OUT_OF_MEMORY": "it needed more memory than it requested: raise memory_gib in the profile, then resume",
     "NODE_FAIL": "its node failed: resume",
     "PREEMPTED": "a job of higher priority took its place: resume",
     "DEADLINE": "its deadline passed",
@@ -150,7 +150,7 @@ def _state(
 ) -> tuple[str, str | None]:
     """State of a step in one word, and why, in many."""
     if job is None:
-        return "missing", "it was never handed in: resume"
+        return "missing", "it was never submitted: resume"
     listed = (queue or {}).get(job.name)
     if listed is not None and listed.live:
         if listed.state == "PENDING":
@@ -162,7 +162,7 @@ def _state(
     if code == 0:
         return "done", None
     if queue is None and code is None:
-        return "unknown", f"nobody answers ({unanswered}): it may be running"
+        return "unknown", f"no answer ({unanswered}): it may be running"
     ended = listed.state if listed else accounts.get(job.name, {}).get("state")
     if ended == "CANCELLED":
         if before not in ("done", "running", "pending"):
@@ -173,10 +173,10 @@ def _state(
     if code == 128 + signal.SIGTERM:  # before it had begun to listen
         return "cancelled", "it was cancelled: resume"
     if code == 75:
-        return "stopped", "it stopped in good order, but is not queued again: resume"
+        return "stopped", "it stopped cleanly, but is not queued again: resume"
     if code is None and before not in ("done", "running", "pending"):
         return "cancelled", "the step before it did not finish: resume"
-    return "failed", last_error(job.newest_log) or "it ended without a word: resume"
+    return "failed", last_error(job.newest_log) or "it ended without a message: resume"
 
 
 def _liveliness(job: job_queue.Queued) -> int:

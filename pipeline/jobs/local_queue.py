@@ -113,7 +113,7 @@ def jobs(folder: Path) -> list[Queued]:
     record = read_json(folder / PROCESS)
     here = this_process()["host"]
     if record["host"] != here:
-        raise NoAnswer(f"it was submitted on {record['host']}, and this is {here}")
+        raise NoAnswer(f"it was submitted on {record['host']}, but this is {here}")
     if not is_here(record) or process_start(record["pid"]) != record["process_start"]:
         return []
     left = [name for name in record["names"] if not (folder / "exit" / name).exists()]
@@ -142,4 +142,4 @@ def cancel(folder: Path) -> list[str]:
             time.sleep(0.1)
         if not jobs(folder):
             return [ended[0].id]
-    raise PipelineError(f"{ended[0].id} does not end.")
+    raise PipelineError(f"{ended[0].id} did not stop.")

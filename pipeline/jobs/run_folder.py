@@ -101,7 +101,7 @@ def open_run(path: Path, *, obey: bool = False) -> tuple[Path, dict[str, Any]]:
     if folder is None:
         raise InputError(path, "no batch run was submitted here. Give the folder that 'submit' named.")
     if obey and (why := ownership.stranger(folder)) is not None:
-        raise UsageError(f"{folder}: {why}, so what it says is not done.")
+        raise UsageError(f"{folder}: {why}, so it is ignored.")
     file = folder / RUN_FILE
     run = ownership.read_own(file, unbroken) if obey else unbroken(file.read_bytes()) or {}
     if not {"id", "command", "output", "steps", "profile", "work_dir"} <= set(run):
@@ -191,7 +191,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder,
         token,
         lambda fresh: lease.write_owner(fresh, token),
-        lambda holder: f"{folder}: another submit is at work here ({holder}).",
+        lambda holder: f"{folder}: another submit is running here ({holder}).",
     )
     try:
         yield

@@ -46,7 +46,7 @@ def status(config: StatusConfig) -> dict[str, Any]:
     finished = [p for p in (path, *_children(path)) if _is_complete(p) and p not in unfinished]
     found = [_state(p) for p in unfinished] + [_complete(p) for p in finished]
     if not found and batch_run is None:
-        raise InputError(config.output, "nothing was begun or finished here")
+        raise InputError(config.output, "nothing was started or finished here")
     return {"outputs": found, "batch": batch_run}
 
 

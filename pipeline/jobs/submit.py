@@ -118,7 +118,8 @@ def plan(
 def _check_scheduler(scheduler: str, command: str, workers: str) -> None:
     if scheduler in ("pbs", "lsf"):
         raise UsageError(
-            f"submit knows Slurm and this machine, but the profile says scheduler: {scheduler}. Write a job script "
+            f"submit supports only Slurm and this machine, but the profile says scheduler: {scheduler}. Write a "
+            "job script "
             f"that runs 'tdenoise-pipeline {command} ...'; if you run it again, it continues where it stopped."
         )
     system = "slurm" if workers == "array" else workers
@@ -234,7 +235,8 @@ def submit(submission: Submission, settings: Mapping[str, Any]) -> dict[str, Any
     made = scripts(submission)
     if submission.site.scheduler == "slurm" and shutil.which("sbatch") is None:
         raise UsageError(
-            "no sbatch here. Submit from a machine with Slurm, or use --print and copy the script there."
+            "there is no sbatch on this machine. Submit from a machine with Slurm, or use --print and copy the "
+            "script there."
         )
     problems = [f"{s.kind}: {problem}" for s in submission.steps for problem in limits(submission.profile(s))]
     if problems:
@@ -375,13 +377,14 @@ def _refuse_live(folder: Path, runs: Sequence[str], *, force: bool) -> set[str]:
         if force:
             return {job.id for job in run_folder.records(folder) if job.id is not None}
         raise NoAnswer(
-            f"nobody answers ({error}), so jobs of this run may be queued or running. Try again later, or "
+            f"no answer ({error}), so jobs of this run may be queued or running. Try again later, or "
             "resume --force if you know that there are none."
         ) from None
     if live and not force:
         shown = ", ".join(f"{job.name} ({job.id}, {job.state.lower()})" for job in live.values())
         raise LockedError(
-            f"{folder}: jobs of this run are still there: {shown}. Wait for them, or 'tdenoise-pipeline cancel' first."
+            f"{folder}: jobs of this run are still queued or running: {shown}. Wait for them, or "
+            "'tdenoise-pipeline cancel' first."
         )
     return set(live)
 

@@ -160,7 +160,7 @@ def open_raw(
                     f"{path}: {format.name} files have no {name}s to choose from; leave --{name} out."
                 )
         if single and "single" not in format.choices:
-            raise InputError(path, f"holds {format.name}, which is not read as one file for each frame.")
+            raise InputError(path, f"holds {format.name}, which cannot be read as one file for each frame.")
         if single:
             choices["single"] = True
         module = import_module(f".{format.module}", __name__)
@@ -192,7 +192,7 @@ def recognise(file: RawFile) -> Format:
         found = named  # writers before MRC2000 put no identifier; the header is checked for sense later
     if found is None:
         readable = ", ".join(f"{f.name} ({' '.join(f.suffixes)})" for f in FORMATS)
-        raise InputError(file.path, f"its content is of no format that is read here: {readable}.")
+        raise InputError(file.path, f"its format is not supported. Supported formats: {readable}.")
     if named is not None and named is not found:
         raise InputError(
             file.path,

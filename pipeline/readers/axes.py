@@ -183,16 +183,16 @@ def place_movie(
     if what and not chosen and not lenient:
         raise InputError(
             file.path,
-            f"holds {what} in {name} ({size}), not a movie: each image is another measurement. To read it all the "
-            f"same, add --dataset {name}.",
+            f"holds {what} in {name} ({size}), not a movie: each image is another measurement. To read it "
+            f"anyway, add --dataset {name}.",
         )
     if not what and time.is_length and time.role != "time":
         what = f"a stack over {_named(time)}, a volume or a scan"
     said = [f"it holds {what}, not a movie over time."] if what else []
     if any(axes[axis].is_uneven for axis in places[1:]):
         said.append(
-            "its file lists pixels at unequal distances, so that it has no pixel size. If they are equal all the same, "
-            "give it with --pixel-size."
+            "its file lists unevenly spaced pixels, so it has no pixel size. If the spacing is even, give it "
+            "with --pixel-size."
         )
     return Place(places, fixed, tuple(said))
 

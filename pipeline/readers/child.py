@@ -77,7 +77,8 @@ def refuse(path: Path, code: int, said: bytes) -> Never:
         raise InputError(path, said.decode(errors="replace").strip())
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     raise InputError(
-        path, f"damaged or hostile: the library that reads it crashed or ran away ({how}). Copy it again."
+        path,
+        f"damaged or hostile: the library that reads it crashed or used too much ({how}). Copy it again.",
     )
 
 

@@ -208,8 +208,8 @@ def announced_frames(
     if not allow_truncated:
         raise InputError(
             file.path,
-            f"its header names {told} frames, and the file has room for {room}: the program that wrote it ended before "
-            f"it could say how many. Take the {room} frames with --allow-truncated.",
+            f"its header names {told} frames, but the file has room for {room}: the program that wrote it ended "
+            f"before it recorded how many. Take the {room} frames with --allow-truncated.",
         )
     return room
 
@@ -276,7 +276,7 @@ def unexplained(n_bytes: int, step: int, tail: int = 0) -> tuple[str, ...]:
     if n_bytes <= 0:
         return ()
     more, rest = divmod(n_bytes + tail, step)
-    room = f" There is room for {more} frames more, which are not read." if more else ""
+    room = f" There is room for {more} more frames, which are not read." if more else ""
     if not more or rest > tail:
         room += " If a header before the frames is longer than it says, all frames are shifted: look at one."
     return (f"{n_bytes} bytes behind its frames are not explained by its header.{room}",)

@@ -49,7 +49,7 @@ def open_capture(director: RawFile, info: MovieInfo, stored: np.dtype[Any], allo
         return reader
     raise InputError(
         director.path,
-        f"holds a single image that directs to {info.shape[0]} recorded frames, but neither {raw.name} nor "
+        f"holds a single image that refers to {info.shape[0]} recorded frames, but neither {raw.name} nor "
         "the folder Hour_00 is beside it; put them there.",
     )
 

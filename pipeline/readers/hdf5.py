@@ -68,7 +68,7 @@ def open_movie(
         return capture
     reader, numbers = _open_array(file, contents, library, allow_truncated, dataset, channel)
     if numbers is not None and len(series_of(file.path)) > 1:
-        alone = f"it holds images {numbers[0]} to {numbers[1]} of a recording in several files, and is read alone."
+        alone = f"it holds images {numbers[0]} to {numbers[1]} of a recording in several files, and is read on its own."
         reader.info = replace(reader.info, warnings=(*reader.info.warnings, alone))
     return reader
 
@@ -203,8 +203,8 @@ def _declared(file: RawFile, contents: Contents, name: str, stored: np.dtype[Any
         if len(beside) == 2:
             raise InputError(
                 file.path,
-                f"gives both a scaling factor and an offset for its array {name}, and NeXus leaves open which of them "
-                "comes first. Write the values themselves, or remove the two.",
+                f"gives both a scaling factor and an offset for its array {name}, and NeXus does not define "
+                "which comes first. Store the final values, or remove both.",
             )
         told |= beside
     return packed(file.path, name, stored, told)
@@ -320,7 +320,7 @@ def _check_whole(file: RawFile) -> None:
         raise InputError(
             file.path,
             f"cut short, or still being written: {file.size} of {end} bytes are there. An HDF5 file finds its frames "
-            "by an index that goes missing with any part of it, so that no frame can be kept. Copy it again.",
+            "by an index that goes missing with any part of it, so no frame can be kept. Copy it again.",
         )
 
 
@@ -347,7 +347,7 @@ def _check_storage(file: RawFile, name: str, entry: dict[str, Any]) -> None:
     if unknown:
         raise InputError(
             file.path,
-            f"its array {name} needs the HDF5 filter {', '.join(unknown)}, which is not read here; "
+            f"its array {name} needs the HDF5 filter {', '.join(unknown)}, which is not supported; "
             f"{', '.join(_FILTERS.values())} are. Rewrite it with h5repack -f GZIP=4.",
         )
 

@@ -123,8 +123,8 @@ def check_series(contents: Contents) -> None:
         group = next(iter(contents.external)).rpartition("/")[0]
         raise InputError(
             contents.path,
-            f"holds a scan: each of its {triggers} images waited for a trigger of its own. To read it as a movie all "
-            f"the same, add --dataset {group}.",
+            f"holds a scan: each of its {triggers} images waited for a trigger of its own. To read it as a "
+            f"movie anyway, add --dataset {group}.",
         )
 
 

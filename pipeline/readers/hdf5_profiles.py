@@ -313,8 +313,8 @@ def _hyperspy_signal(contents: Contents, group: str) -> Movie:
         camera=str(camera["name"]) if camera.get("name") else None,
         warnings=(
             (
-                f"it gives axes as formulas ({', '.join(formulas)}), which are not evaluated: what they would tell of "
-                "time or pixel size is unknown.",
+                f"it gives axes as formulas ({', '.join(formulas)}), which are not evaluated: the frame time or "
+                "pixel size they give is unknown.",
             )
             if formulas
             else ()

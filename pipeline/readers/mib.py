@@ -53,8 +53,8 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     if header.type == "R64" and (header.bits not in _RAW_TYPES or header.n_chips != 1):
         raise InputError(
             file.path,
-            f"holds raw frames of {header.n_chips} chip(s) with {header.bits} bits; read here are raw frames "
-            "of one chip with 1, 6 or 12 bits. Save it as U08, U16 or U32 with the software of the camera.",
+            f"holds raw frames of {header.n_chips} chip(s) with {header.bits} bits; only raw frames of one chip "
+            "with 1, 6 or 12 bits are supported. Save it as U08, U16 or U32 with the software of the camera.",
         )
     if header.type not in {*_TYPES, "R64"}:
         raise InputError(file.path, f"its pixels are of the unknown type {header.type}: damaged.")
@@ -63,7 +63,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     check_movie(file, (2, *size), stored)
     frame_bytes = frame_size((1, *size), stored) // (8 if header.bits == 1 else 1)
     if header.type == "R64" and header.width * frame_bytes // (header.width * header.height) % _WORD_BYTES:
-        raise InputError(file.path, f"damaged: raw rows of {header.width} pixels are no whole words.")
+        raise InputError(file.path, f"damaged: raw rows of {header.width} pixels do not fill whole words.")
     step = header.header_bytes + frame_bytes
 
     notes = _hdr(file)
@@ -186,7 +186,7 @@ def _beyond(told: int, n_frames: int, n_bytes: int) -> tuple[str, ...]:
     if 0 < told < n_frames:
         said.append(f"its HDR file names {told} frames, and {n_frames} are there: all are read.")
     if n_bytes > 0:
-        said.append(f"{n_bytes} bytes behind its frames are no whole frame and are not read.")
+        said.append(f"{n_bytes} bytes behind its frames are not a whole frame and are not read.")
     return tuple(said)
 
 

@@ -33,7 +33,7 @@ _SCALED_LABEL = re.compile(r"Dose frac(?:\.|tionation) image, scaled by +([0-9.]
 def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) -> Reader:
     """Open an MRC file whose sections are frames; just one, if ``single``."""
     if file.size < _HEADER:
-        raise InputError(file.path, f"cut short: {file.size} bytes, and an MRC header alone has {_HEADER}.")
+        raise InputError(file.path, f"cut short: {file.size} bytes, but an MRC header alone has {_HEADER}.")
     header = file.read_at(0, _HEADER)
     order = _byte_order(header)
     words = struct.unpack(f"{order}10i6f3i3f2i", header[:96])
@@ -43,7 +43,7 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
         raise InputError(file.path, f"MRC mode {mode} holds complex numbers, not a movie of counts.")
     if mode not in _TYPES:
         known = "0, 1, 2, 6, 12 and 101"
-        raise InputError(file.path, f"its header says MRC mode {mode}; read here are the modes {known}.")
+        raise InputError(file.path, f"its header says MRC mode {mode}; the supported modes are {known}.")
     first = _HEADER + extended
     if extended < 0 or first > file.size:
         raise InputError(
@@ -63,7 +63,7 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
             if imod_flags & _SIGNED_FLAG and imod_stamp in _IMOD_STAMPS:
                 raise InputError(
                     file.path,
-                    "its header says that its pixels are packed, two in a byte, and signed: IMOD knows no such.",
+                    "its header says that its pixels are packed, two in a byte, and signed: IMOD has no such mode.",
                 )
         if packed or not imod_flags & _SIGNED_FLAG:
             stored = np.dtype("u1")

@@ -108,7 +108,7 @@ def _gap_warning(files: Sequence[Path], gaps: Sequence[int]) -> tuple[str, ...]:
         return ()
     return (
         f"the numbers of its files jump {len(gaps)} times, the first between {files[gaps[0]].name} and "
-        f"{files[gaps[0] + 1].name}: frames are missing, and time does not run evenly.",
+        f"{files[gaps[0] + 1].name}: frames are missing, and the time steps are uneven.",
     )
 
 
@@ -177,8 +177,8 @@ def _whole_or_decimal(readings: Sequence[Sequence[_Name]], found: _Order, proble
         if not problem and [name.path for name, _ in found] != [name.path for name, _ in decimal]:
             one, other = (name.path.name for name, _ in decimal[:2])
             return [], (
-                f"the numbers in the names of its files ({one}, {other}) mean another order as decimals than as whole "
-                "numbers. Rename the files with one whole number."
+                f"the numbers in the names of its files ({one}, {other}) give one order as decimals and another "
+                "as whole numbers. Rename the files with one whole number."
             )
     return found, problem
 
@@ -219,15 +219,15 @@ def _run(names: Sequence[_Name]) -> tuple[_Order, str]:
     other = next(n for n in others if any(n.numbers[k].value != first.numbers[k].value for k in running[:-1]))
     return [], (
         f"{len(running)} numbers run through the names of its files ({first.path.name}, {other.path.name}): several "
-        "movies, or an order that the names do not tell. Name the frames of one movie by a pattern, for example "
+        "movies, or an order that the names do not show. Name the frames of one movie by a pattern, for example "
         f"'{_example(first, first.numbers[running[-1]], [])}'."
     )
 
 
 def _twice(one: Path, other: Path) -> str:
     return (
-        f"its files {one.name} and {other.name} have the same number, which does not tell their order. Move the one "
-        "that is no frame to another folder."
+        f"its files {one.name} and {other.name} have the same number, so their order is unclear. Move the "
+        "one that is not a frame to another folder."
     )
 
 
@@ -238,7 +238,7 @@ def _unlike(names: Sequence[_Name]) -> str:
     others = [name for name in names if name.kind != usual]
     files = f"its files {others[0].path.name} and {one.path.name} are not numbered alike"
     if not one.numbers:
-        return f"{files}: their names do not tell their order. Number them, frame_0001 and so on."
+        return f"{files}: their names do not show their order. Number them, frame_0001 and so on."
     return f"{files}; name the frames by a pattern, for example '{_example(one, one.numbers[-1], others)}'."
 
 

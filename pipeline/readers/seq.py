@@ -56,7 +56,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
             file.path, f"holds colour or packed images (NorPix format {header['image_format']}), not counts."
         )
     if bits not in {8, 16}:
-        raise InputError(file.path, f"its header says {bits} bits per pixel; read here are 8 and 16.")
+        raise InputError(file.path, f"its header says {bits} bits per pixel; only 8 and 16 are supported.")
     stored = np.dtype("u1" if bits == 8 else "<u2")
     check_movie(file, (2, height, width), stored)
     frame_bytes = frame_size((2, height, width), stored)
@@ -148,4 +148,4 @@ def _references(file: RawFile) -> tuple[str, ...]:
     ]
     if not found:
         return ()
-    return (f"the references {' and '.join(found)} beside the movie are not applied by themselves.",)
+    return (f"the references {' and '.join(found)} beside the movie are not applied automatically.",)

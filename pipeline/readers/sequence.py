@@ -212,5 +212,5 @@ def _at_least_two(path: Path, files: list[Path]) -> list[Path]:
             f"holds no movie: neither a Zarr store nor frames in files ({' '.join(_SUFFIXES)}) are in it.",
         )
     if len(files) == 1:
-        raise InputError(path, f"holds one file, {files[0].name}; if that is the movie, name it itself.")
+        raise InputError(path, f"holds one file, {files[0].name}; if that is the movie, name that file.")
     return files

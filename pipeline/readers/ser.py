@@ -32,7 +32,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     """Open a SER file that holds a series of images."""
     _, _, version, kind, tag_kind, total, valid = struct.unpack("<3h4i", file.read_at(0, 22))
     if version not in _VERSIONS:
-        raise InputError(file.path, f"its header says SER version {version:#x}, which is not known.")
+        raise InputError(file.path, f"its header says SER version {version:#x}, which is not supported.")
     word = np.dtype(_VERSIONS[version])
     position = file.read_at(22, word.itemsize + 4)
     start = int(np.frombuffer(position, word, 1)[0])

@@ -83,8 +83,8 @@ def open_movie(
     warnings = note.warnings + _more_pages(note, announced) + more
     if layout.photometric == _WHITE_IS_ZERO and layout.compression not in EER:
         warnings += (
-            "it says that 0 is white, and programs differ in what they make of that: here the numbers are as they are "
-            "stored. If the movie looks like a negative, invert it and save it anew before you ingest it.",
+            "it says that 0 is white, which programs interpret differently: the numbers are kept as stored. If "
+            "the movie looks like a negative, invert it and save it again before you ingest it.",
         )
     if note.planes is not None and len(note.planes) != note.n_frames:
         planes = note.planes
@@ -223,7 +223,7 @@ def _walk(file: RawFile, pages: Pages, layout: Layout) -> tuple[array[int], Sequ
             raise InputError(
                 file.path,
                 f"page {number} differs from the first one in {', '.join(differing)}: the pages of a movie "
-                "are alike. Save the frames of one kind as their own file.",
+                "are alike. Save the frames of one kind as a separate file.",
             )
         segments = page.segments(layout)
         if segments is None:

@@ -171,7 +171,7 @@ def _imagej_calibration(path: Path, page: Page, entries: dict[str, str]) -> Decl
         return AS_STORED  # stored as signed in the first place: ImageJ adds as much when it opens it
     if sample_format == 3 and (factor, offset) != (1.0, 0.0):
         line_told = f"{factor:g} x + {offset:g}"
-        said = f"ImageJ's calibration ({line_told}) is not applied: ImageJ itself passes over it in floats."
+        said = f"ImageJ's calibration ({line_told}) is not applied: ImageJ itself ignores it for floats."
         return Declared(warnings=(said,))
     return Declared(factor, offset)
 

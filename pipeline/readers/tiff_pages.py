@@ -158,8 +158,8 @@ class Page:
             if counts is None:
                 raise InputError(
                     self._pages.file.path,
-                    "its directory lacks the byte counts of its strips (StripByteCounts), without which what is "
-                    "compressed or tiled cannot be found. Save it again with the program that wrote it.",
+                    "its directory lacks the byte counts of its strips (StripByteCounts), without which "
+                    "compressed or tiled data cannot be found. Save it again with the program that wrote it.",
                 )
         if offsets is None or counts is None or min(offsets.size, counts.size) < n_segments:
             return None
@@ -211,7 +211,7 @@ class Pages:
         offset = self.first
         while offset:
             if offset in seen:
-                raise InputError(self.file.path, "damaged: its TIFF directories run in a circle.")
+                raise InputError(self.file.path, "damaged: its TIFF directories form a loop.")
             seen.add(offset)
             page = self.page(offset)
             yield page

@@ -93,7 +93,7 @@ def _parse(
         else:
             fixed[name] = int(index)
     if running in fixed:
-        raise UsageError(f"{path}: {running} cannot both run and stay at one place; it holds {found}.")
+        raise UsageError(f"{path}: {running} cannot be both the axis of frames and fixed; it holds {found}.")
     return running, fixed
 
 

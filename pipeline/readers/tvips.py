@@ -36,7 +36,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     header = dict(zip(_NAMES, words, strict=True))
     bits, width, height = header["bits_per_pixel"], header["width"], header["height"]
     if bits not in {8, 16}:
-        raise InputError(file.path, f"its header says {bits} bits per pixel; read here are 8 and 16.")
+        raise InputError(file.path, f"its header says {bits} bits per pixel; only 8 and 16 are supported.")
     stored = np.dtype("<u2" if bits == 16 else "u1")
     lead = header["frame_header_bytes"] if header["version"] == 2 else _STAMP.size
     if not _STAMP.size <= lead <= _MAX_FRAME_HEADER:

@@ -91,7 +91,7 @@ def _check_index(file: RawFile) -> None:
         at = end
     raise InputError(
         file.path,
-        "cut short or damaged: the index of its pictures is not all there, so that none can be kept. "
+        "cut short or damaged: the index of its frames is incomplete, so no frame can be kept. "
         "Copy it again.",
     )
 

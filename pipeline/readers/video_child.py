@@ -45,7 +45,7 @@ def decode(path: str, container: str, descriptor: str, max_bytes: str, channel: 
         ) from error
     with opened:
         if not opened.streams.video:
-            raise ValueError("holds no pictures.")
+            raise ValueError("holds no frames.")
         stream = opened.streams.video[0]
         context = stream.codec_context
         if context.name not in _DECODERS:

@@ -110,11 +110,11 @@ class Folder:
                 )
             found = parse_json(file.read_at(0, file.size))
         except ValueError as error:
-            raise InputError(self.path / key, "damaged: it is not JSON. Copy the store anew.") from error
+            raise InputError(self.path / key, "damaged: it is not JSON. Copy the store again.") from error
         finally:
             file.close()
         if not isinstance(found, dict):
-            raise InputError(self.path / key, "damaged: it is not a JSON object. Copy the store anew.")
+            raise InputError(self.path / key, "damaged: it is not a JSON object. Copy the store again.")
         return found
 
     def nodes(self) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
@@ -218,8 +218,8 @@ class ChunkReader:
         if self._array.fill_value != 0:
             raise InputError(
                 self._folder.path / key,
-                f"is missing or lacks a chunk, and its fill value {self._array.fill_value} is no count. "
-                "Copy the store anew.",
+                f"is missing or lacks a chunk, and its fill value {self._array.fill_value} is not a count. Copy "
+                "the store again.",
             )
         return np.zeros(self._array.chunk, self._array.dtype)
 
@@ -281,7 +281,7 @@ def _parse_v3(name: str, told: dict[str, Any], attributes: dict[str, Any]) -> Za
     if data_type not in _DTYPES:
         raise ValueError(f"its values are of type {data_type}, not numbers")
     if told.get("storage_transformers"):
-        raise ValueError("its storage transformers are not read here")
+        raise ValueError("its storage transformers are not supported")
     stored = np.dtype(data_type)
     chain, chunk, index_steps, index_at_end = told["codecs"], shard, None, True
     if [codec["name"] for codec in chain] == ["sharding_indexed"]:
@@ -303,7 +303,7 @@ def _parse_v3(name: str, told: dict[str, Any], attributes: dict[str, Any]) -> Za
     is_default = encoding["name"] == "default"
     separator = settings.get("separator", "/" if is_default else ".")
     if encoding["name"] not in ("default", "v2") or separator not in (".", "/"):
-        raise ValueError(f"its chunks are named in the way {encoding['name']}, which is not read here")
+        raise ValueError(f"its chunk names follow {encoding['name']}, which is not supported")
     return ZarrArray(
         name, 3, shape, stored, shard, chunk, order, steps, index_steps, index_at_end,
         f"c{separator}" if is_default else "", separator, told["fill_value"],

@@ -96,7 +96,7 @@ def check_memory(needed: int, limit: int, what: str, remedy: str) -> None:
     """Refuse a plan that a worker could not hold."""
     if needed > limit:
         raise ResourceError(
-            f"{what} needs {in_words(needed)} of memory, but only {in_words(limit)} are available. {remedy}"
+            f"{what} needs {in_words(needed)} of memory, but only {in_words(limit)} is available. {remedy}"
         )
 
 

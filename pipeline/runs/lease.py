@@ -350,7 +350,7 @@ def _take(
                 return
             raise LockedError(taken(seen.holder))
         if stop is not None and stop.is_set():
-            raise Stopped("stopped before anything was begun; run the same command again")
+            raise Stopped("stopped before anything was started; run the same command again")
         if not told:
             output = folder.parent.parent / folder.name
             says = "%s: %s may still hold it. Watching for a sign of life, for at most %.0f s"

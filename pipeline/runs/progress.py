@@ -321,7 +321,7 @@ class OutputRun:
         if not file.exists():
             if os.path.lexists(self.partial):
                 raise UsageError(
-                    f"{self.partial}: is in the way and belongs to no run. Move it or remove it."
+                    f"{self.partial}: is in the way and does not belong to a run. Move it or remove it."
                 )
         elif begun_as is None:
             log.warning("%s: starting over, because its settings are not on record", self.partial)
@@ -331,8 +331,8 @@ class OutputRun:
                 log.warning("%s: its raw file has changed; starting over.", self.output)
             elif not self._force:
                 raise UsageError(
-                    f"{self.partial}: was begun with {_difference(begun_as.get('plan'), self._plan)}. "
-                    "Finish it as it was begun, or start over with --force."
+                    f"{self.partial}: was started with {_difference(begun_as.get('plan'), self._plan)}. "
+                    "Finish it with the same settings, or start over with --force."
                 )
             self._start_over()
         if self._command is not None:

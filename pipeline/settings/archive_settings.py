@@ -23,7 +23,7 @@ class ArchiveAddConfig(Settings):
 
 @settings()
 class ArchiveConfig(Settings):
-    """List all that an archive holds."""
+    """List everything in an archive."""
 
     archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
 
@@ -53,7 +53,7 @@ class ArchiveShowConfig(Settings):
 
 @settings()
 class ArchiveVerifyConfig(Settings):
-    """Check every card of an archive and all that the cards name."""
+    """Check every card of an archive and everything that the cards refer to."""
 
     archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
     deep: YesNo = setting(False, "decode everything and compare it with the recorded hashes", group=WHAT)

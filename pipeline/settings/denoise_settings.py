@@ -34,7 +34,7 @@ class Following(Settings):
 
     ignore_drift: YesNo = setting(
         False,
-        "look at the same pixels of all frames even if the scene drifts; use it for apply if you used it for train",
+        "do not follow the drift of the scene; use it for apply if you used it for train",
         group=MODEL,
     )
 
@@ -51,8 +51,8 @@ class Learning(Following):
     )
     blind_radius: Radius = setting(
         "auto",
-        "how many pixels around a pixel the model must not see in its own frame: 0, 1, 2, frame (the whole frame), or "
-        "auto (as many as the noise of the movie needs)",
+        "radius around a pixel that the model must not see in its own frame: 0, 1, 2, frame (the whole frame), or "
+        "auto (as large as the noise of the movie needs)",
         group=MODEL,
         metavar="R",
     )
@@ -95,7 +95,7 @@ class Placement(Following):
         "memory of one worker, such as 4GiB",
         group=CLUSTER,
         metavar="SIZE",
-        default_text="an equal part of this machine's, or what the profile says",
+        default_text="an equal part of this machine's memory, or that of the profile",
     )
     insecure: YesNo = setting(
         False, "accept a scheduler without TLS, in a network where you trust everyone", group=CLUSTER
@@ -107,10 +107,15 @@ class Placement(Following):
         "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
     )
     ensemble: Symmetries = setting(
-        16, "turned and mirrored copies to average over, from 1 (fast) to 16 (best)", group=MODEL, metavar="N"
+        16,
+        "number of turned and mirrored copies to average, from 1 (fast) to 16 (best)",
+        group=MODEL,
+        metavar="N",
     )
     draft_only: YesNo = setting(
-        False, "keep what the network says even where the counts of the whole movie refute it", group=MODEL
+        False,
+        "keep the output of the network even where the counts of the whole movie refute it",
+        group=MODEL,
     )
 
 
@@ -154,7 +159,8 @@ class Denoising(Placement):
     )
     share: str | None = setting(
         None,
-        "compute part I of N (counted from 0) in this process, without any network; array in a job array",
+        "compute part I of N (counted from 0) in this process, without connections to other processes; array in "
+        "a job array",
         group=CLUSTER,
         metavar="I/N",
     )
@@ -165,7 +171,9 @@ class Denoising(Placement):
     variance: YesNo = setting(
         False, "also write how uncertain each pixel is (the model needs a gamma head)", group=OUTPUT
     )
-    resume: YesNo = setting(False, "only continue what was begun, never start anew", group=OUTPUT)
+    resume: YesNo = setting(
+        False, "only continue unfinished work; never start from the beginning", group=OUTPUT
+    )
     force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 
 
@@ -204,13 +212,13 @@ class RunConfig(Preparation, Learning, Placement):
         positional=True,
     )
     output: NewFolder = setting(
-        help="folder for everything that the run makes", group=OUTPUT, metavar="FOLDER", short="-o"
+        help="folder for all results of the run", group=OUTPUT, metavar="FOLDER", short="-o"
     )
     variance: YesNo = setting(False, "also learn and write how uncertain each pixel is", group=OUTPUT)
     truth: Path | None = setting(
         None, "clean movie to compare with, for simulated data", group=WHAT, metavar="FILE.npz"
     )
     step: Literal["ingest", "train", "apply", "report"] | None = setting(
-        None, "do this step only; those before it must be done", group=WHAT
+        None, "do only this step; the steps before it must be done", group=WHAT
     )
     force: YesNo = setting(False, "replace what is there", group=OUTPUT)

@@ -39,10 +39,10 @@ class Preparation(Settings):
         None, "time from one frame to the next, such as 13ms", group=CALIBRATION, metavar="TIME"
     )
     pixel_size: Nanometres | None = setting(
-        None, "how far apart pixels are, in nanometres, or such as 14pm", group=CALIBRATION, metavar="NM"
+        None, "pixel size in nanometres, or with a unit, such as 14pm", group=CALIBRATION, metavar="NM"
     )
     counts_per_electron: Positive | None = setting(
-        None, "counts that one electron makes", group=CALIBRATION, metavar="G"
+        None, "counts per electron", group=CALIBRATION, metavar="G"
     )
     exposure: FrameTime | None = setting(
         None, "time that a frame collects electrons, such as 13ms", group=CALIBRATION, metavar="TIME"
@@ -54,9 +54,11 @@ class Preparation(Settings):
         None, "voltage of the microscope, in kilovolts", group=CALIBRATION, metavar="KV"
     )
     camera: str | None = setting(None, "name of the camera", group=CALIBRATION, metavar="NAME")
-    dataset: str | None = setting(None, "array to read, if a file holds several", group=WHAT, metavar="PATH")
+    dataset: str | None = setting(
+        None, "array to read, if a file contains several", group=WHAT, metavar="PATH"
+    )
     channel: Index | None = setting(
-        None, "channel to read, counted from 0, if a file holds several", group=WHAT, metavar="N"
+        None, "channel to read, counted from 0, if a file contains several", group=WHAT, metavar="N"
     )
     dark: Path | None = setting(
         None, "dark reference to subtract: one image, or a movie", group=CORRECTIONS, metavar="FILE"
@@ -88,7 +90,9 @@ class Preparation(Settings):
     roi: Box | None = setting(None, "read these rows and columns only", group=WHAT, metavar="Y0:Y1,X0:X1")
     bin: Count = setting(1, "sum squares of N x N pixels", group=WHAT, metavar="N")
     group: Count = setting(1, "sum groups of N successive frames", group=WHAT, metavar="N")
-    allow_truncated: YesNo = setting(False, "read what is whole of a file that was cut off", group=WHAT)
+    allow_truncated: YesNo = setting(
+        False, "read the complete frames of a file that was cut short", group=WHAT
+    )
 
 
 @settings(kw_only=True)

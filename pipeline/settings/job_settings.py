@@ -11,7 +11,7 @@ from .setting import Settings, settings
 
 @settings()
 class StatusConfig(Settings):
-    """Show how far a run has come."""
+    """Show the progress of a run."""
 
     output: Path = setting(
         help="store, model or folder that a command writes", metavar="OUTPUT", positional=True
@@ -52,7 +52,7 @@ class ResumeConfig(Settings):
 
 @settings()
 class CancelConfig(Settings):
-    """Cancel the jobs of a batch run; what is done is kept."""
+    """Cancel the jobs of a batch run; finished work is kept."""
 
     output: Path = setting(
         help="folder of a run, or whatever the run writes", metavar="FOLDER", positional=True
@@ -77,7 +77,7 @@ class ProfilesListConfig(Settings):
 
 @settings()
 class ProfilesShowConfig(Settings):
-    """Show what a profile asks for, for each kind of job."""
+    """Show the resources that a profile requests for each kind of job."""
 
     profile: Path = setting(help="name or file of a profile", metavar="NAME", positional=True)
 
@@ -107,5 +107,5 @@ class DoctorConfig(Settings):
         None, "also check N nodes, with a small Slurm job; waits for it to end", group=CLUSTER, metavar="N"
     )
     answer: NewPath | None = setting(
-        None, "also write the findings to this file, as nodes do", group=OUTPUT, metavar="FILE"
+        None, "also write the findings to this file", group=OUTPUT, metavar="FILE"
     )

@@ -145,7 +145,7 @@ def _of_text(read: Callable[[str], Any]) -> BeforeValidator:
 
 
 def _number(value: Any) -> Any:
-    """True is no number, though Python thinks so."""
+    """True is not a number, though Python thinks so."""
     if isinstance(value, bool):
         raise ValueError("it must be a number")
     return value
@@ -153,7 +153,7 @@ def _number(value: Any) -> Any:
 
 def _yes_or_no(text: str) -> bool:
     if text.lower() not in ("true", "false"):
-        raise ValueError("it is true or false")
+        raise ValueError("it must be true or false")
     return text.lower() == "true"
 
 
@@ -166,7 +166,7 @@ def _radius(value: Any) -> Any:
     if value in ("frame", "auto"):
         return value
     if str(value) not in ("0", "1", "2"):
-        raise ValueError("it is 0, 1, 2, frame or auto")
+        raise ValueError("it must be 0, 1, 2, frame or auto")
     return int(value)
 
 
@@ -174,7 +174,7 @@ def _processes(value: Any) -> Any:
     if value == "slurm":
         return value
     if not re.fullmatch("[1-9][0-9]*", str(value)):
-        raise ValueError("it is a positive whole number, or slurm")
+        raise ValueError("it must be a positive whole number, or slurm")
     return int(value)
 
 
@@ -192,7 +192,7 @@ def _one_of(*numbers: int) -> BeforeValidator:
 
 def _seed(number: int) -> int:
     if not 0 <= number < 2**63:
-        raise ValueError("it lies between 0 and 2**63 - 1")
+        raise ValueError("it must lie between 0 and 2**63 - 1")
     return number
 
 
@@ -244,15 +244,13 @@ def _list(value: Any) -> Any:
 def _ends_in_a_name(path: Path) -> Path:
     """What is written is built beside the place where it will lie, so it needs a name."""
     if path.name in ("", ".."):
-        raise ValueError("it must end in the name of what is written")
+        raise ValueError("it must end in the name of the output")
     return path
 
 
 def _no_url(value: Any) -> Any:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
-        raise ValueError(
-            "it must be a path; copy what lies behind an address to this machine, or from it, yourself"
-        )
+        raise ValueError("it must be a local path, not an address; copy remote files yourself")
     return value
 
 

@@ -102,7 +102,7 @@ def _take_from_run(config: EvaluateConfig | ReportConfig) -> None:
 
 @settings()
 class VerifyConfig(Settings):
-    """Check that a store, or all that a run made, is complete and undamaged."""
+    """Check that a store, or everything that a run made, is complete and undamaged."""
 
     store: Path = setting(
         help="movie store, denoised store, or the folder of a run", metavar="STORE.zarr", positional=True
@@ -110,7 +110,7 @@ class VerifyConfig(Settings):
     deep: YesNo = setting(False, "decode everything and compare it with the recorded hashes", group=WHAT)
     repair: YesNo = setting(
         False,
-        "compute what is damaged again, then check; a store needs --raw, or --movie and --model",
+        "recompute what is damaged, then check; a store needs --raw, or --movie and --model",
         group="repair",
     )
     raw: Path | None = setting(None, "raw movie, to repair a movie store", group="repair", metavar="RAW")

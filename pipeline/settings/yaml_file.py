@@ -1,6 +1,6 @@
 """The one reader of YAML 1.2: settings, profiles and whatever lies beside a movie.
 
-Values stay text, as on the command line, and the type of each setting reads it: `10:50` is no number of seconds, and
+Values stay text, as on the command line, and the type of each setting reads it: `10:50` is not a number of seconds, and
 `007` no 7.
 """
 

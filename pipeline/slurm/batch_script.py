@@ -33,7 +33,7 @@ def render_script(
     nodes: int = 1,
     array: int | None = None,
 ) -> str:
-    """The batch script that runs a command, and runs it again when it stopped in good order.
+    """The batch script that runs a command, and runs it again when it stopped cleanly.
 
     Slurm warns the script ``profile.stop_early_s`` before the time limit; the script hands that on as
     SIGTERM. A command that then ends with exit code 75 is requeued and goes on where it stopped, unless
@@ -125,7 +125,7 @@ _SCRIPT = """\
 
 # The folder of the log must be there when the job starts: {log_dir}
 
-# Slurm warns only this shell ahead of the time limit: hand it on, the command then stops in good order.
+# Slurm warns only this shell ahead of the time limit: hand it on, the command then stops cleanly.
 trap 'warned=1; kill -{stop_signal} "$child" 2>/dev/null' USR1
 # The job is being cancelled or preempted. Slurm tells every process of it; do not bring it back from here.
 trap 'cancelled=1' TERM
@@ -143,18 +143,18 @@ child=$!
 while wait "$child"; kill -0 "$child" 2>/dev/null; do :; done
 wait "$child"
 code=$?
-# Warned while Python was still starting: it could not stop in good order, but had not begun either.
+# Warned while Python was still starting: it could not stop cleanly, but had not begun either.
 [ "$warned" -eq 0 ] || [ "$code" -ne {stop_code} ] || code=75
 
 if [ "$code" -eq 75 ] && [ "$cancelled" -eq 0 ]; then
     if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {max_requeues} ]; then
-        echo "stopped in good order, but requeued {max_requeues} times already: submit it again to go on" >&2
+        echo "stopped cleanly, but requeued {max_requeues} times already: submit it again to continue" >&2
     # Slurm ends the job for it, scontrol included: that one must live to say whether it worked.
     elif (trap '' TERM; exec scontrol requeue "{me}"); then
-        echo "stopped in good order; job {me} is queued again and goes on from here" >&2
+        echo "stopped cleanly; job {me} is queued again and continues from here" >&2
         exit 75
     else
-        echo "stopped in good order, but Slurm does not requeue it: submit it again to go on" >&2
+        echo "stopped cleanly, but Slurm does not requeue it: submit it again to continue" >&2
     fi
 fi
 {note_exit}exit "$code"
@@ -174,7 +174,7 @@ def across_nodes(command: Sequence[str], profile: JobProfile) -> str:
     start = [
         "srun",
         "--export=ALL",  # the job's own environment, which began clean
-        "--kill-on-bad-exit=0",  # a task that stops in good order must not end the others out of order
+        "--kill-on-bad-exit=0",  # a task that stops cleanly must not end the others out of order
         "--wait=300",
         f"--ntasks-per-node={tasks_per_node(profile)}",
         f"--cpus-per-task={cpus_per_task(profile)}",
@@ -239,7 +239,8 @@ def submit_script(script: Path, after: Sequence[str] = ()) -> str:
         answer = ask(["sbatch", "--parsable", *options, str(script)], SBATCH_TIMEOUT_S)
     except FileNotFoundError:
         raise UsageError(
-            "no sbatch here. Submit from a machine with Slurm, or use --print and copy the script there."
+            "there is no sbatch on this machine. Submit from a machine with Slurm, or use --print and copy the "
+            "script there."
         ) from None
     except NoAnswer:
         raise

@@ -103,8 +103,8 @@ def _look_for(name: str, deadline: float, why: str, stop: Callable[[float], None
     while absent < 2:
         if time.monotonic() > deadline:
             raise NoAnswer(
-                f"Slurm has not answered for {PATIENCE_S / 60:g} minutes ({why}). The job {name} may be queued all "
-                "the same: when Slurm answers again, 'tdenoise-pipeline resume' finds out and does the rest."
+                f"Slurm has not answered for {PATIENCE_S / 60:g} minutes ({why}). The job {name} may be queued "
+                "anyway: when Slurm answers again, 'tdenoise-pipeline resume' finds out and does the rest."
             )
         try:
             found = sorted({job.id for job in jobs(name)}, key=int)

@@ -15,14 +15,14 @@ NEVER = {
     "MaxWallDuration": "the time limit is longer than your account or QOS may have: lower time",
     "PartitionTimeLimit": "the time limit is longer than the partition allows: lower time, or choose another partition",
     "PartitionNodeLimit": "it needs more nodes than the partition allows",
-    "PerJobLimit": "it asks for more than one job of your account or QOS may have: lower cpus, memory_gib or gpus",
-    "MaxCpuPerNode": "it asks for more cores of a node than the partition allows: lower cpus",
-    "MaxMemPerNode": "it asks for more memory of a node than your QOS allows: lower memory_gib",
+    "PerJobLimit": "it requests more than one job of your account or QOS may have: lower cpus, memory_gib or gpus",
+    "MaxCpuPerNode": "it requests more cores of a node than the partition allows: lower cpus",
+    "MaxMemPerNode": "it requests more memory of a node than your QOS allows: lower memory_gib",
     "InvalidAccount": "the account is not known: correct account",
     "InvalidQOS": "the QOS is not known, or not yours: correct qos",
     "AccountNotAllowed": "the account may not use this partition: correct account or partition",
     "QOSNotAllowed": "the QOS may not be used in this partition: correct qos or partition",
-    "BadConstraints": "no node has what it asks for: correct extra, gpus or partition",
+    "BadConstraints": "no node has what it requests: correct extra, gpus or partition",
     "DependencyNeverSatisfied": "the step before it did not finish: cancel and resume",
     "PartitionInactive": "the partition is closed: choose another partition",
     "PartitionDown": "the partition is closed: choose another partition",
@@ -34,9 +34,9 @@ WAITS = {
     "Resources": "waits for free nodes",
     "Dependency": "waits for the step before it",
     "BeginTime": "queued again, starts in a moment",
-    "Cleaning": "queued again, the last attempt is being cleared away",
+    "Cleaning": "queued again, Slurm is cleaning up the last attempt",
     "JobHeldUser": "held by you: scontrol release",
-    "JobHeldAdmin": "held by an administrator: ask your site",
+    "JobHeldAdmin": "held by an administrator: ask your site's support",
     "launch failed requeued held": "it could not be started on its node and is held: scontrol release",
     "ReqNodeNotAvail": "the nodes it could use are down or reserved",
     "Reservation": "waits for a reservation",
@@ -68,7 +68,7 @@ def in_words(reason: str) -> str:
     >>> in_words("Priority")
     'other jobs come first'
     >>> in_words("BadConstraints")
-    'it never starts: no node has what it asks for: correct extra, gpus or partition'
+    'it never starts: no node has what it requests: correct extra, gpus or partition'
     """
     plain = reason.strip("()").partition(",")[0]
     if text := never(plain):

@@ -45,9 +45,9 @@ def check_profile(path: Path) -> dict[str, Any]:
         profile = site.of(section)
         notes = []
         if site.scheduler == "local":
-            notes.append("it takes what this machine has: see 'tdenoise-pipeline doctor FOLDER'")
+            notes.append("it uses what this machine has: see 'tdenoise-pipeline doctor FOLDER'")
         elif site.scheduler != "slurm":
-            notes.append(f"{command} was not asked, for it has no such question")
+            notes.append(f"{command} was not asked, because it has no such check")
         if site.scheduler != "local" and section in ("train", "apply", "workers") and not profile.gpus:
             notes.append("no gpus: it computes on the processor, which takes many times as long")
         problems = [*limits(profile), *(_refusals(profile) if site.scheduler == "slurm" else [])]
@@ -67,7 +67,7 @@ def limits(profile: JobProfile) -> list[str]:
         return found
     if profile.stop_early_s >= profile.time_s:
         found.append(
-            f"it is told to stop {profile.stop_early_s} s (stop_early_s) before a time limit of {profile.time}, that "
+            f"it would stop {profile.stop_early_s} s (stop_early_s) before a time limit of {profile.time}, that "
             "is at once: raise time"
         )
     if profile.scheduler != "slurm":
@@ -97,11 +97,11 @@ def _partition_limits(profile: JobProfile) -> list[str]:
         mine = []
         if longest[:1].isdecimal() and profile.time_s > seconds(longest):
             mine.append(
-                f"it asks for {profile.time}, but partition {name} allows {longest}, so it would never start: lower "
+                f"it requests {profile.time}, but partition {name} allows {longest}, so it would never start: lower "
                 "time (a job that is not finished is queued again), or use another partition"
             )
         if state not in (None, "UP"):
-            mine.append(f"partition {name} is {state.lower()}: ask your site")
+            mine.append(f"partition {name} is {state.lower()}: ask your site's support")
         allowed = partition.get("AllowQos", "ALL")
         if profile.qos and allowed not in ("ALL", "N/A") and profile.qos not in allowed.split(","):
             mine.append(f"partition {name} does not take QOS {profile.qos}, only {allowed}")
@@ -129,11 +129,11 @@ def _qos_limits(profile: JobProfile) -> list[str]:
     found = []
     if longest and profile.time_s > seconds(longest):
         found.append(
-            f"it asks for {profile.time}, but QOS {profile.qos} allows {longest}, so it would never start: lower time"
+            f"it requests {profile.time}, but QOS {profile.qos} allows {longest}, so it would never start: lower time"
         )
     gpus = [int(n) for text in most for n in re.findall(r"gres/gpu=(\d+)", text)]
     if gpus and profile.n_gpus > min(gpus):
-        found.append(f"it asks for {profile.n_gpus} GPUs, but QOS {profile.qos} allows {min(gpus)}")
+        found.append(f"it requests {profile.n_gpus} GPUs, but QOS {profile.qos} allows {min(gpus)}")
     return found
 
 
@@ -166,6 +166,6 @@ def _largest(profile: JobProfile) -> str:
     except (FileNotFoundError, PipelineError, ValueError):
         return "Ask for less."
     return (
-        f"It asks for {profile.cpus} cores, {profile.memory_gib} GiB and {profile.gpus or 'no'} GPU; the nodes have "
+        f"It requests {profile.cpus} cores, {profile.memory_gib} GiB and {profile.gpus or 'no'} GPU; the nodes have "
         f"at most {cores} cores, {memory / 1024:.4g} GiB and {gpus}"
     )

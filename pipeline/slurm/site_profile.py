@@ -29,21 +29,19 @@ class JobProfile(Settings):
         "slurm", "batch system of all jobs of a profile; local is this machine, without any"
     )
     partition: Word | None = setting(None, "partition; the queue of PBS and LSF")
-    account: Word | None = setting(None, "account that pays")
+    account: Word | None = setting(None, "account to charge")
     qos: Word | None = setting(None, "quality of service")
     time: TimeLimit = setting("04:00:00", "time limit, such as 04:00:00, 1-12:00:00 or 4h")
     cpus: Count = setting(4, "cores")
     memory_gib: Count = setting(6, "host memory in GiB; a block with its halo needs up to 4")
     gpus: Gpus | None = setting(None, "GPUs of a node, as for sbatch --gpus: 1, or a100:1")
-    nodes: Count = setting(1, "nodes that share a training; every other job is on one")
+    nodes: Count = setting(1, "nodes for one training; all other jobs use one node")
     extra: Options = setting((), "further options of the batch system, such as --constraint=a100_80")
     setup: Lines = setting((), "shell lines before Python starts, such as module load mamba")
-    stop_early_s: Count = setting(
-        120, "how long before its time limit a batch job is told to stop, in seconds"
-    )
-    max_requeues: Count = setting(50, "how often a batch job goes on by itself at most")
+    stop_early_s: Count = setting(120, "seconds before its time limit at which a batch job stops")
+    max_requeues: Count = setting(50, "how many times at most a batch job continues by itself")
     interface: Word | None = setting(None, "network interface of workers, such as ib0")
-    local_directory: str | None = setting(None, "fast folder of the node for workers, such as $TMPDIR")
+    local_directory: str | None = setting(None, "fast local folder of each node for workers, such as $TMPDIR")
     queue_wait_min: Count = setting(720, "longest time without any worker, in minutes")
 
     @property
@@ -272,7 +270,8 @@ def _check_scheduler(site: Site, where: str) -> None:
                 )
             if key == "gpus" and value is not None and not value.isdecimal():
                 raise UsageError(
-                    f"{where}: {name} is {value!r}, but with scheduler: {site.scheduler} it is a number. Name the kind "
+                    f"{where}: {name} is {value!r}, but with scheduler: {site.scheduler} it must be a number. "
+                    "Name the kind "
                     "as your site does, in a line under extra."
                 )
 

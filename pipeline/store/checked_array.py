@@ -171,7 +171,7 @@ class CheckedArray:
 
 def advice(store: Path) -> str:
     """What to do about a damaged store."""
-    return f"Run 'verify {store.name} --repair' to mend it."
+    return f"Run 'verify {store.name} --repair' to repair it."
 
 
 def seal_of(store: Path) -> str:

@@ -55,7 +55,7 @@ def _read_node(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder.name}/zarr.json is a symbolic link")
     node = parse_json(file.read_bytes())
     if not isinstance(node, dict):
-        raise ValueError(f"{folder.name}/zarr.json is no object")
+        raise ValueError(f"{folder.name}/zarr.json is not an object")
     return node
 
 

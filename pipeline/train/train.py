@@ -104,18 +104,18 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         for movie in plan.movies:
             tell_drift(movie, plan.drifts[movie.id], plan.architecture)
     if plan.rehearses:
-        log.info("simulated scenes are shown beside the movie (--movie-only leaves them out)")
+        log.info("training also uses simulated scenes (--movie-only leaves them out)")
         for movie in plan.movies:
             if movie_pixel_size_nm(movie) is None:
                 log.info(
-                    "%s does not say how large its pixels are: simulated scenes would look more like it if you "
-                    "told ingest (--pixel-size)",
+                    "%s has no pixel size: simulated scenes would resemble it more if you gave one to ingest "
+                    "(--pixel-size)",
                     movie.path,
                 )
     if has_gamma_head(plan.architecture):
         log.warning(
-            "a few noisy movies say little about how uncertain a good prediction is: take the variance that this model "
-            "states for a rough one, and compare it with the errors by 'evaluate' (docs/explanation/uncertainty.md)."
+            "a model trained on a few noisy movies gives only a rough variance: compare it with the errors that "
+            "'evaluate' measures (docs/explanation/uncertainty.md)."
         )
     training = [_looked_at(movie, plan) for movie in plan.movies]
     inputs = [path for path in (*config.movie, plan.start) if path is not None]
@@ -131,7 +131,7 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         run.commit()
     log.info("model %s: %d steps, best at %d", card["sha256"][:12], card["steps"], card["best_step"])
     if kept.get("share", 1.0) < 1:
-        log.info("of its difference from the given weights, %.0f %% are kept", 100 * kept["share"])
+        log.info("%.0f %% of its change from the given weights is kept", 100 * kept["share"])
     return card
 
 
@@ -144,7 +144,7 @@ def _follow(plan: Plan, control: Control, team: Team) -> None:
     for name, value in own.items():
         if orders[name] != value:
             raise PipelineError(
-                f"process {team.rank} of the training has another {name} than the first: {value}, not "
+                f"process {team.rank} of the training has a different {name} from the first: {value}, not "
                 f"{orders[name]}. All nodes must use one installation and see the same files."
             )
     plan = replace(plan, settings=replace(plan.settings, mixed_precision=orders["mixed_precision"]))
@@ -313,7 +313,7 @@ class _Session:
         number = int(self._team.of_first(chosen_by_first))
         candidate = CANDIDATES[number]
         log.info(
-            "of %d ways to a model, the movie is best told by the one %s", len(CANDIDATES), candidate.name
+            "of %d candidate models, the one %s predicts the movie best", len(CANDIDATES), candidate.name
         )
         rest = 1 - SHARE * len(CANDIDATES)
         stage = _Stage(
@@ -355,7 +355,7 @@ class _Session:
         state = fresh()
         if self._run is not None and (file := self._run.partial / stage.file).exists():
             if restore(state, file):
-                log.info("going on from step %d", state.step)
+                log.info("continuing from step %d", state.step)
             else:
                 log.warning(
                     "%s: is damaged, or an earlier version wrote it; starting from the first step", file

@@ -194,7 +194,7 @@ def _choose_blindness(
     if config.model == "udvd":
         if config.blind_radius not in ("auto", 0, 1):
             raise UsageError(
-                f"--blind-radius {config.blind_radius}: of udvd it is 0, 1 or auto (which is 1)."
+                f"--blind-radius {config.blind_radius}: for udvd it must be 0, 1 or auto (which is 1)."
             )
         radius = 0 if config.blind_radius == 0 else 1
         return UdvdArchitecture(radius), "udvd hides the same pixels of all its frames"
@@ -211,7 +211,7 @@ def _choose_blindness(
         reason = f"--blind-radius {config.blind_radius}"
         if widest([wanted, fitting]) != wanted:
             advised = "frame" if fitting is None else fitting
-            reason += f", less than the {advised} that the measured noise asks for"
+            reason += f", less than the {advised} that the measured noise needs"
         return SplitBlindArchitecture(blind_radius=wanted), reason
     deciding = [choice.reason for choice in choices if choice.blind_radius == fitting]
     return SplitBlindArchitecture(blind_radius=fitting), deciding[0] if deciding else "the noise is not known"

@@ -265,7 +265,7 @@ def check_jobs(workers: str, memory_bytes: int | None, profile_path: Path | None
     profile = worker_profile(profile_path, workers, system)
     if memory_bytes is not None and memory_bytes > profile.memory_gib * 2**30:
         raise UsageError(
-            f"a worker may use {memory_bytes / 2**30:.1f} GiB, but its job asks for "
+            f"a worker may use {memory_bytes / 2**30:.1f} GiB, but its job requests "
             f"{profile.memory_gib} GiB. Raise memory_gib under workers: in {profile_path or 'a profile'}."
         )
     if shutil.which(SUBMIT[system]) is None:

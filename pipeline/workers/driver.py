@@ -162,7 +162,7 @@ def _tell(client: Any, plugin: Any, control: Control) -> None:
             if not _of_connection(error):
                 raise
             control.check("apply")
-            log.info("a worker was lost while it was told the model (%s)", error)
+            log.info("a worker was lost while it received the model (%s)", error)
             time.sleep(pause_s)
     client.register_plugin(plugin)
 

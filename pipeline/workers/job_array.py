@@ -44,7 +44,7 @@ def render(words: Sequence[str], count: int, *, name: str, profile: JobProfile, 
     words : sequence of str
         ``apply`` and its arguments, without ``--workers`` and ``--share``.
     count : int
-        Number of tasks; each is requeued by itself where it stopped in good order.
+        Number of tasks; each is requeued by itself where it stopped cleanly.
     name : str
         Of the job, which no other one has; the tasks know each other by it.
     profile : JobProfile
@@ -114,7 +114,7 @@ def apply_array(
     ) as run:
         run.prepare(create)
         if known:
-            log.warning("array job %s is at work on this already; waiting for it", before["job"])
+            log.warning("array job %s is already working on this; waiting for it", before["job"])
             record = before
         else:
             record = _submit(config, min(count, plan["n_blocks"]), name, profile, run)
@@ -168,7 +168,7 @@ def _wait(run: SharedRun, record: dict[str, Any], n_blocks: int, control: Contro
         control.progress("apply", min(len(run.done_numbers()), n_blocks - 1), n_blocks)
         if control.stop.is_set():
             raise Stopped(
-                f"the array job {record['job']} goes on without this command, which only watched it: run the same "
+                f"the array job {record['job']} continues without this command, which only watched it: run the same "
                 f"command again to watch, or 'scancel --name {record['name']}' to stop it"
             )
         # Not stop.wait: the signal handler sets stop in this same thread, and could find it locked.

@@ -297,7 +297,7 @@ def wait_for_first(cluster: WorkerCluster, *, timeout_s: float, stop: threading.
         if time.monotonic() > deadline:
             raise ResourceError(
                 f"no worker started within {timeout_s / 60:g} minutes; {system} says: {_reasons(cluster)}. "
-                "Ask for less, use another partition, or raise queue_wait_min in the profile; "
+                "Request less, use another partition, or raise queue_wait_min in the profile; "
                 f"{cluster.newest_log()}"
             )
 

@@ -139,7 +139,7 @@ def _of_card(card: archive.Card, folder: Path) -> Found:
     n_frames, height, width = card["shape"]
     place = folder / card["path"]
     if ".." in Path(card["path"]).parts:
-        raise InputError(place, "is not a place that an archive may name")
+        raise InputError(place, "is not a path that an archive may contain")
     itemsize = np.dtype(card["dtype"]).itemsize
     return (n_frames, height, width), card["shard"][0], itemsize, None, place, card["id"]
 

@@ -110,7 +110,9 @@ def _command(config: VerifyConfig, found: Findings) -> Any:
         raise VerificationError(f"{in_words(config.store, found)} It does not say how it was made.")
     if found.kind == "movie":
         if config.raw is None:
-            raise UsageError(f"{config.store}: is a movie, which is mended from the raw one: add --raw RAW.")
+            raise UsageError(
+                f"{config.store}: is a movie, and its repair needs the raw movie: add --raw RAW."
+            )
         # Their names are recorded: references are looked for beside the raw movie.
         given: dict[str, Any] = {
             name: config.raw.parent / Path(document["settings"][name]).name

@@ -77,7 +77,7 @@ def resume(
     if len(begun) > 1:
         strange = {p: why for p in begun if (why := ownership.stranger(_file(p))) is not None}
         for output, why in strange.items():
-            log.warning("%s: its record %s, so it is passed over", output, why)
+            log.warning("%s: its record %s, so it is skipped", output, why)
         begun = [p for p in begun if p not in strange] or begun
     order = list(recorded_settings.STEPS)
     begun.sort(key=lambda p: order.index(step) if (step := _step(p)) in order else 0)

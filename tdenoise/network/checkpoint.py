@@ -116,9 +116,9 @@ def _check_card(card: dict[str, Any]) -> None:
         raise ValueError("it names no training movie")
     for movie in (*card["movies"], *card["ancestors"]):
         if not all(isinstance(movie[key], str) for key in ("id", "source")):
-            raise ValueError("the ids of its training movies are no text")
+            raise ValueError("the ids of its training movies are not text")
         if not (movie["snr"] > 0 and all(type(frame) is int for frame in movie["held_out"])):
-            raise ValueError("what it says of its training movies is no number")
+            raise ValueError("what it says of its training movies is not a number")
 
 
 def load_model(folder: Path, sha256: str | None = None) -> Model:

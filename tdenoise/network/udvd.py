@@ -290,11 +290,13 @@ def read_weights(path: Path, blind_radius: int) -> tuple[Udvd, str]:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - a damaged file makes it fail in every possible way
         raise ValueError(
-            f"cannot be read as weights alone ({type(error).__name__}); save it anew with "
+            f"cannot be read as weights alone ({type(error).__name__}); save it again with "
             "torch.save(model.state_dict(), FILE)"
         ) from None
     if not (isinstance(loaded, dict) and all(isinstance(value, Tensor) for value in loaded.values())):
-        raise ValueError("is no state dict, which maps names of layers to tensors; save model.state_dict()")
+        raise ValueError(
+            "is not a state dict, which maps names of layers to tensors; save model.state_dict()"
+        )
     # Saved from several GPUs, all names begin with "module.".
     tensors = {str(name).removeprefix("module."): value for name, value in loaded.items()}
     network = Udvd(UdvdArchitecture(blind_radius))
@@ -308,14 +310,14 @@ def _check_fit(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     if missing := sorted(expected.keys() - tensors.keys()):
         raise ValueError(f"lacks {len(missing)} of {len(expected)} layers, first {missing[0]}; {only}")
     if unknown := sorted(tensors.keys() - expected.keys()):
-        raise ValueError(f"holds {len(unknown)} layers that UDVD has not, first {unknown[0]}; {only}")
+        raise ValueError(f"holds {len(unknown)} layers that UDVD does not have, first {unknown[0]}; {only}")
     for name, tensor in tensors.items():
         found, wanted = tuple(tensor.shape), tuple(expected[name].shape)
         if found != wanted:
             raise ValueError(f"the layer {name} has shape {found}, not {wanted}; {only}")
         plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
         if not (plain and bool(tensor.isfinite().all())):
-            raise ValueError(f"the layer {name} holds NaN, Inf or no real numbers; train it anew")
+            raise ValueError(f"the layer {name} holds NaN, Inf or no real numbers; train it again")
 
 
 def memory_bytes(n_frames: int, height: int, width: int) -> int:

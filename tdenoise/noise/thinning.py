@@ -137,7 +137,7 @@ def refusal(statistics: NoiseStatistics, counts_per_electron: float | None = Non
     if counts_per_electron not in (None, 1.0):
         return f"an electron makes {counts_per_electron:g} counts, not one"
     if statistics.whole is None or not statistics.correlations:
-        return "the movie store is of an old version that does not tell enough of the noise. Ingest it again"
+        return "an old version wrote the movie store, which does not record enough about the noise. Ingest it again"
     if not statistics.whole:
         return "the values are not whole numbers, so they are no counts of electrons"
     fano, error = statistics.fano, statistics.fano_error

@@ -111,7 +111,7 @@ def test_the_command_may_stop_watching_and_watch_again_while_strangers_are_refus
     assert refused.value.exit_code == 6
     control.stop.set()
     thread.join(timeout=60)
-    assert isinstance(errors[0], Stopped) and "goes on without this command" in str(errors[0])
+    assert isinstance(errors[0], Stopped) and "continues without this command" in str(errors[0])
     apply(config(workers="array:2"))
     assert tree(config().output) == tree(local)
     submitted = slurm.run("squeue", "-h", "-t", "all", "-o", "%F", "-n", name).split()

@@ -116,7 +116,7 @@ def test_a_run_outlives_a_frozen_controller_its_time_limit_and_a_requeue(slurm, 
     assert ids(run) == jobs
     # From the logs: Slurm forgets its jobs after five minutes.
     log = {job["kind"]: Path(job["log"]).read_text() for job in run["jobs"]}
-    assert "is queued again and goes on from here" in log["train"]
+    assert "is queued again and continues from here" in log["train"]
     assert "DUE TO JOB REQUEUE" in log["apply"]
     verify(VerifyConfig(store=denoised, deep=True))
     assert xr.open_zarr(denoised)["denoised"].shape == (480, 32, 32)
@@ -140,7 +140,7 @@ def while_frozen(slurm, tool) -> subprocess.Popen[str]:
         )
         assert status(tool, "out")["state"] == "unknown"
         code, shown = tool("resume", "out")
-        assert code == 1 and "nobody answers" in shown
+        assert code == 1 and "no answer" in shown
         time.sleep(max(0.0, 30 - (time.monotonic() - frozen)))
     finally:
         os.kill(controller, signal.SIGCONT)
@@ -240,7 +240,7 @@ def test_apply_that_reaches_its_time_limit_is_queued_again_and_changes_no_byte(s
         run = wait_for_end(tool, output)
         logs = sorted((tmp_path / f"{output.name}-batch/logs").glob("*.log"))
         for log in logs:
-            assert "is queued again and goes on from here" in log.read_text(), log.read_text()
+            assert "is queued again and continues from here" in log.read_text(), log.read_text()
         assert len(logs) == 1 + (output.name == "array.zarr") and run["blocks"] is None
         assert tree(output) == tree(tmp_path / "undisturbed.zarr")
 
@@ -272,7 +272,7 @@ def test_a_step_that_fails_ends_the_chain_and_says_why(slurm, tool, tmp_path):
     assert [job["kind"] for job in json.loads(shown)["jobs"]] == ["ingest", "train", "apply", "report"]
     code, shown = tool("cancel", "out")
     assert code == 0 and shown.startswith("cancelled: ")
-    assert tool("cancel", "out") == (0, "no job was there to cancel\n")
+    assert tool("cancel", "out") == (0, "there was no job to cancel\n")
     assert {job["state"] for job in status(tool, "out")["jobs"]} == {"cancelled"}
     assert not slurm.jobs()
 
@@ -293,7 +293,7 @@ def test_a_profile_over_its_limits_is_explained_and_not_queued(slurm, tool, tmp_
     assert "there is no partition gone here" in lines["report"]
     assert "raise time" in lines["driver"]
     code, shown = tool("submit", "--profile", "site.yaml", "run", "raw.npy", "-o", "out")
-    assert code == 2 and "train: it asks for 08:00:00, but partition htc" in shown
+    assert code == 2 and "train: it requests 08:00:00, but partition htc" in shown
     # What only Slurm itself can know is refused by Slurm, and then nothing is left of the chain.
     (tmp_path / "big.yaml").write_text(SMALL + "train:\n  memory_gib: 900\n")
     code, shown = tool("submit", "--profile", "big.yaml", "run", "raw.npy", "-o", "out")

@@ -27,7 +27,7 @@ def test_a_training_on_two_nodes_is_requeued_and_gives_what_one_process_gives(sl
     slurm.wait_for_log(metrics, "held_out", timeout=180)  # both are in the loop
     [log] = tmp_path.rglob(f"*-{job}.log")
     slurm.cancel("--batch", "--signal=USR1", job)  # what --signal=B:USR1@120 sends
-    slurm.wait_for_log(log, "is queued again and goes on from here", timeout=120)
+    slurm.wait_for_log(log, "is queued again and continues from here", timeout=120)
     assert "Requeue=1" in slurm.show(job) and "Restarts=1" in slurm.show(job)
     assert slurm.wait_for_job(job, timeout=240) == "COMPLETED", log.read_text()
     assert "NumNodes=2" in slurm.show(job)
