@@ -10,6 +10,7 @@ import pytest
 from small import counts, movie_store
 from tdenoise_pipeline.errors import Stopped
 from tdenoise_pipeline.settings.config import TrainConfig
+from tdenoise_pipeline.settings.results import SHIPPED
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.train.train import train_model
 
@@ -112,6 +113,6 @@ def test_a_training_tries_all_candidates_and_goes_on_with_one(tmp_path: Path) ->
     assert (
         "candidates"
         not in train_model(
-            TrainConfig(movie=(movie,), output=tmp_path / "named", steps=100, from_model=BASE)
+            TrainConfig(movie=(movie,), output=tmp_path / "named", steps=100, from_model=SHIPPED)
         )["metrics"]
     )

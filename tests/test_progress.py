@@ -101,6 +101,25 @@ def quick(monkeypatch: pytest.MonkeyPatch, stale_s: float, quiet_s: float = 600.
     monkeypatch.setattr(lease, "QUIET_S", quiet_s)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("here", [False, True])
+def test_what_a_power_cut_left_beside_a_finished_output_is_removed_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool, shared: bool
+) -> None:
+    quick(monkeypatch, stale_s=600, quiet_s=0.1)
+    run = OutputRun(tmp_path / "out", {"step": "test"})
+    held = lease.this_process() | {"boot": "before the power cut"} | ({} if here else {"host": "elsewhere"})
+    (run.lease / "members").mkdir(parents=True)
+    write_sealed(run.lease / "owner.json", {"token": "t", "group": "g"} if shared else held | {"token": "t"})
+    if shared:
+        write_sealed(run.lease / "members" / "m.json", held)
+    else:
+        (run.lease / "members").rmdir()
+    run.output.mkdir()
+    progress.tidy_up(run.output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["out"] if here else [".tdenoise", "out"])
+
+
 @contextlib.contextmanager
 def beating(file: Path, ahead_s: float) -> Iterator[None]:
     """Give a file signs of life, by a clock that is so much ahead."""

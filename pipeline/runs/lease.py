@@ -253,6 +253,13 @@ def lease_holder(
         time.sleep(LOOK_S)
 
 
+def began_here(folder: Path) -> bool:
+    """Whether the holders of a lease all ran on a machine of this name, maybe before it was started again."""
+    members = list((folder / "lease" / "members").glob("*.json"))
+    records = [read_record(file) or {} for file in members or [folder / "lease" / "owner.json"]]
+    return all(record.get("host") == socket.gethostname() for record in records)
+
+
 def take(
     folder: Path,
     name: str,

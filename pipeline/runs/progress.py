@@ -425,7 +425,9 @@ def tidy_up(output: Path) -> None:
         staged = [ready for ready in folder.glob("ready-*") if not _was_exchanged(ready)]
         if partial_path(output).exists() or staged:
             return
-        if lease_holder(folder, 0.0) is not None:  # not worth a wait for a sign of life
+        # After a power cut this machine knows soon that it holds nothing. No other one is worth a wait.
+        patience = leases.QUIET_S + 2 * leases.LOOK_S if leases.began_here(folder) else 0.0
+        if lease_holder(folder, patience) is not None:
             return
         run = OutputRun(output, {})
         ownership.check_place(run.folder, run.partial)

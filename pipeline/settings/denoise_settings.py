@@ -60,11 +60,11 @@ class Learning(Following):
     )
     from_model: Model | None = setting(
         None,
-        "model to start from, or scratch to start from random weights",
+        "model to start from, base for the one that comes with tdenoise, or scratch for random weights",
         group=MODEL,
         metavar="MODEL",
         flag="--from",
-        default_text="the model that comes with tdenoise",
+        default_text="base and scratch are tried for a short time each, and the better one goes on",
     )
     movie_only: YesNo = setting(
         False,

@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..files.sealed_json import write_sealed
 from .denoise_settings import ApplyConfig, RunConfig, TrainConfig
 from .ingest_settings import IngestConfig
-from .results import SCRATCH
+from .results import SCRATCH, SHIPPED
 
 COMMAND = "command.json"  # the settings of a step, in the work folder of its output
 RUN = "run.json"  # those of `run`, in the folder `.tdenoise` of its output
@@ -58,5 +58,5 @@ def recall(document: dict[str, Any], **changes: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
-        return str(value if value == SCRATCH else value.absolute())
+        return str(value if value in (SCRATCH, SHIPPED) else value.absolute())
     return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -8,7 +8,8 @@ from ..files.sealed_json import read_json
 
 # What each step leaves in the folder.
 OUTPUTS = {"ingest": "movie.zarr", "train": "model", "apply": "denoised.zarr", "report": "report.html"}
-SCRATCH = Path("scratch")  # in place of a model: random weights
+# In place of a model: random weights; the model that comes with tdenoise, which is not compared with others then.
+SCRATCH, SHIPPED = Path("scratch"), Path("base")
 ARCHIVE_MARK = "archive.json"  # in the folder of an archive
 
 
@@ -32,7 +33,7 @@ def is_run_folder(path: Path) -> bool:
 
 def part_of_run(path: Path, step: str) -> Path:
     """What a step of a run made, if ``path`` is the folder of a run; else ``path`` itself."""
-    return path / OUTPUTS[step] if path != SCRATCH and is_run_folder(path) else path
+    return path / OUTPUTS[step] if path not in (SCRATCH, SHIPPED) and is_run_folder(path) else path
 
 
 def parts_of_run(path: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from ..inputs.gamma_head import check_gamma, has_gamma_head
 from ..inputs.model_fit import movie_drift, movie_noise, movie_pixel_size_nm, open_model
 from ..resources import memory
 from ..settings.denoise_settings import TrainConfig
-from ..settings.results import SCRATCH
+from ..settings.results import SCRATCH, SHIPPED
 from ..store import integrity, store
 
 UNLIMITED = 10**9  # steps, where the time limit ends the training
@@ -66,13 +66,15 @@ def make_plan(config: TrainConfig) -> Plan:
     device = checkpoint.default_device() if config.device == "auto" else config.device
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda, but no GPU is usable here. Use --device cpu, or ask for a GPU node.")
-    given = config.from_model if config.from_model not in (None, SCRATCH) else None
+    given = None if config.from_model in (None, SCRATCH, SHIPPED) else config.from_model
     architecture, reason = choose_architecture(
         config, movies, None if given is None else open_model(given).card
     )
     start = given
-    if config.from_model is None and kind_of(architecture) == "split-blind":
+    if config.from_model in (None, SHIPPED) and kind_of(architecture) == "split-blind":
         start = checkpoint.BASE
+    if config.from_model == SHIPPED and start is None:
+        raise UsageError(f"--from base: the model that comes with tdenoise is not {kind_of(architecture)}.")
     parent = None if start is None else open_model(start).card
     if kind_of(architecture) == "thinned":
         _check_thinning(movies, "--model thinned", "Use --model split-blind.")

@@ -26,7 +26,7 @@ from ..settings.denoise_settings import RunConfig, TrainConfig
 from ..settings.ingest_settings import IngestConfig
 from ..settings.recorded_settings import RUN
 from ..settings.result_settings import ReportConfig
-from ..settings.results import OUTPUTS, SCRATCH
+from ..settings.results import OUTPUTS, SCRATCH, SHIPPED
 from ..settings.steps import apply_settings, step_settings
 from ..slurm.site_profile import load_profile
 from ..step_control import Control
@@ -109,7 +109,7 @@ def check(config: RunConfig) -> None:
     if config.processes == "slurm" and config.step != "train":
         raise UsageError("--processes slurm is for --step train: several nodes share a training only.")
     load_profile(config.profile, "workers")
-    if config.from_model not in (None, SCRATCH):
+    if config.from_model not in (None, SCRATCH, SHIPPED):
         open_model(config.from_model)
     if config.step not in (None, "ingest"):
         return  # it was checked before the first step, and the raw file may be gone by now

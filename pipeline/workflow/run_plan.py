@@ -12,7 +12,7 @@ from ..ingest.ingest_plan import open_movie, stored_shape
 from ..resources import budget
 from ..runs import progress
 from ..settings.denoise_settings import RunConfig
-from ..settings.results import OUTPUTS, SCRATCH
+from ..settings.results import OUTPUTS, SCRATCH, SHIPPED
 from ..store import store
 from .costs import sizes
 from .run import check
@@ -74,8 +74,10 @@ def _is_there(output: Path) -> bool:
 
 
 def _training(config: RunConfig) -> str:
-    start = str(config.from_model or "the model that comes with tdenoise")
-    if config.from_model == SCRATCH:
+    start = str(config.from_model)
+    if config.from_model in (None, SHIPPED):
+        start = "the model that comes with tdenoise"
+    elif config.from_model == SCRATCH:
         start = "random weights"
     limit = None if config.time_limit is None else f"{config.time_limit / 60:.3g} minutes"
     steps = f"{config.steps or TrainingSettings.steps} steps" if config.steps or limit is None else None
