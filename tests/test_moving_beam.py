@@ -24,7 +24,8 @@ from tdenoise.inference.last_word import Evidence, give_back
 from tdenoise.inference.tile import Tile
 from tdenoise.network.split_blind import Architecture
 from tdenoise.noise.brightness import Brightness, measure
-from tdenoise.noise.noise import NoiseAccumulator, Scale
+from tdenoise.noise.noise import Scale
+from tdenoise.noise.noise_measurement import NoiseAccumulator
 from tdenoise.training.patches import PatchLoader, TrainingMovie
 from tdenoise.training.validation import HeldOut
 
