@@ -353,7 +353,7 @@ def test_files_that_were_damaged_or_half_completed_since_are_what_they_were_at_t
     caplog.set_level("WARNING", logger="tdenoise_pipeline")
     with OutputRun(tmp_path / "out", PLAN) as run:
         run.prepare(create)
-        assert "made again: t/zarr.json, zarr.json" in caplog.text
+        assert "written again: t/zarr.json, zarr.json" in caplog.text
         found = {f.relative_to(run.partial).as_posix(): f.read_text() for f in run.partial.rglob("*.*")}
         assert found == {"zarr.json": "metadata", "t/zarr.json": "axis"}
         assert (run.partial / "t/shard").exists() and not (run.partial / "integrity").exists()
