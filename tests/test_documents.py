@@ -73,6 +73,16 @@ def test_the_picture_moves_and_is_small() -> None:
         assert getattr(shown, "n_frames", 1) > 20
 
 
+def test_the_picture_of_the_rooms_has_all_of_them() -> None:
+    picture = re.search(r"```mermaid\n(.*?)```", (ROOT / "DESIGN.md").read_text(), flags=re.S)
+    assert picture is not None
+    drawn = set(re.findall(r"\w+", picture[1]))
+    rooms = {
+        p.parent.name for package in ("pipeline", "tdenoise") for p in (ROOT / package).glob("*/__init__.py")
+    }
+    assert rooms <= drawn, rooms - drawn
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pages as a site, built as `make docs` does."""
