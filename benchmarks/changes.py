@@ -32,8 +32,7 @@ from tdenoise.evaluation.ideal_observer import observer_error
 from tdenoise.inference.denoising import denoise
 from tdenoise.inference.tile import Tile
 from tdenoise.network import checkpoint
-from tdenoise.network.registry import OUTPUT_UNIT
-from tdenoise.network.split_blind import Architecture
+from tdenoise.network.split_blind import OUTPUT_UNIT, Architecture
 from tdenoise.noise.neighbour_frames import window_indices
 from tdenoise.noise.noise import Scale
 from tdenoise.simulation.nanoparticle import simulate

@@ -23,12 +23,12 @@ import numpy as np
 from common import save
 from scipy.ndimage import gaussian_filter
 from tdenoise_pipeline.resources import budget
-from tdenoise_pipeline.train.train_plan import CPU_BATCHES, LEARNING_RATES, fast_bfloat16
+from tdenoise_pipeline.train.train_plan import fast_bfloat16
 
 from tdenoise.inference.denoising import denoise
 from tdenoise.inference.tile import Tile
 from tdenoise.network import torch_setup
-from tdenoise.network.registry import Architecture, kind_of, scale_for
+from tdenoise.network.registry import Architecture, kind, kind_of, scale_for
 from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.network.udvd import UdvdArchitecture
 from tdenoise.noise.noise import NoiseStatistics, choose
@@ -154,12 +154,12 @@ def score_of_network(movie: Movie, architecture: Architecture, time_limit_s: flo
     """Train on the noisy movie alone, then compare with the truth."""
     scale = scale_for(architecture, movie.noise)
     training = TrainingMovie(movie.counts, scale, hold_out(len(movie.counts)))
-    kind = kind_of(architecture)
-    batch, patch = CPU_BATCHES.get(kind, (TrainingSettings.batch, TrainingSettings.patch))
+    own = kind(kind_of(architecture))
+    batch, patch = own.cpu_batch or (TrainingSettings.batch, TrainingSettings.patch)
     settings = TrainingSettings(
         steps=10**9,
         time_limit_s=time_limit_s,
-        learning_rate=LEARNING_RATES.get(kind, TrainingSettings.learning_rate),
+        learning_rate=own.learning_rate or TrainingSettings.learning_rate,
         batch=batch,
         patch=patch,
         mixed_precision=fast_bfloat16(),

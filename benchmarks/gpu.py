@@ -36,6 +36,7 @@ from tdenoise_pipeline.settings.config import (
     TrainConfig,
 )
 from tdenoise_pipeline.store import store, writing
+from tdenoise_pipeline.store.blocks import Region
 from tdenoise_pipeline.store.shards import shards_in
 from tdenoise_pipeline.train.train import train_model
 from tdenoise_pipeline.workflow.simulate import write_simulation
@@ -318,7 +319,7 @@ def split(setting: Setting) -> dict[str, Any]:
     )  # fmt: skip
     result = np.stack(list(wanted))
     on_device = torch.from_numpy(result).to(setting.device)
-    regions = list(shards_in(store.Region((0, n_frames), (0, size), (0, size)), target.shards))
+    regions = list(shards_in(Region((0, n_frames), (0, size), (0, size)), target.shards))
 
     def write() -> None:
         for region in regions:

@@ -43,7 +43,7 @@ from tdenoise_pipeline.apply import apply_plan
 from tdenoise_pipeline.apply.block_work import Job, run_block
 from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.inputs.model_fit import movie_scale, open_model
-from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs import markers, progress
 from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig
 from tdenoise_pipeline.store import shards, store, writing
 from tdenoise_pipeline.store.shards import ShardWriter
@@ -92,7 +92,7 @@ def measure(folder: Path, shape: tuple[int, int, int], ensemble: int, repeats: i
             )
             run_block(job, plan.blocks[0])  # loads the model
             shutil.rmtree(run.partial / store.DENOISED / "c")
-            progress.forget(run.folder, plan.blocks[0].number)
+            markers.forget(run.folder, plan.blocks[0].number)
             times = Parts()
             (observe if way == "with" else strip)(times, patched)
             took = spent(lambda: [run_block(job, block) for block in plan.blocks])

@@ -41,7 +41,7 @@ from small import counts, model_folder, movie_store
 from tdenoise_pipeline.cli import command_line
 from tdenoise_pipeline.files import fault_points
 from tdenoise_pipeline.files.sealed_json import read_json, read_sealed, write_sealed
-from tdenoise_pipeline.runs import lease, progress
+from tdenoise_pipeline.runs import lease, paths
 from trials import Node, command, contents, ended, fork, here, start
 
 from tdenoise.network.split_blind import SplitBlind
@@ -237,8 +237,8 @@ class Cluster:
 
     def remember(self) -> None:
         """Note the files of all blocks that are marked now."""
-        partial = progress.partial_path(self.output)
-        for marker in (progress.work_folder(self.output) / "done").glob("*.json"):
+        partial = paths.partial_path(self.output)
+        for marker in (paths.work_folder(self.output) / "done").glob("*.json"):
             for key in read_json(marker).get("shards", {}):
                 name = "denoised/c/" + key.replace(".", "/")
                 with contextlib.suppress(FileNotFoundError):
@@ -247,7 +247,7 @@ class Cluster:
 
     def n_marked(self) -> int:
         """Number of blocks that are marked."""
-        return len(list((progress.work_folder(self.output) / "done").glob("*.json")))
+        return len(list((paths.work_folder(self.output) / "done").glob("*.json")))
 
     def computed_twice(self) -> int:
         """How many files of marked blocks were written again."""
@@ -260,7 +260,7 @@ class Cluster:
     def judge(self, result: Result, n_kills: int) -> None:
         """Count the kills of an output that is complete now."""
         right = self.output.exists() and contents(self.output) == self.expected
-        tidy = not progress.work_folder(self.output).exists()
+        tidy = not paths.work_folder(self.output).exists()
         twice = self.computed_twice() if self.output.exists() else -1
         result.count("marked shards, remembered at kills", len(self.seen))
         result.count("of them computed twice", max(twice, 0))
@@ -461,7 +461,7 @@ def sockets(result: Result, folder: Path, trials: int, rng: random.Random) -> No
 
 
 def _clear(output: Path) -> None:
-    for path in (output, progress.partial_path(output), progress.work_folder(output)):
+    for path in (output, paths.partial_path(output), paths.work_folder(output)):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -525,7 +525,7 @@ def zombies(result: Result, folder: Path, trials: int, rng: random.Random) -> No
 
 def _abandon(output: Path) -> None:
     """Make a lease look like that of another host, which shows no sign of life any more."""
-    file = progress.work_folder(output) / "lease" / "owner.json"
+    file = paths.work_folder(output) / "lease" / "owner.json"
     write_sealed(file, (read_sealed(file) or {}) | {"host": "elsewhere"})
 
 
@@ -605,7 +605,7 @@ def clocks(result: Result, folder: Path, trials: int, rng: random.Random) -> Non
         pid = start(*node.words("ingest", output), fault="marker.synced:1:stop", log=log)
         while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.01)
-        for file in (progress.work_folder(output) / "lease").iterdir():
+        for file in (paths.work_folder(output) / "lease").iterdir():
             os.utime(file, (time.time() + jump, time.time() + jump))
         refused = command(*node.words("ingest", output), log=log)
         os.kill(pid, signal.SIGKILL)
@@ -758,14 +758,14 @@ def leases(result: Result, folder: Path, trials: int, rng: random.Random) -> Non
         command(*node.words("ingest", output), fault="marker.written:1", log=log)
         _abandon(output)
         ahead = rng.choice([0, 700, -700, 2 * 86400, -2 * 86400])
-        os.utime(progress.work_folder(output) / "lease" / "owner.json", (time.time() + ahead,) * 2)
+        os.utime(paths.work_folder(output) / "lease" / "owner.json", (time.time() + ahead,) * 2)
         with _impatient(2.0):
             pid = start(*node.words("ingest", output), log=log)
             beat = time.time() + ahead
             while number % 2 and alive(pid):
                 beat += 0.1
                 with contextlib.suppress(FileNotFoundError):  # if it is taken over, which is found below
-                    os.utime(progress.work_folder(output) / "lease" / "owner.json", (beat, beat))
+                    os.utime(paths.work_folder(output) / "lease" / "owner.json", (beat, beat))
                 time.sleep(0.1)
             code = ended(pid)
         problem = node.problem("ingest", output) if number % 2 == 0 else None
@@ -878,7 +878,7 @@ def deleted(result: Result, folder: Path, trials: int, rng: random.Random) -> No
         pid = start(*node.words(step, output), fault=f"marker.written:{rng.randint(1, 4)}:stop", log=log)
         while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.005)
-        shutil.rmtree(progress.partial_path(output))
+        shutil.rmtree(paths.partial_path(output))
         os.kill(pid, signal.SIGCONT)
         code = ended(pid)
         hidden = not output.exists()

@@ -33,7 +33,7 @@ import zarr
 from common import Spent, parser, random_model, resident_bytes, save, scratch, write_mrc
 from tdenoise_pipeline.archive import archive
 from tdenoise_pipeline.ingest.ingest import ingest
-from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs import markers, progress
 from tdenoise_pipeline.settings.config import ApplyManyConfig, ArchiveAddConfig, IngestConfig
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.store import integrity, store, writing
@@ -145,11 +145,11 @@ def parts_of_blocks(folder: Path, number: int) -> dict[str, Spent]:
 
         def mark() -> None:
             for block, record in zip(blocks[:marked], records, strict=False):
-                progress.mark(run.folder, block.number, record, run.token)
+                markers.mark(run.folder, block.number, record, run.token)
 
         timed("mark", mark, number / marked)  # in the folder that holds all the others already
         done = timed("scan", run.done)
-        hashes = timed("join", lambda: progress.hashes(done.values()))
+        hashes = timed("join", lambda: markers.hashes(done.values()))
         path = folder / "store"
         geometry = store.Geometry((32, 8, 8), (4, 8, 8))
         kind = np.dtype("float32")

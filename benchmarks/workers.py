@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common import parser, save, scratch
-from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs import markers
 from tdenoise_pipeline.runs.shared_run import SharedRun
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.workers import cluster
@@ -138,7 +138,7 @@ def share(folder: Path, number: int, count: int, naps: list[Nap], ready: Any, us
 
         def function(item: Nap) -> None:
             nap(item)
-            progress.mark(run.folder, item.number, {"shards": {}}, run.token, run.member)
+            markers.mark(run.folder, item.number, {"shards": {}}, run.token, run.member)
 
         ready.wait()
         cpu = time.process_time()

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tdenoise_pipeline.files import fault_points
-from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs import paths
 from trials import Node, command, contents, ended, start, stopped
 
 FOLDER = tempfile.TemporaryDirectory(prefix="tdenoise-chaos-")
@@ -93,7 +93,7 @@ class Chaos(RuleBasedStateMachine):
     @precondition(lambda self: self.paused is None and not self.damaged)
     @rule()
     def resume(self) -> None:
-        begun = progress.work_folder(self.output) / "command.json"
+        begun = paths.work_folder(self.output) / "command.json"
         code = command("resume", self.output, log=LOG)
         if begun.exists() or code:
             assert code == 3 and not self.output.exists(), code

@@ -41,7 +41,7 @@ from tdenoise_pipeline.inputs.model_fit import (
     movie_scale,
     tell_drift,
 )
-from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs import markers, paths
 from tdenoise_pipeline.settings.config import (
     ApplyConfig,
     ApplyManyConfig,
@@ -500,8 +500,8 @@ def test_a_block_that_is_marked_while_the_markers_are_looked_at_stays_marked(
 ) -> None:
     """A worker that was taken for lost may go on."""
     output, aside = tmp_path / "d.zarr", tmp_path / "aside"
-    late = progress.marker_path(progress.work_folder(output), 1)
-    read = progress.marker
+    late = markers.marker_path(paths.work_folder(output), 1)
+    read = markers.marker
 
     def read_slowly(folder: Path, number: int) -> dict[str, Any] | None:
         if aside.exists():
@@ -515,7 +515,7 @@ def test_a_block_that_is_marked_while_the_markers_are_looked_at_stays_marked(
             function(item)
         late.rename(aside)
         with monkeypatch.context() as patch:
-            patch.setattr(progress, "marker", read_slowly)
+            patch.setattr(markers, "marker", read_slowly)
             remaining()
         assert late.exists()
         for item in items[2:]:
@@ -543,7 +543,7 @@ def test_a_marker_does_not_count_when_what_it_says_cannot_be_found(
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(driver, "drive", some)
         apply(config(sources, output, draft_only=True))
-    marker = progress.marker_path(progress.work_folder(output), 1)
+    marker = markers.marker_path(paths.work_folder(output), 1)
     shard = _shard_file(
         tmp_path / "d.zarr-partial/denoised", next(iter(json.loads(marker.read_text())["shards"]))
     )

@@ -14,7 +14,7 @@ from small import counts, model_folder, movie_store
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.resources import budget
 from tdenoise_pipeline.settings.config import ApplyConfig, TrainConfig
-from tdenoise_pipeline.store import shards, store
+from tdenoise_pipeline.store import shards, writing
 from tdenoise_pipeline.train.train import train_model
 
 
@@ -53,7 +53,7 @@ def test_the_bytes_of_a_shard_do_not_depend_on_the_threads_of_blosc(tmp_path: Pa
 
 def test_a_small_array_that_equals_its_fill_value_is_written_all_the_same(tmp_path: Path) -> None:
     movie = movie_store(tmp_path, counts((12, 20, 24)))
-    store.add_array(movie, "nothing", np.zeros(12, dtype=bool), ("t",), {})
+    writing.add_array(movie, "nothing", np.zeros(12, dtype=bool), ("t",), {})
     assert (movie / "nothing/c/0").exists()
 
 

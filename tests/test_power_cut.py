@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import replay
-from tdenoise_pipeline.runs import lease, progress
+from tdenoise_pipeline.runs import lease, markers, progress
 from tdenoise_pipeline.runs.progress import OutputRun
 
 from tdenoise.files.atomic import write_atomically
@@ -45,8 +45,8 @@ def step(output: Path) -> None:
             if number not in done or not shard.exists():
                 shard.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(shard, content)
-                progress.mark(run.folder, number, {"shards": {str(number): sha256(content)}}, run.token)
-        hashes = progress.hashes(run.done()[number] for number in range(3))
+                markers.mark(run.folder, number, {"shards": {str(number): sha256(content)}}, run.token)
+        hashes = markers.hashes(run.done()[number] for number in range(3))
         group = json.loads((run.partial / "zarr.json").read_text())
         axis = json.loads((run.partial / "t/zarr.json").read_text())
         (run.partial / "integrity").mkdir()

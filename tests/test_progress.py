@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from tdenoise_pipeline.errors import LockedError, Stopped, UsageError
 from tdenoise_pipeline.files.sealed_json import write_sealed
-from tdenoise_pipeline.runs import lease, progress
+from tdenoise_pipeline.runs import lease, markers, progress
+from tdenoise_pipeline.runs.lease import holds_lease, lease_holder, this_process
 from tdenoise_pipeline.runs.progress import OutputRun
 
 PLAN = {"step": "test", "n": 1}
@@ -81,8 +82,8 @@ def test_the_lease_of_a_killed_run_is_taken_over_by_exactly_one(tmp_path: Path) 
 def test_a_run_that_lost_its_lease_is_told(tmp_path: Path) -> None:
     run = OutputRun(tmp_path / "out", PLAN)
     with run:
-        assert progress.holds_lease(run.folder, run.token)
-        assert not progress.holds_lease(run.folder, "another token")
+        assert holds_lease(run.folder, run.token)
+        assert not holds_lease(run.folder, "another token")
 
 
 ELSEWHERE = {"token": "t", "host": "elsewhere", "pid": 1, "process_start": "1", "job": "77"}
@@ -149,7 +150,7 @@ def test_a_run_elsewhere_that_lives_keeps_its_lease_whatever_the_clocks_say(
     with beating(file, ahead_s):
         with pytest.raises(LockedError, match="process 1 on elsewhere, Slurm job 77"):
             run.__enter__()
-        assert progress.lease_holder(run.folder) == "process 1 on elsewhere, Slurm job 77"
+        assert lease_holder(run.folder) == "process 1 on elsewhere, Slurm job 77"
 
 
 @pytest.mark.parametrize("ahead_s", [0, -7 * 86400, 7 * 86400])
@@ -161,7 +162,7 @@ def test_a_run_elsewhere_that_shows_no_sign_of_life_while_we_look_is_dead(
     run = OutputRun(tmp_path / "out", PLAN)
     os.utime(foreign_lease(run) / "owner.json", (time.time() + ahead_s,) * 2)
     begun = time.monotonic()
-    assert progress.lease_holder(run.folder, 0.0) is not None, "one look does not tell"
+    assert lease_holder(run.folder, 0.0) is not None, "one look does not tell"
     with run:
         assert time.monotonic() - begun > 0.2
     assert "Watching for a sign of life" in caplog.text
@@ -181,7 +182,7 @@ def test_a_run_in_another_container_or_before_a_reboot_is_watched_and_not_looked
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str]
 ) -> None:
     run = OutputRun(tmp_path / "out", PLAN)
-    file = foreign_lease(run, **(progress.this_process() | {"pid": 2**22 + 1} | changed)) / "heartbeat"
+    file = foreign_lease(run, **(this_process() | {"pid": 2**22 + 1} | changed)) / "heartbeat"
     quick(monkeypatch, 600.0, quiet_s=0.2)
     with beating(file, 0), pytest.raises(LockedError, match="process 4194305 on"):
         run.__enter__()
@@ -233,13 +234,13 @@ def test_the_lease_of_a_job_that_has_surely_ended_on_another_host_is_free(
     if freed:
         with run:
             return
-    assert str(progress.lease_holder(run.folder, 0.0)).startswith("process 1 on elsewhere")
+    assert str(lease_holder(run.folder, 0.0)).startswith("process 1 on elsewhere")
 
 
 def test_other_settings_do_not_continue_an_unfinished_output(tmp_path: Path) -> None:
     with OutputRun(tmp_path / "out", PLAN) as run:
         run.prepare(lambda path: path.mkdir())
-        progress.mark(run.folder, 3, {"shards": {}}, run.token)
+        markers.mark(run.folder, 3, {"shards": {}}, run.token)
     with pytest.raises(UsageError, match="n was 1, is 2"):
         OutputRun(tmp_path / "out", {"step": "test", "n": 2}).__enter__()
     with OutputRun(tmp_path / "out", PLAN) as run:
@@ -312,7 +313,7 @@ def test_damaged_progress_files_lose_nothing_but_the_block(
     with OutputRun(tmp_path / "out", PLAN) as run:
         run.prepare(lambda path: path.mkdir())
         for number in range(3):
-            progress.mark(run.folder, number, {"shards": {}}, run.token)
+            markers.mark(run.folder, number, {"shards": {}}, run.token)
         folder = run.folder
     (folder / "done/00000000.json").write_text("{")
     (folder / "done/00000001.json").write_text('{"shards": {}}')  # as an earlier version wrote it
@@ -324,7 +325,7 @@ def test_damaged_progress_files_lose_nothing_but_the_block(
     for damage in (b"{", b"[]", b'{"id": 1}', None):
         with OutputRun(tmp_path / "out", PLAN) as run:
             run.prepare(lambda path: path.mkdir())
-            progress.mark(run.folder, 0, {"shards": {}}, run.token)
+            markers.mark(run.folder, 0, {"shards": {}}, run.token)
         if damage is None:
             flip(folder / "plan.json", 77)
         else:
@@ -352,7 +353,7 @@ def test_files_that_were_damaged_or_half_completed_since_are_what_they_were_at_t
     caplog.set_level("WARNING", logger="tdenoise_pipeline")
     with OutputRun(tmp_path / "out", PLAN) as run:
         run.prepare(create)
-        assert "made again: t/zarr.json, zarr.json" in caplog.text
+        assert "written again: t/zarr.json, zarr.json" in caplog.text
         found = {f.relative_to(run.partial).as_posix(): f.read_text() for f in run.partial.rglob("*.*")}
         assert found == {"zarr.json": "metadata", "t/zarr.json": "axis"}
         assert (run.partial / "t/shard").exists() and not (run.partial / "integrity").exists()
@@ -367,7 +368,7 @@ def test_runs_that_come_and_go_never_hold_an_output_together(tmp_path: Path) -> 
     code = """
 import os, random, sys, time
 from pathlib import Path
-from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs import lease, progress
 from tdenoise_pipeline.errors import LockedError
 folder, seed, until = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 progress.HEARTBEAT_S = 0.01
@@ -378,7 +379,7 @@ while time.time() < until:
             os.close(os.open(folder / "alone", os.O_CREAT | os.O_EXCL))
             run.prepare(lambda path: path.mkdir())
             time.sleep(rng.random() * 0.003)
-            assert progress.holds_lease(run.folder, run.token)
+            assert lease.holds_lease(run.folder, run.token)
             os.unlink(folder / "alone")
             if rng.random() < 0.5:
                 run.commit()

@@ -26,7 +26,7 @@ from tdenoise_pipeline.errors import (
 )
 from tdenoise_pipeline.files import fault_points
 from tdenoise_pipeline.files.sealed_json import read_json
-from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs import paths
 from tdenoise_pipeline.runs.progress import OutputRun
 from tdenoise_pipeline.settings.config import ApplyConfig, RunConfig, VerifyConfig
 from tdenoise_pipeline.step_control import Control
@@ -233,8 +233,8 @@ def test_repair_refuses_another_source_and_leaves_the_store_alone(
             mend(repair(made, store, workers, **given))  # type: ignore[arg-type]
         assert contents(store) == before
         shutil.rmtree(store)
-        shutil.rmtree(progress.work_folder(store), ignore_errors=True)
-        shutil.rmtree(progress.partial_path(store), ignore_errors=True)
+        shutil.rmtree(paths.work_folder(store), ignore_errors=True)
+        shutil.rmtree(paths.partial_path(store), ignore_errors=True)
 
 
 def test_repair_waits_for_no_other_run(made: Path, workers: str, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_resume_goes_on_with_the_settings_the_output_was_begun_with(
     )
     with pytest.raises(Stopped):
         apply(config, stop_after_the_first("apply"))
-    done = len(list((progress.work_folder(output) / "done").glob("*.json")))
+    done = len(list((paths.work_folder(output) / "done").glob("*.json")))
     assert 0 < done < 3 and not output.exists()
     assert command_line.main(["resume", str(output), "-q"]) == 0
     for name in ("denoised", "variance"):
@@ -296,7 +296,7 @@ def test_resume_of_a_folder_goes_on_with_all_steps_of_run(made: Path, tmp_path: 
 
 def test_a_record_that_is_damaged_is_no_reason_to_guess(made: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
-    folder = progress.work_folder(output)
+    folder = paths.work_folder(output)
     folder.mkdir(parents=True)
     (folder / "command.json").write_text('{"step": "apply", "settings": {"none": 1}}')
     with pytest.raises(InputError, match="Run the same command again"):

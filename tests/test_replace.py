@@ -17,7 +17,7 @@ from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.archive.verify import verify
 from tdenoise_pipeline.errors import InputError
 from tdenoise_pipeline.ingest.ingest import ingest
-from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs import paths, progress
 from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig, VerifyConfig
 
 from tdenoise.files.atomic import exchange
@@ -129,14 +129,14 @@ def test_a_replacement_that_was_cut_off_is_finished_and_leaves_nothing(
         patched.setattr(progress, "maybe_crash", cut)
         with pytest.raises(PowerCutError):
             replace(movie, NEW)
-    left = sorted(path.name.partition("-")[0] for path in progress.work_folder(movie).iterdir())
+    left = sorted(path.name.partition("-")[0] for path in paths.work_folder(movie).iterdir())
     assert ("ready" in left) == (moment != "commit.renamed")
     old_or_new = (OLD, NEW)[moment != "commit.staged"]
     assert (tdenoise_pipeline.open(movie)["counts"].values == old_or_new).all()
     ingest(IngestConfig(raw=movie.with_name("raw.npy"), output=movie, force=moment == "commit.staged"))
     assert (tdenoise_pipeline.open(movie)["counts"].values == NEW).all()
-    assert not progress.work_folder(movie).exists()
-    assert not progress.partial_path(movie).exists()
+    assert not paths.work_folder(movie).exists()
+    assert not paths.partial_path(movie).exists()
     verify(VerifyConfig(store=movie, deep=True))
 
 

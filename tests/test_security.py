@@ -27,7 +27,7 @@ from tdenoise_pipeline.inputs.model_fit import open_model
 from tdenoise_pipeline.runs import progress
 from tdenoise_pipeline.settings.config import ModelsImportConfig, VerifyConfig
 from tdenoise_pipeline.slurm.site_profile import load_site
-from tdenoise_pipeline.store import store
+from tdenoise_pipeline.store import integrity, store
 from tdenoise_pipeline.train.import_udvd import import_model
 from tdenoise_pipeline.workers.cluster import connect, parse_workers
 
@@ -364,7 +364,7 @@ def test_a_store_that_announces_more_shards_than_can_be_listed_is_refused(tmp_pa
         store.open_store(path, store.MOVIE)
     root = json.loads((path / "zarr.json").read_text())["attributes"]["tdenoise"]
     # Its seals made right again: what a hostile hand would do.
-    root["files"] = {name: store._sha256(path / name) for name in root["files"]}
+    root["files"] = {name: integrity.file_hash(path / name) for name in root["files"]}
     (path / "integrity/zarr.json").unlink()
     document = json.loads((path / "zarr.json").read_text())
     document["attributes"]["tdenoise"] = root | {"seal": SEAL}

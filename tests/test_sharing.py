@@ -19,7 +19,8 @@ from small import counts, model_folder, movie_store
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.errors import LockedError, Stopped, UsageError
 from tdenoise_pipeline.files.sealed_json import write_sealed
-from tdenoise_pipeline.runs import lease, progress, shared_run
+from tdenoise_pipeline.runs import lease, markers, paths, shared_run
+from tdenoise_pipeline.runs.lease import holds_lease, this_process
 from tdenoise_pipeline.runs.progress import OutputRun
 from tdenoise_pipeline.runs.shared_run import SharedRun
 from tdenoise_pipeline.settings.config import ApplyConfig
@@ -56,7 +57,7 @@ def numbers(run: SharedRun, share: Share, pieces: list[Piece] = PIECES, stop: in
     found = []
 
     def function(piece: Piece) -> None:
-        progress.mark(run.folder, piece.number, {"shards": {}}, run.token, run.member)
+        markers.mark(run.folder, piece.number, {"shards": {}}, run.token, run.member)
         found.append(piece.number)
 
     for _ in work(run, share, pieces, function, Control()):
@@ -135,7 +136,7 @@ def test_a_piece_that_fails_is_tried_once_by_each_and_stops_no_other(tmp_path: P
     def function(piece: Piece) -> None:
         if piece.number == 3:
             raise ValueError("three")
-        progress.mark(run.folder, piece.number, {"shards": {}}, run.token, run.member)
+        markers.mark(run.folder, piece.number, {"shards": {}}, run.token, run.member)
 
     with shared(tmp_path) as run:
         begin(run)
@@ -148,7 +149,7 @@ def test_a_stop_ends_after_the_piece_in_hand(tmp_path: Path) -> None:
     control = Control()
 
     def function(piece: Piece) -> None:
-        progress.mark(run.folder, piece.number, {"shards": {}}, run.token, run.member)
+        markers.mark(run.folder, piece.number, {"shards": {}}, run.token, run.member)
         control.stop.set()
 
     with shared(tmp_path) as run:
@@ -161,7 +162,7 @@ def test_a_stop_ends_after_the_piece_in_hand(tmp_path: Path) -> None:
 def dead_member(run: SharedRun, number: int) -> str:
     """A process that died on this machine with a piece in hand."""
     name = f"dead{number}"
-    record = progress.this_process() | {"pid": 2**22 + 1}
+    record = this_process() | {"pid": 2**22 + 1}
     (run._members / f"{name}.json").write_text(json.dumps(record))
     (run._claims / f"{number:08d}").mkdir()
     (run._claims / f"{number:08d}" / name).touch()
@@ -172,9 +173,9 @@ def test_what_a_dead_process_had_in_hand_is_taken_over_and_it_can_write_no_more(
     with shared(tmp_path) as run:
         begin(run)
         name = dead_member(run, 3)
-        assert progress.holds_lease(run.folder, run.token, name)
+        assert holds_lease(run.folder, run.token, name)
         assert sorted(numbers(run, Share(0, 1, "g"))) == list(range(7))
-        assert not progress.holds_lease(run.folder, run.token, name)
+        assert not holds_lease(run.folder, run.token, name)
         assert run.deaths("00000003") == 1
 
 
@@ -193,7 +194,7 @@ def test_a_process_elsewhere_is_lost_when_its_sign_of_life_stands_still(
     with shared(tmp_path) as run:
         begin(run)
         name = dead_member(run, 3)
-        record = progress.this_process() | {"host": "elsewhere"}
+        record = this_process() | {"host": "elsewhere"}
         (run._members / f"{name}.json").write_text(json.dumps(record))
         for hours in (-5, 5):  # its clock may be wrong
             os.utime(run._members / f"{name}.json", (time.time() + 3600 * hours,) * 2)
@@ -210,7 +211,7 @@ def test_where_all_processes_died_the_next_one_looks_at_everything_again(tmp_pat
     run.once("markers", lambda: None)
     assert run.take("00000003")
     run._stop_heartbeat.set()
-    write_sealed(run._members / f"{run.member}.json", progress.this_process() | {"pid": 2**22 + 1})
+    write_sealed(run._members / f"{run.member}.json", this_process() | {"pid": 2**22 + 1})
     (run.folder / "plan.json").write_text("damaged")
     looked: list[int] = []
     with shared(tmp_path) as again:
@@ -288,7 +289,7 @@ def test_shares_without_any_socket_give_the_bytes_of_local_workers_although_one_
     sources = movie_store(tmp_path, counts((400, 30, 44))), model_folder(tmp_path / "model")  # 13 blocks
     output = tmp_path / "shared.zarr"
     tasks = [start(sources, output, f"{i}/3") for i in range(3)]
-    done = progress.work_folder(output) / "done"
+    done = paths.work_folder(output) / "done"
     listening = set()
     killed = False
     deadline = time.monotonic() + 300

@@ -19,7 +19,7 @@ from tdenoise_pipeline.cli import command_line
 from tdenoise_pipeline.errors import PipelineError, ResourceError, UsageError
 from tdenoise_pipeline.files import ownership
 from tdenoise_pipeline.jobs import run_folder
-from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs import paths
 from tdenoise_pipeline.runs.progress import OutputRun
 from tdenoise_pipeline.settings import recorded_settings
 from tdenoise_pipeline.settings.config import (
@@ -254,19 +254,19 @@ def test_a_batch_run_of_a_stranger_is_shown_but_not_handed_in_or_cancelled(share
 
 def link_partial(output: Path) -> None:
     (output.parent / "victim").mkdir()
-    progress.partial_path(output).symlink_to(output.parent / "victim")
+    paths.partial_path(output).symlink_to(output.parent / "victim")
     own_folder(output)
 
 
 def own_partial(output: Path) -> None:
-    progress.partial_path(output).mkdir(mode=0o777)
+    paths.partial_path(output).mkdir(mode=0o777)
     own_folder(output)
 
 
 def own_folder(output: Path) -> None:
-    progress.work_folder(output).mkdir(parents=True, mode=0o777)
-    progress.work_folder(output).chmod(0o777)
-    (progress.work_folder(output) / "plan.json").write_text('{"id": "other", "plan": {}}')
+    paths.work_folder(output).mkdir(parents=True, mode=0o777)
+    paths.work_folder(output).chmod(0o777)
+    (paths.work_folder(output) / "plan.json").write_text('{"id": "other", "plan": {}}')
 
 
 def link_above(output: Path) -> None:

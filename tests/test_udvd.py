@@ -195,7 +195,7 @@ def test_its_size_and_cost_are_those_published_and_the_cache_saves_what_it_shoul
     assert sum(counted) == 7_778_976 * 16 * 24
     counted.clear()
     windows = [range(k, k + 5) for k in range(8)]
-    list(udvd.stream(made, frames, windows))
+    list(made.stream(frames, windows))
     first_stage = 4 * 430_704
     assert sum(counted) == (8 * 4_333_344 + 2 * first_stage) * 16 * 24
 

@@ -23,7 +23,7 @@ import torch
 from small import TINY, counts, model_folder, movie_store, network
 from tdenoise_pipeline.cli import command_line
 from tdenoise_pipeline.files import fault_points
-from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs import paths
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.workers import driver
 
@@ -145,7 +145,7 @@ class Node:
             return "there is no output"
         if contents(output) != self.expect(step):
             return "another content"
-        left = progress.partial_path(output).exists() or progress.work_folder(output).exists()
+        left = paths.partial_path(output).exists() or paths.work_folder(output).exists()
         return "something is left over" if left else None
 
 

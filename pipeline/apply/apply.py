@@ -27,7 +27,7 @@ from tdenoise.noise.noise import noise_law
 from ..errors import PipelineError, ResourceError, UsageError, VerificationError
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
-from ..runs import progress
+from ..runs import markers, paths, plans, progress
 from ..settings.denoise_settings import ApplyConfig
 from ..settings.recorded_settings import record
 from ..step_control import Control
@@ -98,7 +98,7 @@ def apply(
         check_as_it_is(movie)
     bad = movie_stand_ins(movie)
     plan = make_plan(config, movie, card, bad)
-    id = progress.plan_id(plan.identity)
+    id = plans.plan_id(plan.identity)
     if store.already_done(config.output, id) and not (
         config.force and (share is None or _begun(config.output))
     ):
@@ -178,7 +178,7 @@ def _finish(
 ) -> None:
     """Give the output, all of whose blocks are done, its attributes, its hashes and its name."""
     records = run.done()
-    hashes = {layer: progress.hashes(records.values(), layer) for layer in plan.layers}
+    hashes = {layer: markers.hashes(records.values(), layer) for layer in plan.layers}
     if plan.gives_back:
         noise = movie_noise(movie)
         correlations = [(c.y, c.x, c.value) for c in noise.correlations if c.t == 0 and c.matters]
@@ -218,7 +218,7 @@ def _parse_share(config: ApplyConfig) -> shares.Share:
 
 def _begun(output: Path) -> bool:
     """Whether an output is being made; a share that is told --force must not begin again what was just finished."""
-    return (progress.work_folder(output) / "created").exists()
+    return (paths.work_folder(output) / "created").exists()
 
 
 def _executor(
@@ -264,7 +264,7 @@ def _take_over(known: Known, plan: Plan, run: progress.OutputRun) -> None:
         if plan.gives_back:
             for key in keys:
                 adopt(run.folder, key, hashes[store.DENOISED][key])
-        progress.mark(run.folder, block.number, marker_of(hashes, known.device), run.token)
+        markers.mark(run.folder, block.number, marker_of(hashes, known.device), run.token)
 
 
 def _save(folder: Path, name: str, values: NDArray[Any] | None) -> Path | None:
@@ -292,9 +292,9 @@ def _run_blocks(
         # A marker counts only while the shards it names are whole; from then on, it is enough.
         done = run.done_numbers()
         for number in sorted(done):
-            found = progress.marker(run.folder, number)
+            found = markers.marker(run.folder, number)
             if found is None or not _whole(job, plan.geometry, found, number):
-                progress.forget(run.folder, number)
+                markers.forget(run.folder, number)
                 done.remove(number)
         return [block for block in plan.blocks if block.number not in done]
 
@@ -353,7 +353,7 @@ def _whole(job: Job, geometry: store.Geometry, record: dict[str, Any], number: i
         file = _shard_file(job.array(layer), key)
         return shard_damage(file, geometry.shard, geometry.chunk, 1) is None
 
-    return all(is_there(layer, key) for layer in job.layers for key in progress.hashes([record], layer))
+    return all(is_there(layer, key) for layer in job.layers for key in markers.hashes([record], layer))
 
 
 def _check_complete(

@@ -30,7 +30,7 @@ from tdenoise.noise.noise import Scale
 from ..errors import InputError
 from ..files.fault_points import maybe_crash
 from ..resources import budget
-from ..runs import progress
+from ..runs import lease, markers
 from ..store import blocks, store, writing
 from ..store.blocks import Block, Region
 from ..store.shards import Layout as ShardLayout
@@ -113,8 +113,8 @@ def run_block(job: Job, block: Block) -> int:
 
     A worker may be killed after it has marked a block and before it could say so: nothing is left to do then.
     """
-    progress.check_lease(job.folder, job.token, job.member)
-    if progress.marker(job.folder, block.number) is not None:
+    lease.check_lease(job.folder, job.token, job.member)
+    if markers.marker(job.folder, block.number) is not None:
         return block.number
     model, device = load(job.model, job.model_id, job.device)
     torch_setup.prepare(
@@ -161,7 +161,7 @@ def run_block(job: Job, block: Block) -> int:
         collect()
     summed = {} if evidence is None else {"evidence": evidence.save(job, block.number)}
     record = marker_of(hashes, _device_name(device)) | summed
-    progress.mark(job.folder, block.number, record, job.token, job.member)
+    markers.mark(job.folder, block.number, record, job.token, job.member)
     return block.number
 
 
@@ -249,7 +249,7 @@ def _pack(
     )
     if key is None:
         return None
-    allowed = functools.partial(progress.check_lease, job.folder, job.token, job.member)
+    allowed = functools.partial(lease.check_lease, job.folder, job.token, job.member)
     return key, writer.write(job.array(layer), shard_index(key), allowed)
 
 

@@ -44,7 +44,7 @@ from ..errors import PipelineError
 from ..files.fault_points import maybe_crash
 from ..files.sealed_json import read_sealed, write_sealed
 from ..resources import budget
-from ..runs import progress
+from ..runs import markers, progress
 from ..step_control import Control
 from ..store import integrity, store, writing
 from ..store.blocks import Block, Region
@@ -284,10 +284,10 @@ def _gather(
         )
         if stretch is not None and not first <= stretch <= last:
             continue
-        told = (progress.marker(job.folder, block.number) or {}).get("evidence")
+        told = (markers.marker(job.folder, block.number) or {}).get("evidence")
         sums = read_evidence(job.folder, block.number, told)
         if sums is None:
-            progress.forget(job.folder, block.number)
+            markers.forget(job.folder, block.number)
             lost.append(block.number)
             continue
         row, column = (places[slice(*block.core.frames)].min(axis=0)).tolist()
@@ -313,7 +313,7 @@ def _forget(job: Job, blocks: Iterable[Block], shard: Region) -> None:
                 strict=True,
             )
         ):
-            progress.forget(job.folder, block.number)
+            markers.forget(job.folder, block.number)
 
 
 def _make(

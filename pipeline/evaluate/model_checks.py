@@ -25,7 +25,7 @@ from tdenoise.evaluation.umse import single_image_error
 from tdenoise.inference.denoising import denoise
 from tdenoise.inference.tile import Tile
 from tdenoise.network.checkpoint import ModelError, load_model
-from tdenoise.network.registry import Network, scale_for
+from tdenoise.network.registry import Network, kind, scale_for
 from tdenoise.network.split_blind import stack_window
 from tdenoise.network.windows import put_stand_ins
 from tdenoise.noise.brightness import Brightness
@@ -44,8 +44,7 @@ from .estimates import NoiseLaw
 Array = NDArray[Any]
 
 FRAMES = 48  # of the movie's middle
-PIXELS = {"udvd": 64}  # rows and columns of the field's middle, by kind: UDVD is slow
-MOST_PIXELS = 128
+MOST_PIXELS = 128  # rows and columns of the field's middle; fewer for a kind that is slow
 HELD_BACK = 0.1  # share of the electrons that a model does not get to see, to be tested on
 ATOMS = (0.25, 0.5, 1.0, 2.0)  # put in, in typical columns
 DWELL = 8  # frames
@@ -134,8 +133,8 @@ def open_checked(folder: Path, movie: store.Store, denoised: store.Store) -> Che
         raise InputError(*str(error).split(": ", 1)) from None
     if model.id != denoised.attributes["model"]["id"]:
         raise InputError(folder, f"is not the model that made {denoised.path}.")
-    kind = str(model.card["kind"])
-    extent = PIXELS.get(kind, MOST_PIXELS)
+    name = str(model.card["kind"])
+    extent = kind(name).checked_pixels or MOST_PIXELS
     sizes = [min(n, m) for n, m in zip(movie.shape, (FRAMES, extent, extent), strict=True)]
     corner = [(n - m) // 2 for n, m in zip(movie.shape, sizes, strict=True)]
     frames = read(movie, corner[0], corner[0] + sizes[0])
@@ -159,7 +158,7 @@ def open_checked(folder: Path, movie: store.Store, denoised: store.Store) -> Che
         rows, columns = ((first, first + n) for first, n in zip(corner[1:], sizes[1:], strict=True))
         brightness = brightness.part(corner[0] + np.flatnonzero(valid), rows, columns)
     place = corner[0], corner[1], corner[2]
-    return Checked(model.network, kind, counts, place, scale, bad, drift, brightness)
+    return Checked(model.network, name, counts, place, scale, bad, drift, brightness)
 
 
 def check(model: Checked, noise: NoiseLaw, spots: Array, control: Control) -> dict[str, Any]:

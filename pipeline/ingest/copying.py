@@ -21,7 +21,7 @@ from tdenoise.noise.bad_pixels import LARGEST_COUNT, is_lost
 from ..files.fault_points import maybe_crash
 from ..readers import Reader
 from ..resources import budget
-from ..runs import progress
+from ..runs import markers, progress
 from ..step_control import Control
 from ..store import store, writing
 from ..store.blocks import Region, spans
@@ -60,7 +60,7 @@ def copy_slabs(
 
         def work(number: int, slab: tuple[int, int]) -> tuple[int, dict[str, Any]]:
             seen = copier.copy(slab)
-            progress.mark(run.folder, number, seen, run.token)
+            markers.mark(run.folder, number, seen, run.token)
             return number, seen
 
         # At most one slab per thread is in memory; a failure or a stop lets those in hand finish.

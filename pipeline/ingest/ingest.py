@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..readers import MovieInfo, Reader
 from ..resources import budget
-from ..runs import progress
+from ..runs import markers, plans, progress
 from ..settings import recorded_settings
 from ..settings.ingest_settings import IngestConfig
 from ..step_control import Control
@@ -65,7 +65,7 @@ def ingest(
         plan = plan_ingest(reader.info, config, select(reader.info, config))
         source = Source.of(config.raw, reader.info)
         settings = settings_plan(config, reader.info, plan, source)
-        if store.already_done(config.output, progress.plan_id(settings)) and not config.force:
+        if store.already_done(config.output, plans.plan_id(settings)) and not config.force:
             progress.tidy_up(config.output)
             return store.read_attributes(config.output)
         budget.check_disk(config.output.parent, disk_estimate(plan), str(config.output))
@@ -118,7 +118,7 @@ def _build(
             "Name the pixels with --defects, or fix the file.",
         )
     _add_arrays(run.partial, plan, found)
-    hashes = progress.hashes(records)
+    hashes = markers.hashes(records)
     attributes = describe(config, reader.info, plan, source, sha256, found)
     attributes |= {"plan": run.id, "id": integrity.content_id(store.MOVIE, array, hashes)}
     run.check()

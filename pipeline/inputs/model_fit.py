@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tdenoise.network import checkpoint
-from tdenoise.network.registry import Architecture, architecture_of, kind_of, scale_for
+from tdenoise.network.registry import Architecture, architecture_of, kind, kind_of, scale_for
 from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.noise import thinning
 from tdenoise.noise.brightness import Brightness
@@ -103,7 +103,7 @@ def movie_drift(movie: store.Store, architecture: Architecture) -> NDArray[np.fl
     None where none was measured or the scene stays within its pixels, and for UDVD, whose five frames show little.
     """
     described = movie.attributes["drift"]
-    if described is None or kind_of(architecture) == "udvd":
+    if described is None or not kind(kind_of(architecture)).follows_drift:
         return None
     steps = movie.coordinates.pixel_size_nm
     moved = np.asarray(zarr.open_array(movie.path / "drift", mode="r")[:], dtype=np.float64)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.sealed_json import read_json
-from ..runs import progress
+from ..runs import paths
 from ..settings.job_settings import CancelConfig, LogsConfig
 from ..slurm import job_queue, job_reasons
 from ..slurm.batch_script import NoAnswer
@@ -208,7 +208,7 @@ def _blocks(run: dict[str, Any]) -> dict[str, Any] | None:
     """Blocks of the denoised store that is being made, and how fast they come."""
     output = Path(run["output"])
     output = output / "denoised.zarr" if run["command"] == "run" else output
-    folder = progress.work_folder(output)
+    folder = paths.work_folder(output)
     plan = read_json(folder / "plan.json").get("plan")
     if not isinstance(plan, dict) or not isinstance(plan.get("n_blocks"), int):
         return None

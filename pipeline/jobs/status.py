@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files.sealed_json import read_json
-from ..runs import progress
+from ..runs import lease, paths
 from ..runs.lease import HEARTBEAT_S
 from ..settings.job_settings import StatusConfig
 from ..store import store
@@ -42,7 +42,7 @@ def status(config: StatusConfig) -> dict[str, Any]:
         sorted(path / folder.name for folder in work.iterdir() if folder.is_dir()) if work.is_dir() else []
     )
     # os.path.exists: the work folder of another user is closed, which pathlib takes for an error.
-    unfinished = [p for p in (*begun, path) if os.path.exists(progress.work_folder(p) / "plan.json")]  # noqa: PTH110
+    unfinished = [p for p in (*begun, path) if os.path.exists(paths.work_folder(p) / "plan.json")]  # noqa: PTH110
     finished = [p for p in (path, *_children(path)) if _is_complete(p) and p not in unfinished]
     found = [_state(p) for p in unfinished] + [_complete(p) for p in finished]
     if not found and batch_run is None:
@@ -92,9 +92,9 @@ def _is_store(path: Path) -> bool:
 
 def _state(output: Path) -> dict[str, Any]:
     """State of an output that has a plan."""
-    folder = progress.work_folder(output)
+    folder = paths.work_folder(output)
     holder = _holder(folder)
-    if holder is None and _is_complete(output) and not progress.partial_path(output).exists():
+    if holder is None and _is_complete(output) and not paths.partial_path(output).exists():
         return _complete(output)  # its run was killed after the last rename, before it had tidied up
     total = _n_blocks(folder / "plan.json")
     return {
@@ -109,7 +109,7 @@ def _state(output: Path) -> dict[str, Any]:
 
 def _holder(folder: Path) -> str | None:
     try:
-        return progress.lease_holder(folder, WATCH_S)
+        return lease.lease_holder(folder, WATCH_S)
     except OSError:  # not ours to read
         return None
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -39,28 +39,12 @@ from ..files.write_errors import named_failures, owner_name
 from ..settings import recorded_settings
 from ..settings.recorded_settings import COMMAND, record
 from . import lease as leases
-from .lease import HEARTBEAT_S as HEARTBEAT_S  # these are used through this module, too
-from .lease import check_lease as check_lease
-from .lease import holds_lease as holds_lease
-from .lease import lease_holder as lease_holder
-from .lease import this_process as this_process
+from .lease import HEARTBEAT_S, check_lease, holds_lease, lease_holder
+from .markers import marker
+from .paths import partial_path, work_folder
+from .plans import plan_difference, plan_id
 
 log = logging.getLogger(__name__)
-
-
-def plan_id(plan: dict[str, Any]) -> str:
-    """sha256 of the plan as canonical JSON: equal plans give equal bytes."""
-    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
-
-
-def partial_path(output: Path) -> Path:
-    """Where an output lies while it is built."""
-    return output.with_name(output.name + "-partial")
-
-
-def work_folder(output: Path) -> Path:
-    """Where the progress of an output is kept while it is built."""
-    return output.parent / ".tdenoise" / output.name
 
 
 class OutputRun:
@@ -331,7 +315,7 @@ class OutputRun:
                 log.warning("%s: its raw file has changed; starting over.", self.output)
             elif not self._force:
                 raise UsageError(
-                    f"{self.partial}: was started with {_difference(begun_as.get('plan'), self._plan)}. "
+                    f"{self.partial}: was started with {plan_difference(begun_as.get('plan'), self._plan)}. "
                     "Finish it with the same settings, or start over with --force."
                 )
             self._start_over()
@@ -388,32 +372,6 @@ class OutputRun:
                     (self.lease / "heartbeat").touch()
 
 
-def mark(folder: Path, number: int, record: dict[str, Any], token: str, member: str | None = None) -> None:
-    """Say, durably, that a block is done, if the lease has this token."""
-
-    def before() -> None:
-        maybe_crash("marker.synced")
-        check_lease(folder, token, member)
-
-    write_sealed(marker_path(folder, number), record, before)
-    maybe_crash("marker.written")
-
-
-def marker(folder: Path, number: int) -> dict[str, Any] | None:
-    """What the marker of a block says; None if there is none that can be trusted."""
-    return read_sealed(marker_path(folder, number))
-
-
-def forget(folder: Path, number: int) -> None:
-    """Take the marker of a block away, whose shards turned out to be broken."""
-    marker_path(folder, number).unlink(missing_ok=True)
-
-
-def marker_path(folder: Path, number: int) -> Path:
-    """Where the marker of a block lies."""
-    return folder / "done" / f"{number:08d}.json"
-
-
 def tidy_up(output: Path) -> None:
     """Take away what a run left that was killed after it had given its output its name."""
     folder = work_folder(output)
@@ -445,12 +403,6 @@ def _was_exchanged(staged: Path) -> bool:
     return number.isdigit() and staged.stat().st_ino != int(number)
 
 
-def hashes(records: Iterable[dict[str, Any]], layer: str = "denoised") -> dict[str, str]:
-    """Shard hashes of one array of all markers together; those of others than the denoised one have its name."""
-    name = "shards" if layer in ("denoised", "draft") else layer
-    return {key: digest for record in records for key, digest in record[name].items()}
-
-
 def is_ours(path: Path) -> bool:
     """Whether a folder is empty, or a store or model of tdenoise: what may be replaced on request."""
     if path.is_symlink() or path.is_file():
@@ -478,26 +430,3 @@ def _sha256(file: Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:
         return ""
-
-
-def _flat(plan: dict[str, Any]) -> dict[str, Any]:
-    """A plan with the entries of its groups by names of their own, "raw bytes"."""
-    found: dict[str, Any] = {}
-    for name, value in plan.items():
-        found |= (
-            {f"{name} {key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
-        )
-    return found
-
-
-def _difference(before: Any, now: dict[str, Any]) -> str:
-    """What differs between two plans, in words."""
-    if not isinstance(before, dict):
-        return "other settings or another input"
-    if isinstance(before.get("settings"), dict) and isinstance(now.get("settings"), dict):
-        before, now = before | before["settings"], now | now["settings"]
-    before, now = _flat(before), _flat(now)
-    names = [k for k in sorted(before | now) if k != "settings" and before.get(k) != now.get(k)]
-    return "other settings or another input: " + "; ".join(
-        f"{name} was {str(before.get(name))[:60]}, is {str(now.get(name))[:60]}" for name in names[:4]
-    )

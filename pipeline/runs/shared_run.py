@@ -24,8 +24,8 @@ from tdenoise.files.atomic import make_shared_folder
 from ..errors import LockedError, Stopped, UsageError
 from ..files import ownership
 from ..files.sealed_json import read_json, read_sealed, write_sealed
+from . import lease, markers
 from . import lease as leases
-from . import progress
 from .progress import OutputRun
 
 log = logging.getLogger(__name__)
@@ -97,13 +97,13 @@ class SharedRun(OutputRun):
 
     def holds(self) -> bool:
         """Whether this process may still write."""
-        return progress.holds_lease(self.folder, self.token, self.member)
+        return lease.holds_lease(self.folder, self.token, self.member)
 
     def check(self) -> None:
         """Raise an error if this process may write no longer."""
         if self.holds():
             return
-        if progress.holds_lease(self.folder, self.token):
+        if lease.holds_lease(self.folder, self.token):
             raise Stopped(
                 "this process was silent for so long that others took over its work; run the same command again"
             )
@@ -175,7 +175,7 @@ class SharedRun(OutputRun):
 
     def is_done(self, number: int) -> bool:
         """Whether a block has a marker; cheap, for `once` the markers were looked into."""
-        return progress.marker_path(self.folder, number).exists()
+        return markers.marker_path(self.folder, number).exists()
 
     @property
     def _members(self) -> Path:
@@ -201,7 +201,7 @@ class SharedRun(OutputRun):
             if owner.get("group") != self.group or leases.look(self.lease, self._watch).holder is None:
                 return False  # where nobody is left, what was done once is looked at again
             try:
-                write_sealed(self._members / name, progress.this_process())
+                write_sealed(self._members / name, lease.this_process())
             except FileNotFoundError:  # it is just being left
                 return False
             self.token = str(owner["token"])
@@ -211,7 +211,7 @@ class SharedRun(OutputRun):
             self.token = uuid.uuid4().hex
             for inner in ("members", "claims"):
                 make_shared_folder(fresh / inner)
-            write_sealed(fresh / "members" / name, progress.this_process())
+            write_sealed(fresh / "members" / name, lease.this_process())
             write_sealed(fresh / "owner.json", {"token": self.token, "group": self.group})
 
         leases.take(self.folder, self.member, fill, self._taken, self._stop, join)
@@ -224,7 +224,7 @@ class SharedRun(OutputRun):
                 super()._release_lease()
 
     def _beat(self) -> None:
-        while not self._stop_heartbeat.wait(progress.HEARTBEAT_S):
+        while not self._stop_heartbeat.wait(lease.HEARTBEAT_S):
             with contextlib.suppress(OSError):
                 os.utime(self._members / f"{self.member}.json")  # does not bring it back, as touch would
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from tdenoise.network.kinds import KindName
+
 from .fields import CLUSTER, MODEL, OUTPUT, WHAT, WHERE, setting
 from .ingest_settings import Preparation
 from .parse import (
@@ -125,7 +127,7 @@ class TrainConfig(Learning):
 
     movie: MoviePaths = setting(help="movie stores", metavar="MOVIE.zarr", positional=True)
     output: NewPath = setting(help="model folder to write", group=OUTPUT, metavar="MODEL", short="-o")
-    model: Literal["split-blind", "thinned", "udvd"] | None = setting(
+    model: KindName | None = setting(
         None, "kind of network", group=MODEL, default_text="split-blind, or the kind of --from"
     )
     head: Literal["mean", "gamma"] | None = setting(

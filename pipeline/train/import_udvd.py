@@ -8,7 +8,7 @@ from tdenoise.network import checkpoint
 from tdenoise.network.udvd import read_weights
 
 from ..errors import InputError
-from ..runs import progress
+from ..runs import plans, progress
 from ..settings.result_settings import ModelsImportConfig
 from ..version import VERSION
 
@@ -37,7 +37,7 @@ def import_model(config: ModelsImportConfig) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(config.weights, f"{error}.") from None
     identity = {"step": "models import", "weights": sha256, "blind_radius": config.blind_radius}
-    if not config.force and _imported_as(config, progress.plan_id(identity)):
+    if not config.force and _imported_as(config, plans.plan_id(identity)):
         return checkpoint.read_card(config.output)
     details = {
         "movies": [],

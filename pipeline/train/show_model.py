@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tdenoise.network.registry import kind
 from tdenoise.noise.drift import MAX_SHIFT
 
 from ..inputs.model_fit import open_model
@@ -30,7 +31,7 @@ def show_model(config: ModelsShowConfig) -> dict[str, Any]:
 def summary(card: dict[str, Any]) -> list[str]:
     """The main facts of a card, a line each."""
     # Blocks of a drifting movie are read with so many more.
-    follows = card["kind"] != "udvd" and not card.get("ignore_drift", False)
+    follows = kind(card["kind"]).follows_drift and not card.get("ignore_drift", False)
     further = f", {MAX_SHIFT} more where the scene drifts" if follows else ""
     lines = [
         f"model {card['sha256'][:12]}: {card['kind']}, {card['n_parameters']:,} parameters",

@@ -40,7 +40,7 @@ from ..inputs.model_fit import (
     tell_drift,
 )
 from ..resources import budget, memory
-from ..runs import progress
+from ..runs import plans, progress
 from ..settings.denoise_settings import TrainConfig
 from ..step_control import Control
 from ..store import store
@@ -78,7 +78,7 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
     """
     control = control or Control()
     plan = make_plan(config)
-    known = progress.plan_id(plan.identity)
+    known = plans.plan_id(plan.identity)
     if config.processes != "slurm" and _already_trained(config, known):
         progress.tidy_up(config.output)
         return checkpoint.read_card(config.output)
@@ -94,7 +94,7 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
     if team.rank > 0:
         _follow(plan, control, team)
         return {}
-    known = progress.plan_id(plan.identity)
+    known = plans.plan_id(plan.identity)
     if _already_trained(config, known):
         progress.tidy_up(config.output)
         team.broadcast(b"{}")
@@ -140,7 +140,7 @@ def _follow(plan: Plan, control: Control, team: Team) -> None:
     orders = json.loads(team.broadcast(b""))
     if not orders:
         return  # the model is there
-    own = {"plan": progress.plan_id(plan.identity), "software": VERSION}
+    own = {"plan": plans.plan_id(plan.identity), "software": VERSION}
     for name, value in own.items():
         if orders[name] != value:
             raise PipelineError(

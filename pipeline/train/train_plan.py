@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from tdenoise.network import checkpoint
-from tdenoise.network.registry import Architecture, architecture_of, build, kind_of
+from tdenoise.network.registry import Architecture, architecture_of, build, kind, kind_of
 from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
-from tdenoise.network.udvd import UdvdArchitecture
 from tdenoise.noise import thinning
 from tdenoise.noise.noise import NoiseStatistics, choose, widest
 from tdenoise.training.candidates import CANDIDATES, SHARE
@@ -32,9 +31,6 @@ UNLIMITED = 10**9  # steps, where the time limit ends the training
 LEAST_STEPS, LEAST_TIME_S = 100, 60.0  # to compare candidates; in less, none of them learns much
 GAIN_SHARE = 0.15  # of the time, when a model is adapted
 REHEARSED_GAIN_SHARE = 0.05  # who rehearses forgets little: all weights may learn sooner, as fast as new ones
-LEARNING_RATES = {"udvd": 5e-4}  # peak, of kinds of network that need another
-# Patches per step and their size on a CPU, where a step of the usual size takes 10 s and more.
-CPU_BATCHES = {"udvd": (2, 64)}
 
 
 @dataclass(frozen=True)
@@ -88,9 +84,10 @@ def make_plan(config: TrainConfig) -> Plan:
         for movie in movies:
             check_gamma(movie, "--head gamma", "Use --head mean.")
     rehearses = not config.movie_only and _can_rehearse(architecture, parent)
-    learning_rate = LEARNING_RATES.get(kind_of(architecture), TrainingSettings.learning_rate)
+    own = kind(kind_of(architecture))
+    learning_rate = own.learning_rate or TrainingSettings.learning_rate
     usual = TrainingSettings.batch, TrainingSettings.patch
-    batch, patch = CPU_BATCHES.get(kind_of(architecture), usual) if device == "cpu" else usual
+    batch, patch = own.cpu_batch or usual if device == "cpu" else usual
     settings = TrainingSettings(
         batch=batch,
         patch=patch,
@@ -191,18 +188,11 @@ def _choose_blindness(
         ):
             raise UsageError("--blind-radius cannot change the blind spot of the model given with --from.")
         return inherited, "blind as the model given with --from"
-    if config.model == "udvd":
-        if config.blind_radius not in ("auto", 0, 1):
-            raise UsageError(
-                f"--blind-radius {config.blind_radius}: for udvd it must be 0, 1 or auto (which is 1)."
-            )
-        radius = 0 if config.blind_radius == 0 else 1
-        return UdvdArchitecture(radius), "udvd hides the same pixels of all its frames"
-    if config.model == "thinned":
-        if config.blind_radius != "auto":
-            raise UsageError("--blind-radius: a thinned model has no blind spot. Remove it.")
-        reason = "not blind: single electrons (Fano factor 1, no correlations) can be split at random"
-        return SplitBlindArchitecture(centre="seen"), reason
+    if config.model is not None and (choose_by_name := kind(config.model).choose) is not None:
+        try:
+            return choose_by_name(config.blind_radius)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
     measured = [NoiseStatistics.from_json(m.attributes["noise"]) for m in movies if m.attributes["noise"]]
     choices = [choose(statistics) for statistics in measured]
     fitting = widest(choice.blind_radius for choice in choices)

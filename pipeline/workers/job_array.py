@@ -20,7 +20,7 @@ from tdenoise.files.atomic import write_atomically
 
 from ..errors import PipelineError, Stopped
 from ..files.sealed_json import read_sealed, write_sealed
-from ..runs import progress
+from ..runs import paths, plans
 from ..runs.shared_run import SharedRun
 from ..settings.denoise_settings import ApplyConfig
 from ..settings.fields import flag_of
@@ -98,9 +98,9 @@ def apply_array(
         If Slurm refuses the array, or all its tasks ended and blocks are left.
     """
     profile = worker_profile(config.profile, config.workers, "slurm")
-    folder = progress.work_folder(config.output).absolute()
+    folder = paths.work_folder(config.output).absolute()
     before = read_sealed(folder / "array.json") or {}
-    known = before.get("plan") == progress.plan_id(plan) and _is_queued(before["name"])
+    known = before.get("plan") == plans.plan_id(plan) and _is_queued(before["name"])
     # Of a batch run: its own name first, so that status, cancel and the costs find the array too.
     name = before["name"] if known else f"{os.environ.get('TDENOISE_RUN', 'tdn')}-{uuid.uuid4().hex[:8]}"
     with SharedRun(

@@ -20,7 +20,7 @@ from ..errors import InputError, LockedError, UsageError, VerificationError
 from ..ingest.ingest import ingest
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import open_model
-from ..runs import progress
+from ..runs import lease, paths, plans
 from ..settings import recorded_settings
 from ..settings.result_settings import VerifyConfig
 from ..step_control import Control
@@ -52,10 +52,10 @@ def repair(config: VerifyConfig, control: Control | None = None) -> dict[str, An
     """
     control = control or Control()
     path = config.store
-    holder = progress.lease_holder(progress.work_folder(path), stop=control.stop)
+    holder = lease.lease_holder(paths.work_folder(path), stop=control.stop)
     if holder is not None:
         raise LockedError(f"{path}: another run holds it ({holder}). Wait for it, or stop it first.")
-    if not path.exists() and progress.partial_path(path).exists():
+    if not path.exists() and paths.partial_path(path).exists():
         resume(path, control, workers=config.workers)  # a repair that was killed between its two renames
     found = inspect(path, True, control)
     if found.damage:
@@ -78,7 +78,7 @@ def repair(config: VerifyConfig, control: Control | None = None) -> dict[str, An
 def _apply(command: Any, found: Findings, control: Control) -> None:
     movie = store.open_store(command.movie, store.MOVIE)
     plan = make_plan(command, movie, open_model(command.model).card, movie_stand_ins(movie))
-    if progress.plan_id(plan.identity) != found.attributes["plan"]:
+    if plans.plan_id(plan.identity) != found.attributes["plan"]:
         raise InputError(
             command.output,
             f"was not made from {command.movie} with {command.model}. Give the ones it was made from.",

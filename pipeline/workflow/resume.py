@@ -13,7 +13,7 @@ from ..errors import InputError, UsageError
 from ..files import ownership
 from ..ingest.ingest import ingest
 from ..jobs.status import status
-from ..runs import progress
+from ..runs import paths
 from ..settings import recorded_settings
 from ..settings.denoise_settings import RunConfig
 from ..settings.job_settings import StatusConfig
@@ -98,7 +98,7 @@ class _Now:
 
 
 def _file(output: Path) -> Path:
-    return progress.work_folder(output) / COMMAND
+    return paths.work_folder(output) / COMMAND
 
 
 def _step(output: Path) -> str:

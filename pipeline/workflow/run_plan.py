@@ -10,7 +10,7 @@ from tdenoise.training.train import TrainingSettings
 from ..errors import InputError
 from ..ingest.ingest_plan import open_movie, stored_shape
 from ..resources import budget
-from ..runs import progress
+from ..runs import paths
 from ..settings.denoise_settings import RunConfig
 from ..settings.results import OUTPUTS, SCRATCH, SHIPPED
 from ..store import store
@@ -60,7 +60,7 @@ def _state(config: RunConfig, step: str) -> str:
         return f"{output.name}: from the beginning"
     if _is_there(output):
         return f"{output.name}: done already"
-    begun = progress.partial_path(output).exists()
+    begun = paths.partial_path(output).exists()
     return f"{output.name}: begun, will continue" if begun else f"{output.name}: to do"
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..network import udvd
 from ..network.split_blind import LEAK, SplitBlind, shifted
 from ..network.windows import transform, transform_back
 from .memory import GPU_PIXELS, RUN, halo_with_shift, most_looks, pixels_together
@@ -181,29 +181,30 @@ def _choose(stack: Tensor, numbers: Tensor) -> Tensor:
 
 
 def streamed(
-    network: udvd.Udvd,
+    network: Any,
     frames: Tensor,
     wanted: Wanted,
     members: list[Symmetry],
     precision: str,
 ) -> Iterator[Tensor]:
-    """The same for UDVD, all frames for one mirror image and direction of time before the next.
+    """The same for a network that streams frames, all of them for one mirror image and direction of time at a time.
 
-    It has no biases, so it does not matter at which dose it sees a frame.
+    Such networks have no biases, so it does not matter at which dose they see a frame.
     """
     windows, centres = wanted.windows, wanted.centres
     gains = torch.tensor(np.sqrt(wanted.around), dtype=torch.float32, device=frames.device)[:, None, None]
     totals = frames.new_zeros((len(centres), *frames.shape[1:]))
+    half = network.architecture.window
     for mirror, reverse in sorted({member[1:] for member in members}):
         turns = [turn for turn, *others in members if tuple(others) == (mirror, reverse)]
         ordered = [
-            [*window.frames[:2].tolist(), centre, *window.frames[2:].tolist()][:: -1 if reverse else 1]
+            [*window.frames[:half].tolist(), centre, *window.frames[half:].tolist()][:: -1 if reverse else 1]
             for window, centre in zip(windows, centres, strict=True)
         ]
 
         def predict(seen: Tensor, ordered: list[list[int]] = ordered, turns: list[int] = turns) -> Tensor:
             out = seen.new_empty((len(ordered), *seen.shape[1:]))
-            for total, output in zip(out, udvd.stream(network, seen, ordered, turns), strict=True):
+            for total, output in zip(out, network.stream(seen, ordered, turns), strict=True):
                 total.copy_(output)
             return out
 

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..network import udvd
 from ..network.registry import Network
 from ..network.split_blind import SplitBlind
 from ..network.windows import put_stand_ins
@@ -95,10 +94,11 @@ def denoise(
     rows, columns = slice(*tile.core_rows), slice(*tile.core_columns)
 
     def predicted() -> Iterator[Tensor]:
-        if isinstance(network, udvd.Udvd):
-            totals = streamed(network, padded, wanted, members, precision)
-        else:
+        totals: Iterator[Tensor]
+        if isinstance(network, SplitBlind):
             totals = (total[:, 0] for total in batches_of(network, padded, wanted, members, precision))
+        else:
+            totals = streamed(network, padded, wanted, members, precision)
         first = 0
         for total in totals:
             level, contrast = wanted.back(scale, slice(first, first + len(total)), total)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from ..network import udvd
 from ..network.registry import Architecture
 from ..network.split_blind import Architecture as SplitBlindArchitecture
 
@@ -37,8 +36,8 @@ def memory_bytes(
 
     Frames are shifted by ``shift`` pixels at most; a drift costs about the same however fast it is.
     """
-    if isinstance(architecture, udvd.UdvdArchitecture):
-        return udvd.memory_bytes(n_frames, height, width)
+    if not isinstance(architecture, SplitBlindArchitecture):
+        return architecture.memory_bytes(n_frames, height, width)
     group = next((n for n in (8, 4, 2) if n <= ensemble and n * height * width <= CPU_PIXELS), 1)
     looks = max(1, group // 2) * _look_maps(architecture, drifts=shift > 0)
     return int(4 * height * width * (n_frames + looks + 3 * RUN + group * _maps(architecture)))

@@ -15,7 +15,8 @@ from safetensors.torch import load, save
 
 from ..files.atomic import SEAL, is_sealed, seal, write_atomically
 from ..files.json_documents import parse_json
-from .registry import KINDS, Network, architecture_of, blind_radius, build, kind_of
+from .kinds import KINDS
+from .registry import Network, architecture_of, blind_radius, build, kind_of
 
 PROFILE = 2  # version of the card's layout
 WEIGHTS, CARD = "weights.safetensors", "card.json"

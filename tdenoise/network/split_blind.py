@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..noise.noise import Scale
+from .kind import Kind
+
 LEAK = 0.1  # slope of LeakyReLU for negative values
+
+
+# In units of the noise. Not of the contrast: one network is to serve many doses, and whether a column has changed
+# depends on how far its counts stand out of the noise.
+OUTPUT_UNIT = 0.3
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,15 @@ class Architecture:
             raise ValueError("the head is mean or, of a blind network, gamma")
         if self.blind_radius is not None and not 0 <= self.blind_radius <= 8:
             raise ValueError(f"blind radius {self.blind_radius} is outside 0 to 8 pixels (None: whole frame)")
+
+    @property
+    def kind(self) -> str:
+        """The name of the kind in cards."""
+        return "thinned" if self.centre == "seen" else "split-blind"
+
+    def scale(self, measured: Scale) -> Scale:
+        """How counts become inputs of the network, and outputs counts."""
+        return Scale(measured.mean, measured.noise, OUTPUT_UNIT * measured.noise)
 
     @property
     def stride(self) -> int:
@@ -388,3 +405,14 @@ def _in_float32(layer: nn.Conv2d, x: Tensor) -> Tensor:
     assert layer.bias is not None
     with torch.autocast(x.device.type, enabled=False):
         return F.conv2d(x.float(), layer.weight.float(), layer.bias.float())
+
+
+def _choose_thinned(blind_radius: int | str) -> tuple[Architecture, str]:
+    if blind_radius != "auto":
+        raise ValueError("--blind-radius: a thinned model has no blind spot. Leave it away.")
+    reason = "not blind: single electrons (Fano factor 1, no correlations) can be split at random"
+    return Architecture(centre="seen"), reason
+
+
+KIND = Kind(Architecture, SplitBlind)
+THINNED = Kind(Architecture, SplitBlind, _choose_thinned)

@@ -23,6 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..noise.noise import Scale
+from .kind import Kind
+
 LEAK = 0.1  # slope of LeakyReLU for negative values
 FEATURES = 32  # channels that the first stage makes of a triplet
 BRANCH = 96  # channels of one turn after the second stage
@@ -38,6 +41,7 @@ class UdvdArchitecture:
 
     blind_radius: int = 1  # 0: one pixel, as published; 1: 3 x 3 pixels, the default of the users' script
 
+    kind: ClassVar[str] = "udvd"
     window: ClassVar[int] = 2  # frames seen on each side of the centre frame
     bins: ClassVar[tuple[int, ...]] = (1, 1)
     stride: ClassVar[int] = 4  # two poolings: frames are cut and padded on this grid [pixels]
@@ -47,6 +51,20 @@ class UdvdArchitecture:
     def __post_init__(self) -> None:
         if type(self.blind_radius) is not int or self.blind_radius not in (0, 1):
             raise ValueError(f"UDVD has a blind radius of 0 or 1 pixels, not {self.blind_radius}")
+
+    def scale(self, measured: Scale) -> Scale:
+        """How counts become inputs of the network, and outputs counts.
+
+        Its output is never negative, so the counts keep their zero. What they are divided by plays no part: the
+        weights of the users' script, which takes counts as they are, give the same prediction in counts.
+        """
+        return Scale(mean=0.0, noise=measured.noise, contrast=measured.noise)
+
+    def memory_bytes(self, n_frames: int, height: int, width: int) -> int:
+        """Memory that denoising takes for a block beyond the block itself, on the high side [bytes]."""
+        # Frames and sums; and 3000 maps: features of three triplets, half planes, the widest decoder or the join, and
+        # their copies. Measured peaks are at most 0.97 of it.
+        return int(4 * height * width * (2 * n_frames + 3000))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``card.json``."""
@@ -216,45 +234,43 @@ class Udvd(nn.Module):
         x = F.leaky_relu(self.nin_B(x), LEAK, inplace=True)
         return F.relu(self.nin_C(x).float())
 
+    def stream(
+        self, frames: Tensor, windows: Iterable[Sequence[int]], turns: Sequence[int] = (0,)
+    ) -> Iterator[Tensor]:
+        """Predictions for successive frames, no triplet computed twice.
+
+        The first stage is kept for the two triplets that the next frame needs again: 4.33 instead of 7.78 million
+        multiplications per pixel. A frame that is turned by quarters takes the same way through both stages, with the
+        half planes in another order; so the mean over four turns costs little more than one of them.
+
+        Parameters
+        ----------
+        frames : Tensor, shape (n, height, width)
+            Normalised frames.
+        windows : iterable of sequences of 5 int
+            Frames t-2 to t+2 of every frame t that is wanted, counted from the first of ``frames``.
+        turns : sequence of int
+            Quarter turns to add up, 0 to 3.
+
+        Yields
+        ------
+        Tensor, shape (height, width)
+            Sum of the predictions over ``turns``, all upright.
+        """
+        known: dict[tuple[int, ...], list[Tensor]] = {}
+        for window in windows:
+            triplets = [tuple(window[i : i + 3]) for i in range(3)]
+            known = {t: features for t, features in known.items() if t in triplets}
+            for triplet in triplets:
+                if triplet not in known:
+                    known[triplet] = self.first_stage(frames[list(triplet)][None])
+            branches = self.second_stage([known[triplet] for triplet in triplets])
+            outputs = [self.join([branches[(k - turn) % 4] for k in range(4)])[0, 0] for turn in turns]
+            yield torch.stack(outputs).sum(dim=0)
+
 
 # Turns by the number of groups: all, those of equal shape, one at a time.
 _TOGETHER = {1: ((0, 1, 2, 3),), 2: ((0, 2), (1, 3)), 4: ((0,), (1,), (2,), (3,))}
-
-
-def stream(
-    network: Udvd, frames: Tensor, windows: Iterable[Sequence[int]], turns: Sequence[int] = (0,)
-) -> Iterator[Tensor]:
-    """Predictions for successive frames, no triplet computed twice.
-
-    The first stage is kept for the two triplets that the next frame needs again: 4.33 instead of 7.78 million
-    multiplications per pixel. A frame that is turned by quarters takes the same way through both stages, with the
-    half planes in another order; so the mean over four turns costs little more than one of them.
-
-    Parameters
-    ----------
-    network : Udvd
-    frames : Tensor, shape (n, height, width)
-        Normalised frames.
-    windows : iterable of sequences of 5 int
-        Frames t-2 to t+2 of every frame t that is wanted, counted from the first of ``frames``.
-    turns : sequence of int
-        Quarter turns to add up, 0 to 3.
-
-    Yields
-    ------
-    Tensor, shape (height, width)
-        Sum of the predictions over ``turns``, all upright.
-    """
-    known: dict[tuple[int, ...], list[Tensor]] = {}
-    for window in windows:
-        triplets = [tuple(window[i : i + 3]) for i in range(3)]
-        known = {t: features for t, features in known.items() if t in triplets}
-        for triplet in triplets:
-            if triplet not in known:
-                known[triplet] = network.first_stage(frames[list(triplet)][None])
-        branches = network.second_stage([known[triplet] for triplet in triplets])
-        outputs = [network.join([branches[(k - turn) % 4] for k in range(4)])[0, 0] for turn in turns]
-        yield torch.stack(outputs).sum(dim=0)
 
 
 def read_weights(path: Path, blind_radius: int) -> tuple[Udvd, str]:
@@ -320,8 +336,19 @@ def _check_fit(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
             raise ValueError(f"the layer {name} holds NaN, Inf or no real numbers; train it again")
 
 
-def memory_bytes(n_frames: int, height: int, width: int) -> int:
-    """Memory that denoising takes for a block beyond the block itself, on the high side [bytes]."""
-    # Frames and sums; and 3000 maps: features of three triplets, half planes, the widest decoder or the join, and
-    # their copies. Measured peaks are at most 0.97 of it.
-    return int(4 * height * width * (2 * n_frames + 3000))
+def _choose(blind_radius: int | str) -> tuple[UdvdArchitecture, str]:
+    if blind_radius not in ("auto", 0, 1):
+        raise ValueError(f"--blind-radius {blind_radius}: of udvd it is 0, 1 or auto (which is 1).")
+    return UdvdArchitecture(0 if blind_radius == 0 else 1), "udvd hides the same pixels of all its frames"
+
+
+# On a CPU a step of the usual size takes 10 s and more.
+KIND = Kind(
+    UdvdArchitecture,
+    Udvd,
+    _choose,
+    learning_rate=5e-4,
+    cpu_batch=(2, 64),
+    follows_drift=False,
+    checked_pixels=64,
+)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..network.registry import OUTPUT_UNIT
+from ..network.split_blind import OUTPUT_UNIT
 from ..noise.brightness import Brightness
 from ..noise.noise import Scale
 from ..simulation.nanoparticle import Simulation, simulate

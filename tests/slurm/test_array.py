@@ -12,7 +12,7 @@ from small import counts, model_folder, movie_store
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.cli.command_line import main
 from tdenoise_pipeline.errors import PipelineError, Stopped
-from tdenoise_pipeline.runs import progress
+from tdenoise_pipeline.runs import paths
 from tdenoise_pipeline.settings.config import ApplyConfig
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.workers import job_array
@@ -73,7 +73,7 @@ def in_background(config: ApplyConfig, control: Control) -> tuple[threading.Thre
 
 
 def claimed(output: Path) -> list[str]:
-    return [p.name for p in (progress.work_folder(output) / "lease" / "claims").glob("0*")]
+    return [p.name for p in (paths.work_folder(output) / "lease" / "claims").glob("0*")]
 
 
 def test_tasks_cancelled_and_requeued_in_mid_block_change_nothing_but_the_clock(slurm, config, local):
@@ -171,7 +171,7 @@ def test_submit_hands_in_the_array_itself_and_its_verbs_know_the_tasks(
     while not claimed(plan.output) and not plan.output.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    lease = progress.work_folder(plan.output) / "lease" / "members"
+    lease = paths.work_folder(plan.output) / "lease" / "members"
     members = [json.loads(file.read_text()) for file in lease.glob("*.json")]
     slurm.cancel("--signal=KILL", "--full", str(members[-1]["job"]))
     run = wait_for("done", "failed")
