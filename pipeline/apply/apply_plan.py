@@ -36,6 +36,10 @@ MARGIN = 1.15  # over the predicted memory of a worker, that it must have: one t
 LARGEST_SCENE = 4.0  # over the field: beyond it, hardly any place is seen for long
 DRAFT_BYTES = 2.5  # of a pixel of the draft and its sums, on the disk until the output is whole
 DRIVER_BYTES = 300 * 2**20  # the driver, the scheduler in it, and what watches the workers
+# The driver finds and writes what is given back: bytes per pixel of the scene, and per pixel of the frames that a thread
+# has in hand; as many threads as fit into the last of these.
+SCENE_BYTES, PIECE_BYTES, PIECES_BYTES = 150, 32, 2 * 2**30
+PIECE_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Plan:
     drift: NDArray[np.float64] | None  # that the windows follow [pixels], (n_frames, 2)
     brightness: Brightness | None  # None where all frames are there and equally bright
     gives_back: bool  # whether the counts have the last word; see `given_back`
+    giving_back_bytes: int  # memory of the driver while it gives back
 
     @property
     def drafted(self) -> tuple[str, ...]:
@@ -110,6 +115,7 @@ def make_plan(
         drift,
         brightness,
         gives_back,
+        _giving_back_bytes(movie.shape, drift, laid.geometry) if gives_back else 0,
     )
 
 
@@ -222,7 +228,23 @@ def _machine_bytes(config: ApplyConfig, plan: Plan) -> dict[str, int]:
         return {}
     busy = min(count or budget.n_cores(), len(plan.blocks))
     idle = (count or budget.n_cores()) - busy
-    return {"memory_bytes": DRIVER_BYTES + busy * plan.worker_bytes + idle * budget.WORKER_BASE_BYTES}
+    at_work = busy * plan.worker_bytes + idle * budget.WORKER_BASE_BYTES
+    giving_back = plan.giving_back_bytes + (busy + idle) * budget.WORKER_BASE_BYTES
+    return {"memory_bytes": DRIVER_BYTES + max(at_work, giving_back)}
+
+
+def giving_back_threads(shard: tuple[int, int, int]) -> int:
+    """Shards of the result that are made at once."""
+    return max(1, min(budget.n_cores(), PIECES_BYTES // (PIECE_BYTES * PIECE_FRAMES * shard[1] * shard[2])))
+
+
+def _giving_back_bytes(
+    shape: tuple[int, int, int], drift: NDArray[np.float64] | None, geometry: store.Geometry
+) -> int:
+    """Memory of the process that gives back, whatever the length of the movie."""
+    _, scene = corners(drift, shape[0], shape[1:])
+    frames = PIECE_BYTES * PIECE_FRAMES * geometry.shard[1] * geometry.shard[2]
+    return SCENE_BYTES * scene[0] * scene[1] + giving_back_threads(geometry.shard) * frames
 
 
 def _tiled_geometry(

@@ -43,12 +43,12 @@ from tdenoise.noise.brightness import Brightness
 from ..errors import PipelineError
 from ..files.fault_points import maybe_crash
 from ..files.sealed_json import read_sealed, write_sealed
-from ..resources import budget
 from ..runs import markers, progress
 from ..step_control import Control
 from ..store import integrity, store, writing
 from ..store.blocks import Block, Region
 from ..store.shards import Layout, ShardWriter, shard_damage, shard_index, shard_key, shards_in
+from .apply_plan import PIECE_FRAMES, giving_back_threads
 from .block_work import (
     Job,
     draft_store,
@@ -69,7 +69,6 @@ STRETCHES = {
     "given_back_later_level": "sum of the levels of the frames of a stretch that show this place",
 }
 DIMS = ("scene_y", "scene_x")
-PIECE = 32  # frames of a shard that are in memory at once
 IN_MEMORY = 4  # stretches
 
 
@@ -134,7 +133,8 @@ def finish_draft(
                 "again to make it again."
             ) from None
 
-    with ThreadPoolExecutor(budget.n_cores(), thread_name_prefix="give-back") as pool:
+    n_threads = giving_back_threads(geometry.shard)
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="give-back") as pool:
         return dict(pool.map(attempt, shards))
 
 
@@ -338,8 +338,8 @@ def _make(
     if job.stand_ins is not None:
         sound = ~np.isfinite(np.load(job.stand_ins, mmap_mode="r")[shard.slices[1:]])
     writer = ShardWriter(Layout.of(zarr.open_array(target, mode="r")))
-    for first in range(*shard.frames, PIECE):
-        part = Region((first, min(first + PIECE, shard.frames[1])), shard.rows, shard.columns)
+    for first in range(*shard.frames, PIECE_FRAMES):
+        part = Region((first, min(first + PIECE_FRAMES, shard.frames[1])), shard.rows, shard.columns)
         drafted = np.asarray(draft[part.slices])
         counts = read_counts(source, part)
         for number, frame in zip(range(*part.frames), range(len(drafted)), strict=True):
