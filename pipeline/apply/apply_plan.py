@@ -36,8 +36,8 @@ MARGIN = 1.15  # over the predicted memory of a worker, that it must have: one t
 LARGEST_SCENE = 4.0  # over the field: beyond it, hardly any place is seen for long
 DRAFT_BYTES = 2.5  # of a pixel of the draft and its sums, on the disk until the output is whole
 DRIVER_BYTES = 300 * 2**20  # the driver, the scheduler in it, and what watches the workers
-# The driver finds and writes what is given back: bytes per pixel of the scene, and per pixel of the frames that a thread
-# has in hand; as many threads as fit into the last of these.
+# The driver finds and writes what is given back: bytes per pixel of the scene, and per pixel of the frames that one
+# thread holds; as many threads as fit into the last of these.
 SCENE_BYTES, PIECE_BYTES, PIECES_BYTES = 150, 32, 2 * 2**30
 PIECE_FRAMES = 16
 
