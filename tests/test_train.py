@@ -369,7 +369,7 @@ def test_a_model_is_adapted_to_another_movie(tmp_path: Path, movie: Path) -> Non
     assert second["parent"] == first["sha256"] and second["blind_radius"] == 1
     assert len(second["movies"]) == 2
     assert [m["id"] for m in second["ancestors"]] == [first["movies"][0]["id"]]
-    with pytest.raises(UsageError, match="given twice"):
+    with pytest.raises(UsageError, match="same movie twice"):
         train_model(TrainConfig(movie=(movie, movie), output=tmp_path / "d", steps=2))
     with pytest.raises(UsageError, match="cannot change the blind spot"):
         train_model(
@@ -386,7 +386,7 @@ def test_correlated_noise_gets_a_larger_blind_spot(tmp_path: Path) -> None:
         np.random.default_rng(0).poisson(2.0, (20, 64, 64)).astype(np.float32), (0, 0.6, 0.6)
     )
     opened = store.open_store(movie_store(tmp_path, noise), store.MOVIE)
-    chosen, reason = choose_architecture(TrainConfig(movie=(), output=tmp_path), [opened], None)
+    chosen, reason = choose_architecture(TrainConfig(movie=(opened.path,), output=tmp_path), [opened], None)
     assert chosen.blind_radius == 2 and "5 x 5 pixels are hidden" in reason
 
 
@@ -425,7 +425,7 @@ def test_a_stop_leaves_a_checkpoint_and_the_next_run_finishes(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tdenoise_pipeline import train as module; from tdenoise_pipeline.train.train import train_plan
+from tdenoise_pipeline.train import train as module, train_plan
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.settings.config import ApplyConfig, TrainConfig
 module.CHECKPOINT_S = 0.0
@@ -461,8 +461,8 @@ def test_training_killed_again_and_again_gives_the_weights_of_an_undisturbed_run
     assert load_model(tmp_path / "killed").id == load_model(tmp_path / "undisturbed").id
 
 
-def test_the_module_needs_no_gpu() -> None:
+def test_the_module_needs_no_gpu(movie: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(UsageError, match="no GPU is usable"):
-        train_model(TrainConfig(movie=(), output=Path("x"), device="cuda"))
+        train_model(TrainConfig(movie=(movie,), output=Path("x"), device="cuda"))
