@@ -67,7 +67,7 @@ def test_a_run_goes_on_in_the_background_and_its_log_is_followed_to_the_end(tool
     assert code == 0 and "SBATCH" not in shown and not (tmp_path / "out").exists()
     assert tool(*words)[0] == 0
     code, shown = tool(*words)
-    assert code == 6 and "still there" in shown
+    assert code == 6 and "jobs of this run are still" in shown
     monkeypatch.setattr(job_status, "ASK_S", 0.5)
     code, shown = tool("logs", "out", "--follow")  # comes back when the run is over
     assert code == 0

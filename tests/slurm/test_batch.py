@@ -99,7 +99,7 @@ def test_a_run_outlives_a_frozen_controller_its_time_limit_and_a_requeue(slurm, 
     jobs = {job["kind"]: job["id"] for job in json.loads(shown)["jobs"]}
     assert list(jobs) == ["ingest", "train", "apply", "report"]
     code, shown = tool("submit", "--profile", "short.yaml", *words)
-    assert code == 6 and "still there" in shown  # two submits of one run
+    assert code == 6 and "jobs of this run are still" in shown  # two submits of one run
 
     assert all("Partition=public" in slurm.show(job) for job in jobs.values())
     submitting = while_frozen(slurm, tool)
