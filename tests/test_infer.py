@@ -233,3 +233,11 @@ def test_coarser_arithmetic_gives_nearly_the_same_movie_in_float32(precision: st
     expected = whole(made, movie, 2)
     assert result.dtype == np.float32
     assert np.abs(result - expected).max() <= 0.03 * np.abs(expected).max()
+
+
+def test_who_takes_only_some_frames_can_train_afterwards() -> None:
+    made = network()
+    frames = counts((12, 32, 32))
+    some = denoise(made, frames, Tile.whole(frames.shape), Scale(2.0, 1.4, 0.5), range(12), ensemble=1)
+    next(some)
+    assert not torch.is_inference_mode_enabled()

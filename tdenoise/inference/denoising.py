@@ -105,11 +105,10 @@ def denoise(
             first += len(total)
             yield level * scale.mean + (contrast / len(members)) * total[:, rows, columns]
 
-    with torch.inference_mode():
-        found = _finite(predicted(), wanted.numbers)
-        yield from wanted.in_order(
-            found, lambda: np.full((rows.stop - rows.start, columns.stop - columns.start), np.nan, np.float32)
-        )
+    found = _without_gradients(_finite(predicted(), wanted.numbers))
+    yield from wanted.in_order(
+        found, lambda: np.full((rows.stop - rows.start, columns.stop - columns.start), np.nan, np.float32)
+    )
 
 
 def denoise_with_variance(
@@ -170,10 +169,22 @@ def denoise_with_variance(
             first += len(sums)
 
     shape = (2, core[0].stop - core[0].start, core[1].stop - core[1].start)
-    with torch.inference_mode():
-        found = _finite(results(), wanted.numbers)
-        for result in wanted.in_order(found, lambda: np.full(shape, np.nan, np.float32)):
-            yield result[0], result[1]
+    found = _without_gradients(_finite(results(), wanted.numbers))
+    for result in wanted.in_order(found, lambda: np.full(shape, np.nan, np.float32)):
+        yield result[0], result[1]
+
+
+def _without_gradients(results: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Results that are computed in PyTorch's inference mode, which ends before the caller goes on.
+
+    A generator that holds the mode while it waits leaves it on for a caller who takes no more of its results.
+    """
+    while True:
+        with torch.inference_mode():
+            result = next(results, None)
+        if result is None:
+            return
+        yield result
 
 
 def _prepare(
