@@ -268,7 +268,7 @@ def test_a_gatan_capture_with_more_frames_than_its_director_names_says_so(tmp_pa
     director = write_capture(tmp_path, data)
     write_dm(director, data[0], 4, recorded=3)
     np.testing.assert_array_equal(read_all(director), data[:3])
-    assert "2 frames more" in info_of(director).warnings[0]
+    assert "2 more frames" in info_of(director).warnings[0]
 
 
 def test_folders_of_hours_minutes_and_seconds_are_read_in_order(tmp_path: Path) -> None:

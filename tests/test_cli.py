@@ -135,7 +135,7 @@ def test_the_model_that_comes_with_tdenoise_is_shown(capsys: pytest.CaptureFixtu
         (["submit", "--set", "tme=3", "run", "raw.npy", "-o", "out"], 2, "Did you mean 'time'"),
         (["submit", "--set", "time", "run", "raw.npy", "-o", "out"], 2, "KEY=VALUE"),
         (["submit", "--set"], 2, "--set: expected one argument"),
-        (["resume", "raw.npy"], 3, "nothing was begun"),
+        (["resume", "raw.npy"], 3, "nothing was started or finished here"),
         (["cancel", "raw.npy"], 3, "no batch run"),
         (["logs", "raw.npy"], 3, "no batch run"),
     ],
@@ -208,7 +208,7 @@ def test_a_settings_file_means_what_the_same_words_mean_as_flags(
     assert plan["frame_time_s"] is None and plan["pixel_size_nm"] is None
     file.write_text("frames: 2:10\nforce: yes\n")
     assert run("ingest", raw, "-c", file, "-o", raw.with_name("m.zarr"), "-n") == 2
-    assert "force 'yes' is not valid: it is true or false" in one_line(capsys.readouterr().err)
+    assert "force 'yes' is not valid: it must be true or false" in one_line(capsys.readouterr().err)
 
 
 def test_a_settings_file_may_name_several_movies(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

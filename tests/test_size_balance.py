@@ -210,7 +210,7 @@ def test_a_pixel_block_that_is_larger_than_its_frames_is_told(tmp_path: Path) ->
     overwrite(path, at, struct.pack("<I", 3))
     data, info = read(path)
     np.testing.assert_array_equal(data, COUNTS[:3])
-    assert "room for 2 frames more" in info.warnings[0]
+    assert "room for 2 more frames" in info.warnings[0]
 
 
 def test_frames_that_are_not_where_their_header_puts_them_are_never_salvaged(tmp_path: Path) -> None:
