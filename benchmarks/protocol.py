@@ -43,7 +43,7 @@ from tdenoise_pipeline.apply import apply_plan
 from tdenoise_pipeline.apply.block_work import Job, run_block
 from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.inputs.model_fit import movie_scale, open_model
-from tdenoise_pipeline.runs import markers, progress
+from tdenoise_pipeline.runs import lease, markers, progress
 from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig
 from tdenoise_pipeline.store import shards, store, writing
 from tdenoise_pipeline.store.shards import ShardWriter
@@ -162,8 +162,8 @@ def observe(times: Parts, patched: ExitStack) -> None:
         (os, "fsync", "fsync"),
         (ShardWriter, "append", "append"),
         (ShardWriter, "write", "write"),
-        (progress, "check_lease", "lease"),
-        (progress, "mark", "marker"),
+        (lease, "check_lease", "lease"),
+        (markers, "mark", "marker"),
     ):
         patched.enter_context(patch.object(module, function, times.timed(name, getattr(module, function))))
 
@@ -174,8 +174,8 @@ def strip(times: Parts, patched: ExitStack) -> None:
         (os, "fsync", "fsync", refuse),
         (ShardWriter, "append", "append", pack_plainly),
         (ShardWriter, "write", "write", write_plainly),
-        (progress, "check_lease", "lease", nothing),
-        (progress, "mark", "marker", nothing),
+        (lease, "check_lease", "lease", nothing),
+        (markers, "mark", "marker", nothing),
     ):
         patched.enter_context(patch.object(module, function, times.timed(name, other)))
 

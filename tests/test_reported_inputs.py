@@ -68,7 +68,7 @@ def a_pause_is_no_frame_time(path: Path) -> None:
 
 def frames_beyond_the_header(path: Path) -> None:
     data, info = read(path)
-    assert len(data) == 3 and "room for 3 frames more" in info.warnings[0]
+    assert len(data) == 3 and "room for 3 more frames" in info.warnings[0]
 
 
 def an_extended_header_that_is_not_there(path: Path) -> None:
