@@ -248,7 +248,7 @@ def test_a_batch_run_of_a_stranger_is_shown_but_not_handed_in_or_cancelled(share
             submit.resume(ResumeConfig(output=folder))
         else:
             job_status.cancel(CancelConfig(output=folder))
-    with pytest.raises(UsageError, match="no jobs are handed in"), run_folder.locked(folder):
+    with pytest.raises(UsageError, match="no jobs are submitted"), run_folder.locked(folder):
         pass
 
 
