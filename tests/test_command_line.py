@@ -311,6 +311,21 @@ def test_all_damage_in_the_folder_of_a_run_is_named(
     assert all(name in said for name in ("movie.zarr", "denoised.zarr", "model"))
 
 
+def test_one_flipped_bit_of_a_model_is_found(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    for name in ("card.json", "weights.safetensors"):
+        copy = tmp_path / name
+        shutil.copytree(results / "model", copy)
+        assert run("verify", copy) == 0 and "is whole" in capsys.readouterr().out
+        data = bytearray((copy / name).read_bytes())
+        data[len(data) // 2] ^= 4
+        (copy / name).write_bytes(data)
+        assert run("verify", copy, "--deep") == 4 and name in capsys.readouterr().err
+
+
 def test_a_folder_that_is_no_run_is_taken_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,7 +62,7 @@ def test_a_vacancy_that_is_filled_is_named_and_the_truth_is_not(movie: store.Sto
     assert wrong["residual"]["variance"] == pytest.approx(1, abs=0.02), "the average does not show it"
     [note] = [note for note in wrong["notes"] if "refute" in note]
     assert "Do not trust" in note
-    assert any(line.startswith("against the counts:") and "less" in line for line in summary(wrong))
+    assert any(line.startswith("against the counts:") and "lower" in line for line in summary(wrong))
 
 
 def test_the_share_of_the_signal_that_is_shown_is_known_without_the_truth(

@@ -499,11 +499,11 @@ def test_nobody_knows_what_an_imported_model_was_trained_on(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--model", "udvd", "--blind-radius", "2"), "for udvd it must be 0, 1 or auto"),
-        (("--model", "udvd", "--blind-radius", "frame"), "for udvd it must be 0, 1 or auto"),
+        (("--model", "udvd", "--blind-radius", "2"), "udvd takes 0, 1 or auto"),
+        (("--model", "udvd", "--blind-radius", "frame"), "udvd takes 0, 1 or auto"),
         (("--from", "lab", "--model", "split-blind"), "the model given with --from is udvd"),
         (("--from", "lab", "--blind-radius", "0"), "cannot change the blind spot"),
-        (("--model", "unet"), "'unet': it is one of"),
+        (("--model", "unet"), "'unet' is not valid: it must be one of"),
     ],
 )
 def test_settings_that_do_not_go_with_udvd_are_refused(

@@ -1,4 +1,4 @@
-"""Verify all that a run made, given its folder; or one store."""
+"""Verify all that a run made, given its folder; or one store, or one model."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tdenoise.files.atomic import is_sealed
+
 from ..errors import UsageError, VerificationError
-from ..files.sealed_json import read_json
+from ..files.sealed_json import unbroken
 from ..settings.result_settings import VerifyConfig
 from ..settings.results import OUTPUTS, is_run_folder, parts_of_run
 from ..step_control import Control
 
+CARD, WEIGHTS = "card.json", "weights.safetensors"
 Look = Callable[[VerifyConfig, Control], dict[str, Any]]
 
 
 def verify_all(config: VerifyConfig, control: Control, look: Look) -> dict[str, Any]:
-    """Check one store, or the stores and the model in the folder of a run.
+    """Check one store, one model, or the stores and the model in the folder of a run.
 
     Parameters
     ----------
@@ -30,14 +33,16 @@ def verify_all(config: VerifyConfig, control: Control, look: Look) -> dict[str, 
     Returns
     -------
     dict
-        Of ``look``; for a run ``store``, its folder, ``stores``, what ``look`` says of each, and ``models``, a
-        sentence for each.
+        Of ``look``; for a model or a run ``store``, its folder, ``stores``, what ``look`` says of each, and
+        ``models``, a sentence for each.
 
     Raises
     ------
     VerificationError
         If anything is damaged; for a run, after all of it was looked at.
     """
+    if (config.store / CARD).exists() and not (config.store / "zarr.json").exists():
+        return {"store": str(config.store), "stores": [], "models": [_verify_model(config.store)]}
     if not is_run_folder(config.store):
         return look(config, control)
     found: dict[str, Any] = {"store": str(config.store), "stores": [], "models": []}
@@ -64,14 +69,15 @@ def _of_part(config: VerifyConfig, part: Path) -> VerifyConfig:
 
 
 def _verify_model(path: Path) -> str:
-    """Compare the weights with the card. Without torch, which takes seconds to load."""
+    """Compare the card with its seal and the weights with the card. Without torch, which takes seconds to load."""
     try:
-        with (path / "weights.safetensors").open("rb") as file:
+        document = (path / CARD).read_bytes()
+        with (path / WEIGHTS).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise VerificationError(f"{path}: its weights are missing. Train the model again.") from None
-    if digest != read_json(path / "card.json").get("sha256"):
-        raise VerificationError(
-            f"{path}: its weights or its card were changed or damaged. Train the model again."
-        )
+    except FileNotFoundError as error:
+        raise VerificationError(f"{error.filename}: is missing. Train the model again.") from None
+    if not is_sealed(document):
+        raise VerificationError(f"{path / CARD}: was changed or damaged. Train the model again.")
+    if digest != (unbroken(document) or {}).get("sha256"):
+        raise VerificationError(f"{path / WEIGHTS}: was changed or damaged. Train the model again.")
     return f"{path}: model {digest[:12]} is whole"

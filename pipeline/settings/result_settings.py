@@ -102,10 +102,12 @@ def _take_from_run(config: EvaluateConfig | ReportConfig) -> None:
 
 @settings()
 class VerifyConfig(Settings):
-    """Check that a store, or everything that a run made, is complete and undamaged."""
+    """Check that a store, a model, or everything that a run made, is complete and undamaged."""
 
     store: Path = setting(
-        help="movie store, denoised store, or the folder of a run", metavar="STORE.zarr", positional=True
+        help="movie store, denoised store, model, or the folder of a run",
+        metavar="STORE.zarr",
+        positional=True,
     )
     deep: YesNo = setting(False, "decode everything and compare it with the recorded hashes", group=WHAT)
     repair: YesNo = setting(

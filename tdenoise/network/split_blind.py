@@ -409,7 +409,7 @@ def _in_float32(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _choose_thinned(blind_radius: int | str) -> tuple[Architecture, str]:
     if blind_radius != "auto":
-        raise ValueError("--blind-radius: a thinned model has no blind spot. Leave it away.")
+        raise ValueError("--blind-radius: a thinned model has no blind spot. Remove this option.")
     reason = "not blind: single electrons (Fano factor 1, no correlations) can be split at random"
     return Architecture(centre="seen"), reason
 

@@ -338,7 +338,7 @@ def _check_fit(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 def _choose(blind_radius: int | str) -> tuple[UdvdArchitecture, str]:
     if blind_radius not in ("auto", 0, 1):
-        raise ValueError(f"--blind-radius {blind_radius}: of udvd it is 0, 1 or auto (which is 1).")
+        raise ValueError(f"--blind-radius {blind_radius}: udvd takes 0, 1 or auto (which is 1).")
     return UdvdArchitecture(0 if blind_radius == 0 else 1), "udvd hides the same pixels of all its frames"
 
 

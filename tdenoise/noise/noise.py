@@ -167,6 +167,7 @@ def noise_law(statistics: NoiseStatistics, counts_per_electron: float | None = N
 
     Examples
     --------
+    >>> from tdenoise.noise.noise_measurement import NoiseAccumulator
     >>> frames = np.random.default_rng(0).poisson(3.0, (5, 64, 64))
     >>> accumulator = NoiseAccumulator()
     >>> accumulator.add(frames)
