@@ -388,3 +388,20 @@ def test_the_chosen_channel_of_a_hyperstack_is_calibrated(tmp_path: Path) -> Non
     out, _ = read(tmp_path / "a.tif", channel=1)
     assert out.dtype == np.int16
     np.testing.assert_array_equal(out, values[:, 1])
+
+
+def test_a_tiff_that_does_not_say_what_its_numbers_are_is_read_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "undefined.tif"
+    data = (movie("<u2", SHAPE) // 2).astype(np.int16)
+    tifffile.imwrite(path, data, photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as tif:
+        places = [page.tags["SampleFormat"].valueoffset for page in tif.pages]
+    assert not read(path)[1].warnings
+    with path.open("r+b") as file:
+        for place in places:
+            file.seek(place)
+            file.write(struct.pack("<H", 4))
+    found, info = read(path)
+    np.testing.assert_array_equal(found, data)
+    [warning] = info.warnings
+    assert "SampleFormat 4" in warning and "uint16" in warning

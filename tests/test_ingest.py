@@ -428,6 +428,8 @@ def test_no_number_in_a_movie_keeps_ingest_from_ending(tmp_path: Path, value: fl
     assert attributes["status"] == "complete"
     assert attributes["not_finite_frames"] == ([20] if value == 3e38 else [])
     assert (attributes["noise"] is None) == (value == 1e20)
+    said = " ".join(attributes["warnings"])
+    assert ("the noise could not be measured" in said) == (value == 1e20)
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -90,3 +92,19 @@ def test_the_truth_of_a_brighter_movie_is_refused_before_the_training(tmp_path: 
     # A batch job that only ingests may be too small to hold a truth: the job of the report looks at it.
     alone = tmp_path / "alone"
     assert run(replace(config, output=alone, step="ingest")) == {"ingest": str(alone / "movie.zarr")}
+
+
+@pytest.mark.parametrize("ending", ["npy", "h5"])
+def test_a_folder_of_movies_is_not_one_run_and_the_error_names_them(ending: str, tmp_path: Path) -> None:
+    folder = tmp_path / "day1"
+    folder.mkdir()
+    for number, name in enumerate("ab"):
+        frames = counts((6, 24, 24), seed=number)
+        if ending == "npy":
+            np.save(folder / f"{name}.npy", frames)
+        else:
+            with h5py.File(folder / f"{name}.h5", "w") as file:
+                file["data"] = frames
+        holds = f"holds 2 movies (a.{ending}, b.{ending})" if number else f"holds one movie, a.{ending}"
+        with pytest.raises(UsageError, match=re.escape(holds)):
+            check(RunConfig(raw=folder, output=tmp_path / "out"))

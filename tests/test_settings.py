@@ -34,6 +34,7 @@ from tdenoise_pipeline.settings.yaml_file import read_yaml
         ({"dark": 7}, "a path"),
         ({"channel": -1}, "0 or more"),
         ({"voltage": "x" * 500}, "... is not valid"),
+        ({"raw": "a\0.tif"}, "raw PosixPath('a\\x00.tif') is not valid: it holds a NUL character"),
         ({"fram_time": 3}, "Did you mean frame_time?"),
         ({"colour": 3}, "The settings are: frame_time"),
         ({"output": "."}, "end in the name"),

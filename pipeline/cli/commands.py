@@ -237,7 +237,7 @@ COMMANDS = {
     ),
     "verify": Command(
         "VerifyConfig",
-        "Check that a store, a model, or everything that a run made, is complete and undamaged; repair it.",
+        "Check that a store, a model or a whole run is complete and undamaged; repair it.",
         _verify,
         show.verify,
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,8 @@ def plan_jobs(config: IngestManyConfig) -> list[IngestConfig]:
     UsageError
         If two movies would have the same name there, or ``-o`` is no name for a folder.
     """
-    movies = [movie for path in config.raw for movie in movies_in(path)]
+    movies = movies_meant(config.raw)
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    if len(movies) > 1:
-        movies = _one_of_frames(movies) or _joined(movies)
     named = len(config.raw) > 1 or movies == list(config.raw) or config.output.suffix == ".zarr"
     if len(movies) == 1 and named:
         return [IngestConfig(**{**values, "raw": movies[0]})]
@@ -89,6 +88,18 @@ def plan_jobs(config: IngestManyConfig) -> list[IngestConfig]:
             )
         outputs[output] = movie
     return [IngestConfig(**{**values, "raw": movie, "output": output}) for output, movie in outputs.items()]
+
+
+def movies_meant(paths: Iterable[Path]) -> list[Path]:
+    """The movies that files, folders and patterns stand for together; files of single frames are one movie.
+
+    Raises
+    ------
+    InputError
+        If a pattern fits nothing.
+    """
+    movies = [movie for path in paths for movie in movies_in(path)]
+    return (_one_of_frames(movies) or _joined(movies)) if len(movies) > 1 else movies
 
 
 def movies_in(path: Path) -> list[Path]:

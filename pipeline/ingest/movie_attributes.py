@@ -18,7 +18,7 @@ from ..version import VERSION
 from .corrections import Corrections, summed_type
 from .fingerprint import Source
 from .ingest_plan import IngestPlan
-from .measurements import DRIFT_FRAMES
+from .measurements import DRIFT_FRAMES, NOISE_LIMIT
 
 MAX_NAMED = 1000  # pixels and X-ray hits that are named one by one
 GAIN_NEAR_1 = 0.1  # a gain reference whose mean is further from 1 rescales the movie
@@ -201,6 +201,11 @@ def _warnings(config: IngestConfig, info: MovieInfo, plan: IngestPlan, found: Fi
     said += _about_pixels(config, plan, found)
     said += _lowest(found)
     noise = found.noise
+    if noise is None:
+        said.append(
+            "the noise could not be measured, so no model can be trained on this movie: it has too few sound frames "
+            f"that follow one another with counts below {NOISE_LIMIT:.0e}. If its unit is not counts, convert it first."
+        )
     if noise is not None and noise.noise_variance > 0 and not noise.is_poisson:
         known = math.isfinite(noise.fano)
         fano = f"Fano factor {noise.fano:.3f}" if known else "no Fano factor, because the mean is not above 0"

@@ -38,6 +38,7 @@ _COMPRESSIONS = {
 _MAX_RATIO = 10_000  # of decoded to stored bytes; LZW and deflate stay below 1,500
 _GAP, _RUN = 2**12, 2**24  # between strips that are read in one go, and of all of them [bytes]
 _WHITE_IS_ZERO = 0  # photometric interpretation
+_UNDEFINED = 4  # sample format
 _COLOUR = {2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
 
 
@@ -85,6 +86,11 @@ def open_movie(
         warnings += (
             "it says that 0 is white, which programs interpret differently: the numbers are kept as stored. If "
             "the movie looks like a negative, invert it and save it again before you ingest it.",
+        )
+    if layout.sample_format == _UNDEFINED:
+        warnings += (
+            f"it does not say what its numbers are (SampleFormat 4): they are read as {dtype.name}. Check that the "
+            "mean is what you expect.",
         )
     if note.planes is not None and len(note.planes) != note.n_frames:
         planes = note.planes

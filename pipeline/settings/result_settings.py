@@ -102,7 +102,7 @@ def _take_from_run(config: EvaluateConfig | ReportConfig) -> None:
 
 @settings()
 class VerifyConfig(Settings):
-    """Check that a store, a model, or everything that a run made, is complete and undamaged."""
+    """Check that a store, a model or a whole run is complete and undamaged."""
 
     store: Path = setting(
         help="movie store, denoised store, model, or the folder of a run",

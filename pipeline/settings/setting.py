@@ -70,9 +70,16 @@ class _OneSentence(type):
 
     def __call__(cls, *values: Any, **named: Any) -> Any:
         try:
-            return super().__call__(*values, **named)
+            made = super().__call__(*values, **named)
         except ValidationError as error:
             raise _sentence(cls, error) from None
+        for field in dataclasses.fields(made):
+            value = getattr(made, field.name)
+            if any("\0" in str(part) for part in (value if isinstance(value, tuple) else (value,))):
+                reason = "it holds a NUL character, which no file name can hold"
+                text = f"{cls.__name__}: {field.name} {shown(value)} is not valid: {reason}."
+                raise SettingError.of(text, field.name, reason)
+        return made
 
 
 class Settings(metaclass=_OneSentence):

@@ -18,6 +18,7 @@ from ..files.sealed_json import read_json, read_sealed, write_sealed
 from ..files.write_errors import named_failures
 from ..ingest.corrections import References
 from ..ingest.ingest import ingest
+from ..ingest.ingest_many import movies_meant
 from ..ingest.ingest_plan import open_movie, stored_shape
 from ..inputs.model_fit import open_model
 from ..resources import memory
@@ -113,6 +114,15 @@ def check(config: RunConfig) -> None:
         open_model(config.from_model)
     if config.step not in (None, "ingest"):
         return  # it was checked before the first step, and the raw file may be gone by now
+    movies = movies_meant([config.raw])
+    if len(movies) > 1:
+        names = ", ".join(movie.name for movie in movies[:3]) + (", ..." if len(movies) > 3 else "")
+        raise UsageError(
+            f"{config.raw}: holds {len(movies)} movies ({names}), and one run makes one result. Name one of them; for "
+            "all of them use ingest, train and apply, which take several movies."
+        )
+    if config.raw.is_dir() and movies[0].is_file():
+        raise UsageError(f"{config.raw}: holds one movie, {movies[0].name}. Name that file.")
     with open_movie(config) as reader:
         shape = stored_shape(reader.info, config)
         References.of(config, (reader.info.shape[1], reader.info.shape[2]))
