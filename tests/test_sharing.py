@@ -245,6 +245,17 @@ def test_what_must_be_done_once_is_done_once(tmp_path: Path) -> None:
     assert done == [1]
 
 
+def test_a_process_that_waits_for_another_hears_a_stop(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with shared(tmp_path) as first, shared(tmp_path, stop=stop) as second:
+        begin(first)
+        begin(second)
+        with first.alone("commit"):
+            stop.set()
+            with pytest.raises(Stopped, match="while another process"), second.alone("commit"):
+                pass
+
+
 def test_the_end_leaves_nothing_behind_and_latecomers_are_told(tmp_path: Path) -> None:
     with shared(tmp_path) as one, shared(tmp_path) as two:
         begin(one)

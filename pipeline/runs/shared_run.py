@@ -13,7 +13,6 @@ import functools
 import logging
 import os
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -119,9 +118,19 @@ class SharedRun(OutputRun):
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Wait until no other process does what bears this name, and keep it."""
+        """Wait until no other process does what bears this name, and keep it.
+
+        Raises
+        ------
+        Stopped
+            If a stop was asked for while another process has it; giving back what the counts refute takes long.
+        """
+        stop = self._stop or threading.Event()
         while not self.take(name):
-            time.sleep(0.2)
+            if stop.wait(0.2):
+                raise Stopped(
+                    "stopped while another process completes the output; run the same command again"
+                )
         try:
             yield
         finally:
