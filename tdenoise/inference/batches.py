@@ -293,9 +293,10 @@ def _precision(device: torch.device, precision: str) -> Iterator[None]:
 
 def _groups(members: list[Symmetry], largest: int) -> list[list[Symmetry]]:
     """Symmetries that are taken together: those that keep, or turn, height and width, with both directions of time."""
-    size = next((n for n in (8, 4) if n <= largest), 2)
+    both = len({member[2] for member in members}) == 2  # they share their looks
+    size = next((n for n in (8, 4, 2) if n <= largest), 2 if both else 1)
     groups = []
     for odd in (0, 1):
-        chosen = [m for m in members if m[0] % 2 == odd]
+        chosen = sorted((m for m in members if m[0] % 2 == odd), key=lambda m: members.index((*m[:2], 0)))
         groups += [chosen[i : i + size] for i in range(0, len(chosen), size)]
     return groups

@@ -38,8 +38,10 @@ def memory_bytes(
     """
     if not isinstance(architecture, SplitBlindArchitecture):
         return architecture.memory_bytes(n_frames, height, width)
-    group = next((n for n in (8, 4, 2) if n <= ensemble and n * height * width <= CPU_PIXELS), 1)
-    looks = max(1, group // 2) * _look_maps(architecture, drifts=shift > 0)
+    # Of those that turn height and width alike: four, or eight with both directions of time, which share their looks.
+    most = min(ensemble, 4) if ensemble < 16 else 8
+    group = next((n for n in (8, 4, 2) if n <= most and n * height * width <= CPU_PIXELS), 1)
+    looks = (group if ensemble < 16 else max(1, group // 2)) * _look_maps(architecture, drifts=shift > 0)
     return int(4 * height * width * (n_frames + looks + 3 * RUN + group * _maps(architecture)))
 
 
