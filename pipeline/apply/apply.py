@@ -30,6 +30,7 @@ from ..inputs.model_fit import check_as_it_is, movie_noise, movie_scale, open_mo
 from ..runs import markers, paths, plans, progress
 from ..settings.denoise_settings import ApplyConfig
 from ..settings.recorded_settings import record
+from ..settings.workers import LOCAL
 from ..step_control import Control
 from ..store import integrity, store, writing
 from ..store.blocks import Block
@@ -88,7 +89,6 @@ def apply(
         If a signal came, or the workers were lost too often.
     """
     control = control or Control()
-    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)  # before anything slow
     share = None if config.share is None else _parse_share(config)
     movie = store.open_store(config.movie, store.MOVIE)
     model = config.model or checkpoint.BASE
@@ -112,9 +112,9 @@ def apply(
     cluster.check_jobs(config.workers, config.worker_memory, config.profile)
     executor = _executor(config, share, reconnect)
     create = functools.partial(_create, movie=movie, plan=plan)
-    if kind == "array" and isinstance(count, int):
+    if config.workers.kind == "array":
         # A task without a block would wait in the queue for nothing.
-        n_tasks = min(count, len(plan.blocks))
+        n_tasks = min(config.workers.count, len(plan.blocks))
         job_array.apply_array(config, n_tasks, plan.identity, [config.movie, model], create, control)
         return store.read_attributes(config.output)
     try:
@@ -211,7 +211,7 @@ def _finish(
 
 
 def _parse_share(config: ApplyConfig) -> shares.Share:
-    if config.workers != "local":
+    if config.workers != LOCAL:
         raise UsageError(f"--share computes its blocks in this process. Remove --workers {config.workers}.")
     return shares.parse_share(config.share or "")
 
@@ -227,7 +227,7 @@ def _executor(
     """Who does the blocks."""
     if share is not None:
         return SharingProcess(share)
-    return DaskWorkers(workers_of(config), config.worker_memory, config.profile, config.insecure, reconnect)
+    return DaskWorkers(workers_of(config), config.worker_memory, config.profile, reconnect)
 
 
 def _create(path: Path, movie: store.Store, plan: Plan) -> None:
@@ -301,7 +301,7 @@ def _run_blocks(
     n_blocks = len(plan.blocks)
     run.once("markers", remaining)
     control.progress("apply", len(run.done_numbers()), n_blocks)
-    gpus = usable_gpus(job.device) if workers_of(config).startswith("local") else []
+    gpus = usable_gpus(job.device) if workers_of(config).kind == "local" else []
     plugin = ModelPlugin(job.model, job.model_id, job.device, gpus)
     task = functools.partial(run_block, job)
     outcomes = executor.do(run, plan.blocks, remaining, task, plugin, control)

@@ -207,16 +207,13 @@ def _submit(options: dict[str, Any]) -> int:
         given.setdefault("profile", (str(profile), "--profile"))  # worker jobs are described by it, too
     config = _configured(command, given, name)
     from ..jobs import submit
-    from ..settings.denoise_settings import ApplyManyConfig, RunConfig
-    from ..workers.cluster import parse_workers
+    from ..settings.denoise_settings import RunConfig
     from ..workflow.costs import sizes
 
     if isinstance(config, RunConfig):
         from ..workflow.run import check
 
         check(config)
-    elif isinstance(config, ApplyManyConfig):
-        parse_workers(config.workers, insecure=config.insecure)
     # From the settings as they are now: a --config file may be another one when the job starts.
     resolved = _words(command, given, name, inner)
     submission = submit.plan(name, resolved, config, profile, options.get("changes", []))

@@ -97,7 +97,7 @@ def apply_array(
     PipelineError
         If Slurm refuses the array, or all its tasks ended and blocks are left.
     """
-    profile = worker_profile(config.profile, config.workers, "slurm")
+    profile = worker_profile(config.profile, config.workers)
     folder = paths.work_folder(config.output).absolute()
     before = read_sealed(folder / "array.json") or {}
     known = before.get("plan") == plans.plan_id(plan) and _is_queued(before["name"])

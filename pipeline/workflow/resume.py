@@ -18,6 +18,7 @@ from ..settings import recorded_settings
 from ..settings.denoise_settings import RunConfig
 from ..settings.job_settings import StatusConfig
 from ..settings.recorded_settings import COMMAND, RUN
+from ..settings.workers import Workers
 from ..step_control import Control
 from ..train.train import train_model
 from .run import run
@@ -30,7 +31,7 @@ def resume(
     control: Control | None = None,
     *,
     force: bool = False,
-    workers: str | None = None,
+    workers: Workers | None = None,
     insecure: bool = False,
 ) -> dict[str, Any]:
     """Continue the step that makes an output, or all that is unfinished in a folder.
@@ -45,10 +46,10 @@ def resume(
     control : Control, optional
     force : bool
         Replace what is there, where the interrupted command was to.
-    workers : str, optional
+    workers : Workers, optional
         Instead of the recorded ones; needed where these are behind a running scheduler.
     insecure : bool
-        Of ``workers``, see `cluster.parse_workers`.
+        Of ``workers``, see `Workers.check_secure`.
 
     Returns
     -------
@@ -93,7 +94,7 @@ class _Now:
     """What is said with the command itself, and is never taken from a record."""
 
     force: bool
-    workers: str | None
+    workers: Workers | None
     insecure: bool
 
 
@@ -140,10 +141,10 @@ def _settings(document: dict[str, Any], output: Path, now: _Now) -> Any:
             f"{output}: the interrupted command was to replace what is there. Confirm it: resume --force."
         )
     if hasattr(config, "workers"):
-        config = replace(config, workers=now.workers or str(config.workers), insecure=now.insecure)
-        if "://" in config.workers and now.workers is None:
+        if config.workers.kind == "address" and now.workers is None:
             raise UsageError(
                 f"{output}: was begun on the scheduler {config.workers}. Name the one to use now: resume --workers "
                 "tls://HOST:PORT, or local:N."
             )
+        config = replace(config, workers=now.workers or config.workers, insecure=now.insecure)
     return config

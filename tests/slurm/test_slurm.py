@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped
+from tdenoise_pipeline.settings.workers import Workers
 from tdenoise_pipeline.slurm.batch_script import render_script, submit_script
 from tdenoise_pipeline.slurm.site_profile import JobProfile
 from tdenoise_pipeline.step_control import Control
@@ -36,7 +37,7 @@ def connect(slurm, tmp_path, monkeypatch):
     def start(workers: str, extra_settings: str = "", stop: threading.Event | None = None):
         profile.write_text(f"cpus: 1\nmemory_gib: 1\ntime: '00:10:00'\n{extra_settings}\n")
         return cluster.connect(
-            workers,
+            Workers.of(workers),
             scratch=tmp_path / "scratch $HOME",
             worker_memory_bytes=None,
             profile=profile,
