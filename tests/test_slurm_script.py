@@ -22,7 +22,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped, UsageError
 from tdenoise_pipeline.settings.workers import Workers
-from tdenoise_pipeline.slurm.batch_script import render_script, submit_script
+from tdenoise_pipeline.slurm.batch_script import BatchJob, render_script, submit_script
 from tdenoise_pipeline.slurm.profile_checks import check_profile, show_profile
 from tdenoise_pipeline.slurm.site_profile import JobProfile, load_profile, load_site, names
 from tdenoise_pipeline.workers import cluster
@@ -64,7 +64,7 @@ def tools(tmp_path, monkeypatch):
 def script_for(tmp_path: Path, command: list[str], **settings) -> Path:
     script = tmp_path / "job.sh"
     text = render_script(
-        command, job_name="test", profile=JobProfile(**settings), log_dir=tmp_path, work_dir=tmp_path
+        BatchJob(command, name="test", profile=JobProfile(**settings), log_dir=tmp_path, work_dir=tmp_path)
     )
     script.write_text(text)
     return script
@@ -90,7 +90,7 @@ def test_a_hostile_working_folder_is_entered(tmp_path):
     folder = tmp_path / "it's $(touch pwned)\n`x`"
     folder.mkdir()
     text = render_script(
-        recorder(tmp_path), job_name="x", profile=JobProfile(), log_dir=tmp_path, work_dir=folder
+        BatchJob(recorder(tmp_path), name="x", profile=JobProfile(), log_dir=tmp_path, work_dir=folder)
     )
     subprocess.run(["bash", "-c", text], cwd=tmp_path, check=True)
     assert json.loads((folder / "seen").read_text()) == [[], str(folder)]
@@ -103,11 +103,13 @@ def test_the_script_asks_for_what_the_profile_says():
         extra=("--constraint=a100_80",), setup=("module load mamba",), stop_early_s=300,
     )  # fmt: skip
     text = render_script(
-        ["true"],
-        job_name="apply my movie",
-        profile=profile,
-        log_dir=Path("/logs/50% 'new'"),
-        work_dir=Path("/w"),
+        BatchJob(
+            ["true"],
+            name="apply my movie",
+            profile=profile,
+            log_dir=Path("/logs/50% 'new'"),
+            work_dir=Path("/w"),
+        )
     )
     lines = text.splitlines()
     options = {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")}
@@ -139,7 +141,7 @@ def test_the_script_asks_for_what_the_profile_says():
 
 def test_a_log_folder_that_slurm_cannot_name_is_refused():
     with pytest.raises(UsageError, match="line breaks"):
-        render_script(["true"], job_name="x", profile=JobProfile(), log_dir=Path("/a\nb"))
+        render_script(BatchJob(["true"], name="x", profile=JobProfile(), log_dir=Path("/a\nb")))
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75])
@@ -573,7 +575,9 @@ def test_a_worker_larger_than_its_job_is_refused(local):
 def test_a_training_on_several_nodes_is_started_by_srun_and_stopped_by_what_srun_hands_on(tmp_path):
     profile = JobProfile(nodes=2, gpus="a100:4", cpus=16, interface="ib0")
     script = render_script(
-        ["train", *HOSTILE], job_name="test", profile=profile, log_dir=tmp_path, work_dir=tmp_path, nodes=2
+        BatchJob(
+            ["train", *HOSTILE], name="test", profile=profile, log_dir=tmp_path, work_dir=tmp_path, nodes=2
+        )
     )
     assert (
         subprocess.run(["bash", "-n"], input=script, text=True, check=True, capture_output=True).stderr == ""
@@ -583,5 +587,7 @@ def test_a_training_on_several_nodes_is_started_by_srun_and_stopped_by_what_srun
     assert "kill -USR1 " in script and "kill -TERM " not in script
     assert "\nenv GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0 srun " in script
     assert script.count("--processes slurm &\n") == 1
-    one = render_script(["train"], job_name="test", profile=profile, log_dir=tmp_path, work_dir=tmp_path)
+    one = render_script(
+        BatchJob(["train"], name="test", profile=profile, log_dir=tmp_path, work_dir=tmp_path)
+    )
     assert "#SBATCH --nodes=1\n" in one and "srun" not in one and "#SBATCH --gpus=a100:4\n" in one

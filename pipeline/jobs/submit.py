@@ -21,7 +21,7 @@ from ..settings.results import OUTPUTS
 from ..settings.steps import apply_settings, is_single, single
 from ..settings.workers import LOCAL, Workers
 from ..slurm import job_queue
-from ..slurm.batch_script import NoAnswer, pipeline_command, render_script
+from ..slurm.batch_script import BatchJob, NoAnswer, pipeline_command, render_script
 from ..slurm.profile_checks import limits
 from ..slurm.site_profile import JobProfile, Site, load_site
 from ..version import VERSION
@@ -182,9 +182,9 @@ def scripts(
                 work_dir=work_dir,
             )
         else:
-            script = render_script(
+            job = BatchJob(
                 pipeline_command(step.words),
-                job_name=name,
+                name=name,
                 profile=profile,
                 exports=exports,
                 exit_file=exit_file,
@@ -192,6 +192,7 @@ def scripts(
                 log_dir=log_dir,
                 work_dir=work_dir,
             )
+            script = render_script(job)
         made[step.kind] = (name, script)
     return made
 

@@ -227,13 +227,13 @@ def _jobs(
         import cryptography  # noqa: F401  (for the keys)
         from distributed import Client
 
-        from .job_cluster import wait_for_first, worker_jobs
+        from .job_cluster import Wanted, wait_for_first, worker_jobs
     except ImportError as error:
         raise UsageError(
             f"--workers {workers} needs the package {error.name}. In a checkout of tdenoise: pip install '.[slurm]'."
         ) from error
 
-    jobs = worker_jobs(
+    wanted = Wanted(
         workers.kind,
         workers.count,
         profile=profile,
@@ -242,7 +242,7 @@ def _jobs(
         log_dir=log_dir,
         settings=WORKER_SETTINGS,
     )
-    with jobs as cluster, Client(cluster, set_as_default=False) as client:
+    with worker_jobs(wanted) as cluster, Client(cluster, set_as_default=False) as client:
         wait_for_first(cluster, timeout_s=60 * profile.queue_wait_min, stop=stop)
         yield client
 

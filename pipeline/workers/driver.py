@@ -180,25 +180,13 @@ def _drive_once(
     n_left = len(items)
     finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
     running: dict[str, tuple[Any, Item]] = {}
-    heard = moved = time.monotonic()
-    longest = checked = 0.0
+    watch = _Watch(client, no_workers_s)
     width = 2
     suspects: list[Item] = []
     alone = False
     while waiting or running or suspects:
-        now = time.monotonic()
-        if now - checked > 1.0:  # not per item: it asks the scheduler
-            checked = now
-            workers = _count_workers(client)
-            if workers > 0:
-                width = 1 if alone else IN_FLIGHT_PER_WORKER * workers
-                heard = now
-            elif (why := cluster.given_up(client)) is not None:
-                raise ResourceError(why)
-            elif now - heard > no_workers_s:
-                raise _WorkersLost(f"there has been no worker for {no_workers_s:.0f} s")
-            if running and workers > 0 and now - moved > max(NO_PROGRESS_S, PATIENCE * longest):
-                raise _WorkersLost(f"no block was finished for {now - moved:.0f} s")
+        if n_workers := watch.look(at_work=bool(running)):
+            width = 1 if alone else IN_FLIGHT_PER_WORKER * n_workers
         while waiting and len(running) < width and not control.stop.is_set():
             item = waiting.pop()
             future = client.submit(task, item, pure=False, resources=resources)
@@ -217,8 +205,7 @@ def _drive_once(
             future = finished.get(timeout=0.5)
         except queue.Empty:
             continue
-        heard = time.monotonic()
-        longest, moved = max(longest, heard - moved), heard
+        watch.note_finished()
         _, item = running.pop(future.key)
         if future.status in ("cancelled", "lost"):
             raise _WorkersLost("the scheduler was lost")
@@ -232,6 +219,46 @@ def _drive_once(
                 continue
             error = RuntimeError(KILLED)
         yield Outcome(item, error, n_left)
+
+
+class _Watch:
+    """Tells when workers are lost: none is there, or none finishes anything, for too long."""
+
+    def __init__(self, client: Any, no_workers_s: float) -> None:
+        self._client = client
+        self._no_workers_s = no_workers_s
+        self._heard = self._moved = time.monotonic()  # of a worker, and that a block was finished
+        self._longest = self._looked = 0.0
+
+    def look(self, at_work: bool) -> int:
+        """Number of workers; 0 also where it was asked for just now.
+
+        Raises
+        ------
+        ResourceError
+            If workers that were lost are not replaced any more.
+        _WorkersLost
+        """
+        now = time.monotonic()
+        if now - self._looked <= 1.0:  # not per item: it asks the scheduler
+            return 0
+        self._looked = now
+        n_workers = _count_workers(self._client)
+        if n_workers > 0:
+            self._heard = now
+        elif (why := cluster.given_up(self._client)) is not None:
+            raise ResourceError(why)
+        elif now - self._heard > self._no_workers_s:
+            raise _WorkersLost(f"there has been no worker for {self._no_workers_s:.0f} s")
+        if at_work and n_workers > 0 and now - self._moved > max(NO_PROGRESS_S, PATIENCE * self._longest):
+            raise _WorkersLost(f"no block was finished for {now - self._moved:.0f} s")
+        return n_workers
+
+    def note_finished(self) -> None:
+        """A block was finished."""
+        self._heard = time.monotonic()
+        self._longest = max(self._longest, self._heard - self._moved)
+        self._moved = self._heard
 
 
 def _on_worker(function: Callable[[Item], Any], item: Item) -> None:

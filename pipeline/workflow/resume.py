@@ -72,16 +72,7 @@ def resume(
     if os.path.lexists(run):
         _call(run, path, now, control)
         return {"resumed": [str(path)]}
-    inner = sorted(f.parent.name for f in (path / ".tdenoise").glob(f"*/{COMMAND}"))
-    # os.path.exists: the work folder of another user is closed, which pathlib takes for an error.
-    begun = [p for p in (path, *(path / name for name in inner)) if os.path.lexists(_file(p))]
-    if len(begun) > 1:
-        strange = {p: why for p in begun if (why := ownership.stranger(_file(p))) is not None}
-        for output, why in strange.items():
-            log.warning("%s: its record %s, so it is skipped", output, why)
-        begun = [p for p in begun if p not in strange] or begun
-    order = list(recorded_settings.STEPS)
-    begun.sort(key=lambda p: order.index(step) if (step := _step(p)) in order else 0)
+    begun = _begun(path)
     for output in begun:
         _call(_file(output), output, now, control)
     if not begun:
@@ -96,6 +87,20 @@ class _Now:
     force: bool
     workers: Workers | None
     insecure: bool
+
+
+def _begun(path: Path) -> list[Path]:
+    """An output and what lies in it as a folder, as far as it was begun, in the order of the steps."""
+    inner = sorted(f.parent.name for f in (path / ".tdenoise").glob(f"*/{COMMAND}"))
+    # os.path.exists: the work folder of another user is closed, which pathlib takes for an error.
+    begun = [p for p in (path, *(path / name for name in inner)) if os.path.lexists(_file(p))]
+    if len(begun) > 1:
+        strange = {p: why for p in begun if (why := ownership.stranger(_file(p))) is not None}
+        for output, why in strange.items():
+            log.warning("%s: its record %s, so it is skipped", output, why)
+        begun = [p for p in begun if p not in strange] or begun
+    order = list(recorded_settings.STEPS)
+    return sorted(begun, key=lambda p: order.index(step) if (step := _step(p)) in order else 0)
 
 
 def _file(output: Path) -> Path:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped
 from tdenoise_pipeline.settings.workers import Workers
-from tdenoise_pipeline.slurm.batch_script import render_script, submit_script
+from tdenoise_pipeline.slurm.batch_script import BatchJob, render_script, submit_script
 from tdenoise_pipeline.slurm.site_profile import JobProfile
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.workers import cluster
@@ -231,7 +231,7 @@ def batch_job(tmp_path: Path, code: str, *arguments: str, profile: JobProfile = 
     command = [sys.executable, "-c", code, *arguments]
     script = tmp_path / "job.sh"
     script.write_text(
-        render_script(command, job_name="test", profile=profile, log_dir=logs, work_dir=tmp_path)
+        render_script(BatchJob(command, name="test", profile=profile, log_dir=logs, work_dir=tmp_path))
     )
     job_id = submit_script(script)
     return job_id, logs / f"test-{job_id}.log"
