@@ -25,6 +25,7 @@ from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.noise import Scale, noise_law
 
 from ..errors import PipelineError, ResourceError, UsageError, VerificationError
+from ..files.write_errors import DISK_FULL
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
 from ..runs import markers, paths, plans, progress
@@ -36,7 +37,7 @@ from ..store import integrity, store, writing
 from ..store.blocks import Block
 from ..store.shards import shard_damage, shard_key, shards_in
 from ..version import VERSION
-from ..workers import cluster, driver, job_array, shares
+from ..workers import cluster, job_array, shares
 from ..workers.executors import Connect, DaskWorkers, Executor, SharingProcess
 from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
 from .block_work import Job, ModelPlugin, marker_of, run_block
@@ -325,7 +326,7 @@ def _run_blocks(
     outcomes = executor.do(run, plan.blocks, remaining, task, plugin, control)
     failures: dict[int, BaseException] = {}
     for outcome in outcomes:
-        if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
+        if isinstance(outcome.error, OSError) and outcome.error.errno in DISK_FULL:
             raise ResourceError(
                 f"{job.output}: the disk is full, can hold no more files, or your quota is used up "
                 f"({outcome.error.strerror}). "

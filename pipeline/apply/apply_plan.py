@@ -29,7 +29,6 @@ from ..settings.workers import LOCAL, Workers
 from ..slurm.site_profile import load_profile
 from ..store import blocks, integrity, store
 from ..store.blocks import Block, Halo
-from .block_work import ROW_FRAMES
 
 TILE_BYTES = int(2.7 * 2**30)  # memory that the automatic tile size allows one block
 MARGIN = 1.15  # over the predicted memory of a worker, that it must have: one that exceeds its limit is ended
@@ -167,7 +166,7 @@ def lay_out(
     # The largest block lies in the middle.
     height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
     width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
-    read = min(shape[0], min(frames, ROW_FRAMES) + 2 * halo.frames)
+    read = min(shape[0], min(frames, blocks.ROW_FRAMES) + 2 * halo.frames)
     n_pixels = shape[0] * shape[1] * shape[2]
     # Of the movie's shards, those frames that are compared with their hash at a time.
     plane = math.prod(min(n, store.MOVIE_SHARD_PIXELS) for n in shape[1:])
@@ -268,7 +267,7 @@ def _largest_tile(
     shift: int,
 ) -> tuple[int, int]:
     """Whole frames where they fit `TILE_BYTES`, else as many shards as do; one shard at least."""
-    n_frames = min(geometry.shard[0], ROW_FRAMES) + 2 * halo.frames
+    n_frames = min(geometry.shard[0], blocks.ROW_FRAMES) + 2 * halo.frames
 
     def fits(rows: int, columns: int) -> bool:
         height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
@@ -300,7 +299,7 @@ def _block_bytes(
     lossless: bool = False,
 ) -> int:
     """Peak memory of a worker: raw frames while more are read, the network on one frame, rows of frames, shards."""
-    row = min(shard_frames, ROW_FRAMES)
+    row = min(shard_frames, blocks.ROW_FRAMES)
     packed = 0 if shard_frames == row else int(_packed_bytes(lossless) * shard_frames)
     # Raw frames twice where those of one row are joined to their halo; those of the next row are read meanwhile.
     return (

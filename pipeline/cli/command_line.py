@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PipelineError, ResourceError, Stopped, UsageError
+from ..files.write_errors import DISK_FULL
 from ..settings.fields import flag_of, is_required, takes_several
 from ..step_control import Control
 from . import show
@@ -259,11 +260,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
             f"the connection to the workers broke ({error}). Run the same command again to continue",
         )
     if isinstance(error, OSError):
-        import errno
-
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             advice = "free some space, then run the same command again to continue"
             return (
                 ResourceError.exit_code,

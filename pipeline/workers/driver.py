@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import functools
 import gc
 import logging
@@ -29,7 +28,6 @@ NO_WORKERS_S = 90.0  # without a worker before the cluster is built anew
 NO_PROGRESS_S = 3600.0  # with workers but no block finished, before the cluster is built anew
 PATIENCE = 20  # times the longest wait for a block so far, where that is more
 KILLED = "it ended every worker that tried it, most likely for lack of memory"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Numbered(Protocol):
