@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from common import Spent, interleaved, median, parser, ratio, resident_bytes, rounded, save, scratch, spent
+from tdenoise_pipeline.settings.workers import Workers
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.store.blocks import Block, Halo, plan_blocks
 from tdenoise_pipeline.workers import driver
@@ -43,7 +44,11 @@ def main() -> None:
     with (
         scratch(chosen.folder) as folder,
         connect(
-            "local:2", scratch=folder, worker_memory_bytes=None, profile=None, log_dir=folder / "logs"
+            Workers("local", 2),
+            scratch=folder,
+            worker_memory_bytes=None,
+            profile=None,
+            log_dir=folder / "logs",
         ) as client,
     ):
         by_map(client, plan(20))  # the first tasks also load modules

@@ -19,6 +19,7 @@ from typing import Any
 from common import parser, save, scratch
 from tdenoise_pipeline.runs import markers
 from tdenoise_pipeline.runs.shared_run import SharedRun
+from tdenoise_pipeline.settings.workers import Workers
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.workers import cluster
 from tdenoise_pipeline.workers.driver import drive
@@ -73,7 +74,7 @@ def main() -> None:
 def connected(folder: Path, count: int) -> Any:
     """Workers of this machine."""
     return cluster.connect(
-        f"local:{count}",
+        Workers("local", count),
         scratch=folder / "scratch",
         worker_memory_bytes=2**30,
         profile=None,

@@ -48,6 +48,7 @@ from tdenoise_pipeline.settings.config import (
     TrainConfig,
     VerifyConfig,
 )
+from tdenoise_pipeline.settings.workers import Workers
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.store import store, writing
 from tdenoise_pipeline.store.blocks import Halo, Region, plan_blocks
@@ -273,9 +274,9 @@ def test_every_worker_has_its_own_gpu_and_keeps_it(monkeypatch: pytest.MonkeyPat
     gpus = apply_plan.usable_gpus("auto")
     assert [block_work.own_gpu(worker, gpus) for worker in (0, 1, 2, 3)] == ["0", "1", "2", "0"]
     chosen = ApplyConfig(movie=Path("m"), output=Path("d"))
-    assert apply_plan.workers_of(chosen) == "local:3"
-    assert apply_plan.workers_of(replace(chosen, workers="local:5")) == "local:5"
-    assert apply_plan.workers_of(replace(chosen, device="cpu")) == "local"
+    assert apply_plan.workers_of(chosen) == Workers("local", 3)
+    assert apply_plan.workers_of(replace(chosen, workers="local:5")) == Workers("local", 5)
+    assert apply_plan.workers_of(replace(chosen, device="cpu")) == Workers("local")
     assert apply_plan.usable_gpus("cpu") == []
 
 
@@ -285,7 +286,7 @@ def test_a_worker_hides_the_other_gpus_before_it_loads_the_model(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     model_id = apply_plan.open_model(sources[1]).card["sha256"]
     started = cluster.connect(
-        "local:2", scratch=tmp_path, worker_memory_bytes=None, profile=None, log_dir=tmp_path
+        Workers("local", 2), scratch=tmp_path, worker_memory_bytes=None, profile=None, log_dir=tmp_path
     )
     with started as client:
         client.register_plugin(block_work.ModelPlugin(sources[1], model_id, "cpu", ["4", "7"]))

@@ -19,6 +19,7 @@ from distributed.comm import CommClosedError
 from distributed.core import RPCClosed
 from tdenoise_pipeline.cli.command_line import _explain
 from tdenoise_pipeline.errors import InputError, Stopped
+from tdenoise_pipeline.settings.workers import Workers
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.workers import cluster, driver
 
@@ -30,7 +31,7 @@ class Item:
 
 def workers(folder: Path) -> Callable[[], Any]:
     return lambda: cluster.connect(
-        "local:1", scratch=folder, worker_memory_bytes=None, profile=None, log_dir=folder
+        Workers("local", 1), scratch=folder, worker_memory_bytes=None, profile=None, log_dir=folder
     )
 
 

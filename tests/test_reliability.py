@@ -29,6 +29,7 @@ from tdenoise_pipeline.files.sealed_json import read_json
 from tdenoise_pipeline.runs import paths
 from tdenoise_pipeline.runs.progress import OutputRun
 from tdenoise_pipeline.settings.config import ApplyConfig, RunConfig, VerifyConfig
+from tdenoise_pipeline.settings.workers import Workers
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.workflow.repair import repair as mend
 from tdenoise_pipeline.workflow.resume import resume
@@ -287,7 +288,7 @@ def test_resume_of_a_folder_goes_on_with_all_steps_of_run(made: Path, tmp_path: 
     with pytest.raises(Stopped) as stopped:
         run(config, stop_after_the_first("train"))
     assert stopped.value.exit_code == 75 and not (tmp_path / "out" / "denoised.zarr").exists()
-    assert resume(tmp_path / "out", workers=workers) == {"resumed": [str(tmp_path / "out")]}
+    assert resume(tmp_path / "out", workers=Workers.of(workers)) == {"resumed": [str(tmp_path / "out")]}
     assert (tmp_path / "out" / "report.html").exists()
     settings = read_json(tmp_path / "out" / "denoised.zarr" / "zarr.json")["attributes"]["tdenoise"]
     assert settings["settings"]["ensemble"] == 2

@@ -25,11 +25,12 @@ from tdenoise_pipeline.cli import command_line
 from tdenoise_pipeline.errors import InputError, ResourceError, UsageError, VerificationError
 from tdenoise_pipeline.inputs.model_fit import open_model
 from tdenoise_pipeline.runs import progress
-from tdenoise_pipeline.settings.config import ModelsImportConfig, VerifyConfig
+from tdenoise_pipeline.settings.config import ApplyConfig, ModelsImportConfig, ResumeConfig, VerifyConfig
+from tdenoise_pipeline.settings.workers import Workers
 from tdenoise_pipeline.slurm.site_profile import load_site
 from tdenoise_pipeline.store import integrity, store
 from tdenoise_pipeline.train.import_udvd import import_model
-from tdenoise_pipeline.workers.cluster import connect, parse_workers
+from tdenoise_pipeline.workers.cluster import connect
 
 from tdenoise.files.atomic import SEAL, seal
 
@@ -229,7 +230,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("cluster")
     before = listening()  # of clusters that other tests have
     with connect(
-        "local:1", scratch=folder / "s", worker_memory_bytes=None, profile=None, log_dir=folder / "l"
+        Workers.of("local:1"),
+        scratch=folder / "s",
+        worker_memory_bytes=None,
+        profile=None,
+        log_dir=folder / "l",
     ) as client:
         client.ports = {port: where for port, where in listening().items() if port not in before}
         yield client
@@ -274,15 +279,24 @@ def test_a_worker_computes_and_compresses_with_one_thread(cluster: Any, tmp_path
     assert per_worker == 1
 
 
+def placed(workers: str, **settings: Any) -> ApplyConfig:
+    """Settings of apply that say where to compute."""
+    return ApplyConfig(**{"movie": Path("m.zarr"), "output": Path("d.zarr"), "workers": workers, **settings})
+
+
 def test_plain_tcp_to_another_machine_needs_insecure() -> None:
     with pytest.raises(UsageError, match="--insecure"):
-        parse_workers("tcp://node7:8786")
-    assert parse_workers("tcp://node7:8786", insecure=True) == ("address", "tcp://node7:8786")
+        placed("tcp://node7:8786")
+    assert placed("tcp://node7:8786", insecure=True).workers == Workers("address", address="tcp://node7:8786")
 
 
 def test_tcp_to_this_machine_needs_insecure_too() -> None:
     with pytest.raises(UsageError, match="--insecure"):
-        parse_workers("tcp://127.0.0.1:8786")
+        placed("tcp://127.0.0.1:8786")
+    with pytest.raises(UsageError, match="--insecure"):
+        ResumeConfig(Path("d.zarr"), workers="tcp://127.0.0.1:8786")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="--insecure"):
+        VerifyConfig(Path("d.zarr"), workers="tcp://127.0.0.1:8786")  # type: ignore[arg-type]
 
 
 def test_what_answers_nonsense_is_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +315,7 @@ def test_what_answers_nonsense_is_no_scheduler(tmp_path: Path, monkeypatch: pyte
         places = {"scratch": tmp_path, "log_dir": tmp_path, "worker_memory_bytes": None, "profile": None}
         with (
             pytest.raises(ResourceError, match="no Dask scheduler answers"),
-            connect(address, insecure=True, **places),
+            connect(Workers.of(address), **places),
         ):
             pass
         server.shutdown(socket.SHUT_RDWR)

@@ -119,6 +119,19 @@ def test_recorded_settings_come_back_and_damaged_ones_are_refused() -> None:
     assert recorded_settings.recall(document, output="b").output == Path("b")
 
 
+@pytest.mark.parametrize("text", ["local", "local:2", "slurm:8", "tls://node7:8786"])
+def test_workers_are_recorded_as_they_were_written(text: str) -> None:
+    config = ApplyConfig(movie="m", output="d.zarr", workers=text)
+    document = recorded_settings.record(config)
+    assert document["settings"]["workers"] == text == str(config.workers)
+    assert recorded_settings.recall(document).workers == config.workers
+
+
+def test_workers_are_given_as_text() -> None:
+    with pytest.raises(SettingError, match="workers 4 is not valid: it must be text"):
+        ApplyConfig(movie="m", output="d.zarr", workers=4)
+
+
 def test_every_setting_of_every_command_says_what_it_is() -> None:
     kinds = [
         kind for kind in vars(settings).values() if isinstance(kind, type) and issubclass(kind, Settings)

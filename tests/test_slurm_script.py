@@ -21,11 +21,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped, UsageError
-from tdenoise_pipeline.slurm.batch_script import render_script, submit_script
+from tdenoise_pipeline.settings.workers import Workers
+from tdenoise_pipeline.slurm.batch_script import BatchJob, render_script, submit_script
 from tdenoise_pipeline.slurm.profile_checks import check_profile, show_profile
 from tdenoise_pipeline.slurm.site_profile import JobProfile, load_profile, load_site, names
 from tdenoise_pipeline.workers import cluster
-from tdenoise_pipeline.workers.cluster import parse_workers
 
 HOSTILE = [
     "my movie (1).dm4",
@@ -64,7 +64,7 @@ def tools(tmp_path, monkeypatch):
 def script_for(tmp_path: Path, command: list[str], **settings) -> Path:
     script = tmp_path / "job.sh"
     text = render_script(
-        command, job_name="test", profile=JobProfile(**settings), log_dir=tmp_path, work_dir=tmp_path
+        BatchJob(command, name="test", profile=JobProfile(**settings), log_dir=tmp_path, work_dir=tmp_path)
     )
     script.write_text(text)
     return script
@@ -90,7 +90,7 @@ def test_a_hostile_working_folder_is_entered(tmp_path):
     folder = tmp_path / "it's $(touch pwned)\n`x`"
     folder.mkdir()
     text = render_script(
-        recorder(tmp_path), job_name="x", profile=JobProfile(), log_dir=tmp_path, work_dir=folder
+        BatchJob(recorder(tmp_path), name="x", profile=JobProfile(), log_dir=tmp_path, work_dir=folder)
     )
     subprocess.run(["bash", "-c", text], cwd=tmp_path, check=True)
     assert json.loads((folder / "seen").read_text()) == [[], str(folder)]
@@ -103,11 +103,13 @@ def test_the_script_asks_for_what_the_profile_says():
         extra=("--constraint=a100_80",), setup=("module load mamba",), stop_early_s=300,
     )  # fmt: skip
     text = render_script(
-        ["true"],
-        job_name="apply my movie",
-        profile=profile,
-        log_dir=Path("/logs/50% 'new'"),
-        work_dir=Path("/w"),
+        BatchJob(
+            ["true"],
+            name="apply my movie",
+            profile=profile,
+            log_dir=Path("/logs/50% 'new'"),
+            work_dir=Path("/w"),
+        )
     )
     lines = text.splitlines()
     options = {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")}
@@ -139,7 +141,7 @@ def test_the_script_asks_for_what_the_profile_says():
 
 def test_a_log_folder_that_slurm_cannot_name_is_refused():
     with pytest.raises(UsageError, match="line breaks"):
-        render_script(["true"], job_name="x", profile=JobProfile(), log_dir=Path("/a\nb"))
+        render_script(BatchJob(["true"], name="x", profile=JobProfile(), log_dir=Path("/a\nb")))
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75])
@@ -375,18 +377,18 @@ def test_profiles_of_other_systems_are_checked_for_their_commands(tmp_path, tool
 @pytest.mark.parametrize(
     "text, parsed",
     [
-        ("local", ("local", None)),
-        ("local:1", ("local", 1)),
-        ("slurm:64", ("slurm", 64)),
-        ("array:8", ("array", 8)),
-        ("pbs:3", ("pbs", 3)),
-        ("lsf:3", ("lsf", 3)),
-        ("tls://[::1]:8786", ("address", "tls://[::1]:8786")),
-        ("tls://node7.cluster:8786", ("address", "tls://node7.cluster:8786")),
+        ("local", Workers("local", 0)),
+        ("local:1", Workers("local", 1)),
+        ("slurm:64", Workers("slurm", 64)),
+        ("array:8", Workers("array", 8)),
+        ("pbs:3", Workers("pbs", 3)),
+        ("lsf:3", Workers("lsf", 3)),
+        ("tls://[::1]:8786", Workers("address", address="tls://[::1]:8786")),
+        ("tls://node7.cluster:8786", Workers("address", address="tls://node7.cluster:8786")),
     ],
 )
 def test_workers_are_understood(text, parsed):
-    assert parse_workers(text) == parsed
+    assert Workers.of(text) == parsed and str(parsed) == text
 
 
 @pytest.mark.parametrize(
@@ -397,14 +399,14 @@ def test_workers_are_understood(text, parsed):
 )  # fmt: skip
 def test_other_workers_are_refused(text):
     with pytest.raises(UsageError, match="--workers"):
-        parse_workers(text)
+        Workers.of(text)
 
 
 @pytest.mark.parametrize("host", ["10.0.0.1", "node7", "[fe80::1]", "127.0.0.1", "localhost", "[::1]"])
 def test_unencrypted_connections_are_refused_to_this_machine_too(host):
     with pytest.raises(UsageError, match="tls://"):
-        parse_workers(f"tcp://{host}:8786")
-    assert parse_workers(f"tcp://{host}:8786", insecure=True)[0] == "address"
+        Workers.of(f"tcp://{host}:8786").check_secure(insecure=False)
+    Workers.of(f"tcp://{host}:8786").check_secure(insecure=True)
 
 
 @given(
@@ -415,10 +417,10 @@ def test_unencrypted_connections_are_refused_to_this_machine_too(host):
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_understood_or_refused(text):
     try:
-        kind, value = parse_workers(text)
+        parsed = Workers.of(text)
     except UsageError:
         return
-    assert text == (value if kind == "address" else f"{kind}:{value}") or text == "local"
+    assert str(parsed) == text
 
 
 def test_reading_options_imports_no_dask():
@@ -435,9 +437,8 @@ def listening(process: psutil.Process) -> set[str]:
 
 @pytest.fixture
 def local(tmp_path):
-    return lambda workers, memory=None, insecure=False: cluster.connect(
-        workers,
-        insecure=insecure,
+    return lambda workers, memory=None: cluster.connect(
+        Workers.of(workers),
         scratch=tmp_path / "scratch",
         worker_memory_bytes=memory,
         profile=None,
@@ -516,7 +517,7 @@ def test_a_ctrl_c_while_workers_start_is_kept_and_is_a_stop(tmp_path, monkeypatc
     monkeypatch.setattr(distributed, "LocalCluster", interrupted)
     options = {"scratch": tmp_path, "worker_memory_bytes": None, "profile": None, "log_dir": tmp_path}
     try:
-        with pytest.raises(Stopped), cluster.connect("local:1", **options, stop=stop):
+        with pytest.raises(Stopped), cluster.connect(Workers.of("local:1"), **options, stop=stop):
             pass
     finally:
         signal.signal(signal.SIGINT, before)
@@ -536,7 +537,7 @@ def test_workers_that_were_killed_while_all_are_started_are_started_again(tmp_pa
     monkeypatch.setattr(distributed, "LocalCluster", dies_once)
     options = {"scratch": tmp_path, "worker_memory_bytes": None, "profile": None, "log_dir": tmp_path}
     caplog.set_level("WARNING", logger="tdenoise_pipeline")  # other tests leave another behind
-    with cluster.connect("local:1", **options) as client:
+    with cluster.connect(Workers.of("local:1"), **options) as client:
         assert client.submit(sum, [1, 2]).result() == 3
     assert len(calls) == 2 and "trying again" in caplog.text
 
@@ -555,7 +556,7 @@ def test_a_silent_scheduler_is_an_error(local, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT_TIMEOUT_S", 1)
     with (
         pytest.raises(ResourceError, match="no Dask scheduler answers"),
-        local("tcp://127.0.0.1:1", insecure=True),
+        local("tcp://127.0.0.1:1"),
     ):
         pass
 
@@ -574,7 +575,9 @@ def test_a_worker_larger_than_its_job_is_refused(local):
 def test_a_training_on_several_nodes_is_started_by_srun_and_stopped_by_what_srun_hands_on(tmp_path):
     profile = JobProfile(nodes=2, gpus="a100:4", cpus=16, interface="ib0")
     script = render_script(
-        ["train", *HOSTILE], job_name="test", profile=profile, log_dir=tmp_path, work_dir=tmp_path, nodes=2
+        BatchJob(
+            ["train", *HOSTILE], name="test", profile=profile, log_dir=tmp_path, work_dir=tmp_path, nodes=2
+        )
     )
     assert (
         subprocess.run(["bash", "-n"], input=script, text=True, check=True, capture_output=True).stderr == ""
@@ -584,5 +587,7 @@ def test_a_training_on_several_nodes_is_started_by_srun_and_stopped_by_what_srun
     assert "kill -USR1 " in script and "kill -TERM " not in script
     assert "\nenv GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0 srun " in script
     assert script.count("--processes slurm &\n") == 1
-    one = render_script(["train"], job_name="test", profile=profile, log_dir=tmp_path, work_dir=tmp_path)
+    one = render_script(
+        BatchJob(["train"], name="test", profile=profile, log_dir=tmp_path, work_dir=tmp_path)
+    )
     assert "#SBATCH --nodes=1\n" in one and "srun" not in one and "#SBATCH --gpus=a100:4\n" in one

@@ -29,6 +29,7 @@ from tdenoise_pipeline.settings.config import (
     ResumeConfig,
     RunConfig,
 )
+from tdenoise_pipeline.settings.workers import Workers
 from tdenoise_pipeline.workflow.resume import resume
 
 STRANGER = 54321
@@ -195,7 +196,7 @@ def test_a_scheduler_with_the_keys_of_another_is_told_nothing(
         with (
             dask.config.set({f"distributed.comm.tls.{names[name]}": file for name, file in ours.items()}),
             pytest.raises(ResourceError, match="no Dask scheduler answers"),
-            cluster.connect(f"tls://127.0.0.1:{server.getsockname()[1]}", **places),
+            cluster.connect(Workers.of(f"tls://127.0.0.1:{server.getsockname()[1]}"), **places),
         ):
             pass
         server.shutdown(socket.SHUT_RDWR)
@@ -211,7 +212,7 @@ def test_a_record_of_ones_own_is_no_reason_to_call_a_scheduler(
     with pytest.raises(UsageError, match="resume --workers"):
         resume(tmp_path / "x.zarr")
     with pytest.raises(UsageError, match="--insecure"):
-        resume(tmp_path / "x.zarr", workers=address)
+        resume(tmp_path / "x.zarr", workers=Workers.of(address))
     assert not callers
 
 

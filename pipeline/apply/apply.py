@@ -22,20 +22,22 @@ from tdenoise.files.atomic import write_atomically
 from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.registry import architecture_of
 from tdenoise.noise.brightness import Brightness
-from tdenoise.noise.noise import noise_law
+from tdenoise.noise.noise import Scale, noise_law
 
 from ..errors import PipelineError, ResourceError, UsageError, VerificationError
+from ..files.write_errors import DISK_FULL
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
 from ..runs import markers, paths, plans, progress
 from ..settings.denoise_settings import ApplyConfig
 from ..settings.recorded_settings import record
+from ..settings.workers import LOCAL
 from ..step_control import Control
 from ..store import integrity, store, writing
 from ..store.blocks import Block
 from ..store.shards import shard_damage, shard_key, shards_in
 from ..version import VERSION
-from ..workers import cluster, driver, job_array, shares
+from ..workers import cluster, job_array, shares
 from ..workers.executors import Connect, DaskWorkers, Executor, SharingProcess
 from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
 from .block_work import Job, ModelPlugin, marker_of, run_block
@@ -88,95 +90,125 @@ def apply(
         If a signal came, or the workers were lost too often.
     """
     control = control or Control()
-    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)  # before anything slow
-    share = None if config.share is None else _parse_share(config)
-    movie = store.open_store(config.movie, store.MOVIE)
-    model = config.model or checkpoint.BASE
-    card = open_model(model).card
-    scale = movie_scale(movie, card)
-    if config.model is None:
-        check_as_it_is(movie)
-    bad = movie_stand_ins(movie)
-    plan = make_plan(config, movie, card, bad)
-    id = plans.plan_id(plan.identity)
+    request = _Request.of(config, known)
+    id = plans.plan_id(request.plan.identity)
     if store.already_done(config.output, id) and not (
-        config.force and (share is None or _begun(config.output))
+        config.force and (request.share is None or _begun(config.output))
     ):
         progress.tidy_up(config.output)
         return store.read_attributes(config.output)
-    if share is None:  # one of many looks at no more than what it reads
-        movie.array.check_all()
-    check_budget(config, plan, movie, card)
-    if not config.ignore_drift:
-        tell_drift(movie, plan.drift, architecture_of(card))
-    cluster.check_jobs(config.workers, config.worker_memory, config.profile)
-    executor = _executor(config, share, reconnect)
-    create = functools.partial(_create, movie=movie, plan=plan)
-    if kind == "array" and isinstance(count, int):
+    request.check()
+    if config.workers.kind == "array":
         # A task without a block would wait in the queue for nothing.
-        n_tasks = min(count, len(plan.blocks))
-        job_array.apply_array(config, n_tasks, plan.identity, [config.movie, model], create, control)
+        n_tasks = min(config.workers.count, len(request.plan.blocks))
+        job_array.apply_array(config, n_tasks, request.plan.identity, request.inputs, request.create, control)
         return store.read_attributes(config.output)
     try:
-        with executor.open_run(
-            config.output,
-            plan.identity,
-            [config.movie, model],
-            force=config.force,
-            command=config,
-            stop=control.stop,
-        ) as run:
-            if config.resume and not run.begun:
-                raise UsageError(f"{config.output}: there is nothing to resume. Remove --resume to start.")
-            run.prepare(create)
-            if plan.gives_back:
-                prepare_draft(run.folder, movie.shape, plan.geometry)
-            if known is not None:
-                _take_over(known, plan, run)
-            job = Job(
-                movie=config.movie.absolute(),
-                output=run.partial.absolute(),
-                folder=run.folder.absolute(),
-                token=run.token,
-                model=model.absolute(),
-                model_id=card["sha256"],
-                scale=scale,
-                ensemble=config.ensemble,
-                kept_bits=None if config.lossless else store.KEPT_BITS,
-                device=config.device,
-                stand_ins=_save(run.folder.absolute(), "stand_ins", bad),
-                drift=_save(run.folder.absolute(), "drift", plan.drift),
-                brightness=_save(
-                    run.folder.absolute(),
-                    "brightness",
-                    None if plan.brightness is None else plan.brightness.stacked,
-                ),
-                layers=plan.drafted,
-                member=run.member,
-                movie_id=movie.id,
-            )
-            _run_blocks(config, job, plan, run, executor, control)
-            with run.alone("commit"):
-                if share is None or not store.already_done(config.output, run.id):
-                    run.unstage()  # where another of those who share was killed here
-                    _finish(config, job, plan, movie, card, run, known, control)
+        _build(request, _executor(config, request.share, reconnect), control)
     except PipelineError:
-        if share is None or not store.already_done(config.output, id):
+        if request.share is None or not store.already_done(config.output, id):
             raise  # else: the others who share the work have finished it
     return store.read_attributes(config.output)
 
 
-def _finish(
-    config: ApplyConfig,
-    job: Job,
-    plan: Plan,
-    movie: store.Store,
-    card: dict[str, Any],
-    run: progress.OutputRun,
-    known: Known | None,
-    control: Control,
-) -> None:
+@dataclass(frozen=True)
+class _Request:
+    """What is asked for: the settings, the movie and the model that they name, and the plan that follows."""
+
+    config: ApplyConfig
+    share: shares.Share | None
+    movie: store.Store
+    model: Path
+    card: dict[str, Any]
+    scale: Scale
+    bad: NDArray[np.float32] | None  # what stands in for bad pixels
+    plan: Plan
+    known: Known | None
+
+    @classmethod
+    def of(cls, config: ApplyConfig, known: Known | None) -> _Request:
+        """Open what the settings name, and plan."""
+        share = None if config.share is None else _parse_share(config)
+        movie = store.open_store(config.movie, store.MOVIE)
+        model = config.model or checkpoint.BASE
+        card = open_model(model).card
+        scale = movie_scale(movie, card)
+        if config.model is None:
+            check_as_it_is(movie)
+        bad = movie_stand_ins(movie)
+        return cls(config, share, movie, model, card, scale, bad, make_plan(config, movie, card, bad), known)
+
+    @property
+    def inputs(self) -> list[Path]:
+        """What is read: the output must not lie in it."""
+        return [self.config.movie, self.model]
+
+    def check(self) -> None:
+        """Refuse what would fail later."""
+        if self.share is None:  # one of many looks at no more than what it reads
+            self.movie.array.check_all()
+        check_budget(self.config, self.plan, self.movie, self.card)
+        if not self.config.ignore_drift:
+            tell_drift(self.movie, self.plan.drift, architecture_of(self.card))
+        cluster.check_jobs(self.config.workers, self.config.worker_memory, self.config.profile)
+
+    def create(self, path: Path) -> None:
+        """An empty store with all arrays that will be written."""
+        dtype, movie, geometry = np.dtype(np.float32), self.movie, self.plan.geometry
+        writing.create(path, store.DENOISED, movie.shape, dtype, geometry, movie.coordinates, movie.units)
+        if store.VARIANCE in self.plan.layers:
+            described = {"units": f"{movie.units}^2", "long_name": "variance of the expected counts"}
+            writing.add_sharded(path, store.VARIANCE, movie.shape, dtype, geometry, described)
+
+    def job(self, run: progress.OutputRun) -> Job:
+        """What the workers are told; larger arrays of it lie in files."""
+        config, plan, folder = self.config, self.plan, run.folder.absolute()
+        brightness = None if plan.brightness is None else plan.brightness.stacked
+        return Job(
+            movie=config.movie.absolute(),
+            output=run.partial.absolute(),
+            folder=folder,
+            token=run.token,
+            model=self.model.absolute(),
+            model_id=self.card["sha256"],
+            scale=self.scale,
+            ensemble=config.ensemble,
+            kept_bits=None if config.lossless else store.KEPT_BITS,
+            device=config.device,
+            stand_ins=_save(folder, "stand_ins", self.bad),
+            drift=_save(folder, "drift", plan.drift),
+            brightness=_save(folder, "brightness", brightness),
+            layers=plan.drafted,
+            member=run.member,
+            movie_id=self.movie.id,
+        )
+
+
+def _build(request: _Request, executor: Executor, control: Control) -> None:
+    """Make the output: what is there of it is kept, the other blocks are done, and it gets its name."""
+    config, plan = request.config, request.plan
+    opened = executor.open_run(
+        config.output, plan.identity, request.inputs, force=config.force, command=config, stop=control.stop
+    )
+    with opened as run:
+        if config.resume and not run.begun:
+            raise UsageError(f"{config.output}: there is nothing to resume. Remove --resume to start.")
+        run.prepare(request.create)
+        if plan.gives_back:
+            prepare_draft(run.folder, request.movie.shape, plan.geometry)
+        if request.known is not None:
+            _take_over(request.known, plan, run)
+        job = request.job(run)
+        _run_blocks(request, job, run, executor, control)
+        with run.alone("commit"):
+            if request.share is None or not store.already_done(config.output, run.id):
+                run.unstage()  # where another of those who share was killed here
+                _finish(request, job, run, control)
+
+
+def _finish(request: _Request, job: Job, run: progress.OutputRun, control: Control) -> None:
     """Give the output, all of whose blocks are done, its attributes, its hashes and its name."""
+    config, movie, plan, known = request.config, request.movie, request.plan, request.known
     records = run.done()
     hashes = {layer: markers.hashes(records.values(), layer) for layer in plan.layers}
     if plan.gives_back:
@@ -197,7 +229,7 @@ def _finish(
     writing.add_brightness(run.partial, brightness.levels, brightness.valid, brightness.tilts)
     for layer in plan.layers:
         _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
-    attributes = _describe(movie, card, plan, config, run, hashes)
+    attributes = _describe(request, run, hashes)
     if known is not None and content_ids(attributes) != known.ids:
         raise VerificationError(
             f"{config.output}: the recomputed data differ from the stored data; another kind of device or "
@@ -211,7 +243,7 @@ def _finish(
 
 
 def _parse_share(config: ApplyConfig) -> shares.Share:
-    if config.workers != "local":
+    if config.workers != LOCAL:
         raise UsageError(f"--share computes its blocks in this process. Remove --workers {config.workers}.")
     return shares.parse_share(config.share or "")
 
@@ -227,16 +259,7 @@ def _executor(
     """Who does the blocks."""
     if share is not None:
         return SharingProcess(share)
-    return DaskWorkers(workers_of(config), config.worker_memory, config.profile, config.insecure, reconnect)
-
-
-def _create(path: Path, movie: store.Store, plan: Plan) -> None:
-    """An empty store with all arrays that will be written."""
-    dtype = np.dtype(np.float32)
-    writing.create(path, store.DENOISED, movie.shape, dtype, plan.geometry, movie.coordinates, movie.units)
-    if store.VARIANCE in plan.layers:
-        described = {"units": f"{movie.units}^2", "long_name": "variance of the expected counts"}
-        writing.add_sharded(path, store.VARIANCE, movie.shape, dtype, plan.geometry, described)
+    return DaskWorkers(workers_of(config), config.worker_memory, config.profile, reconnect)
 
 
 def content_ids(attributes: dict[str, Any]) -> tuple[str, ...]:
@@ -279,14 +302,10 @@ def _save(folder: Path, name: str, values: NDArray[Any] | None) -> Path | None:
 
 
 def _run_blocks(
-    config: ApplyConfig,
-    job: Job,
-    plan: Plan,
-    run: progress.OutputRun,
-    executor: Executor,
-    control: Control,
+    request: _Request, job: Job, run: progress.OutputRun, executor: Executor, control: Control
 ) -> None:
     """Hand out the blocks that have no valid marker until all have one."""
+    plan = request.plan
 
     def remaining() -> list[Block]:
         # A marker counts only while the shards it names are whole; from then on, it is enough.
@@ -301,13 +320,13 @@ def _run_blocks(
     n_blocks = len(plan.blocks)
     run.once("markers", remaining)
     control.progress("apply", len(run.done_numbers()), n_blocks)
-    gpus = usable_gpus(job.device) if workers_of(config).startswith("local") else []
+    gpus = usable_gpus(job.device) if workers_of(request.config).kind == "local" else []
     plugin = ModelPlugin(job.model, job.model_id, job.device, gpus)
     task = functools.partial(run_block, job)
     outcomes = executor.do(run, plan.blocks, remaining, task, plugin, control)
     failures: dict[int, BaseException] = {}
     for outcome in outcomes:
-        if isinstance(outcome.error, OSError) and outcome.error.errno in driver.DISK_FULL:
+        if isinstance(outcome.error, OSError) and outcome.error.errno in DISK_FULL:
             raise ResourceError(
                 f"{job.output}: the disk is full, can hold no more files, or your quota is used up "
                 f"({outcome.error.strerror}). "
@@ -372,13 +391,10 @@ def _check_complete(
 
 
 def _describe(
-    movie: store.Store,
-    card: dict[str, Any],
-    plan: Plan,
-    config: ApplyConfig,
-    run: progress.OutputRun,
-    hashes: dict[str, dict[str, str]],
+    request: _Request, run: progress.OutputRun, hashes: dict[str, dict[str, str]]
 ) -> dict[str, Any]:
+    """What the denoised store says about itself."""
+    movie, card, plan = request.movie, request.card, request.plan
     records = run.done().values()
 
     def content(layer: str) -> str:

@@ -25,11 +25,10 @@ from ..inputs.gamma_head import check_uncertainty
 from ..inputs.model_fit import movie_brightness, movie_drift, movie_scale, open_model
 from ..resources import budget
 from ..settings.denoise_settings import ApplyConfig, ApplyManyConfig
+from ..settings.workers import LOCAL, Workers
 from ..slurm.site_profile import load_profile
 from ..store import blocks, integrity, store
 from ..store.blocks import Block, Halo
-from ..workers import cluster
-from .block_work import ROW_FRAMES
 
 TILE_BYTES = int(2.7 * 2**30)  # memory that the automatic tile size allows one block
 MARGIN = 1.15  # over the predicted memory of a worker, that it must have: one that exceeds its limit is ended
@@ -167,7 +166,7 @@ def lay_out(
     # The largest block lies in the middle.
     height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
     width = min(shape[2], columns + (2 * halo.pixels if columns < shape[2] else 0))
-    read = min(shape[0], min(frames, ROW_FRAMES) + 2 * halo.frames)
+    read = min(shape[0], min(frames, blocks.ROW_FRAMES) + 2 * halo.frames)
     n_pixels = shape[0] * shape[1] * shape[2]
     # Of the movie's shards, those frames that are compared with their hash at a time.
     plane = math.prod(min(n, store.MOVIE_SHARD_PIXELS) for n in shape[1:])
@@ -203,7 +202,6 @@ def _long(shape: tuple[int, int, int], frames: int) -> int:
 
 def describe_plan(config: ApplyConfig) -> dict[str, Any]:
     """What ``--dry-run`` prints."""
-    cluster.parse_workers(config.workers, insecure=config.insecure)
     movie = store.open_store(config.movie, store.MOVIE)
     card = open_model(config.model or checkpoint.BASE).card
     movie_scale(movie, card)
@@ -223,13 +221,13 @@ def describe_plan(config: ApplyConfig) -> dict[str, Any]:
 
 def _machine_bytes(config: ApplyConfig, plan: Plan) -> dict[str, int]:
     """Peak memory of the driver and its workers, where all are on this machine."""
-    kind, count = cluster.parse_workers(config.workers, insecure=config.insecure)
-    if kind != "local" or isinstance(count, str):
+    if config.workers.kind != "local":
         return {}
-    busy = min(count or budget.n_cores(), len(plan.blocks))
-    idle = (count or budget.n_cores()) - busy
+    count = config.workers.count or budget.n_cores()
+    busy = min(count, len(plan.blocks))
+    idle = count - busy
     at_work = busy * plan.worker_bytes + idle * budget.WORKER_BASE_BYTES
-    giving_back = plan.giving_back_bytes + (busy + idle) * budget.WORKER_BASE_BYTES
+    giving_back = plan.giving_back_bytes + count * budget.WORKER_BASE_BYTES
     return {"memory_bytes": DRIVER_BYTES + max(at_work, giving_back)}
 
 
@@ -269,7 +267,7 @@ def _largest_tile(
     shift: int,
 ) -> tuple[int, int]:
     """Whole frames where they fit `TILE_BYTES`, else as many shards as do; one shard at least."""
-    n_frames = min(geometry.shard[0], ROW_FRAMES) + 2 * halo.frames
+    n_frames = min(geometry.shard[0], blocks.ROW_FRAMES) + 2 * halo.frames
 
     def fits(rows: int, columns: int) -> bool:
         height = min(shape[1], rows + (2 * halo.pixels if rows < shape[1] else 0))
@@ -301,7 +299,7 @@ def _block_bytes(
     lossless: bool = False,
 ) -> int:
     """Peak memory of a worker: raw frames while more are read, the network on one frame, rows of frames, shards."""
-    row = min(shard_frames, ROW_FRAMES)
+    row = min(shard_frames, blocks.ROW_FRAMES)
     packed = 0 if shard_frames == row else int(_packed_bytes(lossless) * shard_frames)
     # Raw frames twice where those of one row are joined to their halo; those of the next row are read meanwhile.
     return (
@@ -328,12 +326,13 @@ def _with_margin(plan: Plan) -> int:
 
 def _worker_limit(config: ApplyConfig) -> int | None:
     """Memory that a worker may use; None where only its scheduler knows."""
-    kind, count = cluster.parse_workers(workers_of(config), insecure=config.insecure)
-    if kind not in ("local", "address") and config.worker_memory is None:
+    workers = workers_of(config)
+    if workers.system is not None and config.worker_memory is None:
         return load_profile(config.profile, "workers").worker_memory_bytes
-    if kind != "local" or isinstance(count, str):
+    if workers.kind != "local":
         return config.worker_memory
-    count = 1 if config.share is not None else count or budget.n_cores()  # a share is this process alone
+    alone = config.share is not None  # a share is this process
+    count = 1 if alone else workers.count or budget.n_cores()
     share = (budget.machine_memory_bytes() - DRIVER_BYTES) // count
     return share if config.worker_memory is None else min(config.worker_memory, share)
 
@@ -341,10 +340,10 @@ def _worker_limit(config: ApplyConfig) -> int | None:
 def _remedy(config: ApplyConfig, plan: Plan, limit: int, movie: store.Store, card: dict[str, Any]) -> str:
     """What to change so that the plan fits, looked for and not guessed."""
     found = []
-    kind, count = cluster.parse_workers(workers_of(config), insecure=config.insecure)
-    if kind == "local" and not isinstance(count, str):
+    workers = workers_of(config)
+    if workers.kind == "local":
         room = budget.machine_memory_bytes() - DRIVER_BYTES
-        n_workers = min(room // _with_margin(plan), count or budget.n_cores())
+        n_workers = min(room // _with_margin(plan), workers.count or budget.n_cores())
         if n_workers >= 1:
             larger = f" --worker-memory {-(-_with_margin(plan) // 2**20)}MiB" if config.worker_memory else ""
             found.append(f"--workers local:{n_workers}{larger}")
@@ -357,7 +356,7 @@ def _remedy(config: ApplyConfig, plan: Plan, limit: int, movie: store.Store, car
             found.append(f"--tile {tile}")
             break
         tile //= 2
-    if kind not in ("local", "address"):
+    if workers.system is not None:
         found.append(f"a profile with memory_gib: {-(-_with_margin(plan) // 2**30) + 1}")
     return f"Use {', or '.join(found)}." if found else "Use a machine with more memory."
 
@@ -371,7 +370,7 @@ def usable_gpus(device: str) -> list[str]:
     return list(names)[: torch.cuda.device_count()]
 
 
-def workers_of(config: ApplyConfig) -> str:
+def workers_of(config: ApplyConfig) -> Workers:
     """``--workers``, with ``local`` meaning one for each GPU where there are some; else it is one per core."""
-    n_gpus = len(usable_gpus(config.device)) if config.workers == "local" else 0
-    return f"local:{n_gpus}" if n_gpus else config.workers
+    n_gpus = len(usable_gpus(config.device)) if config.workers == LOCAL else 0
+    return Workers("local", n_gpus) if n_gpus else config.workers

@@ -36,8 +36,6 @@ from ..store.blocks import Block, Region
 from ..store.shards import Layout as ShardLayout
 from ..store.shards import ShardWriter, shard_index, shard_key, shards_in
 
-ROW_FRAMES = 32  # that are denoised, then packed, and then forgotten
-
 
 @dataclass(frozen=True)
 class Job:
@@ -140,7 +138,7 @@ def run_block(job: Job, block: Block) -> int:
                     key, digest = written
                     hashes[layer][key] = digest
 
-        rows = denoise_block(model, source, job, block, device, min(shard_shape[0], ROW_FRAMES))
+        rows = denoise_block(model, source, job, block, device, min(shard_shape[0], blocks.ROW_FRAMES))
         for frames, counts, results in rows:
             row = Region(frames, block.core.rows, block.core.columns)
             collect()

@@ -16,7 +16,7 @@ import shutil
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,7 @@ def finish_draft(
     """
     source = movie_counts(job.movie, job.movie_id)
     shape = source.shape
-    drift = None if job.drift is None else np.load(job.drift)
-    places, scene = corners(drift, shape[0], shape[1:])
+    places, scene = corners(None if job.drift is None else np.load(job.drift), shape[0], shape[1:])
     if known is None:
         _ask_the_counts(job, blocks, places, scene, correlations, noise_offset, run, control)
     else:
@@ -115,27 +114,12 @@ def finish_draft(
     given = Given.read(run.partial)
     assert given is not None
     maybe_crash("given_back.known")
-    whole = Region((0, shape[0]), (0, shape[1]), (0, shape[2]))
-    shards = list(shards_in(whole, geometry.shard))
     brightness = movie_brightness(job, shape[1:]) or Brightness.steady(shape[0])
-    make = partial(_make, job, geometry, source, given, places, brightness, run)
-
-    def attempt(shard: Region) -> tuple[str, str]:
-        control.check("apply")
-        try:
-            return make(shard)
-        except integrity.UNREADABLE as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # of the disk, not of what is on it
-            _forget(job, blocks, shard)
-            raise PipelineError(
-                f"{job.array(store.DRAFT)}: a shard of the draft cannot be read ({error}). Run the same command "
-                "again to make it again."
-            ) from None
-
-    n_threads = giving_back_threads(geometry.shard)
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="give-back") as pool:
-        return dict(pool.map(attempt, shards))
+    draft = _Draft(job, geometry, source, given, places, brightness, run)
+    shards = list(shards_in(Region((0, shape[0]), (0, shape[1]), (0, shape[2])), geometry.shard))
+    make = functools.partial(_make_or_forget, draft, blocks, control)
+    with ThreadPoolExecutor(giving_back_threads(geometry.shard), thread_name_prefix="give-back") as pool:
+        return dict(pool.map(make, shards))
 
 
 def prepare_draft(folder: Path, shape: tuple[int, int, int], geometry: store.Geometry) -> None:
@@ -316,32 +300,55 @@ def _forget(job: Job, blocks: Iterable[Block], shard: Region) -> None:
             markers.forget(job.folder, block.number)
 
 
-def _make(
-    job: Job,
-    geometry: store.Geometry,
-    source: Any,
-    given: Given,
-    places: NDArray[np.intp],
-    brightness: Brightness,
-    run: progress.OutputRun,
-    shard: Region,
+@dataclass(frozen=True)
+class _Draft:
+    """What all shards of the denoised array are made of."""
+
+    job: Job
+    geometry: store.Geometry
+    source: Any  # the counts of the movie
+    given: Given
+    places: NDArray[np.intp]  # of every frame in the scene
+    brightness: Brightness
+    run: progress.OutputRun
+
+
+def _make_or_forget(
+    draft: _Draft, blocks: Iterable[Block], control: Control, shard: Region
 ) -> tuple[str, str]:
+    """One shard of the denoised array; where its draft is damaged, the block that drafted it is to be done again."""
+    control.check("apply")
+    try:
+        return _make(draft, shard)
+    except integrity.UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk, not of what is on it
+        _forget(draft.job, blocks, shard)
+        raise PipelineError(
+            f"{draft.job.array(store.DRAFT)}: a shard of the draft cannot be read ({error}). Run the same command "
+            "again to make it again."
+        ) from None
+
+
+def _make(draft: _Draft, shard: Region) -> tuple[str, str]:
     """One shard of the denoised array; its grid position and hash. Nothing is done where it is there."""
+    job, geometry, given = draft.job, draft.geometry, draft.given
+    places, brightness = draft.places, draft.brightness
     key = shard_key(shard, geometry.shard)
     target = job.output / store.DENOISED
     file = target.joinpath("c", *key.split("."))
     before = (read_sealed(_marker(job.folder, key)) or {}).get("shard")
     if before is not None and shard_damage(file, geometry.shard, geometry.chunk, 1) is None:
         return key, str(before)
-    draft = zarr.open_array(job.array(store.DRAFT), mode="r")
+    frames = zarr.open_array(job.array(store.DRAFT), mode="r")
     sound = None
     if job.stand_ins is not None:
         sound = ~np.isfinite(np.load(job.stand_ins, mmap_mode="r")[shard.slices[1:]])
     writer = ShardWriter(Layout.of(zarr.open_array(target, mode="r")))
     for first in range(*shard.frames, PIECE_FRAMES):
         part = Region((first, min(first + PIECE_FRAMES, shard.frames[1])), shard.rows, shard.columns)
-        drafted = np.asarray(draft[part.slices])
-        counts = read_counts(source, part)
+        drafted = np.asarray(frames[part.slices])
+        counts = read_counts(draft.source, part)
         for number, frame in zip(range(*part.frames), range(len(drafted)), strict=True):
             row, column = places[number].tolist()
             corner = (row + shard.rows[0], column + shard.columns[0])
@@ -351,25 +358,23 @@ def _make(
             if (besides := given.stretch(stretch_of(number, len(places)))) is not None:
                 shown = besides.to_frame(counts[frame], shown, level, corner, valid, sound)
             drafted[frame] = shown
-        _briefly(part, counts, drafted, given, places, brightness, sound, source.shape)
+        _briefly(draft, part, counts, drafted, sound)
         writer.append(drafted if job.kept_bits is None else writing.round_mantissa(drafted, job.kept_bits))
-    digest = writer.write(target, shard_index(key), run.check)
+    digest = writer.write(target, shard_index(key), draft.run.check)
     adopt(job.folder, key, digest)
     maybe_crash("given_back.marked")
     return key, digest
 
 
 def _briefly(
+    draft: _Draft,
     part: Region,
     counts: NDArray[Any],
     shown: NDArray[np.float32],
-    given: Given,
-    places: NDArray[np.intp],
-    brightness: Brightness,
     sound: NDArray[np.bool_] | None,
-    movie: tuple[int, int, int],
 ) -> None:
     """Give back to some frames of a shard, in place, what is there in a few of them only."""
+    given, brightness = draft.given, draft.brightness
     numbers = [
         k
         for k, number in enumerate(range(*part.frames))
@@ -380,10 +385,10 @@ def _briefly(
         counts[numbers],
         changed,
         brightness.at(slice(*part.frames), part.rows, part.columns)[numbers],
-        places[[part.frames[0] + k for k in numbers]],
+        draft.places[[part.frames[0] + k for k in numbers]],
         given.noise,
         given.correlations,
-        math.prod(movie) / math.prod(part.shape[1:]),
+        math.prod(draft.source.shape) / math.prod(part.shape[1:]),
         sound,
     )
     shown[numbers] = changed

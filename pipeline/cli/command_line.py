@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PipelineError, ResourceError, Stopped, UsageError
+from ..files.write_errors import DISK_FULL
 from ..settings.fields import flag_of, is_required, takes_several
 from ..step_control import Control
 from . import show
@@ -207,16 +208,13 @@ def _submit(options: dict[str, Any]) -> int:
         given.setdefault("profile", (str(profile), "--profile"))  # worker jobs are described by it, too
     config = _configured(command, given, name)
     from ..jobs import submit
-    from ..settings.denoise_settings import ApplyManyConfig, RunConfig
-    from ..workers.cluster import parse_workers
+    from ..settings.denoise_settings import RunConfig
     from ..workflow.costs import sizes
 
     if isinstance(config, RunConfig):
         from ..workflow.run import check
 
         check(config)
-    elif isinstance(config, ApplyManyConfig):
-        parse_workers(config.workers, insecure=config.insecure)
     # From the settings as they are now: a --config file may be another one when the job starts.
     resolved = _words(command, given, name, inner)
     submission = submit.plan(name, resolved, config, profile, options.get("changes", []))
@@ -262,11 +260,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
             f"the connection to the workers broke ({error}). Run the same command again to continue",
         )
     if isinstance(error, OSError):
-        import errno
-
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             advice = "free some space, then run the same command again to continue"
             return (
                 ResourceError.exit_code,

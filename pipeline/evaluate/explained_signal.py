@@ -18,7 +18,7 @@ from tdenoise.evaluation import metrics
 from tdenoise.noise.brightness import Brightness
 
 from ..inputs.model_fit import movie_brightness
-from ..inputs.paired import SLAB_FRAMES, read
+from ..inputs.paired import SLAB_FRAMES
 from ..store import store
 from .estimates import NoiseLaw
 
@@ -116,7 +116,9 @@ def _part(movie: store.Store, denoised: store.Store, first: int, frames: set[int
     middle = tuple(
         slice((n - min(n, PIXELS)) // 2, (n - min(n, PIXELS)) // 2 + min(n, PIXELS)) for n in movie.shape[1:]
     )
-    counts, smooth = (read(s, first, stop)[:, *middle].astype(np.float64) for s in (movie, denoised))
+    counts, smooth = (
+        store.read_frames(s, first, stop)[:, *middle].astype(np.float64) for s in (movie, denoised)
+    )
     brightness = movie_brightness(movie) or Brightness.steady(movie.shape[0])
     valid = brightness.valid[first:stop]
     levels = brightness.at(slice(first, stop), *((part.start, part.stop) for part in middle))[valid]

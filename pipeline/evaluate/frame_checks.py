@@ -12,7 +12,6 @@ from tdenoise.evaluation.ideal_observer import DATED_INDEX, told_dwell, told_ind
 from tdenoise.evaluation.likelihood import Evidence, likelihood_ratio, without_columns
 
 from ..inputs.model_fit import movie_brightness
-from ..inputs.paired import read
 from ..store import store
 from .estimates import NoiseLaw
 
@@ -47,7 +46,7 @@ def check(movie: store.Store, denoised: store.Store, noise: NoiseLaw, spots: Arr
     numbers = sound[np.unique(np.linspace(0, len(sound) - 1, CHECKED_FRAMES).round().astype(int))]
     found, windows = [], []
     for k in map(int, numbers):
-        counts, smooth = (read(s, k, k + 1)[0] / noise.gain for s in (movie, denoised))
+        counts, smooth = (store.read_frames(s, k, k + 1)[0] / noise.gain for s in (movie, denoised))
         found.append(find_columns(smooth, distance).indices)
         windows.append(evidence_of(counts, smooth, distance))
     return {

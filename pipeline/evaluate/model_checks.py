@@ -36,7 +36,6 @@ from tdenoise.noise.noise import NoiseStatistics, Scale
 from ..errors import InputError
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import movie_brightness, movie_drift
-from ..inputs.paired import read
 from ..step_control import Control
 from ..store import store
 from .estimates import NoiseLaw
@@ -137,7 +136,7 @@ def open_checked(folder: Path, movie: store.Store, denoised: store.Store) -> Che
     extent = kind(name).checked_pixels or MOST_PIXELS
     sizes = [min(n, m) for n, m in zip(movie.shape, (FRAMES, extent, extent), strict=True)]
     corner = [(n - m) // 2 for n, m in zip(movie.shape, sizes, strict=True)]
-    frames = read(movie, corner[0], corner[0] + sizes[0])
+    frames = store.read_frames(movie, corner[0], corner[0] + sizes[0])
     counts = frames[:, corner[1] : corner[1] + sizes[1], corner[2] : corner[2] + sizes[2]]
     scale = scale_for(model.network.architecture, NoiseStatistics.from_json(movie.attributes["noise"]))
     bad = movie_stand_ins(movie)

@@ -23,7 +23,7 @@ from tdenoise.noise.noise import NoiseStatistics
 
 from ..errors import InputError, UsageError
 from ..inputs.model_fit import movie_brightness
-from ..inputs.paired import open_pair, read
+from ..inputs.paired import open_pair
 from ..resources import memory
 from ..settings.result_settings import EvaluateConfig, ReportConfig
 from ..step_control import Control
@@ -188,8 +188,8 @@ def moment(movie: store.Store, denoised: store.Store, noise: NoiseLaw, k: int, n
     """The pictures of one frame."""
     half = MOVING_AVERAGE // 2
     first = max(0, k - half)
-    around = read(movie, first, min(movie.shape[0], k + half + 1))
-    smooth = read(denoised, k, k + 1)[0]
+    around = store.read_frames(movie, first, min(movie.shape[0], k + half + 1))
+    smooth = store.read_frames(denoised, k, k + 1)[0]
     raw = around[k - first]
     deviation = np.sqrt(np.maximum(noise.gain * smooth, 1e-3) if noise.gain > 0 else noise.variance)
     time = movie.coordinates.frame_time_s
@@ -210,7 +210,7 @@ def evidence_picture(
     """Raw, denoised and, with a truth, clean frame, beside what the counts say of it; None where that is unknown."""
     if result["knowable"] is None or result["evidence"] is None:
         return None
-    raw, smooth = (read(s, k, k + 1)[0] for s in (movie, denoised))
+    raw, smooth = (store.read_frames(s, k, k + 1)[0] for s in (movie, denoised))
     distance = result["knowable"]["plane_distance_pixels"]
     found = frame_checks.evidence_of(raw / noise.gain, smooth / noise.gain, distance)
     frames = {"raw": raw, "denoised": smooth} | ({} if clean is None else {"clean": clean(k)})

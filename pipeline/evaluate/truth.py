@@ -19,7 +19,7 @@ from tdenoise.evaluation import change_detection, events, metrics
 from tdenoise.files.json_documents import parse_json
 
 from ..errors import InputError
-from ..inputs.paired import SLAB_FRAMES, Slab, read, slab_frames
+from ..inputs.paired import SLAB_FRAMES, Slab, slab_frames
 from ..store import store
 from ..store.blocks import spans
 
@@ -176,7 +176,7 @@ def _observed_level(movie: store.Store, clean: Array, dose: float) -> float:
     """Counts in vacuum: the median over groups of pixels, which a few hot pixels do not move."""
     counts = np.zeros(movie.shape[1:])
     for span in spans(len(clean), slab_frames(movie.shape)):
-        counts += read(movie, *span).sum(axis=0, dtype=np.float64)
+        counts += store.read_frames(movie, *span).sum(axis=0, dtype=np.float64)
     size = min(counts.size, math.ceil(LEVEL_ELECTRONS / max(dose * len(clean), 1e-9)))
     starts = np.arange(0, counts.size, size)
     expected = clean.sum(axis=0, dtype=np.float64)
@@ -281,7 +281,7 @@ def _frames(movie: store.Store, level: float) -> Callable[[int], Array]:
 
     @functools.lru_cache(maxsize=3)
     def slab(number: int) -> Array:
-        return read(movie, number * length, min(movie.shape[0], (number + 1) * length))
+        return store.read_frames(movie, number * length, min(movie.shape[0], (number + 1) * length))
 
     def frame(k: int) -> Array:
         found: Array = slab(k // length)[k % length] / level
@@ -355,7 +355,7 @@ def _by_offset(offsets: tuple[int, ...], values: Sequence[Any]) -> dict[str, Any
 
 def baseline(truth: Truth, movie: store.Store) -> dict[str, Any]:
     """The best that a Gaussian in space and time can do on this movie."""
-    counts = read(movie, 0, movie.shape[0])
+    counts = store.read_frames(movie, 0, movie.shape[0])
     best = metrics.best_gaussian(counts, truth.clean, truth.level)
     error = metrics.TruthErrorSums({name: truth.masks[name] for name in REGIONS})
     vacuum = metrics.Moments()

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import PipelineError, ResourceError, UsageError
 
 DENIED = (errno.EACCES, errno.EPERM)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ def failure(error: OSError, place: Path) -> PipelineError | None:
         return UsageError(f"{file}: a folder is needed here, but a file is in the way. Move the file.")
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return UsageError(f"{place.name}: {error.strerror}. Choose another name for the output.")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         return ResourceError(
             f"{file}: the disk is full, can hold no more files, or your quota is used up ({error.strerror}). "
             "Remove something, then run the same command again to continue."

@@ -10,7 +10,6 @@ from tdenoise.noise.noise import NoiseStatistics
 
 from ..errors import InputError, UsageError
 from ..store import store
-from .paired import read
 
 SAMPLE_FRAMES = 4  # looked at for whole electrons, in the middle of the movie
 
@@ -64,7 +63,7 @@ def check_gamma(movie: store.Store, what: str, instead: str) -> None:
         With the figures.
     """
     first = max(0, movie.shape[0] - SAMPLE_FRAMES) // 2
-    some = read(movie, first, min(movie.shape[0], first + SAMPLE_FRAMES))
+    some = store.read_frames(movie, first, min(movie.shape[0], first + SAMPLE_FRAMES))
     statistics = NoiseStatistics.from_json(movie.attributes["noise"])
     refused = gamma_poisson.refusal(statistics, electron_counts(movie), some)
     if refused is not None:

@@ -74,7 +74,7 @@ def slab_frames(shape: tuple[int, int, int]) -> int:
 def slabs(movie: store.Store, denoised: store.Store, control: Control) -> Iterator[Slab]:
     """Both movies from beginning to end; every chunk is decoded once."""
     n_frames = movie.shape[0]
-    counts, smooth = read(movie, 0, 0), read(denoised, 0, 0)
+    counts, smooth = store.read_frames(movie, 0, 0), store.read_frames(denoised, 0, 0)
     stated = None
     if denoised.attributes.get(store.VARIANCE) is not None:
         stated = store.open_store(denoised.path, store.VARIANCE)
@@ -87,10 +87,10 @@ def slabs(movie: store.Store, denoised: store.Store, control: Control) -> Iterat
         # Whole chunks, though one frame behind the slab would do.
         upto = min(n_frames, stop + store.CHUNK_FRAMES)
         first = done - len(counts)
-        counts = np.concatenate([counts[start - before - first :], read(movie, done, upto)])
+        counts = np.concatenate([counts[start - before - first :], store.read_frames(movie, done, upto)])
         done = upto
-        smooth = np.concatenate([smooth[len(smooth) - before :], read(denoised, start, stop)])
-        variance = None if stated is None else read(stated, start, stop)
+        smooth = np.concatenate([smooth[len(smooth) - before :], store.read_frames(denoised, start, stop)])
+        variance = None if stated is None else store.read_frames(stated, start, stop)
         levels = valid = None
         if brightness is not None:
             around = slice(start - before, min(n_frames, stop + 1))
@@ -107,20 +107,3 @@ def slabs(movie: store.Store, denoised: store.Store, control: Control) -> Iterat
             (start, stop), before, counts[: before + stop - start + 1], smooth, variance, levels, valid
         )
     control.progress("evaluate", n_frames, n_frames)
-
-
-def read(movie: store.Store, start: int, stop: int) -> Array:
-    """Some frames of either store.
-
-    Raises
-    ------
-    InputError
-        If they are damaged.
-    """
-    try:
-        return np.asarray(movie.array[start:stop])
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            movie.path,
-            f"frames {start} to {stop - 1} cannot be read ({error}). Check the store with 'verify'.",
-        ) from None

@@ -69,10 +69,6 @@ def describe(path: Path) -> dict[str, Any]:
             jobs[-1] |= {"id": job.id or (found.id if found else None), "log": str(job.newest_log)}
             if state == "running":
                 jobs[-1] |= _last_progress(job.newest_log)
-    alone = {
-        latest[step["kind"]].name for step in run["steps"] if not step.get("array") and step["kind"] in latest
-    }
-    workers = [job for job in everything if job.name not in alone and job.live]
     return {
         "run": run["id"],
         "command": run["command"],
@@ -80,15 +76,26 @@ def describe(path: Path) -> dict[str, Any]:
         "output": run["output"],
         "state": _overall([job["state"] for job in jobs]),
         "jobs": jobs,
-        "workers": {
-            "running": sum(job.state == "RUNNING" for job in workers),
-            "pending": sum(job.state == "PENDING" for job in workers),
-        },
+        "workers": _workers(run, latest, everything),
         "blocks": _blocks(run),
         **{
             cost: round(sum(job[cost] for job in accounts.values()), 3) if accounts else None
             for cost in ("gpu_hours", "cpu_hours")
         },
+    }
+
+
+def _workers(
+    run: dict[str, Any], latest: dict[str, run_folder.JobRecord], everything: list[job_queue.Queued]
+) -> dict[str, int]:
+    """How many jobs compute blocks for a step, or wait to."""
+    alone = {
+        latest[step["kind"]].name for step in run["steps"] if not step.get("array") and step["kind"] in latest
+    }
+    workers = [job for job in everything if job.name not in alone and job.live]
+    return {
+        "running": sum(job.state == "RUNNING" for job in workers),
+        "pending": sum(job.state == "PENDING" for job in workers),
     }
 
 

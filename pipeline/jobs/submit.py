@@ -19,10 +19,11 @@ from ..settings.denoise_settings import ApplyConfig, RunConfig
 from ..settings.job_settings import ResumeConfig
 from ..settings.results import OUTPUTS
 from ..settings.steps import apply_settings, is_single, single
+from ..settings.workers import LOCAL, Workers
 from ..slurm import job_queue
-from ..slurm.batch_script import NoAnswer, pipeline_command, render_script
+from ..slurm.batch_script import BatchJob, NoAnswer, pipeline_command, render_script
 from ..slurm.profile_checks import limits
-from ..slurm.site_profile import SUBMIT, JobProfile, Site, load_site
+from ..slurm.site_profile import JobProfile, Site, load_site
 from ..version import VERSION
 from ..workers import job_array
 from . import local_queue, run_folder
@@ -92,17 +93,17 @@ def plan(
         If the profile is wrong, or for PBS or LSF, or its jobs and those of ``--workers`` do not fit together.
     """
     site = load_site(profile, changes)
-    workers, _, count = str(getattr(config, "workers", "")).partition(":")
+    workers: Workers = getattr(config, "workers", LOCAL)
     _check_scheduler(site.scheduler, command, workers)
     kinds = [step for step in OUTPUTS if config.step in (None, step)] if command == "run" else [command]
     steps = []
     for kind in kinds:
         # Workers in jobs of their own: the job of the step itself computes nothing.
-        section = "driver" if kind == "apply" and workers in ("slurm", "array") else kind
+        section = "driver" if kind == "apply" and workers.system == "slurm" else kind
         one_step = command == "run" and config.step is None
         step = Step(kind, section, (*words, "--step", kind) if one_step else tuple(words))
-        if kind == "apply" and workers == "array" and (movie := _movie(config)) is not None:
-            step = Step(kind, "workers", tuple(job_array.task_words(movie)), int(count))
+        if kind == "apply" and workers.kind == "array" and (movie := _movie(config)) is not None:
+            step = Step(kind, "workers", tuple(job_array.task_words(movie)), workers.count)
         steps.append(step)
     return Submission(
         id=f"tdn-{uuid.uuid4().hex[:8]}",
@@ -115,17 +116,16 @@ def plan(
     )
 
 
-def _check_scheduler(scheduler: str, command: str, workers: str) -> None:
+def _check_scheduler(scheduler: str, command: str, workers: Workers) -> None:
     if scheduler in ("pbs", "lsf"):
         raise UsageError(
             f"submit supports only Slurm and this machine, but the profile says scheduler: {scheduler}. Write a "
             "job script "
             f"that runs 'tdenoise-pipeline {command} ...'; if you run it again, it continues where it stopped."
         )
-    system = "slurm" if workers == "array" else workers
-    if system in SUBMIT and system != scheduler:
+    if workers.system not in (None, scheduler):
         raise UsageError(
-            f"--workers {workers}:N does not fit the profile, which says scheduler: {scheduler}."
+            f"--workers {workers.kind}:N does not fit the profile, which says scheduler: {scheduler}."
         )
 
 
@@ -182,9 +182,9 @@ def scripts(
                 work_dir=work_dir,
             )
         else:
-            script = render_script(
+            job = BatchJob(
                 pipeline_command(step.words),
-                job_name=name,
+                name=name,
                 profile=profile,
                 exports=exports,
                 exit_file=exit_file,
@@ -192,6 +192,7 @@ def scripts(
                 log_dir=log_dir,
                 work_dir=work_dir,
             )
+            script = render_script(job)
         made[step.kind] = (name, script)
     return made
 
@@ -281,7 +282,7 @@ def resume(config: ResumeConfig) -> dict[str, Any]:
     folder, run = run_folder.open_run(config.output, obey=True)
     if config.profile is not None:
         site = load_site(config.profile)
-        _check_scheduler(site.scheduler, run["command"], "")
+        _check_scheduler(site.scheduler, run["command"], LOCAL)
     else:
         site = Site.from_json(run["profile"], str(folder / run_folder.RUN_FILE))
     submission = Submission(

@@ -25,9 +25,11 @@ from .parse import (
     Seed,
     Size,
     Symmetries,
+    WorkersSetting,
     YesNo,
 )
 from .setting import Settings, settings
+from .workers import LOCAL
 
 
 @settings(kw_only=True)
@@ -85,8 +87,8 @@ class Learning(Following):
 class Placement(Following):
     """Where blocks are computed; the same for ``apply`` and ``run``."""
 
-    workers: str = setting(
-        "local",
+    workers: WorkersSetting = setting(
+        LOCAL,
         "where to compute: local:N, slurm:N, pbs:N, lsf:N, array:N, or the address of a Dask scheduler",
         group=CLUSTER,
         metavar="WHERE",
@@ -119,6 +121,9 @@ class Placement(Following):
         "keep the output of the network even where the counts of the whole movie refute it",
         group=MODEL,
     )
+
+    def __post_init__(self) -> None:
+        self.workers.check_secure(self.insecure)
 
 
 @settings(kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .fields import CLUSTER, OUTPUT, WHAT, setting
-from .parse import Count, NewPath, YesNo
+from .parse import Count, NewPath, WorkersSetting, YesNo
 from .setting import Settings, settings
 
 
@@ -38,7 +38,7 @@ class ResumeConfig(Settings):
         "interrupted command was to replace it",
         group=OUTPUT,
     )
-    workers: str | None = setting(
+    workers: WorkersSetting | None = setting(
         None,
         "where to compute",
         group=CLUSTER,
@@ -48,6 +48,10 @@ class ResumeConfig(Settings):
     insecure: YesNo = setting(
         False, "accept a scheduler without TLS, in a network where you trust everyone", group=CLUSTER
     )
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            self.workers.check_secure(self.insecure)
 
 
 @settings()

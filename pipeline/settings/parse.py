@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, Strict
 
 from .results import part_of_run
+from .workers import Workers
 
 _UNITS_S = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _UNITS_NM = {"pm": 1e-3, "a": 0.1, "å": 0.1, "nm": 1.0, "um": 1e3, "µm": 1e3}
@@ -294,6 +295,7 @@ Box = Annotated[
 ]
 Radius = Annotated[int | str, BeforeValidator(_radius)]
 Processes = Annotated[int | str, BeforeValidator(_processes)]
+WorkersSetting = Annotated[InstanceOf[Workers], _of_text(Workers.of)]
 Symmetries = Annotated[int, _one_of(1, 2, 4, 8, 16)]
 UdvdRadius = Annotated[int, _one_of(0, 1)]
 RawPath = Annotated[Path, BeforeValidator(_no_url)]

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from .fields import MODEL, OUTPUT, WHAT, setting
-from .parse import DenoisedStore, Model, MovieStore, NewPath, UdvdRadius, YesNo
+from .parse import DenoisedStore, Model, MovieStore, NewPath, UdvdRadius, WorkersSetting, YesNo
 from .results import beside_in_run, was_compared
 from .setting import SettingError, Settings, settings
+from .workers import LOCAL
 
 
 @settings()
@@ -120,9 +121,12 @@ class VerifyConfig(Settings):
         None, "movie store, to repair a denoised store", group="repair", metavar="MOVIE.zarr"
     )
     model: Model | None = setting(None, "model, to repair a denoised store", group="repair", metavar="MODEL")
-    workers: str = setting(
-        "local", "where to compute the repair, as for apply", group="repair", metavar="WHERE"
+    workers: WorkersSetting = setting(
+        LOCAL, "where to compute the repair, as for apply", group="repair", metavar="WHERE"
     )
+
+    def __post_init__(self) -> None:
+        self.workers.check_secure(insecure=False)
 
 
 @settings()

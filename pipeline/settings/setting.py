@@ -30,6 +30,7 @@ _MUST_BE = {
     "int_parsing": "it must be a whole number",
     "int_parsing_size": "it must be a whole number",
     "int_type": "it must be a whole number",
+    "is_instance_of": "it must be text",
     "less_than": "it must be below {lt}",
     "less_than_equal": "it must be at most {le}",
     "literal_error": "it must be one of {expected}",

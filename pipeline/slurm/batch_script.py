@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import PipelineError, UsageError
@@ -21,102 +22,88 @@ SBATCH_TIMEOUT_S = 120  # a busy controller may take a minute
 _STEERING_PREFIXES = ("SBATCH_", "SLURM_", "SQUEUE_", "SCANCEL_", "PMI_", "PMIX_")
 
 
-def render_script(
-    command: Sequence[str],
-    *,
-    job_name: str,
-    profile: JobProfile,
-    log_dir: Path,
-    work_dir: Path | None = None,
-    exports: Mapping[str, str] | None = None,
-    exit_file: Path | None = None,
-    nodes: int = 1,
-    array: int | None = None,
-) -> str:
+@dataclass(frozen=True)
+class BatchJob:
+    """A command, and how Slurm is to run it."""
+
+    command: Sequence[str]  # program and arguments; any text is safe in them. See `pipeline_command`
+    name: str  # shown by ``squeue``, and the start of the log's name
+    profile: JobProfile  # what to ask for
+    # Existing folder for the log, NAME-JOBID.log. Slurm fails a job without a word when it is missing.
+    log_dir: Path
+    work_dir: Path = field(default_factory=Path.cwd)  # where the command runs
+    exports: Mapping[str, str] = field(default_factory=dict)  # environment variables for the command
+    # Where the job leaves its exit code when it is over for good; of a job that ends without a word there is none.
+    exit_file: Path | None = None
+    nodes: int = 1  # that share the command; see `across_nodes`
+    # Tasks of a job array that each run the command. Each leaves its own exit code, under the name of the file and
+    # its number.
+    array: int | None = None
+
+
+def render_script(job: BatchJob) -> str:
     """The batch script that runs a command, and runs it again when it stopped cleanly.
 
     Slurm warns the script ``profile.stop_early_s`` before the time limit; the script hands that on as
     SIGTERM. A command that then ends with exit code 75 is requeued and goes on where it stopped, unless
     the job was cancelled.
 
-    Parameters
-    ----------
-    command : sequence of str
-        Program and arguments; any text is safe in them. See `pipeline_command`.
-    job_name : str
-        Shown by ``squeue``, and the start of the log's name.
-    profile : JobProfile
-        What to ask for.
-    log_dir : Path
-        Existing folder for the log, ``NAME-JOBID.log``. Slurm fails a job without a word when it is
-        missing.
-    work_dir : Path, optional
-        Where the command runs; by default where this is called.
-    exports : mapping, optional
-        Environment variables for the command.
-    exit_file : Path, optional
-        Where the job leaves its exit code when it is over for good; of a job that ends without a word there
-        is none.
-    nodes : int
-        Nodes that share the command; see `across_nodes`.
-    array : int, optional
-        Run the command in so many tasks of a job array. Each leaves its own exit code, under the name of the file and
-        its number.
-
-    Returns
-    -------
-    str
-        The script.
-
     Raises
     ------
     UsageError
         If the name of the log folder holds a line break.
     """
-    name = safe_job_name(job_name)
+    profile, several_nodes = job.profile, job.nodes > 1
+    exports = [f"export {key}={shlex.quote(value)}" for key, value in job.exports.items()]
+    return _SCRIPT.format(
+        options="\n".join(f"#SBATCH {option}" for option in _options(job)),
+        log_dir=job.log_dir.absolute(),
+        work_dir=shlex.quote(str(job.work_dir.absolute())),
+        setup="\n".join([*exports, *profile.setup]),
+        note_exit=_note_exit(job),
+        command=across_nodes(job.command, profile) if several_nodes else shlex.join(job.command),
+        # srun hands on a USR1, but kills its tasks on a TERM.
+        stop_signal="USR1" if several_nodes else "TERM",
+        stop_code=128 + (signal.SIGUSR1 if several_nodes else signal.SIGTERM),
+        max_requeues=profile.max_requeues,
+        # The last task of an array has the number of the array as its own, and would requeue all of them by it.
+        me="${SLURM_JOB_ID}" if job.array is None else "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}",
+    )
+
+
+def _options(job: BatchJob) -> list[str]:
+    """The options of ``sbatch`` in the script of a job."""
+    name, profile, several_nodes = safe_job_name(job.name), job.profile, job.nodes > 1
     options = [
         f"--job-name={name}",
-        output_option(log_dir, f"{name}-%j.log" if array is None else f"{name}-%A_%a.log"),
-        *([] if array is None else [f"--array=0-{array - 1}"]),
+        output_option(job.log_dir, f"{name}-%j.log" if job.array is None else f"{name}-%A_%a.log"),
+        *([] if job.array is None else [f"--array=0-{job.array - 1}"]),
         "--open-mode=append",
         "--export=NONE",
         "--requeue",
         # What waits for a job that failed is cancelled too, instead of waiting for ever.
         "--kill-on-invalid-dep=yes",
         f"--signal=B:USR1@{profile.stop_early_s}",
-        f"--nodes={nodes}",
-        f"--ntasks-per-node={tasks_per_node(profile)}" if nodes > 1 else "--ntasks=1",
-        f"--cpus-per-task={cpus_per_task(profile) if nodes > 1 else profile.cpus}",
+        f"--nodes={job.nodes}",
+        f"--ntasks-per-node={tasks_per_node(profile)}" if several_nodes else "--ntasks=1",
+        f"--cpus-per-task={cpus_per_task(profile) if several_nodes else profile.cpus}",
         f"--mem={profile.memory_gib}G",
         f"--time={profile.time}",
-        *site_options(profile, nodes),
+        *site_options(profile, job.nodes),
     ]
     if profile.partition:
         options.append(f"--partition={profile.partition}")
     if profile.account:
         options.append(f"--account={profile.account}")
-    of_task = "" if array is None else '-"$SLURM_ARRAY_TASK_ID"'
-    return _SCRIPT.format(
-        options="\n".join(f"#SBATCH {option}" for option in options),
-        log_dir=log_dir.absolute(),
-        work_dir=shlex.quote(str((work_dir or Path.cwd()).absolute())),
-        setup="\n".join(
-            [
-                *(f"export {key}={shlex.quote(value)}" for key, value in (exports or {}).items()),
-                *profile.setup,
-            ]
-        ),
-        note_exit=""
-        if exit_file is None
-        else f'echo "$code" >{shlex.quote(str(exit_file.absolute()))}{of_task}\n',
-        command=across_nodes(command, profile) if nodes > 1 else shlex.join(command),
-        # srun hands on a USR1, but kills its tasks on a TERM.
-        stop_signal="USR1" if nodes > 1 else "TERM",
-        stop_code=128 + (signal.SIGUSR1 if nodes > 1 else signal.SIGTERM),
-        max_requeues=profile.max_requeues,
-        # The last task of an array has the number of the array as its own, and would requeue all of them by it.
-        me="${SLURM_JOB_ID}" if array is None else "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}",
-    )
+    return options
+
+
+def _note_exit(job: BatchJob) -> str:
+    """The line of the script that leaves the exit code."""
+    if job.exit_file is None:
+        return ""
+    of_task = "" if job.array is None else '-"$SLURM_ARRAY_TASK_ID"'
+    return f'echo "$code" >{shlex.quote(str(job.exit_file.absolute()))}{of_task}\n'
 
 
 _SCRIPT = """\

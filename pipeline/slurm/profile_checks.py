@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PipelineError, UsageError
-from .batch_script import NoAnswer, ask, render_script
+from .batch_script import BatchJob, NoAnswer, ask, render_script
 from .site_profile import SUBMIT, JobProfile, load_site, seconds
 
 
@@ -141,7 +141,7 @@ def _refusals(profile: JobProfile) -> list[str]:
     """What Slurm would refuse at once."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "check.sh"
-        script.write_text(render_script(["true"], job_name="check", profile=profile, log_dir=Path(folder)))
+        script.write_text(render_script(BatchJob(["true"], "check", profile, log_dir=Path(folder))))
         try:
             ask(["sbatch", "--test-only", str(script)])
         except NoAnswer:

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..settings.fields import setting
 from ..settings.parse import Count, Gpus, Lines, Options, TimeLimit, Word
 from ..settings.setting import SettingError, Settings, settings, shown
+from ..settings.workers import Workers
 from ..settings.yaml_file import read_yaml
 
 BUILT_IN = Path(__file__).with_name("profiles")
@@ -134,28 +135,26 @@ def load_profile(profile: Path | None, section: str | None = None) -> JobProfile
     return load_site(profile).of(section)
 
 
-def worker_profile(profile: Path | None, workers: str, system: str) -> JobProfile:
-    """What each worker job of one batch system asks for.
+def worker_profile(profile: Path | None, workers: Workers) -> JobProfile:
+    """What each worker job asks for.
 
     Parameters
     ----------
     profile : Path or None
         See `load_site`.
-    workers : str
-        The option that asks for them.
-    system : str
-        One of `SUBMIT`.
+    workers : Workers
+        Jobs of a batch system.
 
     Raises
     ------
     UsageError
-        If the profile is that of another one.
+        If the profile is that of another batch system.
     """
     site = load_site(profile)
-    if profile is not None and site.scheduler != system:
+    if profile is not None and site.scheduler != workers.system:
         raise UsageError(
             f"--workers {workers}: the profile {profile} says scheduler: {site.scheduler}. Give one that says "
-            f"scheduler: {system}."
+            f"scheduler: {workers.system}."
         )
     return site.of("workers")
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from ..errors import UsageError
 
+ROW_FRAMES = 32  # of a block that are denoised, then packed, and then forgotten
+
 
 @dataclass(frozen=True)
 class Region:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from tdenoise.files.atomic import is_sealed
 from tdenoise.files.json_documents import parse_json
@@ -188,6 +190,23 @@ def open_store(path: Path, name: str, *, deep: bool = True) -> Store:
             if seal_of(path) == origin:
                 return opened
     raise InputError(path, "is being replaced while it is opened. Try again in a moment.")
+
+
+def read_frames(opened: Store, start: int, stop: int) -> NDArray[Any]:
+    """Some frames of a store.
+
+    Raises
+    ------
+    InputError
+        If they are damaged.
+    """
+    try:
+        return np.asarray(opened.array[start:stop])
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            opened.path,
+            f"frames {start} to {stop - 1} cannot be read ({error}). Check the store with 'verify'.",
+        ) from None
 
 
 def _open_once(path: Path, name: str, origin: str, deep: bool) -> Store:

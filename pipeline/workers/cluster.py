@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import signal
 import threading
@@ -13,22 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ResourceError, Stopped, UsageError
 from ..resources import budget
+from ..settings.workers import Workers
 from ..slurm.site_profile import SUBMIT, worker_profile
 from .main_guard import check_main_guard
 
 if TYPE_CHECKING:
     from distributed import Client
-
-Workers = (
-    tuple[Literal["local"], int | None]
-    | tuple[Literal["slurm", "pbs", "lsf", "array"], int]
-    | tuple[Literal["address"], str]
-)
 
 log = logging.getLogger(__name__)
 
@@ -56,63 +49,15 @@ SETTINGS = WORKER_SETTINGS | {
 }
 
 
-def parse_workers(text: str, *, insecure: bool = False) -> Workers:
-    """Read the ``--workers`` option.
-
-    Parameters
-    ----------
-    text : str
-        ``local`` (one worker per core), ``local:N``, ``slurm:N``, ``pbs:N``, ``lsf:N``, ``array:N``, or the address of
-        a running Dask scheduler, ``tls://HOST:PORT``.
-    insecure : bool
-        Take ``tcp://`` too.
-
-    Returns
-    -------
-    tuple
-        The kind (``"local"``, ``"slurm"``, ``"pbs"``, ``"lsf"``, ``"array"`` or ``"address"``) with the number of
-        workers (None: one per core) or the address.
-
-    Raises
-    ------
-    UsageError
-        If the text is none of these.
-
-    Examples
-    --------
-    >>> parse_workers("local:4")
-    ('local', 4)
-    >>> parse_workers("tls://node7:8786")
-    ('address', 'tls://node7:8786')
-    """
-    if text == "local":
-        return "local", None
-    if match := re.fullmatch(r"(local|slurm|pbs|lsf|array):([1-9][0-9]{0,4})", text):
-        return match[1], int(match[2])  # type: ignore[return-value]
-    if match := re.fullmatch(r"(tcp|tls)://([^\s/?#@]+)", text):
-        _check_address(text)
-        if match[1] == "tcp" and not insecure:  # on this machine too: others may have opened the port
-            raise UsageError(
-                f"--workers {text}: tcp is neither encrypted nor authenticated, and whoever opened that port can run "
-                "code as you. Start the scheduler with TLS and use tls://. (Where you trust everyone who can reach "
-                "it: --insecure.)"
-            )
-        return "address", text
-    raise UsageError(
-        f"--workers {text!r} is not one of local, local:N, slurm:N, pbs:N, lsf:N, array:N, tls://HOST:PORT."
-    )
-
-
 @contextmanager
 def connect(
-    workers: str,
+    workers: Workers,
     *,
     scratch: Path,
     worker_memory_bytes: int | None,
     profile: Path | None,
     log_dir: Path,
     stop: threading.Event | None = None,
-    insecure: bool = False,
 ) -> Iterator[Client]:
     """Start workers (or find running ones) and give a Dask client to them; stop them afterwards.
 
@@ -121,8 +66,7 @@ def connect(
 
     Parameters
     ----------
-    workers : str
-        See `parse_workers`.
+    workers : Workers
     scratch : Path
         Folder for the workers' temporary files.
     worker_memory_bytes : int or None
@@ -134,8 +78,6 @@ def connect(
         Folder for the logs of worker jobs; on a file system that all machines share.
     stop : threading.Event, optional
         Ends the wait for a worker, which may take hours in a queue.
-    insecure : bool
-        See `parse_workers`.
 
     Yields
     ------
@@ -144,7 +86,7 @@ def connect(
     Raises
     ------
     UsageError
-        If ``workers`` or the profile is wrong, or a package or the batch system itself is missing.
+        If the profile is wrong, or a package or the batch system itself is missing.
     ResourceError
         If no worker starts in time, with what the workers left behind.
     Stopped
@@ -152,7 +94,6 @@ def connect(
     """
     stop = stop or threading.Event()
     scratch, log_dir = scratch.absolute(), log_dir.absolute()
-    kind, value = parse_workers(workers, insecure=insecure)
     import dask
     import distributed  # noqa: F401  (loaded inside config.set, its defaults would go when that ends)
 
@@ -160,12 +101,12 @@ def connect(
     # Else the scheduler makes a folder of its own in /tmp, which stays.
     settings = SETTINGS | {"temporary-directory": str(scratch)}
     with dask.config.set(settings), _environment_restored():
-        if isinstance(value, str):
-            clients = _running(value, stop)
-        elif kind in SUBMIT and value is not None:
-            clients = _jobs(kind, value, scratch, worker_memory_bytes, profile, log_dir, stop)
+        if workers.kind == "address":
+            clients = _running(workers.address, stop)
+        elif workers.kind == "local":
+            clients = _local(workers.count, scratch, worker_memory_bytes, stop)
         else:
-            clients = _local(value, scratch, worker_memory_bytes, stop)
+            clients = _jobs(workers, scratch, worker_memory_bytes, profile, log_dir, stop)
         with clients as client:
             yield client
 
@@ -192,9 +133,7 @@ def given_up(client: Client) -> str | None:
 
 
 @contextmanager
-def _local(
-    count: int | None, scratch: Path, memory_bytes: int | None, stop: threading.Event
-) -> Iterator[Client]:
+def _local(count: int, scratch: Path, memory_bytes: int | None, stop: threading.Event) -> Iterator[Client]:
     from distributed import Client, LocalCluster
     from distributed.security import Security
 
@@ -243,13 +182,13 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Worker process still alive")
 
 
-def check_jobs(workers: str, memory_bytes: int | None, profile_path: Path | None) -> None:
+def check_jobs(workers: Workers, memory_bytes: int | None, profile_path: Path | None) -> None:
     """Refuse workers that this machine cannot ask for, before anything is begun.
 
     Parameters
     ----------
-    workers : str
-        The ``--workers`` option; of other kinds than batch jobs nothing is said.
+    workers : Workers
+        Of other kinds than batch jobs nothing is said.
     memory_bytes : int, optional
         That a worker may use.
     profile_path : Path, optional
@@ -259,54 +198,51 @@ def check_jobs(workers: str, memory_bytes: int | None, profile_path: Path | None
     UsageError
         If the batch system is not here, or the jobs of the profile are too small.
     """
-    system = workers.partition(":")[0]
-    if system not in SUBMIT:
+    if workers.kind not in SUBMIT:
         return
-    profile = worker_profile(profile_path, workers, system)
+    profile = worker_profile(profile_path, workers)
     if memory_bytes is not None and memory_bytes > profile.memory_gib * 2**30:
         raise UsageError(
             f"a worker may use {memory_bytes / 2**30:.1f} GiB, but its job requests "
             f"{profile.memory_gib} GiB. Raise memory_gib under workers: in {profile_path or 'a profile'}."
         )
-    if shutil.which(SUBMIT[system]) is None:
+    if shutil.which(SUBMIT[workers.kind]) is None:
         raise UsageError(
-            f"--workers {workers} needs {SUBMIT[system]}, which this machine does not have: use local:N."
+            f"--workers {workers} needs {SUBMIT[workers.kind]}, which this machine does not have: use local:N."
         )
 
 
 @contextmanager
 def _jobs(
-    system: str,
-    count: int,
+    workers: Workers,
     scratch: Path,
     memory_bytes: int | None,
     profile_path: Path | None,
     log_dir: Path,
     stop: threading.Event,
 ) -> Iterator[Client]:
-    workers = f"{system}:{count}"
     check_jobs(workers, memory_bytes, profile_path)
-    profile = worker_profile(profile_path, workers, system)
+    profile = worker_profile(profile_path, workers)
     try:
         import cryptography  # noqa: F401  (for the keys)
         from distributed import Client
 
-        from .job_cluster import wait_for_first, worker_jobs
+        from .job_cluster import Wanted, wait_for_first, worker_jobs
     except ImportError as error:
         raise UsageError(
             f"--workers {workers} needs the package {error.name}. In a checkout of tdenoise: pip install '.[slurm]'."
         ) from error
 
-    jobs = worker_jobs(
-        system,
-        count,
+    wanted = Wanted(
+        workers.kind,
+        workers.count,
         profile=profile,
         memory_bytes=memory_bytes or profile.worker_memory_bytes,
         scratch=scratch,
         log_dir=log_dir,
         settings=WORKER_SETTINGS,
     )
-    with jobs as cluster, Client(cluster, set_as_default=False) as client:
+    with worker_jobs(wanted) as cluster, Client(cluster, set_as_default=False) as client:
         wait_for_first(cluster, timeout_s=60 * profile.queue_wait_min, stop=stop)
         yield client
 
@@ -375,13 +311,3 @@ def _environment_restored() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _check_address(address: str) -> None:
-    try:
-        parts = urlsplit(address)
-        if parts.hostname and parts.port:
-            return
-    except ValueError:
-        pass
-    raise UsageError(f"--workers {address!r}: write the address as tls://HOST:PORT.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import functools
 import gc
 import logging
@@ -29,7 +28,6 @@ NO_WORKERS_S = 90.0  # without a worker before the cluster is built anew
 NO_PROGRESS_S = 3600.0  # with workers but no block finished, before the cluster is built anew
 PATIENCE = 20  # times the longest wait for a block so far, where that is more
 KILLED = "it ended every worker that tried it, most likely for lack of memory"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Numbered(Protocol):
@@ -180,25 +178,13 @@ def _drive_once(
     n_left = len(items)
     finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
     running: dict[str, tuple[Any, Item]] = {}
-    heard = moved = time.monotonic()
-    longest = checked = 0.0
+    watch = _Watch(client, no_workers_s)
     width = 2
     suspects: list[Item] = []
     alone = False
     while waiting or running or suspects:
-        now = time.monotonic()
-        if now - checked > 1.0:  # not per item: it asks the scheduler
-            checked = now
-            workers = _count_workers(client)
-            if workers > 0:
-                width = 1 if alone else IN_FLIGHT_PER_WORKER * workers
-                heard = now
-            elif (why := cluster.given_up(client)) is not None:
-                raise ResourceError(why)
-            elif now - heard > no_workers_s:
-                raise _WorkersLost(f"there has been no worker for {no_workers_s:.0f} s")
-            if running and workers > 0 and now - moved > max(NO_PROGRESS_S, PATIENCE * longest):
-                raise _WorkersLost(f"no block was finished for {now - moved:.0f} s")
+        if n_workers := watch.look(at_work=bool(running)):
+            width = 1 if alone else IN_FLIGHT_PER_WORKER * n_workers
         while waiting and len(running) < width and not control.stop.is_set():
             item = waiting.pop()
             future = client.submit(task, item, pure=False, resources=resources)
@@ -217,8 +203,7 @@ def _drive_once(
             future = finished.get(timeout=0.5)
         except queue.Empty:
             continue
-        heard = time.monotonic()
-        longest, moved = max(longest, heard - moved), heard
+        watch.note_finished()
         _, item = running.pop(future.key)
         if future.status in ("cancelled", "lost"):
             raise _WorkersLost("the scheduler was lost")
@@ -232,6 +217,46 @@ def _drive_once(
                 continue
             error = RuntimeError(KILLED)
         yield Outcome(item, error, n_left)
+
+
+class _Watch:
+    """Tells when workers are lost: none is there, or none finishes anything, for too long."""
+
+    def __init__(self, client: Any, no_workers_s: float) -> None:
+        self._client = client
+        self._no_workers_s = no_workers_s
+        self._heard = self._moved = time.monotonic()  # of a worker, and that a block was finished
+        self._longest = self._looked = 0.0
+
+    def look(self, at_work: bool) -> int:
+        """Number of workers; 0 also where it was asked for just now.
+
+        Raises
+        ------
+        ResourceError
+            If workers that were lost are not replaced any more.
+        _WorkersLost
+        """
+        now = time.monotonic()
+        if now - self._looked <= 1.0:  # not per item: it asks the scheduler
+            return 0
+        self._looked = now
+        n_workers = _count_workers(self._client)
+        if n_workers > 0:
+            self._heard = now
+        elif (why := cluster.given_up(self._client)) is not None:
+            raise ResourceError(why)
+        elif now - self._heard > self._no_workers_s:
+            raise _WorkersLost(f"there has been no worker for {self._no_workers_s:.0f} s")
+        if at_work and n_workers > 0 and now - self._moved > max(NO_PROGRESS_S, PATIENCE * self._longest):
+            raise _WorkersLost(f"no block was finished for {now - self._moved:.0f} s")
+        return n_workers
+
+    def note_finished(self) -> None:
+        """A block was finished."""
+        self._heard = time.monotonic()
+        self._longest = max(self._longest, self._heard - self._moved)
+        self._moved = self._heard
 
 
 def _on_worker(function: Callable[[Item], Any], item: Item) -> None:

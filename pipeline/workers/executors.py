@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from ..runs.progress import OutputRun
 from ..runs.shared_run import SharedRun
-from ..slurm.site_profile import SUBMIT, load_profile
+from ..settings.workers import Workers
+from ..slurm.site_profile import load_profile
 from ..step_control import Control
 from . import cluster, driver, leave_early
 from .driver import Item, Outcome
@@ -75,10 +76,9 @@ class DaskWorkers:
     ``reconnect`` is given what starts workers, and returns what is used instead, such as workers that are there.
     """
 
-    workers: str
+    workers: Workers
     worker_memory_bytes: int | None
     profile: Path | None
-    insecure: bool
     reconnect: Callable[[Connect], Connect]
 
     def open_run(
@@ -106,7 +106,7 @@ class DaskWorkers:
         """Hand out what has no marker yet."""
         # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
         patience, resources = driver.NO_WORKERS_S, None
-        if self.workers.partition(":")[0] in SUBMIT:
+        if self.workers.system is not None:
             resources = {leave_early.TOKEN: 1.0}  # which a worker that is about to leave has no more
             patience = 60.0 * load_profile(self.profile, "workers").queue_wait_min
 
@@ -118,7 +118,6 @@ class DaskWorkers:
                 profile=self.profile,
                 log_dir=folder / "logs",
                 stop=control.stop,
-                insecure=self.insecure,
             )
 
         done = run.done_numbers()

@@ -24,7 +24,7 @@ from ..runs import paths, plans
 from ..runs.shared_run import SharedRun
 from ..settings.denoise_settings import ApplyConfig
 from ..settings.fields import flag_of
-from ..slurm.batch_script import pipeline_command, queue, render_script, submit_script
+from ..slurm.batch_script import BatchJob, pipeline_command, queue, render_script, submit_script
 from ..slurm.job_reasons import Pending, newest_log
 from ..slurm.site_profile import JobProfile, worker_profile
 from ..step_control import Control
@@ -50,20 +50,21 @@ def render(words: Sequence[str], count: int, *, name: str, profile: JobProfile, 
     profile : JobProfile
         What each task asks for.
     options
-        Of `slurm.render_script`.
+        Of `BatchJob`.
 
     Returns
     -------
     str
     """
     check = shlex.join(preflight.command())
-    return render_script(
+    job = BatchJob(
         pipeline_command([*words, "--share", f"array@{name}"]),
-        job_name=name,
+        name=name,
         profile=dataclasses.replace(profile, setup=(*profile.setup, f"{check} || exit 1")),
         array=count,
         **options,
     )
+    return render_script(job)
 
 
 def apply_array(
@@ -97,7 +98,7 @@ def apply_array(
     PipelineError
         If Slurm refuses the array, or all its tasks ended and blocks are left.
     """
-    profile = worker_profile(config.profile, config.workers, "slurm")
+    profile = worker_profile(config.profile, config.workers)
     folder = paths.work_folder(config.output).absolute()
     before = read_sealed(folder / "array.json") or {}
     known = before.get("plan") == plans.plan_id(plan) and _is_queued(before["name"])

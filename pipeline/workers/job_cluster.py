@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,92 +144,51 @@ class Replacing(Adaptive):  # type: ignore[misc]
         await super().adapt()
 
 
-@contextmanager
-def worker_jobs(
-    system: str,
-    count: int,
-    *,
-    profile: JobProfile,
-    memory_bytes: int,
-    scratch: Path,
-    log_dir: Path,
-    settings: Mapping[str, object],
-) -> Iterator[WorkerCluster]:
-    """A scheduler in this process and ``count`` worker jobs that join it; cancelled at the end.
+@dataclass(frozen=True)
+class Wanted:
+    """The worker jobs of a run, as they are asked for."""
 
-    Parameters
-    ----------
-    system : str
-        ``slurm``, ``pbs`` or ``lsf``.
-    count : int
-        Number of worker jobs.
-    profile : JobProfile
-        What each of them asks for.
-    memory_bytes : int
-        Memory limit of a worker [bytes], below that of its job.
-    scratch : Path
-        Folder for temporary files, unless the profile names one on the node.
-    log_dir : Path
-        Folder of this run alone for logs and, in a private folder, keys; on a file system that all machines
-        share. Keys and jobs of a driver that was killed are swept from it.
-    settings : mapping
-        Dask settings of the workers.
+    system: str  # slurm, pbs or lsf
+    count: int
+    profile: JobProfile  # what each of them asks for
+    memory_bytes: int  # limit of a worker, below that of its job
+    scratch: Path  # folder for temporary files, unless the profile names one on the node
+    # Folder of this run alone for logs and, in a private folder, keys; on a file system that all machines share.
+    log_dir: Path
+    settings: Mapping[str, object]  # of Dask, for the workers
+
+    @property
+    def job_cls(self) -> type[WorkerJob]:
+        """What the batch system needs."""
+        return CLASSES[self.system]
+
+
+@contextmanager
+def worker_jobs(wanted: Wanted) -> Iterator[WorkerCluster]:
+    """A scheduler in this process and worker jobs that join it; cancelled at the end.
+
+    Keys and jobs of a driver that was killed are swept from the folder of the logs.
 
     Yields
     ------
     WorkerCluster
     """
-    log_dir.mkdir(parents=True, exist_ok=True)
-    job_cls = CLASSES[system]
-    local_directory = f'"{profile.local_directory}"' if profile.local_directory else shlex.quote(str(scratch))
+    wanted.log_dir.mkdir(parents=True, exist_ok=True)
     # Of a batch run: its own name first, so that status, cancel and the costs find the workers too. PBS takes 15
     # characters.
     name = f"{os.environ.get('TDENOISE_RUN', 'tdn')}-{uuid.uuid4().hex[:8]}"
-    options = {
-        "cores": 1,
-        "processes": 1,
-        "memory": f"{memory_bytes}B",
-        "queue": profile.partition,
-        "interface": profile.interface,
-        "job_name": name,
-        # exec: signals to the job's shell reach the worker. -P: no yaml.py of the user's is imported.
-        "python": f"exec {shlex.quote(sys.executable)} -P",
-        "local_directory": local_directory,
-        "worker_extra_args": [
-            *_site(system, "worker-extra-args"),
-            "--no-dashboard",
-            "--dashboard-address=127.0.0.1:0",
-            "--resources",
-            f"{leave_early.TOKEN}=1",
-            "--preload",
-            leave_early.__name__,
-        ],
-        "scheduler_options": {
-            **(dask.config.get(f"jobqueue.{system}.scheduler-options") or {}),
-            "dashboard": False,
-            "dashboard_address": "127.0.0.1:0",
-        },
-        **job_cls.options(profile, log_dir, name),
-    }
-    options["job_extra_directives"] = [
-        *_site(system, "job-extra-directives"),
-        *options["job_extra_directives"],
-    ]
-    options["job_script_prologue"] = [
-        *job_cls.log_lines(log_dir, name),
-        *_site(system, "job-script-prologue"),
-        *_prologue(profile, settings),
-    ]
+    options = _options(wanted, name)
     dask_settings = {
-        "distributed.scheduler.no-workers-timeout": f"{profile.queue_wait_min}m",
-        f"jobqueue.{system}.log-directory": None,  # where a site sets one: our logs have one place
+        "distributed.scheduler.no-workers-timeout": f"{wanted.profile.queue_wait_min}m",
+        f"jobqueue.{wanted.system}.log-directory": None,  # where a site sets one: our logs have one place
     }
-    with _keys_folder(log_dir, name, job_cls) as tls_dir, dask.config.set(dask_settings):
+    count = wanted.count
+    with _keys_folder(wanted.log_dir, name, wanted.job_cls) as tls_dir, dask.config.set(dask_settings):
         try:
             cluster = WorkerCluster(
-                job_cls=job_cls,
+                job_cls=wanted.job_cls,
                 tls_dir=tls_dir,
-                log_dir=log_dir,
+                log_dir=wanted.log_dir,
                 size=count,
                 security=Security.temporary(),
                 **options,
@@ -245,7 +205,47 @@ def worker_jobs(
             try:
                 cluster.close()
             finally:
-                job_cls.cancel_all(name)
+                wanted.job_cls.cancel_all(name)
+
+
+def _options(wanted: Wanted, name: str) -> dict[str, Any]:
+    """What dask-jobqueue is told of the jobs, which all bear one name."""
+    system, profile, job_cls = wanted.system, wanted.profile, wanted.job_cls
+    own = job_cls.options(profile, wanted.log_dir, name)
+    return {
+        "cores": 1,
+        "processes": 1,
+        "memory": f"{wanted.memory_bytes}B",
+        "queue": profile.partition,
+        "interface": profile.interface,
+        "job_name": name,
+        # exec: signals to the job's shell reach the worker. -P: no yaml.py of the user's is imported.
+        "python": f"exec {shlex.quote(sys.executable)} -P",
+        "local_directory": f'"{profile.local_directory}"'
+        if profile.local_directory
+        else shlex.quote(str(wanted.scratch)),
+        "worker_extra_args": [
+            *_site(system, "worker-extra-args"),
+            "--no-dashboard",
+            "--dashboard-address=127.0.0.1:0",
+            "--resources",
+            f"{leave_early.TOKEN}=1",
+            "--preload",
+            leave_early.__name__,
+        ],
+        "scheduler_options": {
+            **(dask.config.get(f"jobqueue.{system}.scheduler-options") or {}),
+            "dashboard": False,
+            "dashboard_address": "127.0.0.1:0",
+        },
+        **own,
+        "job_extra_directives": [*_site(system, "job-extra-directives"), *own["job_extra_directives"]],
+        "job_script_prologue": [
+            *job_cls.log_lines(wanted.log_dir, name),
+            *_site(system, "job-script-prologue"),
+            *_prologue(profile, wanted.settings),
+        ],
+    }
 
 
 def wait_for_first(cluster: WorkerCluster, *, timeout_s: float, stop: threading.Event) -> None:

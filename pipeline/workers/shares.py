@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 from ..errors import PipelineError, UsageError
 from ..runs.shared_run import SharedRun
@@ -109,46 +109,17 @@ def work(
     LockedError
         If the output is finished, or another run has taken it over.
     """
-    failed: set[int] = set()
-    n_left, counted = len(items), -COUNT_S
-
-    def attempt(item: Item) -> Iterator[Outcome[Item]]:
-        nonlocal n_left, counted
-        control.check("apply")
-        name = f"{item.number:08d}"
-        if run.is_done(item.number) or not run.take(name):
-            return
-        error: BaseException | None = None
-        try:
-            if run.is_done(item.number):
-                return
-            if run.deaths(name) >= DEATHS:
-                raise PipelineError("it ended every process that tried it, most likely for lack of memory")
-            function(item)
-        except (PipelineError, OSError, RuntimeError, ValueError, MemoryError) as raised:
-            run.check()
-            error = raised
-            failed.add(item.number)
-        finally:
-            run.leave(name)
-        if time.monotonic() - counted > COUNT_S:
-            n_left, counted = len(items) - len(run.done_numbers()), time.monotonic()
-        yield Outcome(item, error, n_left)
-
+    attempts = _Attempts(run, function, len(items))
     for item in share.of(items):
-        yield from attempt(item)
+        control.check("apply")
+        if (outcome := attempts.attempt(item)) is not None:
+            yield outcome
     pause_s = 0.1
-    while True:
-        done = run.done_numbers()
-        missing = [i for i in items if i.number not in done and i.number not in failed]
-        if not missing:
-            return
-        # From the end of another share each, against the order in which its owner goes.
-        parts = [missing[slice(*s)] for s in spans(len(missing), -(-len(missing) // share.count))]
-        turn = (share.number + 1) % len(parts)
+    while missing := attempts.missing(items):
         tried = 0
-        for item in (i for part in (*parts[turn:], *parts[:turn]) for i in reversed(part)):
-            for outcome in attempt(item):
+        for item in _from_the_ends(missing, share):
+            control.check("apply")
+            if (outcome := attempts.attempt(item)) is not None:
                 tried += 1
                 yield outcome
         if tried == 0:
@@ -156,3 +127,50 @@ def work(
             run.check()
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_S)
+
+
+def _from_the_ends(items: Sequence[Item], share: Share) -> Iterator[Item]:
+    """All items, from the end of another share each, against the order in which its owner goes."""
+    parts = [items[slice(*s)] for s in spans(len(items), -(-len(items) // share.count))]
+    turn = (share.number + 1) % len(parts)
+    for part in (*parts[turn:], *parts[:turn]):
+        yield from reversed(part)
+
+
+class _Attempts(Generic[Item]):
+    """What this process tries: it remembers what failed, and counts now and then what is left."""
+
+    def __init__(self, run: SharedRun, function: Callable[[Item], Any], n_items: int) -> None:
+        self._run = run
+        self._function = function
+        self._n_items = self._n_left = n_items
+        self._counted = -COUNT_S
+        self._failed: set[int] = set()
+
+    def attempt(self, item: Item) -> Outcome[Item] | None:
+        """Do an item; None where it is done already, or another process has it in hand."""
+        run, name = self._run, f"{item.number:08d}"
+        if run.is_done(item.number) or not run.take(name):
+            return None
+        error: BaseException | None = None
+        try:
+            if run.is_done(item.number):
+                return None
+            if run.deaths(name) >= DEATHS:
+                raise PipelineError("it ended every process that tried it, most likely for lack of memory")
+            self._function(item)
+        except (PipelineError, OSError, RuntimeError, ValueError, MemoryError) as raised:
+            run.check()
+            error = raised
+            self._failed.add(item.number)
+        finally:
+            run.leave(name)
+        if time.monotonic() - self._counted > COUNT_S:
+            self._n_left = self._n_items - len(run.done_numbers())
+            self._counted = time.monotonic()
+        return Outcome(item, error, self._n_left)
+
+    def missing(self, items: Sequence[Item]) -> list[Item]:
+        """What nobody has done, and has not failed here."""
+        done = self._run.done_numbers()
+        return [item for item in items if item.number not in done and item.number not in self._failed]

@@ -18,7 +18,6 @@ from ..ingest.ingest_plan import open_movie, plan_geometry, stored_shape
 from ..settings.denoise_settings import ApplyManyConfig, RunConfig
 from ..settings.ingest_settings import IngestManyConfig
 from ..store.blocks import n_blocks
-from ..workers.cluster import parse_workers
 from .apply_many import describe_plans
 
 
@@ -34,10 +33,8 @@ def sizes(config: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if limit := getattr(config, "time_limit", None):
         found["train_s"] = limit
-    if workers := getattr(config, "workers", None):
-        kind, count = parse_workers(workers, insecure=config.insecure)
-        if kind not in ("local", "address"):
-            found["n_workers"] = count
+    if (workers := getattr(config, "workers", None)) and workers.system is not None:
+        found["n_workers"] = workers.count
     with suppress(PipelineError, OSError):
         if isinstance(config, IngestManyConfig):
             found["disk_bytes"] = sum(_raw_size(job) for job in plan_jobs(config))

@@ -18,6 +18,7 @@ from ..settings import recorded_settings
 from ..settings.denoise_settings import RunConfig
 from ..settings.job_settings import StatusConfig
 from ..settings.recorded_settings import COMMAND, RUN
+from ..settings.workers import Workers
 from ..step_control import Control
 from ..train.train import train_model
 from .run import run
@@ -30,7 +31,7 @@ def resume(
     control: Control | None = None,
     *,
     force: bool = False,
-    workers: str | None = None,
+    workers: Workers | None = None,
     insecure: bool = False,
 ) -> dict[str, Any]:
     """Continue the step that makes an output, or all that is unfinished in a folder.
@@ -45,10 +46,10 @@ def resume(
     control : Control, optional
     force : bool
         Replace what is there, where the interrupted command was to.
-    workers : str, optional
+    workers : Workers, optional
         Instead of the recorded ones; needed where these are behind a running scheduler.
     insecure : bool
-        Of ``workers``, see `cluster.parse_workers`.
+        Of ``workers``, see `Workers.check_secure`.
 
     Returns
     -------
@@ -71,16 +72,7 @@ def resume(
     if os.path.lexists(run):
         _call(run, path, now, control)
         return {"resumed": [str(path)]}
-    inner = sorted(f.parent.name for f in (path / ".tdenoise").glob(f"*/{COMMAND}"))
-    # os.path.exists: the work folder of another user is closed, which pathlib takes for an error.
-    begun = [p for p in (path, *(path / name for name in inner)) if os.path.lexists(_file(p))]
-    if len(begun) > 1:
-        strange = {p: why for p in begun if (why := ownership.stranger(_file(p))) is not None}
-        for output, why in strange.items():
-            log.warning("%s: its record %s, so it is skipped", output, why)
-        begun = [p for p in begun if p not in strange] or begun
-    order = list(recorded_settings.STEPS)
-    begun.sort(key=lambda p: order.index(step) if (step := _step(p)) in order else 0)
+    begun = _begun(path)
     for output in begun:
         _call(_file(output), output, now, control)
     if not begun:
@@ -93,8 +85,22 @@ class _Now:
     """What is said with the command itself, and is never taken from a record."""
 
     force: bool
-    workers: str | None
+    workers: Workers | None
     insecure: bool
+
+
+def _begun(path: Path) -> list[Path]:
+    """An output and what lies in it as a folder, as far as it was begun, in the order of the steps."""
+    inner = sorted(f.parent.name for f in (path / ".tdenoise").glob(f"*/{COMMAND}"))
+    # os.path.exists: the work folder of another user is closed, which pathlib takes for an error.
+    begun = [p for p in (path, *(path / name for name in inner)) if os.path.lexists(_file(p))]
+    if len(begun) > 1:
+        strange = {p: why for p in begun if (why := ownership.stranger(_file(p))) is not None}
+        for output, why in strange.items():
+            log.warning("%s: its record %s, so it is skipped", output, why)
+        begun = [p for p in begun if p not in strange] or begun
+    order = list(recorded_settings.STEPS)
+    return sorted(begun, key=lambda p: order.index(step) if (step := _step(p)) in order else 0)
 
 
 def _file(output: Path) -> Path:
@@ -140,10 +146,10 @@ def _settings(document: dict[str, Any], output: Path, now: _Now) -> Any:
             f"{output}: the interrupted command was to replace what is there. Confirm it: resume --force."
         )
     if hasattr(config, "workers"):
-        config = replace(config, workers=now.workers or str(config.workers), insecure=now.insecure)
-        if "://" in config.workers and now.workers is None:
+        if config.workers.kind == "address" and now.workers is None:
             raise UsageError(
                 f"{output}: was begun on the scheduler {config.workers}. Name the one to use now: resume --workers "
                 "tls://HOST:PORT, or local:N."
             )
+        config = replace(config, workers=now.workers or config.workers, insecure=now.insecure)
     return config

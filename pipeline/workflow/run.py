@@ -34,7 +34,6 @@ from ..step_control import Control
 from ..store import store
 from ..train.train import train_model
 from ..version import VERSION
-from ..workers import cluster
 
 
 def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
@@ -106,7 +105,6 @@ def check(config: RunConfig) -> None:
     ------
     UsageError, InputError
     """
-    cluster.parse_workers(config.workers, insecure=config.insecure)
     if config.processes == "slurm" and config.step != "train":
         raise UsageError("--processes slurm is for --step train: several nodes share a training only.")
     load_profile(config.profile, "workers")

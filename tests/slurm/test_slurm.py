@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 from tdenoise_pipeline.errors import PipelineError, ResourceError, Stopped
-from tdenoise_pipeline.slurm.batch_script import render_script, submit_script
+from tdenoise_pipeline.settings.workers import Workers
+from tdenoise_pipeline.slurm.batch_script import BatchJob, render_script, submit_script
 from tdenoise_pipeline.slurm.site_profile import JobProfile
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.workers import cluster
@@ -36,7 +37,7 @@ def connect(slurm, tmp_path, monkeypatch):
     def start(workers: str, extra_settings: str = "", stop: threading.Event | None = None):
         profile.write_text(f"cpus: 1\nmemory_gib: 1\ntime: '00:10:00'\n{extra_settings}\n")
         return cluster.connect(
-            workers,
+            Workers.of(workers),
             scratch=tmp_path / "scratch $HOME",
             worker_memory_bytes=None,
             profile=profile,
@@ -230,7 +231,7 @@ def batch_job(tmp_path: Path, code: str, *arguments: str, profile: JobProfile = 
     command = [sys.executable, "-c", code, *arguments]
     script = tmp_path / "job.sh"
     script.write_text(
-        render_script(command, job_name="test", profile=profile, log_dir=logs, work_dir=tmp_path)
+        render_script(BatchJob(command, name="test", profile=profile, log_dir=logs, work_dir=tmp_path))
     )
     job_id = submit_script(script)
     return job_id, logs / f"test-{job_id}.log"
