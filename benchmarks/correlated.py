@@ -23,7 +23,6 @@ import numpy as np
 from common import save
 from scipy.ndimage import gaussian_filter
 from tdenoise_pipeline.resources import budget
-from tdenoise_pipeline.train.train_plan import fast_bfloat16
 
 from tdenoise.inference.denoising import denoise
 from tdenoise.inference.tile import Tile
@@ -162,7 +161,7 @@ def score_of_network(movie: Movie, architecture: Architecture, time_limit_s: flo
         learning_rate=own.learning_rate or TrainingSettings.learning_rate,
         batch=batch,
         patch=patch,
-        mixed_precision=fast_bfloat16(),
+        mixed_precision=torch_setup.fast_bfloat16(),
     )
     state = TrainingState.start(architecture, settings, "cpu")
     loader = PatchLoader([training], architecture, patch=settings.patch, batch=settings.batch)

@@ -18,7 +18,6 @@ from typing import Any
 
 from common import circumstances
 from tdenoise_pipeline.settings import parse
-from tdenoise_pipeline.train.train_plan import fast_bfloat16
 from tdenoise_pipeline.version import VERSION
 
 from tdenoise.network import checkpoint, torch_setup
@@ -59,7 +58,7 @@ def main() -> None:
         validate_every=500,
         patience=10**9,
         seed=options.seed,
-        mixed_precision=device == "cuda" or fast_bfloat16(),
+        mixed_precision=device == "cuda" or torch_setup.fast_bfloat16(),
     )
     architecture = Architecture()
     parent = None if options.start is None else checkpoint.load_model(options.start)

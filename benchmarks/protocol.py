@@ -86,6 +86,7 @@ def measure(folder: Path, shape: tuple[int, int, int], ensemble: int, repeats: i
                 model_id=card["sha256"],
                 scale=movie_scale(opened, card),
                 ensemble=ensemble,
+                precision="auto",
                 kept_bits=store.KEPT_BITS,
                 device="cpu",
                 movie_id=opened.id,

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import TINY, counts, drifting, network
 from tdenoise_pipeline.store.blocks import Halo, plan_blocks
+from tdenoise_pipeline.store.store import KEPT_BITS
+from tdenoise_pipeline.store.writing import round_mantissa
 
 from tdenoise.inference import batches, memory
 from tdenoise.inference.denoising import denoise, symmetries
@@ -35,6 +37,7 @@ def in_blocks(
     core: tuple[int, int, int],
     ensemble: int,
     drift: np.ndarray | None = None,
+    precision: str = "float32",
 ) -> np.ndarray:
     arch = made.architecture
     out = np.full(frames.shape, np.nan, dtype=np.float32)
@@ -48,7 +51,8 @@ def in_blocks(
             (block.core.columns[0] - columns[0], block.core.columns[1] - columns[0]),
         )
         part, wanted = frames[block.padded.slices], range(*block.core.frames)
-        result = denoise(made, part, tile, SCALE, wanted, ensemble=ensemble, drift=drift)
+        chosen = {"ensemble": ensemble, "drift": drift, "precision": precision}
+        result = denoise(made, part, tile, SCALE, wanted, **chosen)
         out[block.core.slices] = np.stack(list(result))
     return out
 
@@ -93,6 +97,20 @@ def test_short_movies_and_odd_frames_keep_their_shape(shape: tuple[int, int, int
     result = whole(network(Architecture()), counts(shape), 16)
     assert result.shape == shape
     assert np.isfinite(result).all()
+
+
+@pytest.mark.parametrize("ensemble", [1, 4])
+def test_in_bfloat16_what_is_kept_of_a_block_is_that_of_the_whole_to_one_unit(ensemble: int) -> None:
+    made = network()
+    frames = np.random.default_rng(4).poisson(2.0, (12, 72, 80)).astype(np.uint8)
+    tile = Tile.whole(frames.shape)
+    given = denoise(made, frames, tile, SCALE, range(12), ensemble=ensemble, precision="bfloat16")
+    at_once = round_mantissa(np.stack(list(given)))
+    in_parts = round_mantissa(in_blocks(made, frames, (5, 32, 40), ensemble, precision="bfloat16"))
+    unit = 2.0 ** (np.floor(np.log2(np.abs(at_once))) - KEPT_BITS)
+    assert (np.abs(in_parts - at_once) <= unit).all()
+    exact = whole(made, frames, ensemble)
+    assert np.sqrt(np.mean((at_once - exact) ** 2)) < 0.01 * exact.std() + unit.mean()
 
 
 def test_all_16_symmetries_differ() -> None:

@@ -173,6 +173,7 @@ class _Request:
             model_id=self.card["sha256"],
             scale=self.scale,
             ensemble=config.ensemble,
+            precision=config.precision,
             kept_bits=None if config.lossless else store.KEPT_BITS,
             device=config.device,
             stand_ins=_save(folder, "stand_ins", self.bad),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tdenoise.inference.denoising import ORDER
 from tdenoise.inference.last_word import RULE, corners
 from tdenoise.inference.memory import halo_with_shift, memory_bytes
 from tdenoise.network import checkpoint
@@ -86,7 +87,8 @@ def make_plan(
         "step": "apply",
         "movie": movie.id,
         "model": card["sha256"],
-        "ensemble": config.ensemble,
+        "ensemble": [config.ensemble, ORDER],
+        "precision": config.precision,
         "kept_bits": None if config.lossless else store.KEPT_BITS,
         "core": list(laid.core),
         "halo": [laid.halo.frames, laid.halo.pixels],

@@ -49,6 +49,7 @@ class Job:
     model_id: str
     scale: Scale
     ensemble: int
+    precision: str  # float32, bfloat16, or auto
     kept_bits: int | None
     device: str
     stand_ins: Path | None = None  # what is shown in place of bad pixels, an array of the size of a frame
@@ -302,8 +303,12 @@ def _denoised(
     brightness: Brightness | None,
 ) -> Iterator[tuple[NDArray[np.float32], ...]]:
     """Every layer of a job, frame by frame."""
-    given: dict[str, Any] = {"ensemble": job.ensemble, "device": device, "stand_ins": bad, "drift": drift}
-    given["brightness"] = brightness
+    precision = job.precision
+    if precision == "auto":  # of this worker: another one may run on another kind of processor
+        coarse = job.kept_bits is not None and store.VARIANCE not in job.layers
+        precision = "bfloat16" if coarse and torch_setup.fast_bfloat16(device) else "float32"
+    given: dict[str, Any] = {"ensemble": job.ensemble, "precision": precision, "device": device}
+    given |= {"stand_ins": bad, "drift": drift, "brightness": brightness}
     if store.VARIANCE not in job.layers:
         for frame in denoise(model.network, held, tile, job.scale, frames, **given):
             yield (frame,)

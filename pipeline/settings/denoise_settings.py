@@ -116,6 +116,12 @@ class Placement(Following):
         group=MODEL,
         metavar="N",
     )
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto",
+        "arithmetic of the network: float32, or bfloat16, which is faster where the hardware has it; auto: bfloat16 "
+        "there, but float32 for --lossless and --variance",
+        group=MODEL,
+    )
     draft_only: YesNo = setting(
         False,
         "keep the output of the network even where the counts of the whole movie refute it",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tdenoise.network import checkpoint
+from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.registry import Architecture, architecture_of, build, kind, kind_of
 from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.noise import thinning
@@ -96,7 +96,7 @@ def make_plan(config: TrainConfig) -> Plan:
         seed=config.seed,
         learning_rate=learning_rate / (4 if parent and not rehearses else 1),
         gain_share=None if parent is None else REHEARSED_GAIN_SHARE if rehearses else GAIN_SHARE,
-        mixed_precision=device == "cuda" or fast_bfloat16(),
+        mixed_precision=device == "cuda" or torch_setup.fast_bfloat16(),
         least_dose=config.least_dose,
     )
     drifts = {movie.id: None if config.ignore_drift else movie_drift(movie, architecture) for movie in movies}
@@ -224,12 +224,3 @@ def _check_thinning(movies: list[store.Store], what: str, instead: str) -> None:
         refused = thinning.refusal(movie_noise(movie), movie.attributes["detector"]["counts_per_electron"])
         if refused is not None:
             raise InputError(movie.path, f"{what} is not valid here: {refused}. {instead}")
-
-
-def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

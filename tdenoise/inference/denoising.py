@@ -19,6 +19,8 @@ from ..noise.noise import Scale
 from .batches import Symmetry, batches_of, streamed
 from .tile import Array, Tile, Wanted
 
+ORDER = 2  # of the symmetries, counted up when it changes: part of what identifies a result
+
 
 def symmetries(number: int) -> list[Symmetry]:
     """The first ``number`` (1, 2, 4, 8 or 16) symmetries to average over, as (turn, mirror, reverse).

@@ -1,4 +1,4 @@
-"""How a process that computes with torch on the CPU is set up."""
+"""How a process that computes with torch is set up, and in which precision it is fast."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -44,3 +45,14 @@ def prepare(n_threads: int) -> None:
         if mallopt is not None:
             mallopt(M_MMAP_THRESHOLD, 1 << 30)
             mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def fast_bfloat16(device: str = "cpu") -> bool:
+    """Whether a device multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
