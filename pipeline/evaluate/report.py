@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from tdenoise.files.atomic import write_atomically
 from tdenoise.files.json_documents import parse_json
 from tdenoise.network.checkpoint import ModelError, read_card
-from tdenoise.noise.noise import NoiseStatistics
 
 from ..errors import InputError, UsageError
-from ..inputs.model_fit import movie_brightness
+from ..inputs.model_fit import movie_brightness, movie_noise
 from ..inputs.paired import open_pair, read
 from ..resources import memory
 from ..settings.result_settings import EvaluateConfig, ReportConfig
@@ -30,6 +29,7 @@ from ..step_control import Control
 from ..store import store
 from . import evaluate, figures, frame_checks, sentences
 from .estimates import NoiseLaw, noise_law
+from .evaluation_result import Evaluation
 from .truth import MOVING_AVERAGE, load_truth
 
 Array = NDArray[Any]
@@ -39,7 +39,7 @@ CANDIDATE_PIXELS = 512  # extent of the part looked at, in the middle
 CONTRAST_PERCENT = (0.3, 99.7)  # of the denoised pictures: shown black and white
 
 
-def write_report(config: ReportConfig, control: Control | None = None) -> dict[str, Any]:
+def write_report(config: ReportConfig, control: Control | None = None) -> Evaluation:
     """Measure a denoised movie and write the page, and its main picture as a PNG file beside it.
 
     Parameters
@@ -49,7 +49,7 @@ def write_report(config: ReportConfig, control: Control | None = None) -> dict[s
 
     Returns
     -------
-    dict
+    Evaluation
         What `tdenoise_pipeline.evaluate.evaluate` measured.
 
     Raises
@@ -108,7 +108,7 @@ def read_training(folder: Path, denoised: store.Store) -> dict[str, Any]:
 def render(
     movie: store.Store,
     denoised: store.Store,
-    result: dict[str, Any],
+    result: Evaluation,
     maps: evaluate.Pictures,
     training: dict[str, Any] | None,
     clean: Callable[[int], Array] | None = None,
@@ -132,7 +132,7 @@ def render(
         movie=movie,
         denoised=denoised,
         result=result,
-        error=sentences.error_in_words(result),
+        error=sentences.error_in_words(result, result["blind"]),
         explained=sentences.explained_in_words(result["explained"]),
         refuted=sentences.refuted_in_words(result["refuted"]),
         lattice=sentences.lattice_in_words(result["lattice"]),
@@ -141,7 +141,7 @@ def render(
         uncertainty=sentences.uncertainty_in_words(result["uncertainty"]) if result["uncertainty"] else "",
         events=sentences.events_of(result) if "events" in result else {},
         checks=sentences.checks_in_words(result["model_checks"]) if result["model_checks"] else [],
-        noise=NoiseStatistics.from_json(movie.attributes["noise"]),
+        noise=movie_noise(movie),
         look=look,
         pictures={
             "closest": figures.moments([closest], look, MOVING_AVERAGE, columns=2),
@@ -202,7 +202,7 @@ def evidence_picture(
     movie: store.Store,
     denoised: store.Store,
     noise: NoiseLaw,
-    result: dict[str, Any],
+    result: Evaluation,
     k: int,
     look: figures.Look,
     clean: Callable[[int], Array] | None,
@@ -240,7 +240,7 @@ def provenance(
         model |= {key: card.get(key) for key in ("steps", "best_step", "seed", "parent", "architecture")}
         model |= {f"training {k}": v for k, v in card.get("software", {}).items()}
     groups = {
-        "Source": {key: source[key] for key in source if key != "metadata"},
+        "Source": {key: value for key, value in source.items() if key != "metadata"},
         "Movie store": {
             "name": movie.path.name,
             "id": movie.id,

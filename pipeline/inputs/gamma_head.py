@@ -6,10 +6,10 @@ from typing import Any
 
 from tdenoise.network.registry import Architecture, architecture_of, kind_of
 from tdenoise.noise import gamma_poisson
-from tdenoise.noise.noise import NoiseStatistics
 
 from ..errors import InputError, UsageError
 from ..store import store
+from .model_fit import movie_noise
 from .paired import read
 
 SAMPLE_FRAMES = 4  # looked at for whole electrons, in the middle of the movie
@@ -65,7 +65,6 @@ def check_gamma(movie: store.Store, what: str, instead: str) -> None:
     """
     first = max(0, movie.shape[0] - SAMPLE_FRAMES) // 2
     some = read(movie, first, min(movie.shape[0], first + SAMPLE_FRAMES))
-    statistics = NoiseStatistics.from_json(movie.attributes["noise"])
-    refused = gamma_poisson.refusal(statistics, electron_counts(movie), some)
+    refused = gamma_poisson.refusal(movie_noise(movie), electron_counts(movie), some)
     if refused is not None:
         raise InputError(movie.path, f"{what} is not valid here: {refused}. {instead}")

@@ -72,8 +72,12 @@ def movie_brightness(movie: store.Store) -> Brightness | None:
             found = replace(found, tilts=tilts, field=movie.shape[1:])
     else:
         found = Brightness.steady(n_frames)
-        for kind in ("not_finite_frames", "blank_frames", "repeated_frames"):
-            found.valid[attributes.get(kind, [])] = False
+        for frames in (
+            attributes.get("not_finite_frames", []),
+            attributes.get("blank_frames", []),
+            attributes.get("repeated_frames", []),
+        ):
+            found.valid[frames] = False
         if found.valid.sum() < 3:
             found = Brightness.steady(n_frames)
     if found.valid.sum() < 3:
