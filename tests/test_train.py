@@ -425,7 +425,8 @@ def test_a_stop_leaves_a_checkpoint_and_the_next_run_finishes(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tdenoise_pipeline.train import train as module, train_plan
+from tdenoise_pipeline.train import train_plan, training_session as module
+from tdenoise_pipeline.train.train import train_model
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.settings.config import ApplyConfig, TrainConfig
 module.CHECKPOINT_S = 0.0
@@ -442,7 +443,7 @@ def counted(state, path, *rest):
     if seen[0] == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
 module.snapshot = counted
-module.train_model(TrainConfig(movie=(Path(sys.argv[1]),), output=Path(sys.argv[2]), steps=12))
+train_model(TrainConfig(movie=(Path(sys.argv[1]),), output=Path(sys.argv[2]), steps=12))
 """
 
 

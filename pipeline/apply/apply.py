@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tdenoise.files.atomic import write_atomically
 from tdenoise.network import checkpoint, torch_setup
+from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import architecture_of
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.noise import noise_law
@@ -171,7 +172,7 @@ def _finish(
     job: Job,
     plan: Plan,
     movie: store.Store,
-    card: dict[str, Any],
+    card: ModelCard,
     run: progress.OutputRun,
     known: Known | None,
     control: Control,
@@ -373,7 +374,7 @@ def _check_complete(
 
 def _describe(
     movie: store.Store,
-    card: dict[str, Any],
+    card: ModelCard,
     plan: Plan,
     config: ApplyConfig,
     run: progress.OutputRun,

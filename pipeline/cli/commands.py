@@ -177,7 +177,7 @@ def _models_import(config: Any, control: Control) -> dict[str, Any]:
 def _models_show(config: Any, control: Control) -> dict[str, Any]:
     from ..train.show_model import show_model
 
-    return show_model(config)
+    return {**show_model(config)}
 
 
 def _simulate(config: Any, control: Control) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def models_import(result: dict[str, Any]) -> str:
     return f"{result['model']}: model {result['sha256'][:12]}, imported from {result['imported']['name']}"
 
 
-def models_show(result: dict[str, Any]) -> str:
+def models_show(result: Any) -> str:
     from ..train.show_model import summary
 
     return "\n".join(summary(result))

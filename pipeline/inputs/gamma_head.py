@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import Architecture, architecture_of, kind_of
 from tdenoise.noise import gamma_poisson
 
@@ -20,12 +19,12 @@ def has_gamma_head(architecture: Architecture) -> bool:
     return getattr(architecture, "head", "mean") == "gamma"
 
 
-def check_uncertainty(card: dict[str, Any], movie: store.Store) -> None:
+def check_uncertainty(card: ModelCard, movie: store.Store) -> None:
     """Refuse to write a variance that the model does not know.
 
     Parameters
     ----------
-    card : dict
+    card : ModelCard
         Of the model.
     movie : Store
 
