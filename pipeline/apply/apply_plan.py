@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tdenoise.inference.last_word import RULE, corners
+from tdenoise.inference.evidence import corners
+from tdenoise.inference.last_word import RULE
 from tdenoise.inference.memory import halo_with_shift, memory_bytes
 from tdenoise.network import checkpoint
 from tdenoise.network.card import ModelCard

@@ -19,7 +19,7 @@ from matplotlib.patches import Circle, Rectangle
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
-from tdenoise.inference.last_word import LEAST_Z
+from tdenoise.inference.refutation import LEAST_Z
 
 from .evaluation_result import ModelChecks, RefutedFigures, ResidualFigures
 

@@ -7,16 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tdenoise.inference.last_word import (
-    MATTERS,
-    SIZES,
-    Evidence,
-    Refuted,
-    contrasts,
-    corners,
-    refuted,
-    significance,
-)
+from tdenoise.inference.evidence import Evidence, corners
+from tdenoise.inference.refutation import MATTERS, SIZES, Refuted, contrasts, refuted, significance
 from tdenoise.network.split_blind import Architecture
 from tdenoise.noise.noise import NoiseStatistics
 

@@ -14,9 +14,9 @@ from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.card import CardDetails, KeptMetrics, ModelCard
 from tdenoise.network.registry import scale_for
 from tdenoise.noise.noise import NoiseStatistics, persistence_warning
-from tdenoise.training.patches import TrainingMovie, hold_out
 from tdenoise.training.process_group import Team
 from tdenoise.training.train import TrainingState
+from tdenoise.training.training_movie import TrainingMovie, hold_out
 
 from ..errors import PipelineError
 from ..files.fault_points import maybe_crash

@@ -17,8 +17,9 @@ from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.noise import thinning
 from tdenoise.noise.noise import NoiseStatistics, choose, widest
 from tdenoise.training.candidates import CANDIDATES, SHARE
-from tdenoise.training.patches import POOL_BYTES, hold_out
+from tdenoise.training.patches import POOL_BYTES
 from tdenoise.training.train import TrainingSettings
+from tdenoise.training.training_movie import hold_out
 
 from ..errors import InputError, UsageError
 from ..inputs.gamma_head import check_gamma, has_gamma_head

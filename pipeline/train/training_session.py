@@ -18,10 +18,11 @@ from tdenoise.network.registry import Network, kind_of
 from tdenoise.noise import thinning
 from tdenoise.training.candidates import CANDIDATES, SHARE, Measured, choose
 from tdenoise.training.contradiction import Contradiction
-from tdenoise.training.patches import PatchLoader, TrainingMovie
+from tdenoise.training.patches import PatchLoader
 from tdenoise.training.process_group import Team
 from tdenoise.training.rehearsal import RehearsedLoader
 from tdenoise.training.train import TrainingSettings, TrainingState, train, turn_back
+from tdenoise.training.training_movie import TrainingMovie
 from tdenoise.training.validation import HeldOut, Sums, mean_of
 
 from ..errors import Stopped

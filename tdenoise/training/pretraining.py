@@ -22,7 +22,7 @@ from ..simulation.nanoparticle import Simulation, simulate
 from ..simulation.particle import MASK_RADIUS_NM, SimulationSettings
 from ..simulation.rendering import near
 from ..simulation.varied_scenes import Scene, varied_scene
-from .patches import TrainingMovie
+from .training_movie import TrainingMovie
 
 __all__ = ["Scene", "noisy", "scene", "varied_scene"]
 
