@@ -22,11 +22,12 @@ from ..step_control import Control
 from ..store import store
 from . import frame_checks, model_checks
 from .estimates import Estimates, NoiseLaw, Residual, error_terms, headline, noise_law
-from .evaluation_result import Baseline, Evaluation, WithoutTruth
+from .evaluation_result import Evaluation, WithoutTruth
 from .explained_signal import explained
 from .refutation import Refutation
 from .sentences import notes
 from .truth import REGIONS, AgainstTruth, Truth, baseline, load_truth
+from .truth_result import Baseline
 from .uncertainty import Uncertainty
 
 Array = NDArray[Any]

@@ -204,7 +204,7 @@ def check(model: Checked, noise: NoiseLaw, spots: Array, control: Control) -> Mo
         steps += [
             lambda: {"ring_correlation": _ring_correlation(model, spots)},
             lambda: {"held_back": _held_back(model)},
-            lambda: {"vacuum": _vacuum(model, spots)},
+            lambda: {"vacuum": _vacuum_figures(model, spots)},
             lambda: {"atoms": _atoms(model, reference, spots)},
         ]
     for number, step in enumerate(steps):
@@ -221,12 +221,14 @@ def check(model: Checked, noise: NoiseLaw, spots: Array, control: Control) -> Mo
     }
 
 
-def _vacuum(model: Checked, spots: Array) -> VacuumFigures:
-    """Of a movie of noise as bright as the real one."""
+def _vacuum(model: Checked) -> tuple[tuple[int, int, int], float]:
+    """Shape and level of a movie of noise that is as bright as the real one."""
     n_frames, height, width = model.counts.shape
-    level = float(model.counts[:, model.sound].mean())
-    steady = partial(model.denoise, steady=True)
-    found = probes.vacuum_probe(steady, (n_frames, height, width), level, spots)
+    return (n_frames, height, width), float(model.counts[:, model.sound].mean())
+
+
+def _vacuum_figures(model: Checked, spots: Array) -> VacuumFigures:
+    found = probes.vacuum_probe(partial(model.denoise, steady=True), *_vacuum(model), spots)
     return {
         "std": found.std,
         "spot_ratio": found.spot_ratio,

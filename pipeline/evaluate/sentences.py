@@ -12,18 +12,17 @@ from .estimates import NoiseLaw, clearly_less, learnt_by_heart
 from .evaluation_result import (
     ErrorEstimate,
     Evaluation,
-    EventLimit,
     EvidenceFigures,
     ExplainedFigures,
     FramesError,
     KnowableFigures,
     LatticeFigures,
     ModelChecks,
-    MovieEvents,
     RefutedFigures,
     UncertaintyFigures,
     WithoutTruth,
 )
+from .truth_result import EventLimit, MovieEvents
 
 
 def notes(movie: store.Store, denoised: store.Store, noise: NoiseLaw, result: WithoutTruth) -> list[str]:

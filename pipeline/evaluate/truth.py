@@ -22,16 +22,8 @@ from ..errors import InputError
 from ..inputs.paired import SLAB_FRAMES, Slab, read, slab_frames
 from ..store import store
 from ..store.blocks import spans
-from .evaluation_result import (
-    AgainstTruthFigures,
-    Baseline,
-    ErrorEstimate,
-    EventLimit,
-    FramesError,
-    MovieEvents,
-    PooledEstimate,
-    Told,
-)
+from .evaluation_result import ErrorEstimate, FramesError, PooledEstimate
+from .truth_result import AgainstTruthFigures, Baseline, EventLimit, MovieEvents, Told
 
 Array = NDArray[Any]
 

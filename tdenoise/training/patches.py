@@ -367,8 +367,7 @@ class PatchLoader:
         ]
         around = tuple(slice(*bound) for bound in bounds)
         here = tuple(
-            slice(first - corner, last - corner)
-            for (first, last), corner in zip(bounds, held.corner, strict=True)
+            slice(a - corner, b - corner) for (a, b), corner in zip(bounds, held.corner, strict=True)
         )
         patch = tuple(slice(start, start + self.patch) for start in starts)
 
@@ -377,7 +376,6 @@ class PatchLoader:
             return np.asarray(bright / seen.at(frames, rows, columns), np.float32)
 
         row, column = (start - first for start, (first, _) in zip(starts, bounds, strict=True))
-
         frames, centre = held.frames[:, *here], slice(place.centre, place.centre + 1)
         indices, own = indices - held.first, place.centre - held.first
         clean = importance = levels = None
