@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tdenoise.files.atomic import write_atomically
 from tdenoise.files.json_documents import parse_json
+from tdenoise.network.card import ModelCard
 from tdenoise.network.checkpoint import ModelError, read_card
 
 from ..errors import InputError, UsageError
@@ -82,7 +83,15 @@ def write_report(config: ReportConfig, control: Control | None = None) -> Evalua
     return result
 
 
-def read_training(folder: Path, denoised: store.Store) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Training:
+    """What is known of the training of a model."""
+
+    card: ModelCard
+    history: list[dict[str, Any]]  # a record for each validation
+
+
+def read_training(folder: Path, denoised: store.Store) -> Training:
     """The card of the model and its history, checked to be that of the denoised movie."""
     try:
         card = read_card(folder)
@@ -102,7 +111,7 @@ def read_training(folder: Path, denoised: store.Store) -> dict[str, Any]:
         history = []  # a model from elsewhere may come without
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(file, f"is not a history of a training ({error})") from None
-    return {"card": card, "history": history}
+    return Training(card, history)
 
 
 def render(
@@ -110,7 +119,7 @@ def render(
     denoised: store.Store,
     result: Evaluation,
     maps: evaluate.Pictures,
-    training: dict[str, Any] | None,
+    training: Training | None,
     clean: Callable[[int], Array] | None = None,
 ) -> tuple[str, bytes]:
     """The page as text, and the picture of one frame in a row as PNG."""
@@ -123,8 +132,8 @@ def render(
     moments = [moment(movie, denoised, noise, k, f"{name} frame") for name, k in numbers.items()]
     closest = moment(movie, denoised, noise, busiest, "frame where most changes")
     look = choose_look(movie, [*moments, closest])
-    history = [] if training is None else training["history"]
-    best_step = 0 if training is None else int(training["card"].get("best_step", 0))
+    history = [] if training is None else training.history
+    best_step = 0 if training is None else training.card.get("best_step", 0)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"number": number, "percent": percent, "decimals": decimals}
     template = resources.files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
@@ -230,13 +239,13 @@ def choose_look(movie: store.Store, shown: list[figures.Moment]) -> figures.Look
 
 
 def provenance(
-    movie: store.Store, denoised: store.Store, training: dict[str, Any] | None
+    movie: store.Store, denoised: store.Store, training: Training | None
 ) -> dict[str, dict[str, str]]:
     """Where everything came from, as groups of names and values."""
     source, made = movie.attributes["source"], denoised.attributes
-    model = dict(made["model"])
+    model: dict[str, Any] = {**made["model"]}
     if training is not None:
-        card = training["card"]
+        card = training.card
         model |= {key: card.get(key) for key in ("steps", "best_step", "seed", "parent", "architecture")}
         model |= {f"training {k}": v for k, v in card.get("software", {}).items()}
     groups = {
