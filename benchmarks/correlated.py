@@ -34,8 +34,9 @@ from tdenoise.noise.noise import NoiseStatistics, choose
 from tdenoise.noise.noise_measurement import NoiseAccumulator
 from tdenoise.simulation.nanoparticle import simulate
 from tdenoise.simulation.particle import SimulationSettings
-from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.training.patches import PatchLoader
 from tdenoise.training.train import TrainingSettings, TrainingState, train
+from tdenoise.training.training_movie import TrainingMovie, hold_out
 from tdenoise.training.validation import HeldOut
 
 SCORED_FRAMES = 8  # evenly spread over the movie

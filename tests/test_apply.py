@@ -93,7 +93,9 @@ def tree(path: Path) -> dict[str, bytes]:
 def test_the_denoised_store_opens_with_xarray_and_holds_what_the_model_says(
     sources: tuple[Path, Path], expected: np.ndarray, workers: str, tmp_path: Path
 ) -> None:
-    result = apply(config(sources, tmp_path / "d.zarr", workers=workers, draft_only=True, precision="float32"))
+    result = apply(
+        config(sources, tmp_path / "d.zarr", workers=workers, draft_only=True, precision="float32")
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = xr.open_zarr(tmp_path / "d.zarr")

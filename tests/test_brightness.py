@@ -15,7 +15,8 @@ from tdenoise.noise.brightness import Brightness, measure
 from tdenoise.noise.neighbour_frames import window_indices
 from tdenoise.noise.noise import Scale
 from tdenoise.noise.noise_measurement import NoiseAccumulator
-from tdenoise.training.patches import PatchLoader, TrainingMovie
+from tdenoise.training.patches import PatchLoader
+from tdenoise.training.training_movie import TrainingMovie
 from tdenoise.training.validation import HeldOut
 
 PIXELS = np.full(16, 1024)

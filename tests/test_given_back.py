@@ -19,12 +19,10 @@ from tdenoise_pipeline.store import store
 from tdenoise_pipeline.workflow.repair import repair as mend
 
 from tdenoise.inference import last_word
+from tdenoise.inference.evidence import Evidence, GivenBack, corners
 from tdenoise.inference.last_word import (
     STRETCH,
-    Evidence,
-    GivenBack,
     NoiseOfShown,
-    corners,
     give_back,
     give_back_briefly,
     give_back_what_stands_out,

@@ -29,8 +29,9 @@ from tdenoise.network.checkpoint import BASE, load_model, read_card
 from tdenoise.network.split_blind import SplitBlind
 from tdenoise.noise.noise import Scale
 from tdenoise.noise.noise_measurement import NoiseAccumulator
-from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.training.patches import PatchLoader
 from tdenoise.training.train import TrainingSettings, TrainingState, train
+from tdenoise.training.training_movie import TrainingMovie, hold_out
 from tdenoise.training.validation import HeldOut
 
 GAMMA = replace(TINY, head="gamma")

@@ -19,8 +19,9 @@ from tdenoise_pipeline.train.train import train_model
 from tdenoise.network.checkpoint import BASE, load_model
 from tdenoise.network.registry import Network
 from tdenoise.noise.noise import Scale
-from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.training.patches import PatchLoader
 from tdenoise.training.train import TrainingSettings, TrainingState, turn_back
+from tdenoise.training.training_movie import TrainingMovie, hold_out
 from tdenoise.training.validation import HeldOut, Sums, compare
 
 

@@ -19,7 +19,7 @@ from tdenoise.network.registry import scale_for
 from tdenoise.network.split_blind import Architecture, SplitBlind
 from tdenoise.noise.noise import NoiseStatistics
 from tdenoise.training.contradiction import Contradiction
-from tdenoise.training.patches import TrainingMovie
+from tdenoise.training.training_movie import TrainingMovie
 from tdenoise.training.validation import compare, mean_of
 
 DOSE, N_FRAMES, SIZE = 2.0, 80, 72

@@ -10,18 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from tdenoise.inference.last_word import (
-    SIZES,
-    Evidence,
-    NoiseOfShown,
-    contrasts,
-    corners,
-    give_back,
-    give_back_briefly,
-    give_back_what_stands_out,
-    refuted,
-    significance,
-)
+from tdenoise.inference.evidence import Evidence, corners
+from tdenoise.inference.last_word import NoiseOfShown, give_back, give_back_briefly, give_back_what_stands_out
+from tdenoise.inference.refutation import SIZES, contrasts, refuted, significance
 
 
 def column(height: float, place: tuple[int, int], size: int = 64, sigma: float = 2.2) -> np.ndarray:

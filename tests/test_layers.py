@@ -71,6 +71,9 @@ COMMANDS += ["models import", "models show", "doctor", "resume", "cancel", "logs
 COMMANDS += ["profiles list", "profiles show", "profiles check"]
 COMMANDS += [f"archive {verb}" for verb in ("add", "list", "find", "show", "verify", "index")]
 
+# So that a function fits on a screen, and a module holds one idea.
+MOST_LINES = {"module": 450, "function": 60}
+
 Sources = Mapping[str, str]  # of all modules, by their full names; those of packages end with ".__init__"
 
 
@@ -202,6 +205,21 @@ def private(code: Sources) -> list[str]:
     return wrong
 
 
+def lengthy(code: Sources) -> list[str]:
+    """Modules and functions, docstrings included, that are longer than a reader can hold."""
+    wrong = []
+    for module, text in modules_of(code).items():
+        n_lines = len(text.splitlines())
+        if n_lines > MOST_LINES["module"]:
+            wrong.append(f"{module} has {n_lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                n_lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if n_lines > MOST_LINES["function"]:
+                    wrong.append(f"{module}:{node.lineno} {node.name} has {n_lines} lines")
+    return wrong
+
+
 def test_every_room_imports_only_what_lies_below_it() -> None:
     assert upward(sources()) == []
 
@@ -216,6 +234,16 @@ def test_only_what_is_heavy_is_imported_inside_a_function() -> None:
 
 def test_no_module_uses_the_private_names_of_another() -> None:
     assert private(sources()) == []
+
+
+def test_no_module_and_no_function_is_longer_than_a_reader_can_hold() -> None:
+    assert lengthy(sources()) == []
+
+
+def test_what_is_too_long_is_found() -> None:
+    long = "def f():\n" + "    pass\n" * 60
+    assert lengthy({"tdenoise_pipeline.errors": long}) == ["tdenoise_pipeline.errors:1 f has 61 lines"]
+    assert lengthy({"tdenoise_pipeline.errors": "#\n" * 451}) == ["tdenoise_pipeline.errors has 451 lines"]
 
 
 A_CIRCLE = {

@@ -20,13 +20,15 @@ from tdenoise_pipeline.settings.config import ApplyConfig, EvaluateConfig
 from tdenoise_pipeline.store import store
 
 from tdenoise.inference.denoising import denoise, denoise_with_variance
-from tdenoise.inference.last_word import Evidence, give_back
+from tdenoise.inference.evidence import Evidence
+from tdenoise.inference.last_word import give_back
 from tdenoise.inference.tile import Tile
 from tdenoise.network.split_blind import Architecture
 from tdenoise.noise.brightness import Brightness, measure
 from tdenoise.noise.noise import Scale
 from tdenoise.noise.noise_measurement import NoiseAccumulator
-from tdenoise.training.patches import PatchLoader, TrainingMovie
+from tdenoise.training.patches import PatchLoader
+from tdenoise.training.training_movie import TrainingMovie
 from tdenoise.training.validation import HeldOut
 
 SCALE = Scale(2.0, 1.4, 0.4)

@@ -28,8 +28,9 @@ from tdenoise.noise.camera_pattern import PixelAccumulator, stand_ins
 from tdenoise.noise.neighbour_frames import window_indices
 from tdenoise.noise.noise import Scale
 from tdenoise.noise.noise_measurement import NoiseAccumulator
-from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.training.patches import PatchLoader
 from tdenoise.training.train import TrainingSettings, TrainingState, train
+from tdenoise.training.training_movie import TrainingMovie, hold_out
 from tdenoise.training.validation import HeldOut
 
 SCALE = Scale(0.5, 0.7, 0.15)

@@ -19,10 +19,11 @@ from tdenoise.noise.noise import Scale
 from tdenoise.simulation.nanoparticle import simulate
 from tdenoise.simulation.particle import SimulationSettings
 from tdenoise.training import rehearsal
-from tdenoise.training.patches import Batch, PatchLoader, TrainingMovie
+from tdenoise.training.patches import Batch, PatchLoader
 from tdenoise.training.pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, noisy, scene
 from tdenoise.training.rehearsal import RehearsedLoader
 from tdenoise.training.train import TrainingSettings, TrainingState, train
+from tdenoise.training.training_movie import TrainingMovie
 
 ARCHITECTURE = checkpoint.load_model(checkpoint.BASE).network.architecture
 

@@ -21,7 +21,8 @@ from tdenoise_pipeline.train.train import train_model
 
 from tdenoise.network.checkpoint import load_model
 from tdenoise.noise.noise import Scale
-from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.training.patches import PatchLoader
+from tdenoise.training.training_movie import TrainingMovie, hold_out
 
 SCALE = Scale(2.0, 1.4, 0.3)
 PROGRAM = [sys.executable, "-m", "tdenoise_pipeline.cli"]

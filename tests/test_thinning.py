@@ -21,8 +21,9 @@ from tdenoise.network.split_blind import Architecture
 from tdenoise.noise import thinning
 from tdenoise.noise.noise import NoiseStatistics, Scale
 from tdenoise.noise.noise_measurement import NoiseAccumulator
-from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
+from tdenoise.training.patches import PatchLoader
 from tdenoise.training.train import TrainingSettings, TrainingState, train
+from tdenoise.training.training_movie import TrainingMovie, hold_out
 from tdenoise.training.validation import HeldOut
 
 SEEN = Architecture(

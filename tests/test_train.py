@@ -30,8 +30,9 @@ from tdenoise.noise.drift import window_shifts
 from tdenoise.noise.neighbour_frames import window_indices
 from tdenoise.noise.noise import Scale
 from tdenoise.noise.noise_measurement import NoiseAccumulator
-from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out, regions_of
+from tdenoise.training.patches import PatchLoader, regions_of
 from tdenoise.training.train import TrainingSettings, TrainingState, train
+from tdenoise.training.training_movie import TrainingMovie, hold_out
 from tdenoise.training.validation import HeldOut
 
 SCALE = Scale(2.0, 1.4, 0.3)
@@ -425,7 +426,8 @@ def test_a_stop_leaves_a_checkpoint_and_the_next_run_finishes(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tdenoise_pipeline.train import train as module, train_plan
+from tdenoise_pipeline.train import train_plan, training_session as module
+from tdenoise_pipeline.train.train import train_model
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.settings.config import ApplyConfig, TrainConfig
 module.CHECKPOINT_S = 0.0
@@ -442,7 +444,7 @@ def counted(state, path, *rest):
     if seen[0] == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
 module.snapshot = counted
-module.train_model(TrainConfig(movie=(Path(sys.argv[1]),), output=Path(sys.argv[2]), steps=12))
+train_model(TrainConfig(movie=(Path(sys.argv[1]),), output=Path(sys.argv[2]), steps=12))
 """
 
 

@@ -18,7 +18,7 @@ import psutil
 import tdenoise_pipeline.apply.apply
 import tdenoise_pipeline.archive.verify
 import tdenoise_pipeline.ingest.ingest_many
-import tdenoise_pipeline.train.train
+import tdenoise_pipeline.train.training_session
 import torch
 from small import TINY, counts, model_folder, movie_store, network
 from tdenoise_pipeline.cli import command_line
@@ -79,7 +79,7 @@ def start(*words: object, fault: str | None = None, log: Path | None = None) -> 
 def here(*words: object) -> int:
     """Run ``tdenoise-pipeline WORDS`` in this process, which does nothing else afterwards."""
     driver.drive = drive_here  # type: ignore[assignment]
-    tdenoise_pipeline.train.train.CHECKPOINT_S = -1.0  # at every validation
+    tdenoise_pipeline.train.training_session.CHECKPOINT_S = -1.0  # at every validation
     return command_line.main([*map(str, words), "-q"])
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tdenoise.files.atomic import write_atomically
 from tdenoise.network import checkpoint, torch_setup
+from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import architecture_of
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.noise import Scale, noise_law
@@ -119,7 +120,7 @@ class _Request:
     share: shares.Share | None
     movie: store.Store
     model: Path
-    card: dict[str, Any]
+    card: ModelCard
     scale: Scale
     bad: NDArray[np.float32] | None  # what stands in for bad pixels
     plan: Plan

@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from tdenoise.inference.denoising import ORDER
-from tdenoise.inference.last_word import RULE, corners
+from tdenoise.inference.evidence import corners
+from tdenoise.inference.last_word import RULE
 from tdenoise.inference.memory import halo_with_shift, memory_bytes
 from tdenoise.network import checkpoint
+from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import Architecture, architecture_of
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.drift import largest_shift
@@ -64,7 +66,7 @@ class Plan:
 
 
 def make_plan(
-    config: ApplyConfig, movie: store.Store, card: dict[str, Any], bad: NDArray[np.float32] | None = None
+    config: ApplyConfig, movie: store.Store, card: ModelCard, bad: NDArray[np.float32] | None = None
 ) -> Plan:
     """Blocks, memory and disk; the same for any number of workers."""
     architecture = architecture_of(card)
@@ -127,7 +129,7 @@ def may_give_back(shape: tuple[int, int, int], drift: NDArray[np.float64] | None
 
 
 def followed_drift(
-    config: ApplyConfig | ApplyManyConfig, movie: store.Store, card: dict[str, Any]
+    config: ApplyConfig | ApplyManyConfig, movie: store.Store, card: ModelCard
 ) -> NDArray[np.float64] | None:
     """The drift that the windows of a model follow: as it learned to see."""
     ignored = config.ignore_drift or card.get("ignore_drift", False)
@@ -312,7 +314,7 @@ def _block_bytes(
     )
 
 
-def check_budget(config: ApplyConfig, plan: Plan, movie: store.Store, card: dict[str, Any]) -> None:
+def check_budget(config: ApplyConfig, plan: Plan, movie: store.Store, card: ModelCard) -> None:
     budget.check_disk(config.output.parent, plan.disk_bytes, str(config.output))
     limit = _worker_limit(config)
     if limit is None or _with_margin(plan) <= limit:
@@ -339,7 +341,7 @@ def _worker_limit(config: ApplyConfig) -> int | None:
     return share if config.worker_memory is None else min(config.worker_memory, share)
 
 
-def _remedy(config: ApplyConfig, plan: Plan, limit: int, movie: store.Store, card: dict[str, Any]) -> str:
+def _remedy(config: ApplyConfig, plan: Plan, limit: int, movie: store.Store, card: ModelCard) -> str:
     """What to change so that the plan fits, looked for and not guessed."""
     found = []
     workers = workers_of(config)

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from tdenoise.files.atomic import patiently, write_atomically
 from tdenoise.inference.denoising import denoise, denoise_with_variance
-from tdenoise.inference.last_word import Evidence, corners, stretch_of
+from tdenoise.inference.evidence import Evidence, corners
+from tdenoise.inference.last_word import stretch_of
 from tdenoise.inference.tile import Tile
 from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.split_blind import SplitBlind

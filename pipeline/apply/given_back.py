@@ -26,18 +26,16 @@ import zarr
 from numpy.typing import NDArray
 
 from tdenoise.files.atomic import make_folder, patiently, write_atomically
+from tdenoise.inference.evidence import Evidence, GivenBack, corners
 from tdenoise.inference.last_word import (
-    Evidence,
-    GivenBack,
-    Lags,
     NoiseOfShown,
-    corners,
     give_back,
     give_back_briefly,
     give_back_what_stands_out,
     n_stretches,
     stretch_of,
 )
+from tdenoise.inference.local_means import Lags
 from tdenoise.noise.brightness import Brightness
 
 from ..errors import PipelineError

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xxhash
@@ -25,6 +25,7 @@ from ..step_control import Control
 from ..store import foreign, integrity, store
 from ..store.blocks import Region
 from ..store.shards import look_at, n_chunks, shard_key, shards_in
+from ..store.store_attributes import StoreAttributes
 
 METADATA = "zarr.json"
 MOST_MISSING = 10_000  # shards that metadata announce for each one that is there
@@ -147,7 +148,8 @@ def _open(path: Path, name: str, attributes: dict[str, Any]) -> store.Store:
     array = zarr.open_array(path / name, mode="r", zarr_format=3)
     if array.shards is None:
         raise ValueError("it has no shards")
-    return store.Store(path, name, array, attributes, "", store.Coordinates(None, None))
+    known = cast(StoreAttributes, attributes)
+    return store.Store(path, name, array, known, "", store.Coordinates(None, None))
 
 
 def _small_files(path: Path, attributes: dict[str, Any]) -> dict[str, Damage]:

@@ -18,7 +18,7 @@ class Command:
     settings: str  # the name of their class
     summary: str  # what it gives, in one sentence
     run: Callable[[Any, Control], dict[str, Any]]
-    show: Callable[[dict[str, Any]], str]
+    show: Callable[[Any], str]
     dry_run: Callable[[Any], dict[str, Any]] | None = None
 
     @property
@@ -97,7 +97,7 @@ def _run_plan(config: Any) -> dict[str, Any]:
 def _evaluate(config: Any, control: Control) -> dict[str, Any]:
     from ..evaluate.evaluate import evaluate
 
-    return evaluate(config, control)
+    return {**evaluate(config, control)}
 
 
 def _report(config: Any, control: Control) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _models_import(config: Any, control: Control) -> dict[str, Any]:
 def _models_show(config: Any, control: Control) -> dict[str, Any]:
     from ..train.show_model import show_model
 
-    return show_model(config)
+    return {**show_model(config)}
 
 
 def _simulate(config: Any, control: Control) -> dict[str, Any]:

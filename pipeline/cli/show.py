@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..evaluate.evaluation_result import Evaluation
 from .terminal import one_line
 
 
@@ -87,11 +88,11 @@ def run(result: dict[str, Any]) -> str:
     )
 
 
-def evaluate(result: dict[str, Any]) -> str:
+def evaluate(result: Evaluation) -> str:
     return "\n".join(_figures(result))
 
 
-def _figures(metrics: dict[str, Any]) -> list[str]:
+def _figures(metrics: Evaluation) -> list[str]:
     """The main figures of an evaluation, a line each."""
     from ..evaluate.sentences import summary
 
@@ -194,7 +195,7 @@ def models_import(result: dict[str, Any]) -> str:
     return f"{result['model']}: model {result['sha256'][:12]}, imported from {result['imported']['name']}"
 
 
-def models_show(result: dict[str, Any]) -> str:
+def models_show(result: Any) -> str:
     from ..train.show_model import summary
 
     return "\n".join(summary(result))

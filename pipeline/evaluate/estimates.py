@@ -23,6 +23,16 @@ from ..errors import InputError
 from ..inputs.paired import SLAB_FRAMES, Slab, slab_frames
 from ..store import store
 from ..store.blocks import spans
+from .evaluation_result import (
+    ErrorEstimate,
+    Errors,
+    Estimate,
+    FramesError,
+    PeakRatio,
+    PooledEstimate,
+    RemovedFigures,
+    StatedError,
+)
 
 Array = NDArray[Any]
 
@@ -54,8 +64,9 @@ def noise_law(movie: store.Store) -> NoiseLaw:
     if not measured.noise_variance > 0:
         raise InputError(movie.path, "holds no noise, so there is no error of a denoised movie to estimate.")
     law = noise.noise_law(measured, movie.attributes["detector"]["counts_per_electron"])
-    if law is not None:
-        variance = law.gain * movie.attributes["mean"] + law.read_variance
+    mean = movie.attributes["mean"]
+    if law is not None and mean is not None:
+        variance = law.gain * mean + law.read_variance
         return NoiseLaw("poisson", law.gain, variance, law.read_variance)
     gain = measured.fano if math.isfinite(measured.fano) else 0.0
     return NoiseLaw("temporal", gain, measured.noise_variance)
@@ -163,18 +174,20 @@ class Estimates:
         for name, mask in self._regions.items():
             self._of_regions[name].add(terms, mask[rows])
 
-    def result(self, mean_frame: Array) -> dict[str, Any]:
+    def result(self, mean_frame: Array) -> Errors:
         """The estimates as plain values."""
         peak = float(np.percentile(mean_frame, 99.9))
-        every, held = (
-            {"n_frames": len(self.frames[name]), **self._in_words(blocks)}
-            for name, blocks in {"all_frames": self.error, "held_out": self.held_error}.items()
-        )
-        held_out = held if self._held_out else None
-        excess, umse = _as_dict(self.excess), _as_dict(self.umse)
-        upsnr = None
+        every = self._of_frames("all_frames", self.error)
+        held_out = self._of_frames("held_out", self.held_error) if self._held_out else None
+        excess, umse = _estimate(self.excess), _estimate(self.umse)
+        upsnr: PeakRatio | None = None
         if umse is not None and umse["resolvable"]:
-            upsnr = {k: metrics.psnr(umse[v], peak) for k, v in _FLIPPED.items()}
+            # The ratio falls where the error grows.
+            upsnr = {
+                "estimate": metrics.psnr(umse["estimate"], peak),
+                "low": metrics.psnr(umse["high"], peak),
+                "high": metrics.psnr(umse["low"], peak),
+            }
         return {
             "estimator": self._noise.estimator,
             "gain": self._noise.gain,
@@ -193,43 +206,58 @@ class Estimates:
             "peak_is": "99.9th percentile of the mean frame [counts]",
         }
 
-    def _in_words(self, blocks: Blocks) -> dict[str, Any]:
+    def _of_frames(self, name: str, blocks: Blocks) -> FramesError:
+        return {"n_frames": len(self.frames[name]), **self._in_words(blocks)}
+
+    def _in_words(self, blocks: Blocks) -> ErrorEstimate:
         """An error, and as a share of the noise."""
-        mse = _as_dict(blocks)
+        mse = _estimate(blocks)
         nmse = None if mse is None else _scaled(mse, 1 / self._noise.variance)
         return {"mse": mse, "nmse": nmse}
 
 
-_FLIPPED = {"estimate": "estimate", "low": "high", "high": "low"}  # limits of a falling function
-
-
-def _as_dict(blocks: Blocks) -> dict[str, Any] | None:
-    interval = blocks.interval()
-    if interval is None:
+def _estimate(blocks: Blocks) -> PooledEstimate | None:
+    found = blocks.interval()
+    if found is None:
         return None
-    return {**interval._asdict(), "resolvable": bool(interval.low > 0), "n_pixels": blocks.n_pixels()}
+    return {
+        "estimate": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "resolvable": bool(found.low > 0),
+        "n_pixels": blocks.n_pixels(),
+    }
 
 
-def _scaled(values: dict[str, Any], factor: float) -> dict[str, Any]:
-    return {**values, **{name: factor * values[name] for name in _FLIPPED}}
+def interval(found: metrics.Interval) -> Estimate:
+    """A figure with its interval as it is told."""
+    return {"estimate": found.estimate, "low": found.low, "high": found.high}
 
 
-def headline(all_frames: dict[str, Any], held_out: dict[str, Any] | None) -> dict[str, Any]:
+def _scaled(found: PooledEstimate, factor: float) -> PooledEstimate:
+    return {
+        **found,
+        "estimate": factor * found["estimate"],
+        "low": factor * found["low"],
+        "high": factor * found["high"],
+    }
+
+
+def headline(all_frames: FramesError, held_out: FramesError | None) -> StatedError:
     """The error to state: of all frames, which is the more precise, unless the held-out ones contradict it."""
-    frames, stated = "all", all_frames
     if held_out is not None and learnt_by_heart(all_frames, held_out):
-        frames, stated = "held_out", held_out
-    return {"frames": frames, **{name: stated[name] for name in ("mse", "nmse")}}
+        return {"frames": "held_out", "mse": held_out["mse"], "nmse": held_out["nmse"]}
+    return {"frames": "all", "mse": all_frames["mse"], "nmse": all_frames["nmse"]}
 
 
-def learnt_by_heart(all_frames: dict[str, Any], held_out: dict[str, Any]) -> bool:
+def learnt_by_heart(all_frames: ErrorEstimate, held_out: ErrorEstimate) -> bool:
     """Whether all frames look better than an error can be, or clearly better than the held-out ones."""
     if all_frames["mse"] is None or held_out["mse"] is None:
         return False
     return all_frames["mse"]["high"] < 0 or clearly_less(all_frames["mse"], held_out["mse"])
 
 
-def clearly_less(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def clearly_less(one: Estimate, other: Estimate) -> bool:
     """Whether one estimate lies below another by more than both intervals together explain."""
     explained = math.hypot(one["high"] - one["estimate"], other["estimate"] - other["low"])
     return bool(other["estimate"] - one["estimate"] > explained)
@@ -260,7 +288,7 @@ class Residual:
             self._reports.append(check.result())
             self._lattice.add(*pair)
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> RemovedFigures:
         """Averages over the slabs."""
         reports = self._reports
         weights = [r.n_pixels for r in reports]

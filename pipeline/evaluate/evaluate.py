@@ -15,22 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from ..inputs.paired import open_pair, slabs
+from ..inputs.paired import Slab, open_pair, slabs
 from ..resources import memory
 from ..settings.result_settings import EvaluateConfig
 from ..step_control import Control
+from ..store import store
 from . import frame_checks, model_checks
-from .estimates import Estimates, Residual, error_terms, headline, noise_law
+from .estimates import Estimates, NoiseLaw, Residual, error_terms, headline, noise_law
+from .evaluation_result import Evaluation, WithoutTruth
 from .explained_signal import explained
 from .refutation import Refutation
 from .sentences import notes
-from .truth import REGIONS, AgainstTruth, baseline, load_truth
+from .truth import REGIONS, AgainstTruth, Truth, baseline, load_truth
+from .truth_result import Baseline
 from .uncertainty import Uncertainty
 
 Array = NDArray[Any]
 
 
-def evaluate(config: EvaluateConfig, control: Control | None = None) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig, control: Control | None = None) -> Evaluation:
     """Measure a denoised movie.
 
     The stores may be of any length. A truth is held in memory as a whole,
@@ -43,15 +46,8 @@ def evaluate(config: EvaluateConfig, control: Control | None = None) -> dict[str
 
     Returns
     -------
-    dict
-        JSON-able; numbers that could not be measured are None. Errors are in counts squared. The estimated
-        ``mse`` and ``nmse`` are those of ``frames``, "all" or "held_out"; both are given in full
-        under ``all_frames`` and ``held_out`` (None where no frame was held out). ``uncertainty`` compares the stated
-        variance, where there is one, with the errors. With a truth, every ``mse`` has
-        the true error of its own frames and ``regions`` beside it, and ``events`` tells what became of them.
-        ``explained`` is the share of the signal that is shown, beside that of a filter; ``refuted`` names the
-        places where the counts, summed over time, do not bear out what is shown.
-        ``evidence`` and ``knowable`` look at single frames; ``model_checks`` are made with ``model`` only.
+    Evaluation
+        JSON-able; numbers that could not be measured are None.
 
     Raises
     ------
@@ -69,7 +65,7 @@ class Pictures:
     refuted: Array  # mean residual over its noise, in the frame of the scene
 
 
-def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dict[str, Any], Pictures]:
+def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[Evaluation, Pictures]:
     """What `evaluate` returns, and maps for a report."""
     control = control or Control()
     if config.baseline and config.truth is None:
@@ -79,32 +75,73 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
     checked = None if config.model is None else model_checks.open_checked(config.model, movie, denoised)
     noise = noise_law(movie)
     truth = None if config.truth is None else load_truth(config.truth, movie)
-    held_out = frozenset(denoised.attributes["held_out_frames"])
-    blind = denoised.attributes["model"]["blind_radius"] != "seen"
-    masks = {} if truth is None else {name: truth.masks[name] for name in REGIONS}
-    estimates = Estimates(noise, held_out, movie.shape, masks, blind)
-    uncertainty = Uncertainty(noise.variance)
-    residual = Residual(noise, movie.shape)
-    against = None if truth is None else AgainstTruth(truth)
-    refutation = Refutation(movie, denoised)
-    total, n_sound = np.zeros(movie.shape[1:]), 0
+    sums = _Sums(movie, denoised, noise, truth)
     for slab in slabs(movie, denoised, control):
-        total += slab.counts[slab.own][slab.sound[slab.own]].sum(axis=0, dtype=np.float64)
-        n_sound += int(slab.sound[slab.own].sum())
-        estimates.add(slab)
-        residual.add(slab)
-        refutation.add(slab)
-        if against is not None:
-            against.add(slab)
-        if slab.variance is not None and noise.estimator == "poisson":
-            true = (
-                None if truth is None or not truth.exact else truth.level * truth.clean[slice(*slab.frames)]
-            )
-            error = None if true is None else slab.denoised[slab.own] - true
-            uncertainty.add(slab.variance, error_terms(slab, noise), error)
-    mean_frame = total / max(1, n_sound)
-    refuted, refuted_map = refutation.result()
-    result = {
+        sums.add(slab)
+    result, pictures = _without_truth(movie, denoised, noise, sums)
+    if checked is not None:
+        spots = np.reshape(result["lattice"]["spots"], (-1, 2))
+        result["model_checks"] = model_checks.check(checked, noise, spots, control)
+    result["notes"] = notes(movie, denoised, noise, result)
+    if truth is None:
+        return plain(result), pictures
+    best = baseline(truth, movie) if config.baseline else None
+    return plain(_with_truth(result, sums, movie, denoised, best)), pictures
+
+
+class _Sums:
+    """All that is summed up while both stores are read once, slab by slab."""
+
+    def __init__(
+        self, movie: store.Store, denoised: store.Store, noise: NoiseLaw, truth: Truth | None
+    ) -> None:
+        self._noise, self._truth = noise, truth
+        held_out = frozenset(denoised.attributes["held_out_frames"])
+        self.blind = denoised.attributes["model"]["blind_radius"] != "seen"
+        masks = {} if truth is None else {name: truth.masks[name] for name in REGIONS}
+        self.estimates = Estimates(noise, held_out, movie.shape, masks, self.blind)
+        self.uncertainty = Uncertainty(noise.variance)
+        self.residual = Residual(noise, movie.shape)
+        self.against = None if truth is None else AgainstTruth(truth)
+        self.refutation = Refutation(movie, denoised)
+        self._total, self._n_sound = np.zeros(movie.shape[1:]), 0
+
+    def add(self, slab: Slab) -> None:
+        """Take in the next slab."""
+        sound = slab.sound[slab.own]
+        self._total += slab.counts[slab.own][sound].sum(axis=0, dtype=np.float64)
+        self._n_sound += int(sound.sum())
+        self.estimates.add(slab)
+        self.residual.add(slab)
+        self.refutation.add(slab)
+        if self.against is not None:
+            self.against.add(slab)
+        if slab.variance is not None and self._noise.estimator == "poisson":
+            self.uncertainty.add(slab.variance, error_terms(slab, self._noise), self._error(slab))
+
+    def _error(self, slab: Slab) -> Array | None:
+        """Of the denoised frames against the truth [counts]."""
+        truth = self._truth
+        if truth is None or not truth.exact:
+            return None
+        return np.asarray(slab.denoised[slab.own] - truth.level * truth.clean[slice(*slab.frames)])
+
+    def mean_frame(self) -> Array:
+        """Mean of the sound raw frames [counts]."""
+        return np.asarray(self._total / max(1, self._n_sound))
+
+
+def _without_truth(
+    movie: store.Store, denoised: store.Store, noise: NoiseLaw, sums: _Sums
+) -> tuple[WithoutTruth, Pictures]:
+    """What the counts alone tell; checks of the model and notes are still to come."""
+    mean_frame = sums.mean_frame()
+    refuted, refuted_map = sums.refutation.result()
+    errors = sums.estimates.result(mean_frame)
+    stated = sums.estimates.frames["held_out" if errors["frames"] == "held_out" else "all_frames"]
+    removed = sums.residual.result()
+    spots = np.reshape(removed["lattice"]["spots"], (-1, 2))
+    result: WithoutTruth = {
         "kind": "evaluation",
         "movie": {"id": movie.id, "name": movie.path.name, "source": movie.attributes["source"]["name"]},
         "denoised": {"id": denoised.id, "name": denoised.path.name},
@@ -112,27 +149,42 @@ def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[dic
         "shape": list(movie.shape),
         "units": movie.units,
         "mean": float(mean_frame.mean()),
-        **estimates.result(mean_frame),
-        **residual.result(),
-        "uncertainty": uncertainty.result(),
+        **errors,
+        **removed,
+        "uncertainty": sums.uncertainty.result(),
         "brightness": movie.attributes.get("brightness"),
         # Where the counts, summed over time, refute what is shown; see `refutation`.
         "refuted": refuted,
+        "explained": explained(movie, denoised, noise, sums.blind, stated),
+        **frame_checks.check(movie, denoised, noise, spots),
+        "model_checks": None,
+        "notes": [],
     }
-    stated = estimates.frames["held_out" if result["frames"] == "held_out" else "all_frames"]
-    result["explained"] = explained(movie, denoised, noise, blind, stated)
-    spots = np.reshape(result["lattice"]["spots"], (-1, 2))
-    result |= frame_checks.check(movie, denoised, noise, spots)
-    result["model_checks"] = None if checked is None else model_checks.check(checked, noise, spots, control)
-    result["notes"] = notes(movie, denoised, noise, result)
-    if truth is not None and against is not None:
-        for name, frames in estimates.frames.items():
-            result[name] = against.compared(result[name], frames)
-        result["regions"] = against.compared_regions(result["regions"])
-        result |= headline(result["all_frames"], result["held_out"])
-        result |= against.result(movie, denoised)
-        result["baseline"] = baseline(truth, movie) if config.baseline else None
-    return plain(result), Pictures(mean_frame, refuted_map)
+    return result, Pictures(mean_frame, refuted_map)
+
+
+def _with_truth(
+    result: WithoutTruth,
+    sums: _Sums,
+    movie: store.Store,
+    denoised: store.Store,
+    best: Baseline | None,
+) -> Evaluation:
+    """A result, completed with what the truth tells."""
+    against, frames = sums.against, sums.estimates.frames
+    assert against is not None
+    every, held_out = against.compared(result["all_frames"], frames["all_frames"]), result["held_out"]
+    if held_out is not None:
+        held_out = against.compared(held_out, frames["held_out"])
+    return {
+        **result,
+        "all_frames": every,
+        "held_out": held_out,
+        "regions": against.compared_regions(result["regions"]),
+        **headline(every, held_out),
+        **against.result(movie, denoised),
+        "baseline": best,
+    }
 
 
 def plain(value: Any) -> Any:

@@ -20,7 +20,8 @@ from tdenoise.noise.brightness import Brightness
 from ..inputs.model_fit import movie_brightness
 from ..inputs.paired import SLAB_FRAMES
 from ..store import store
-from .estimates import NoiseLaw
+from .estimates import NoiseLaw, interval
+from .evaluation_result import Estimate, ExplainedFigures
 
 Array = NDArray[Any]
 
@@ -37,7 +38,7 @@ BLOCK = (SLAB_FRAMES, 16, 16)  # whose sums are taken as independent
 
 def explained(
     movie: store.Store, denoised: store.Store, noise: NoiseLaw, blind: bool, frames: Sequence[int]
-) -> dict[str, Any] | None:
+) -> ExplainedFigures | None:
     """Share of the signal's variance that is explained.
 
     Parameters
@@ -51,11 +52,8 @@ def explained(
 
     Returns
     -------
-    dict or None
-        ``signal_variance`` [counts^2]; ``denoised`` and ``gaussian``, the best of some filters, each with
-        ``estimate``, ``low`` and ``high`` (95 %) of the share of it that is explained: 1 is perfect, 0 as good as a
-        blank image. ``over_filter`` is by how much the denoised movie explains more than the filter. None where the
-        noise of a pixel is not known, or no signal is seen.
+    ExplainedFigures or None
+        None where the noise of a pixel is not known, or no signal is seen.
     """
     if noise.estimator != "poisson" or not blind or movie.shape[0] < 3 or not frames:
         return None
@@ -163,5 +161,5 @@ def _line(values: Array, sigma: float) -> Array:
     return np.asarray(ndimage.gaussian_filter1d(values, sigma, mode="constant", truncate=FARTHEST))
 
 
-def _ratio(sums: Array, signal: Array) -> dict[str, float]:
-    return dict(metrics.bootstrap_ratio(sums, signal)._asdict())
+def _ratio(sums: Array, signal: Array) -> Estimate:
+    return interval(metrics.bootstrap_ratio(sums, signal))

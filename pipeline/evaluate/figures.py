@@ -19,7 +19,9 @@ from matplotlib.patches import Circle, Rectangle
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
-from tdenoise.inference.last_word import LEAST_Z
+from tdenoise.inference.refutation import LEAST_Z
+
+from .evaluation_result import ModelChecks, RefutedFigures, ResidualFigures
 
 Array = NDArray[Any]
 
@@ -114,7 +116,7 @@ def evidence(frames: Mapping[str, Array], support: Array, look: Look) -> str:
         return render(figure)
 
 
-def model_checks(checks: dict[str, Any]) -> str | None:
+def model_checks(checks: ModelChecks) -> str | None:
     """Fourier ring correlation, recovery of atoms that were put in, and an event of a single frame."""
     ring, atoms = checks["ring_correlation"], checks["atoms"]
     if ring is None:
@@ -122,13 +124,12 @@ def model_checks(checks: dict[str, Any]) -> str | None:
     with mpl.rc_context(STYLE):
         figure, axes = _axes(1, 3, (9.6, 3.0))
         left, middle, right = axes[0]
-        curves = {
-            "denoised": ("two denoised halves", ACCENT),
-            "with_truth": ("with the noise-free movie", SECOND),
-            "raw": ("two raw halves", PALE),
-        }
-        for name, (label, colour) in curves.items():
-            left.plot(ring["frequency"], np.array(ring[name], float), color=colour, lw=1.4, label=label)
+        for curve, label, colour in (
+            (ring["denoised"], "two denoised halves", ACCENT),
+            (ring["with_truth"], "with the noise-free movie", SECOND),
+            (ring["raw"], "two raw halves", PALE),
+        ):
+            left.plot(ring["frequency"], np.array(curve, float), color=colour, lw=1.4, label=label)
         left.axhline(1 / 7, color=INK, lw=0.6, ls=":")
         left.set(
             xlabel="frequency [cycles per pixel]", title="ring correlation", xlim=(0, 0.5), ylim=(-0.1, 1.15)
@@ -136,13 +137,11 @@ def model_checks(checks: dict[str, Any]) -> str | None:
         left.legend(loc="upper right", fontsize=7)
         if atoms is not None:
             columns = [a["columns"] for a in atoms["put_in"]]
-            for key, label, colour in (
-                ("recovered", "share shown", ACCENT),
-                ("auc", "detection (AUC)", SECOND),
+            for values, label, colour in (
+                ([a["recovered"] for a in atoms["put_in"]], "share shown", ACCENT),
+                ([a["auc"] for a in atoms["put_in"]], "detection (AUC)", SECOND),
             ):
-                middle.plot(
-                    columns, [a[key] for a in atoms["put_in"]], color=colour, marker="o", ms=3, label=label
-                )
+                middle.plot(columns, values, color=colour, marker="o", ms=3, label=label)
             middle.axhline(1, color=PALE, lw=0.8)
             middle.set(xlabel="strength [typical columns]", title="atoms put in", ylim=(0, 1.3))
             middle.legend(loc="lower right", fontsize=7)
@@ -161,7 +160,7 @@ def mean_frame(mean: Array, look: Look) -> str:
         return render(figure)
 
 
-def residual(result: dict[str, Any]) -> str:
+def residual(result: ResidualFigures) -> str:
     """Autocorrelation of the residual as a map, and its power spectrum against that of white noise."""
     half = np.array(result["map"], float)  # None, where the frame is too narrow for a lag, becomes NaN
     bound, lag = result["bound"], half.shape[0] - 1
@@ -187,7 +186,7 @@ def residual(result: dict[str, Any]) -> str:
         return render(figure)
 
 
-def refuted(significance: Array, found: dict[str, Any]) -> str:
+def refuted(significance: Array, found: RefutedFigures) -> str:
     """Map of the residual that is summed over all frames, in units of its noise.
 
     Refuted places are marked, and by thin rings those that stand out but may be chance.

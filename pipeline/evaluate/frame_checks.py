@@ -14,6 +14,7 @@ from tdenoise.evaluation.likelihood import Evidence, likelihood_ratio, without_c
 from ..inputs.model_fit import movie_brightness
 from ..store import store
 from .estimates import NoiseLaw
+from .evaluation_result import EvidenceFigures, FrameChecks, KnowableFigures
 
 Array = NDArray[Any]
 
@@ -22,7 +23,7 @@ WINDOW_SHARE = 0.6  # side of a window of evidence, over the distance of lattice
 FAR = 3.0  # standard deviations
 
 
-def check(movie: store.Store, denoised: store.Store, noise: NoiseLaw, spots: Array) -> dict[str, Any]:
+def check(movie: store.Store, denoised: store.Store, noise: NoiseLaw, spots: Array) -> FrameChecks:
     """Evidence for the denoised frames, and what can be told at all at this dose.
 
     Parameters
@@ -34,9 +35,7 @@ def check(movie: store.Store, denoised: store.Store, noise: NoiseLaw, spots: Arr
 
     Returns
     -------
-    dict
-        ``evidence`` and ``knowable``; each None where the movie shows no lattice, or where the counts of an
-        electron are not known.
+    FrameChecks
     """
     distance = plane_distance(spots)
     if distance is None or noise.estimator != "poisson":
@@ -65,7 +64,7 @@ def evidence_of(counts: Array, smooth: Array, distance_px: float) -> Evidence:
     return likelihood_ratio(counts, smooth, without_columns(smooth, distance_px), window_pixels(distance_px))
 
 
-def _evidence(windows: list[Evidence], numbers: Array, side: int) -> dict[str, Any] | None:
+def _evidence(windows: list[Evidence], numbers: Array, side: int) -> EvidenceFigures | None:
     misfit = np.stack([w.misfit for w in windows])
     if not misfit.size:
         return None
@@ -87,7 +86,7 @@ def _evidence(windows: list[Evidence], numbers: Array, side: int) -> dict[str, A
     }
 
 
-def knowable(indices: Array, distance_px: float, n_frames: int) -> dict[str, Any] | None:
+def knowable(indices: Array, distance_px: float, n_frames: int) -> KnowableFigures | None:
     """From which step and dwell time on an ideal observer tells changes of columns such as these.
 
     Parameters
@@ -101,8 +100,8 @@ def knowable(indices: Array, distance_px: float, n_frames: int) -> dict[str, Any
 
     Returns
     -------
-    dict or None
-        Steps in units of a typical column; dwell times in frames, None where 64 are too few.
+    KnowableFigures or None
+        None without columns.
     """
     if not indices.size:
         return None
@@ -110,8 +109,11 @@ def knowable(indices: Array, distance_px: float, n_frames: int) -> dict[str, Any
     return {
         "plane_distance_pixels": distance_px,
         "n_columns": indices.size / n_frames,
-        "index": {name: float(np.percentile(indices, q)) for name, q in (("low", 10), ("high", 90))}
-        | {"typical": typical},
+        "index": {
+            "low": float(np.percentile(indices, 10)),
+            "high": float(np.percentile(indices, 90)),
+            "typical": typical,
+        },
         "told_after_frames": {
             "whole_column": told_dwell(typical),
             "half_column": told_dwell(typical / 2),

@@ -7,7 +7,7 @@ average over symmetries that `apply` may take.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,25 @@ from tdenoise.network.windows import put_stand_ins
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.drift import window_shifts
 from tdenoise.noise.neighbour_frames import window_indices
-from tdenoise.noise.noise import NoiseStatistics, Scale
+from tdenoise.noise.noise import Scale
 
 from ..errors import InputError
 from ..inputs.bad_pixels import movie_stand_ins
-from ..inputs.model_fit import movie_brightness, movie_drift
+from ..inputs.model_fit import movie_brightness, movie_drift, movie_noise
 from ..step_control import Control
 from ..store import store
-from .estimates import NoiseLaw
+from .estimates import NoiseLaw, interval
+from .evaluation_result import (
+    AtomProbes,
+    AtomsFigures,
+    FilterShown,
+    HeldBack,
+    ModelCheck,
+    ModelChecks,
+    RingCorrelation,
+    SingleImages,
+    VacuumFigures,
+)
 
 Array = NDArray[Any]
 
@@ -138,7 +149,7 @@ def open_checked(folder: Path, movie: store.Store, denoised: store.Store) -> Che
     corner = [(n - m) // 2 for n, m in zip(movie.shape, sizes, strict=True)]
     frames = store.read_frames(movie, corner[0], corner[0] + sizes[0])
     counts = frames[:, corner[1] : corner[1] + sizes[1], corner[2] : corner[2] + sizes[2]]
-    scale = scale_for(model.network.architecture, NoiseStatistics.from_json(movie.attributes["noise"]))
+    scale = scale_for(model.network.architecture, movie_noise(movie))
     bad = movie_stand_ins(movie)
     if bad is not None:
         bad = bad[corner[1] : corner[1] + sizes[1], corner[2] : corner[2] + sizes[2]]
@@ -160,7 +171,7 @@ def open_checked(folder: Path, movie: store.Store, denoised: store.Store) -> Che
     return Checked(model.network, name, counts, place, scale, bad, drift, brightness)
 
 
-def check(model: Checked, noise: NoiseLaw, spots: Array, control: Control) -> dict[str, Any]:
+def check(model: Checked, noise: NoiseLaw, spots: Array, control: Control) -> ModelChecks:
     """All checks of a model.
 
     Parameters
@@ -173,44 +184,59 @@ def check(model: Checked, noise: NoiseLaw, spots: Array, control: Control) -> di
 
     Returns
     -------
-    dict
-        JSON-able, up to NaN. Where electrons cannot be counted or the movie shows no lattice, what needs them is
-        None.
+    ModelChecks
     """
-    steps: dict[str, Callable[[], Any]] = {
-        "filters": lambda: _filters(model, spots),
-        "single_image": lambda: _single_image(model),
+    found: ModelCheck = {
+        "ring_correlation": None,
+        "held_back": None,
+        "vacuum": None,
+        "atoms": None,
+        "filters": {},
+        "single_image": None,
     }
+    steps: list[Callable[[], ModelCheck]] = [
+        lambda: {"filters": _filters(model, spots)},
+        lambda: {"single_image": _single_image(model)},
+    ]
     if noise.estimator == "poisson" and np.issubdtype(model.counts.dtype, np.integer) and noise.gain == 1:
         reference = model.denoise(model.counts)
-        steady = partial(model.denoise, steady=True)
-        steps |= {
-            "ring_correlation": lambda: _ring_correlation(model, spots),
-            "held_back": lambda: _held_back(model),
-            "vacuum": lambda: asdict(probes.vacuum_probe(steady, *_vacuum(model), spots)),
-            "atoms": lambda: _atoms(model, reference, spots),
-        }
-    found: dict[str, Any] = {
+        steps += [
+            lambda: {"ring_correlation": _ring_correlation(model, spots)},
+            lambda: {"held_back": _held_back(model)},
+            lambda: {"vacuum": _vacuum_figures(model, spots)},
+            lambda: {"atoms": _atoms(model, reference, spots)},
+        ]
+    for number, step in enumerate(steps):
+        control.check("check the model")
+        control.progress("check the model", number, len(steps))
+        found |= step()
+    control.progress("check the model", len(steps), len(steps))
+    return {
         "frames": [model.corner[0], model.corner[0] + len(model.counts)],
         "corner": list(model.corner[1:]),
         "size": list(model.counts.shape[1:]),
         "ensemble": 1,
-        **dict.fromkeys(("ring_correlation", "held_back", "vacuum", "atoms")),
+        **found,
     }
-    for number, (name, step) in enumerate(steps.items()):
-        control.check("check the model")
-        control.progress("check the model", number, len(steps))
-        found[name] = step()
-    control.progress("check the model", len(steps), len(steps))
-    return found
 
 
 def _vacuum(model: Checked) -> tuple[tuple[int, int, int], float]:
+    """Shape and level of a movie of noise that is as bright as the real one."""
     n_frames, height, width = model.counts.shape
     return (n_frames, height, width), float(model.counts[:, model.sound].mean())
 
 
-def _ring_correlation(model: Checked, spots: Array) -> dict[str, Any]:
+def _vacuum_figures(model: Checked, spots: Array) -> VacuumFigures:
+    found = probes.vacuum_probe(partial(model.denoise, steady=True), *_vacuum(model), spots)
+    return {
+        "std": found.std,
+        "spot_ratio": found.spot_ratio,
+        "spot_sd": found.spot_sd,
+        "fringes": found.fringes,
+    }
+
+
+def _ring_correlation(model: Checked, spots: Array) -> RingCorrelation:
     """Of halves of the counts, each denoised on its own, and of a denoised with the other raw half."""
     halves = binomial_halves(model.counts, np.random.default_rng(0))
     smooth = [model.denoise(half, 0.5) for half in halves]
@@ -225,7 +251,9 @@ def _ring_correlation(model: Checked, spots: Array) -> dict[str, Any]:
     at_spots = [int(np.argmin(np.abs(curves["raw"].frequency - np.hypot(*spot)))) for spot in spots]
     return {
         "frequency": curves["raw"].frequency.tolist(),
-        **{name: curve.correlation.tolist() for name, curve in curves.items()},
+        "raw": curves["raw"].correlation.tolist(),
+        "denoised": curves["denoised"].correlation.tolist(),
+        "denoised_with_raw": curves["denoised_with_raw"].correlation.tolist(),
         "with_truth": truth.tolist(),
         "limit_denoised": curves["denoised"].limit(),  # [cycles per pixel], threshold 1/7
         "limit_raw": curves["raw"].limit(),
@@ -234,7 +262,7 @@ def _ring_correlation(model: Checked, spots: Array) -> dict[str, Any]:
     }
 
 
-def _held_back(model: Checked) -> dict[str, Any]:
+def _held_back(model: Checked) -> HeldBack:
     """Error at a little less than the dose, tested on electrons that the model did not see: for any model.
 
     With a of Bin(y, q) held back and f from the rest: ``mean((a / q - f / (1 - q))**2 - a / q**2)``.
@@ -243,11 +271,11 @@ def _held_back(model: Checked) -> dict[str, Any]:
     held = np.random.default_rng(1).binomial(model.counts, q).astype(model.counts.dtype)
     smooth = model.denoise(model.counts - held, 1 - q).astype(np.float64) / (1 - q)
     terms = (held / q - smooth) ** 2 - held / q**2
-    interval = bootstrap_interval(*block_sums(terms, mask=model.sound))
-    return {"share": q, "mse": {**interval._asdict(), "resolvable": bool(interval.low > 0)}}
+    error = bootstrap_interval(*block_sums(terms, mask=model.sound))
+    return {"share": q, "mse": {**interval(error), "resolvable": bool(error.low > 0)}}
 
 
-def _atoms(model: Checked, reference: Array, spots: Array) -> dict[str, Any] | None:
+def _atoms(model: Checked, reference: Array, spots: Array) -> AtomProbes | None:
     """Atoms put in where the frame is flat, columns taken out, and a flash of a single frame."""
     distance = plane_distance(spots)
     if distance is None or len(model.counts) < 3 * DWELL:
@@ -268,9 +296,24 @@ def _atoms(model: Checked, reference: Array, spots: Array) -> dict[str, Any] | N
     return {
         "typical_contrast": contrast,
         "dwell_frames": DWELL,
-        "put_in": [{"columns": n, **asdict(probe)} for n, probe in zip(ATOMS, put_in, strict=True)],
-        "taken_out": [asdict(probe) for probe in taken_out],
-        "flash": {"columns": FLASH, **asdict(flash)},
+        "put_in": [{"columns": n, **_figures(probe)} for n, probe in zip(ATOMS, put_in, strict=True)],
+        "taken_out": [_figures(probe) for probe in taken_out],
+        "flash": {
+            "columns": FLASH,
+            "offsets": list(flash.offsets),
+            "response": list(flash.response),
+            "strength": flash.strength,
+        },
+    }
+
+
+def _figures(probe: probes.AdatomProbe) -> AtomsFigures:
+    return {
+        "strength": probe.strength,
+        "index": probe.index,
+        "recovered": probe.recovered,
+        "auc": probe.auc,
+        "n_sites": probe.n_sites,
     }
 
 
@@ -295,7 +338,7 @@ def _apart(columns: ColumnsSeen, distance: float) -> Array:
     return np.array(chosen)
 
 
-def _filters(model: Checked, spots: Array) -> dict[str, Any]:
+def _filters(model: Checked, spots: Array) -> dict[str, FilterShown]:
     """Of the flattest place and of the strongest column."""
     centre = len(model.counts) // 2
     flat, columns = _places(model, model.shown(model.counts), plane_distance(spots) or 8.0, 1)
@@ -305,7 +348,7 @@ def _filters(model: Checked, spots: Array) -> dict[str, Any]:
     if len(columns.sites):
         places["column"] = columns.sites[0]
     radius = model.network.architecture.blind_radius
-    found = {}
+    found: dict[str, FilterShown] = {}
     for name, (row, column) in places.items():
         filtered = filter_at(model, (centre, int(row), int(column)))
         found[name] = {
@@ -325,7 +368,7 @@ def filter_at(model: Checked, pixel: tuple[int, int, int]) -> EquivalentFilter:
     return equivalent_filter(model.predict(pixel[0]), model.counts, pixel)
 
 
-def _single_image(model: Checked) -> dict[str, Any] | None:
+def _single_image(model: Checked) -> SingleImages | None:
     """uMSE of half-size images as published, and as the users' script computes it.
 
     None where there are bad pixels: their counts would be among the references, and dealt to any of the images.
@@ -349,4 +392,11 @@ def _single_image(model: Checked) -> dict[str, Any] | None:
 
     windows = (model.counts[start : start + length] for start in starts)
     peak = float(np.percentile(model.counts.mean(axis=0), 99.9))
-    return asdict(single_image_error(middle, windows, peak))
+    error = single_image_error(middle, windows, peak)
+    return {
+        "umse": error.umse,
+        "upsnr": error.upsnr,
+        "legacy_umse": error.legacy_umse,
+        "legacy_upsnr": error.legacy_upsnr,
+        "n_windows": error.n_windows,
+    }

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tdenoise.inference.last_word import (
-    MATTERS,
-    SIZES,
-    Evidence,
-    Refuted,
-    contrasts,
-    corners,
-    refuted,
-    significance,
-)
+from tdenoise.inference.evidence import Evidence, corners
+from tdenoise.inference.refutation import MATTERS, SIZES, Refuted, contrasts, refuted, significance
 from tdenoise.network.split_blind import Architecture
 from tdenoise.noise.noise import NoiseStatistics
 
@@ -25,6 +16,7 @@ from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import movie_drift
 from ..inputs.paired import Slab
 from ..store import store
+from .evaluation_result import RefutedFigures, RefutedPlace
 
 # Frames of a stretch, and what is looked for in it: a few frames tell nothing of single pixels.
 STRETCHES: dict[int, tuple[str, ...]] = {4: ("column",), 16: ("column", "patch"), 64: tuple(SIZES)}
@@ -85,15 +77,12 @@ class Refutation:
             stretch.sums = Evidence.empty(stretch.sums.residual.shape)
             stretch.first, stretch.n_frames = stop, 0
 
-    def result(self) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    def result(self) -> tuple[RefutedFigures, NDArray[np.float32]]:
         """What was found, as plain values; and the map of all frames for what is as large as a column.
 
         Returns
         -------
-        dict
-            ``places``: the most significant first, each in pixels of the frame of the scene, with its frames, its
-            size, ``z`` (positive where the counts hold more than the movie shows), ``share`` of the movie's contrast,
-            and ``chance``, how many places of a perfect movie are as far off. ``n_places`` of them matter.
+        RefutedFigures
         ndarray, shape (rows, columns)
             Mean residual over its noise.
         """
@@ -102,18 +91,31 @@ class Refutation:
             if stretch.n_frames:
                 self._look(stretch, len(self._corners))
         contrast = contrasts(whole.sums.image)
-        places = []
+        places: list[RefutedPlace] = []
         for place, first, stop in sorted(self._found, key=lambda entry: -abs(entry[0].z)):
             share = place.amount / contrast[place.size] if contrast[place.size] > 0 else float("inf")
             if abs(share) >= MATTERS:
-                places.append({"frames": [first, stop], **asdict(place), "share": share})
+                places.append(_told(place, first, stop, share))
         z = significance(
             whole.sums, "column", self._correlations, self._rounding * float(whole.sums.image.mean())
         )
-        found = {
+        found: RefutedFigures = {
             "n_places": len(places),
             "places": places[:MAX_NAMED],
             "largest_z": float(np.abs(z).max()),
             "corner": self._corners[0].tolist(),
         }
         return found, z.astype(np.float32)
+
+
+def _told(place: Refuted, first: int, stop: int, share: float) -> RefutedPlace:
+    return {
+        "frames": [first, stop],
+        "size": place.size,
+        "row": place.row,
+        "column": place.column,
+        "z": place.z,
+        "amount": place.amount,
+        "chance": place.chance,
+        "share": share,
+    }

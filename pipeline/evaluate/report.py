@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from tdenoise.files.atomic import write_atomically
 from tdenoise.files.json_documents import parse_json
+from tdenoise.network.card import ModelCard
 from tdenoise.network.checkpoint import ModelError, read_card
-from tdenoise.noise.noise import NoiseStatistics
 
 from ..errors import InputError, UsageError
-from ..inputs.model_fit import movie_brightness
+from ..inputs.model_fit import movie_brightness, movie_noise
 from ..inputs.paired import open_pair
 from ..resources import memory
 from ..settings.result_settings import EvaluateConfig, ReportConfig
@@ -30,6 +30,7 @@ from ..step_control import Control
 from ..store import store
 from . import evaluate, figures, frame_checks, sentences
 from .estimates import NoiseLaw, noise_law
+from .evaluation_result import Evaluation
 from .truth import MOVING_AVERAGE, load_truth
 
 Array = NDArray[Any]
@@ -39,7 +40,7 @@ CANDIDATE_PIXELS = 512  # extent of the part looked at, in the middle
 CONTRAST_PERCENT = (0.3, 99.7)  # of the denoised pictures: shown black and white
 
 
-def write_report(config: ReportConfig, control: Control | None = None) -> dict[str, Any]:
+def write_report(config: ReportConfig, control: Control | None = None) -> Evaluation:
     """Measure a denoised movie and write the page, and its main picture as a PNG file beside it.
 
     Parameters
@@ -49,7 +50,7 @@ def write_report(config: ReportConfig, control: Control | None = None) -> dict[s
 
     Returns
     -------
-    dict
+    Evaluation
         What `tdenoise_pipeline.evaluate.evaluate` measured.
 
     Raises
@@ -82,7 +83,15 @@ def write_report(config: ReportConfig, control: Control | None = None) -> dict[s
     return result
 
 
-def read_training(folder: Path, denoised: store.Store) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Training:
+    """What is known of the training of a model."""
+
+    card: ModelCard
+    history: list[dict[str, Any]]  # a record for each validation
+
+
+def read_training(folder: Path, denoised: store.Store) -> Training:
     """The card of the model and its history, checked to be that of the denoised movie."""
     try:
         card = read_card(folder)
@@ -102,15 +111,15 @@ def read_training(folder: Path, denoised: store.Store) -> dict[str, Any]:
         history = []  # a model from elsewhere may come without
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(file, f"is not a history of a training ({error})") from None
-    return {"card": card, "history": history}
+    return Training(card, history)
 
 
 def render(
     movie: store.Store,
     denoised: store.Store,
-    result: dict[str, Any],
+    result: Evaluation,
     maps: evaluate.Pictures,
-    training: dict[str, Any] | None,
+    training: Training | None,
     clean: Callable[[int], Array] | None = None,
 ) -> tuple[str, bytes]:
     """The page as text, and the picture of one frame in a row as PNG."""
@@ -123,8 +132,8 @@ def render(
     moments = [moment(movie, denoised, noise, k, f"{name} frame") for name, k in numbers.items()]
     closest = moment(movie, denoised, noise, busiest, "frame where most changes")
     look = choose_look(movie, [*moments, closest])
-    history = [] if training is None else training["history"]
-    best_step = 0 if training is None else int(training["card"].get("best_step", 0))
+    history = [] if training is None else training.history
+    best_step = 0 if training is None else training.card.get("best_step", 0)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"number": number, "percent": percent, "decimals": decimals}
     template = resources.files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
@@ -132,7 +141,7 @@ def render(
         movie=movie,
         denoised=denoised,
         result=result,
-        error=sentences.error_in_words(result),
+        error=sentences.error_in_words(result, result["blind"]),
         explained=sentences.explained_in_words(result["explained"]),
         refuted=sentences.refuted_in_words(result["refuted"]),
         lattice=sentences.lattice_in_words(result["lattice"]),
@@ -141,7 +150,7 @@ def render(
         uncertainty=sentences.uncertainty_in_words(result["uncertainty"]) if result["uncertainty"] else "",
         events=sentences.events_of(result) if "events" in result else {},
         checks=sentences.checks_in_words(result["model_checks"]) if result["model_checks"] else [],
-        noise=NoiseStatistics.from_json(movie.attributes["noise"]),
+        noise=movie_noise(movie),
         look=look,
         pictures={
             "closest": figures.moments([closest], look, MOVING_AVERAGE, columns=2),
@@ -202,7 +211,7 @@ def evidence_picture(
     movie: store.Store,
     denoised: store.Store,
     noise: NoiseLaw,
-    result: dict[str, Any],
+    result: Evaluation,
     k: int,
     look: figures.Look,
     clean: Callable[[int], Array] | None,
@@ -230,17 +239,17 @@ def choose_look(movie: store.Store, shown: list[figures.Moment]) -> figures.Look
 
 
 def provenance(
-    movie: store.Store, denoised: store.Store, training: dict[str, Any] | None
+    movie: store.Store, denoised: store.Store, training: Training | None
 ) -> dict[str, dict[str, str]]:
     """Where everything came from, as groups of names and values."""
     source, made = movie.attributes["source"], denoised.attributes
-    model = dict(made["model"])
+    model: dict[str, Any] = {**made["model"]}
     if training is not None:
-        card = training["card"]
+        card = training.card
         model |= {key: card.get(key) for key in ("steps", "best_step", "seed", "parent", "architecture")}
         model |= {f"training {k}": v for k, v in card.get("software", {}).items()}
     groups = {
-        "Source": {key: source[key] for key in source if key != "metadata"},
+        "Source": {key: value for key, value in source.items() if key != "metadata"},
         "Movie store": {
             "name": movie.path.name,
             "id": movie.id,

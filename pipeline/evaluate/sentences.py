@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from tdenoise.noise.noise import NoiseStatistics, choose, widest
+from tdenoise.noise.noise import choose, widest
 
+from ..inputs.model_fit import movie_noise
 from ..store import store
 from .estimates import NoiseLaw, clearly_less, learnt_by_heart
+from .evaluation_result import (
+    ErrorEstimate,
+    Evaluation,
+    EvidenceFigures,
+    ExplainedFigures,
+    FramesError,
+    KnowableFigures,
+    LatticeFigures,
+    ModelChecks,
+    RefutedFigures,
+    UncertaintyFigures,
+    WithoutTruth,
+)
+from .truth_result import EventLimit, MovieEvents
 
 
-def notes(movie: store.Store, denoised: store.Store, noise: NoiseLaw, result: dict[str, Any]) -> list[str]:
+def notes(movie: store.Store, denoised: store.Store, noise: NoiseLaw, result: WithoutTruth) -> list[str]:
     """What a reader must know to take the estimates for what they are."""
     found = _contradictions(result["all_frames"], result["held_out"])
     excess = result["noise_excess"]
-    measured = NoiseStatistics.from_json(movie.attributes["noise"])
+    measured = movie_noise(movie)
     found += _about_signal(result)
     if noise.estimator == "temporal":
         found.append(
@@ -51,7 +65,7 @@ def notes(movie: store.Store, denoised: store.Store, noise: NoiseLaw, result: di
     return found
 
 
-def _about_signal(result: dict[str, Any]) -> list[str]:
+def _about_signal(result: WithoutTruth) -> list[str]:
     """What is said where a filter does as well, where the counts refute the movie, and of an unsteady beam."""
     found = []
     explained, refuted, brightness = result["explained"], result["refuted"], result["brightness"]
@@ -88,11 +102,11 @@ _SEEN = {
 }
 
 
-def _contradictions(all_frames: dict[str, Any], held_out: dict[str, Any] | None) -> list[str]:
+def _contradictions(all_frames: FramesError, held_out: FramesError | None) -> list[str]:
     """What is said where an estimate cannot be right, or the two do not go together."""
     every, held = all_frames["mse"], None if held_out is None else held_out["mse"]
     found = []
-    if held_out is not None and learnt_by_heart(all_frames, held_out):
+    if every is not None and held_out is not None and learnt_by_heart(all_frames, held_out):
         how = "below zero" if every["high"] < 0 else "clearly smaller than that of the held-out frames"
         found.append(
             "The model seems to have learnt the noise of its training frames by heart: the error estimated from "
@@ -108,7 +122,7 @@ def _contradictions(all_frames: dict[str, Any], held_out: dict[str, Any] | None)
             "The estimated error of the held-out frames is below zero, which is impossible: their noise differs "
             "from the measured noise."
         )
-    elif held is not None and clearly_less(held, every):
+    elif held is not None and every is not None and clearly_less(held, every):
         found.append(
             "The held-out frames have a clearly smaller error than all frames: they are easier to predict, so "
             "they do not represent the movie."
@@ -116,15 +130,17 @@ def _contradictions(all_frames: dict[str, Any], held_out: dict[str, Any] | None)
     return found
 
 
-def summary(result: dict[str, Any]) -> list[str]:
+def summary(result: Evaluation) -> list[str]:
     """The main figures of an evaluation, a line each."""
     of_held_out = result["frames"] == "held_out"
     lines = [f"signal: {explained_in_words(result['explained'])}"]
     lines.append(f"against the counts: {refuted_in_words(result['refuted'])}")
-    lines.append(f"error{', held-out frames' if of_held_out else ''}: {error_in_words(result)}")
+    lines.append(
+        f"error{', held-out frames' if of_held_out else ''}: {error_in_words(result, result['blind'])}"
+    )
     if result["held_out"] is not None:
-        name, other = ("all", "all_frames") if of_held_out else ("held-out", "held_out")
-        lines.append(f"{name} frames ({result[other]['n_frames']}): {error_in_words(result[other])}")
+        name, other = ("all", result["all_frames"]) if of_held_out else ("held-out", result["held_out"])
+        lines.append(f"{name} frames ({other['n_frames']}): {error_in_words(other)}")
     residual, lattice = result["residual"], result["lattice"]
     verdict = {True: "white", False: "not white", None: "too few pixels to tell"}[residual["white"]]
     strongest = f"correlations up to {_fixed(residual['largest'])} (chance: {residual['bound']:.4f})"
@@ -154,30 +170,27 @@ def summary(result: dict[str, Any]) -> list[str]:
     return lines + [f"note: {note}" for note in result["notes"]]
 
 
-EVENT_NAMES = {
-    "limit": "ideal observer",
-    "denoised": "denoised",
-    "baseline": "best 3D Gaussian",
-    "moving_average_9": "9-frame moving average",
-}
-
-
-def events_of(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def events_of(result: Evaluation) -> dict[str, EventLimit | MovieEvents]:
     """What becomes of events at best, in the denoised movie and in filters, by the names that people read."""
-    found = dict(result["events"])
-    if result["baseline"] is not None:
-        found["baseline"] = result["baseline"]["events"]
-    return {words: found[name] for name, words in EVENT_NAMES.items() if name in found}
+    events, baseline = result["events"], result["baseline"]
+    found: dict[str, EventLimit | MovieEvents] = {
+        "ideal observer": events["limit"],
+        "denoised": events["denoised"],
+    }
+    if baseline is not None:
+        found["best 3D Gaussian"] = baseline["events"]
+    found["9-frame moving average"] = events["moving_average_9"]
+    return found
 
 
-def events_in_words(result: dict[str, Any]) -> list[str]:
+def events_in_words(result: Evaluation) -> list[str]:
     """How far occupancy changes are smeared over time, and how well states are told."""
     if not result["n_events_isolated"]:
         return ["events: the movie has no isolated change of occupancy"]
     of = events_of(result)
     shown = ("-2", "-1", "0", "+1")
 
-    def listed(value: Callable[[dict[str, Any]], str]) -> str:
+    def listed(value: Callable[[EventLimit | MovieEvents], str]) -> str:
         return "; ".join(f"{name} {value(found)}" for name, found in of.items())
 
     bleed = listed(lambda e: ", ".join(_fixed(e["bleed"][at], ".2f") for at in shown))
@@ -197,7 +210,7 @@ def events_in_words(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def uncertainty_in_words(found: dict[str, Any]) -> str:
+def uncertainty_in_words(found: UncertaintyFigures) -> str:
     """Whether the stated variance is that of the errors."""
     ratio, groups = found["ratio"], found["groups"]
     words = (
@@ -222,7 +235,7 @@ def uncertainty_in_words(found: dict[str, Any]) -> str:
     return words
 
 
-def evidence_in_words(evidence: dict[str, Any]) -> str:
+def evidence_in_words(evidence: EvidenceFigures) -> str:
     """Whether the raw counts agree with the denoised frames."""
     return (
         f"windows of {evidence['window_pixels']} pixels differ from the counts by {evidence['misfit_sd']:.2f} standard "
@@ -231,24 +244,24 @@ def evidence_in_words(evidence: dict[str, Any]) -> str:
     )
 
 
-def knowable_in_words(knowable: dict[str, Any]) -> str:
+def knowable_in_words(knowable: KnowableFigures) -> str:
     """From which step and dwell time on a change can be told at all at the movie's dose."""
     told = knowable["told_after_frames"]
 
-    def visit(name: str) -> str:
-        return "longer than 64 frames" if told[name] is None else f"{told[name]} frames or more"
+    def visit(n_frames: int | None) -> str:
+        return "longer than 64 frames" if n_frames is None else f"{n_frames} frames or more"
 
     return (
         f"a single frame shows a typical column with a detection index of {knowable['index']['typical']:.2g}. A "
-        f"column that appears or disappears for a while is detectable if that lasts {visit('whole_column')}, "
-        f"half a column {visit('half_column')}, a quarter {visit('quarter_column')}. A lasting change can be "
-        f"dated to the frame if its step is at least {knowable['dated_step']:.2g} columns; a change in a single "
+        f"column that appears or disappears for a while is detectable if that lasts {visit(told['whole_column'])}, "
+        f"half a column {visit(told['half_column'])}, a quarter {visit(told['quarter_column'])}. A lasting change can "
+        f"be dated to the frame if its step is at least {knowable['dated_step']:.2g} columns; a change in a single "
         f"frame is detectable from {knowable['single_frame_step']:.2g} columns. "
         "No denoiser can detect what is fainter or faster"
     )
 
 
-def checks_in_words(checks: dict[str, Any]) -> list[str]:
+def checks_in_words(checks: ModelChecks) -> list[str]:
     """What the model does to halves of the counts, to pure noise, and to atoms that were put in."""
     lines = []
     ring, vacuum, atoms = checks["ring_correlation"], checks["vacuum"], checks["atoms"]
@@ -290,10 +303,10 @@ def _fixed(value: float | None, form: str = ".4f") -> str:
     return "unknown" if value is None else format(value, form)
 
 
-def error_in_words(result: dict[str, Any]) -> str:
+def error_in_words(error: ErrorEstimate, blind: bool = True) -> str:
     """An estimated error and what it means: the one stated, or that of all or of the held-out frames."""
-    nmse = result["nmse"]
-    if nmse is None and not result.get("blind", True):
+    nmse = error["nmse"]
+    if nmse is None and not blind:
         return "not estimated, because the model sees the pixels it predicts"
     if nmse is None:
         return "not estimated, because there are too few pixels"
@@ -305,7 +318,7 @@ def error_in_words(result: dict[str, Any]) -> str:
     return f"not resolvable, the estimate is below zero ({limits}), which is impossible"
 
 
-def explained_in_words(found: dict[str, Any] | None) -> str:
+def explained_in_words(found: ExplainedFigures | None) -> str:
     """How much of the signal is shown, beside what a filter shows."""
     if found is None:
         return "unknown how much of it is shown: the movie has too little signal, or the noise law is unknown"
@@ -321,25 +334,27 @@ def explained_in_words(found: dict[str, Any] | None) -> str:
     )
 
 
-def refuted_in_words(found: dict[str, Any]) -> str:
+def refuted_in_words(found: RefutedFigures) -> str:
     """Where the counts, summed over time, do not bear out what is shown."""
     if not found["n_places"]:
         return "no place where they refute the denoised movie"
     first = found["places"][0]
     start, stop = first["frames"]
     more = "higher" if first["z"] > 0 else "lower"
+    share = first["share"]
+    by = "" if share is None else f" by {percent(abs(share), 2)} of the movie's contrast"
     return (
         f"{_places(found)} where they refute the denoised movie. The clearest is around row {first['row']}, column "
-        f"{first['column']}, in frames {start} to {stop - 1}: the counts are {more} than shown by "
-        f"{percent(abs(first['share']), 2)} of the movie's contrast ({abs(first['z']):.1f} standard deviations)"
+        f"{first['column']}, in frames {start} to {stop - 1}: the counts are {more} than shown"
+        f"{by} ({abs(first['z']):.1f} standard deviations)"
     )
 
 
-def _places(found: dict[str, Any]) -> str:
+def _places(found: RefutedFigures) -> str:
     return "one place" if found["n_places"] == 1 else f"{found['n_places']} places"
 
 
-def lattice_in_words(lattice: dict[str, Any]) -> str:
+def lattice_in_words(lattice: LatticeFigures) -> str:
     """Whether lattice was removed with the noise."""
     if lattice["ratio"] is None:
         return "no lattice in the movie"

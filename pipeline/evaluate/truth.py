@@ -8,9 +8,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,14 @@ from ..errors import InputError
 from ..inputs.paired import SLAB_FRAMES, Slab, slab_frames
 from ..store import store
 from ..store.blocks import spans
+from .evaluation_result import ErrorEstimate, FramesError, PooledEstimate
+from .truth_result import AgainstTruthFigures, Baseline, EventLimit, MovieEvents, Told
 
 Array = NDArray[Any]
 
 WRONG_DOSE = 0.05  # a truth whose dose is further off belongs to another movie
 LEVEL_ELECTRONS = 100  # of a group of pixels; of fewer, the median is clearly below the mean
-MOVING_AVERAGE = 9  # frames
+MOVING_AVERAGE = 9  # frames; its key in a result says so, too
 REGIONS = {"particle": "particle_mask", "changing": "changing_mask"}
 EVENTS = ("events", "col_pos", "col_occ", "col_n_full")
 
@@ -223,30 +225,30 @@ class AgainstTruth:
         errors = np.square(denoised - clean, dtype=np.float64).mean(axis=(1, 2))
         self._by_frame[np.arange(*slab.frames)[known]] = errors
 
-    def compared(self, estimate: dict[str, Any] | None, frames: list[int]) -> dict[str, Any] | None:
+    def compared(self, estimate: FramesError, frames: list[int]) -> FramesError:
         """An estimate of the error in some frames, completed with the true one in the same frames."""
-        if estimate is None or estimate["mse"] is None:
+        if estimate["mse"] is None:
             return estimate
-        mse = estimate["mse"]
         true = float(self._by_frame[frames].mean()) * self._truth.level**2
-        return {**estimate, "mse": {**mse, **self._beside(mse, true)}}
+        return {**estimate, "mse": self._beside(estimate["mse"], true)}
 
-    def compared_regions(self, estimates: dict[str, Any]) -> dict[str, Any]:
+    def compared_regions(self, estimates: dict[str, ErrorEstimate]) -> dict[str, ErrorEstimate]:
         """Estimates of the error inside regions, completed with the true ones."""
         errors = self._denoised.result().mse
-        compared = {}
+        compared: dict[str, ErrorEstimate] = {}
         for name, estimate in estimates.items():
             mse = estimate["mse"]
             if mse is not None:
-                mse = {**mse, **self._beside(mse, errors[name] * self._truth.level**2)}
-            compared[name] = {**estimate, "mse": mse}
+                mse = self._beside(mse, errors[name] * self._truth.level**2)
+            compared[name] = {"mse": mse, "nmse": estimate["nmse"]}
         return compared
 
-    def _beside(self, mse: dict[str, Any], true: float) -> dict[str, Any]:
+    def _beside(self, mse: PooledEstimate, true: float) -> PooledEstimate:
         # Counts that a detector blurred do not estimate the sharp truth.
-        return {"true": true, "agrees": mse["low"] <= true <= mse["high"] if self._truth.exact else None}
+        agrees = mse["low"] <= true <= mse["high"] if self._truth.exact else None
+        return {**mse, "true": true, "agrees": agrees}
 
-    def result(self, movie: store.Store, denoised: store.Store) -> dict[str, Any]:
+    def result(self, movie: store.Store, denoised: store.Store) -> AgainstTruthFigures:
         """What only the truth can tell."""
         truth = self._truth
         error = self._denoised.result()
@@ -266,7 +268,7 @@ class AgainstTruth:
             "events": {
                 "limit": seen.limit(_frames(movie, truth.level / truth.dose)),
                 "denoised": denoised_events,
-                f"moving_average_{MOVING_AVERAGE}": seen.of(_moving_average(movie, truth.level)),
+                "moving_average_9": seen.of(_moving_average(movie, truth.level)),
             },
         }
 
@@ -308,7 +310,7 @@ class Events:
     def __init__(self, truth: Truth, columns: list[change_detection.Column]) -> None:
         self._truth, self._columns = truth, columns
 
-    def of(self, frames: events.Frames) -> dict[str, Any]:
+    def of(self, frames: events.Frames) -> MovieEvents:
         """Of a movie in units of the vacuum."""
         truth = self._truth
         clean, known = truth.clean, truth.events
@@ -322,11 +324,11 @@ class Events:
             "bleed": _by_offset(smeared.offsets, smeared.values),
             "bleed_interval": _by_offset(smeared.offsets, intervals),
             "n_changes": smeared.n_events,
-            **self._detection(change_detection.state_scores(frames, clean, self._columns, known)),
+            **self._told(change_detection.state_scores(frames, clean, self._columns, known)),
             "part_occupied": {"ratio": part.ratio, "n_columns": len(part.columns), "n_frames": part.n_frames},
         }
 
-    def limit(self, electrons: events.Frames) -> dict[str, Any]:
+    def limit(self, electrons: events.Frames) -> EventLimit:
         """Of the ideal observer of the raw frames [electrons]."""
         truth = self._truth
         clean, known = truth.clean, truth.events
@@ -339,21 +341,23 @@ class Events:
             "bleed": _by_offset(sharp.offsets, sharp.values),
             "bleed_with_mixed_frame": _by_offset(mixed.offsets, mixed.values),
             "bleed_on_these_counts": _by_offset(reached.offsets, reached.values),
-            **self._detection(scores),
+            **self._told(scores),
         }
 
-    def _detection(self, scores: Array) -> dict[str, Any]:
-        found = asdict(
-            change_detection.detection(scores, self._columns, self._truth.events, self._truth.clean.shape)
-        )
-        return {name: found[name] for name in ("auc", "delay", "missed")}
+    def _told(self, scores: Array) -> Told:
+        truth = self._truth
+        found = change_detection.detection(scores, self._columns, truth.events, truth.clean.shape)
+        return {"auc": found.auc, "delay": found.delay, "missed": found.missed}
 
 
-def _by_offset(offsets: tuple[int, ...], values: Sequence[Any]) -> dict[str, Any]:
+T = TypeVar("T")
+
+
+def _by_offset(offsets: tuple[int, ...], values: Sequence[T]) -> dict[str, T]:
     return dict(zip([f"{o:+d}" if o else "0" for o in offsets], values, strict=True))
 
 
-def baseline(truth: Truth, movie: store.Store) -> dict[str, Any]:
+def baseline(truth: Truth, movie: store.Store) -> Baseline:
     """The best that a Gaussian in space and time can do on this movie."""
     counts = store.read_frames(movie, 0, movie.shape[0])
     best = metrics.best_gaussian(counts, truth.clean, truth.level)

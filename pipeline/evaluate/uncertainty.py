@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from tdenoise.evaluation import metrics
 
 from ..inputs.paired import SLAB_FRAMES
+from .estimates import interval
+from .evaluation_result import UncertaintyFigures
 
 Array = NDArray[Any]
 
@@ -67,7 +69,7 @@ class Uncertainty:
             self._covered += float((square <= NORMAL_95**2 * stated).sum())
             self._standardised += float((square / stated).sum())
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> UncertaintyFigures | None:
         """Stated variances beside measured errors, over all pixels and by how uncertain they are said to be."""
         if not self._n.sum():
             return None
@@ -77,7 +79,7 @@ class Uncertainty:
         return {
             "stated": float(self._stated.sum() / n_pixels),
             # Mean squared error over the mean of the stated variance: 1 if that is right on the whole.
-            "ratio": metrics.bootstrap_interval(measured, stated)._asdict(),
+            "ratio": interval(metrics.bootstrap_interval(measured, stated)),
             "groups": [
                 {
                     "share": float(self._n[i] / n_pixels),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -260,32 +260,15 @@ def plan_corrections(
     """
     linear = references.linear(*field)
     listed = references.bad[field]
-    none = np.zeros(listed.shape, dtype=bool)
-    hot = dead = lost = lines = none
-    hits, counted, clipped = None, False, None
-    if statistics is not None:
-        corrected = linear.statistics(statistics)
-        lost = none if statistics.lost is None else statistics.lost & ~listed
-        apart = listed | lost
-        hot, dead = hot_pixels(corrected) & ~apart, dead_pixels(corrected) & ~apart
-        lines = dead_lines(corrected) & ~apart  # whole ones are the camera's, however many pixels that makes
-        counted = raw.kind in "ui" and statistics.counts_electrons
-        clipped = clipping(statistics, apart | hot | dead)
-    found = hot | dead
-    n_suspect = int((found & ~lines).sum())
-    if n_suspect > max(MAX_FOUND[0], MAX_FOUND[1] * listed.size):
-        hot, dead = none, lines
-    else:
-        n_suspect = 0
-    if raw.kind in "ui" and statistics is not None and statistics.peak is not None:
-        # A single pixel that always says the most is called what it is.
-        stuck = single_pixels(lost) & (statistics.peak == np.iinfo(raw).max)
-        hot, lost = hot | stuck, lost & ~stuck
-    replaced = listed if config.keep_defects else listed | hot | dead | lost
-    if statistics is not None:
-        hits = HitFinder(corrected, n_frames * listed.size, (found | hot | lost) & ~replaced)
+    corrected = None if statistics is None else linear.statistics(statistics)
+    bad = _bad_pixels(listed, statistics, corrected, raw)
+    replaced = listed if config.keep_defects else listed | bad.hot | bad.dead | bad.lost
+    hits = None
+    if corrected is not None:
+        hits = HitFinder(corrected, n_frames * listed.size, (bad.found | bad.hot | bad.lost) & ~replaced)
+    counted = raw.kind in "ui" and statistics is not None and statistics.counts_electrons
     try:
-        patches = Patches(replaced, lost | hot)
+        patches = Patches(replaced, bad.lost | bad.hot)
     except ValueError as error:
         culprit = config.defects or config.gain
         hint = "is the map inverted?" if culprit is not None else "keep them with --keep-defects."
@@ -293,12 +276,12 @@ def plan_corrections(
     return Corrections(
         linear=linear,
         dtype=linear.result_type(raw),
-        hot=hot,
-        dead=dead,
-        lost=lost,
+        hot=bad.hot,
+        dead=bad.dead,
+        lost=bad.lost,
         listed=listed,
-        n_suspect=n_suspect,
-        clipped=clipped,
+        n_suspect=bad.n_suspect,
+        clipped=bad.clipped,
         patches=patches,
         clears=not config.keep_defects,
         hits=hits,
@@ -306,6 +289,47 @@ def plan_corrections(
         bin=config.bin,
         group=config.group,
     )
+
+
+class _BadPixels(NamedTuple):
+    """What the statistics of raw frames say of pixels; maps have shape (height, width)."""
+
+    hot: NDArray[np.bool_]
+    dead: NDArray[np.bool_]
+    lost: NDArray[np.bool_]
+    found: NDArray[np.bool_]  # hot or dead, also where these are too many to be the camera's
+    n_suspect: int  # of those, where they are too many
+    clipped: (
+        tuple[float, int] | None
+    )  # value at which counts were cut off, and the number of pixels that reach it
+
+
+def _bad_pixels(
+    listed: NDArray[np.bool_],
+    statistics: PixelStatistics | None,
+    corrected: PixelStatistics | None,
+    raw: np.dtype[Any],
+) -> _BadPixels:
+    """Find pixels that are not those listed already, in raw and in corrected frames."""
+    none = np.zeros(listed.shape, dtype=bool)
+    if statistics is None or corrected is None:
+        return _BadPixels(none, none, none, none, 0, None)
+    lost = none if statistics.lost is None else statistics.lost & ~listed
+    apart = listed | lost
+    hot, dead = hot_pixels(corrected) & ~apart, dead_pixels(corrected) & ~apart
+    lines = dead_lines(corrected) & ~apart  # whole ones are the camera's, however many pixels that makes
+    clipped = clipping(statistics, apart | hot | dead)
+    found = hot | dead
+    n_suspect = int((found & ~lines).sum())
+    if n_suspect > max(MAX_FOUND[0], MAX_FOUND[1] * listed.size):
+        hot, dead = none, lines
+    else:
+        n_suspect = 0
+    if raw.kind in "ui" and statistics.peak is not None:
+        # A single pixel that always says the most is called what it is.
+        stuck = single_pixels(lost) & (statistics.peak == np.iinfo(raw).max)
+        hot, lost = hot | stuck, lost & ~stuck
+    return _BadPixels(hot, dead, lost, found, n_suspect, clipped)
 
 
 def bin_pixels(frames: NDArray[Any], n: int) -> NDArray[Any]:

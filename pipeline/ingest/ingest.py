@@ -19,6 +19,7 @@ from ..settings import recorded_settings
 from ..settings.ingest_settings import IngestConfig
 from ..step_control import Control
 from ..store import integrity, store, writing
+from ..store.store_attributes import MovieAttributes
 from .copying import copy_slabs, edges_of
 from .corrections import Corrections, bin_pixels, plan_corrections
 from .fingerprint import Digest, Source
@@ -98,7 +99,7 @@ def _build(
     source: Source,
     run: progress.OutputRun,
     control: Control,
-) -> dict[str, Any]:
+) -> MovieAttributes:
     """Fill the partial store, measure the movie, and complete the store; return its attributes."""
     n_threads = budget.n_cores()
     digest = Digest(source)
@@ -119,8 +120,11 @@ def _build(
         )
     _add_arrays(run.partial, plan, found)
     hashes = markers.hashes(records)
-    attributes = describe(config, reader.info, plan, source, sha256, found)
-    attributes |= {"plan": run.id, "id": integrity.content_id(store.MOVIE, array, hashes)}
+    attributes: MovieAttributes = {
+        **describe(config, reader.info, plan, source, sha256, found),
+        "plan": run.id,
+        "id": integrity.content_id(store.MOVIE, array, hashes),
+    }
     run.check()
     writing.finish(run.partial, store.MOVIE, attributes, hashes, recorded_settings.record(config))
     return attributes

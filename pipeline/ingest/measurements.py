@@ -19,6 +19,7 @@ from tdenoise.noise.noise_measurement import NoiseAccumulator
 
 from ..readers import Reader
 from ..readers.timestamps import intervals
+from ..store.store_attributes import TimingAttributes
 from .corrections import bin_pixels
 from .ingest_plan import Selection
 
@@ -286,7 +287,7 @@ def _middle(size: int, chunk: int) -> slice:
     return slice(start, start + extent)
 
 
-def timing(stamps: NDArray[np.float64] | None) -> dict[str, Any] | None:
+def timing(stamps: NDArray[np.float64] | None) -> TimingAttributes | None:
     """What time stamps [s] say: the usual interval, whether it is kept, and after which frames some are lost."""
     if stamps is None or len(stamps) < 2:
         return None

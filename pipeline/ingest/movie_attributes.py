@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,13 @@ from tdenoise.noise.noise import NoiseStatistics
 
 from ..readers import MovieInfo
 from ..settings.ingest_settings import IngestConfig
+from ..store.store_attributes import (
+    BrightnessRange,
+    DoseAttributes,
+    DriftAttributes,
+    MovieDescription,
+    TimingAttributes,
+)
 from ..version import VERSION
 from .corrections import Corrections, summed_type
 from .fingerprint import Source
@@ -42,12 +48,12 @@ class Findings:
     noise: NoiseStatistics | None
     drift: NDArray[np.float64] | None  # (n_frames, 2) [pixels of the store]
     timestamps: NDArray[np.float64] | None  # (n_frames,) [s]
-    timing: dict[str, Any] | None
+    timing: TimingAttributes | None
 
 
 def describe(
     config: IngestConfig, info: MovieInfo, plan: IngestPlan, source: Source, sha256: str, found: Findings
-) -> dict[str, Any]:
+) -> MovieDescription:
     """All that a movie store says about itself."""
     known = [m for m in found.frame_means if m is not None]
     mean = float(np.mean(known)) if known else None
@@ -105,7 +111,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _dose(config: IngestConfig, info: MovieInfo, plan: IngestPlan, mean: float | None) -> dict[str, Any]:
+def _dose(config: IngestConfig, info: MovieInfo, plan: IngestPlan, mean: float | None) -> DoseAttributes:
     """Electrons in a stored pixel and frame, as measured; and the dose rate that the file or the user states."""
     counted = config.counts_per_electron
     dose = None if counted is None or mean is None else mean / counted
@@ -125,7 +131,7 @@ def _places(pixels: NDArray[np.bool_], plan: IngestPlan) -> list[list[int]]:
     return named
 
 
-def _drift(moved: NDArray[np.float64], plan: IngestPlan) -> dict[str, Any]:
+def _drift(moved: NDArray[np.float64], plan: IngestPlan) -> DriftAttributes:
     steps = plan.coordinates.pixel_size_nm
     moved = moved * (1.0 if steps is None else np.asarray(steps))
     return {
@@ -217,7 +223,7 @@ def _warnings(config: IngestConfig, info: MovieInfo, plan: IngestPlan, found: Fi
     return said
 
 
-def _brightness(found: Brightness) -> dict[str, Any]:
+def _brightness(found: Brightness) -> BrightnessRange:
     """How much the frames differ in brightness."""
     levels = found.levels[found.valid]
     if not len(levels):
@@ -253,7 +259,7 @@ def _about_brightness(found: Brightness) -> list[str]:
     return told
 
 
-def _about_time(timing: dict[str, Any] | None) -> list[str]:
+def _about_time(timing: TimingAttributes | None) -> list[str]:
     if timing is None:
         return []
     if timing["n_dropped"]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import Architecture, architecture_of, kind_of
 from tdenoise.noise import gamma_poisson
-from tdenoise.noise.noise import NoiseStatistics
 
 from ..errors import InputError, UsageError
 from ..store import store
+from .model_fit import movie_noise
 
 SAMPLE_FRAMES = 4  # looked at for whole electrons, in the middle of the movie
 
@@ -19,12 +18,12 @@ def has_gamma_head(architecture: Architecture) -> bool:
     return getattr(architecture, "head", "mean") == "gamma"
 
 
-def check_uncertainty(card: dict[str, Any], movie: store.Store) -> None:
+def check_uncertainty(card: ModelCard, movie: store.Store) -> None:
     """Refuse to write a variance that the model does not know.
 
     Parameters
     ----------
-    card : dict
+    card : ModelCard
         Of the model.
     movie : Store
 
@@ -64,7 +63,6 @@ def check_gamma(movie: store.Store, what: str, instead: str) -> None:
     """
     first = max(0, movie.shape[0] - SAMPLE_FRAMES) // 2
     some = store.read_frames(movie, first, min(movie.shape[0], first + SAMPLE_FRAMES))
-    statistics = NoiseStatistics.from_json(movie.attributes["noise"])
-    refused = gamma_poisson.refusal(statistics, electron_counts(movie), some)
+    refused = gamma_poisson.refusal(movie_noise(movie), electron_counts(movie), some)
     if refused is not None:
         raise InputError(movie.path, f"{what} is not valid here: {refused}. {instead}")

@@ -6,13 +6,13 @@ import logging
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from tdenoise.network import checkpoint
+from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import Architecture, architecture_of, kind, kind_of, scale_for
 from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.noise import thinning
@@ -72,8 +72,12 @@ def movie_brightness(movie: store.Store) -> Brightness | None:
             found = replace(found, tilts=tilts, field=movie.shape[1:])
     else:
         found = Brightness.steady(n_frames)
-        for kind in ("not_finite_frames", "blank_frames", "repeated_frames"):
-            found.valid[attributes.get(kind, [])] = False
+        for frames in (
+            attributes.get("not_finite_frames", []),
+            attributes.get("blank_frames", []),
+            attributes.get("repeated_frames", []),
+        ):
+            found.valid[frames] = False
         if found.valid.sum() < 3:
             found = Brightness.steady(n_frames)
     if found.valid.sum() < 3:
@@ -135,7 +139,7 @@ def signal_to_noise(noise: NoiseStatistics) -> float:
     return scale.contrast / scale.noise
 
 
-def movie_scale(movie: store.Store, card: dict[str, Any] | None = None) -> Scale:
+def movie_scale(movie: store.Store, card: ModelCard | None = None) -> Scale:
     """How the counts of a movie become inputs of a model (without a card: of a split-blind network).
 
     Warns where the movie is unlike those the model was trained on; of an imported model nobody knows these.

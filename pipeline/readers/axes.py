@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,54 +120,31 @@ def place_movie(
 
     Parameters
     ----------
-    file : RawFile or RawFolder
-        For the error message.
-    name : str
-        Of the array, likewise.
-    shape : sequence of int
+    file, name : RawFile or RawFolder, str
+        Of the array, for the error message.
+    shape, dtype : sequence of int, dtype
         Of the array as stored.
-    dtype : dtype
-        Of the array.
     axes : sequence of Axis
         One for each, without name and unit where nothing is known.
     custom : tuple of int, optional
         Which axes are time, row and column in this format where nothing else is known.
     channel : int, optional
         The index on an axis of channels or colours.
-    chosen : bool, optional
-        The user has named this array: an axis that does not look like time is then taken for time.
-    lenient : bool, optional
-        The file holds nothing else: such an axis is told, not refused.
+    chosen, lenient : bool, optional
+        The user has named this array, or the file holds nothing else: any axis may be time then.
 
     Raises
     ------
-    InputError
-        If the array is not a movie, in words.
-    UsageError
-        If ``channel`` is not there.
+    InputError, UsageError
+        If the array is not a movie, in words; if ``channel`` is not there.
     """
-    left = list(range(len(shape)))
-    fixed: dict[int, int] = {}
-    for axis in range(len(shape)):
-        if len(left) > 3 and shape[axis] == 1:
-            left.remove(axis)
-            fixed[axis] = 0
+    left, fixed = _longer_axes(shape)
     size = " x ".join(str(n) for n in shape)
     colour = _channel_axis(left, shape, axes)
-    if channel is not None:
-        if colour is None:
-            raise UsageError(f"{file.path}: its array {name} ({size}) has no channels; leave --channel out.")
-        if not 0 <= channel < shape[colour]:
-            raise UsageError(f"{file.path}: its array {name} has {shape[colour]} channels, counted from 0.")
+    _check_channel(file.path, name, shape, colour, channel)
+    if channel is not None and colour is not None:
         left.remove(colour)
         fixed[colour] = channel
-    elif colour is not None:
-        kind = "colour images" if shape[colour] in (3, 4) else "several channels"
-        raise InputError(
-            file.path,
-            f"holds {kind} ({size}) in {name}, not a movie of counts. Choose one of its {shape[colour]} channels "
-            "with --channel, counted from 0.",
-        )
     if len(left) != 3 or min(shape) < 1:
         check_movie(file, tuple(shape[axis] for axis in left), dtype)
         raise InputError(file.path, f"its array {name} ({size}) is not (frame, row, column).")
@@ -178,14 +156,49 @@ def place_movie(
             f"{colours} pixels wide, add --dataset {name}.",
         )
     places = _roles(left, axes, custom)
-    time = axes[places[0]]
-    what = _no_time(time)
+    what = _no_time(axes[places[0]])
     if what and not chosen and not lenient:
         raise InputError(
             file.path,
             f"holds {what} in {name} ({size}), not a movie: each image is another measurement. To read it "
             f"anyway, add --dataset {name}.",
         )
+    return Place(places, fixed, _doubts(what, places, axes))
+
+
+def _longer_axes(shape: Sequence[int]) -> tuple[list[int], dict[int, int]]:
+    """Axes without those of length 1 beyond three, and the index on these."""
+    left = list(range(len(shape)))
+    fixed: dict[int, int] = {}
+    for axis in range(len(shape)):
+        if len(left) > 3 and shape[axis] == 1:
+            left.remove(axis)
+            fixed[axis] = 0
+    return left, fixed
+
+
+def _check_channel(
+    path: Path, name: str, shape: Sequence[int], colour: int | None, channel: int | None
+) -> None:
+    """Refuse a channel that is not there, and channels of which none is chosen."""
+    size = " x ".join(str(n) for n in shape)
+    if channel is not None:
+        if colour is None:
+            raise UsageError(f"{path}: its array {name} ({size}) has no channels; leave --channel out.")
+        if not 0 <= channel < shape[colour]:
+            raise UsageError(f"{path}: its array {name} has {shape[colour]} channels, counted from 0.")
+    elif colour is not None:
+        kind = "colour images" if shape[colour] in (3, 4) else "several channels"
+        raise InputError(
+            path,
+            f"holds {kind} ({size}) in {name}, not a movie of counts. Choose one of its {shape[colour]} channels "
+            "with --channel, counted from 0.",
+        )
+
+
+def _doubts(what: str, places: tuple[int, int, int], axes: Sequence[Axis]) -> tuple[str, ...]:
+    """What is said of a movie that may be none, or has no pixel size."""
+    time = axes[places[0]]
     if not what and time.is_length and time.role != "time":
         what = f"a stack over {_named(time)}, a volume or a scan"
     said = [f"it holds {what}, not a movie over time."] if what else []
@@ -194,7 +207,7 @@ def place_movie(
             "its file lists unevenly spaced pixels, so it has no pixel size. If the spacing is even, give it "
             "with --pixel-size."
         )
-    return Place(places, fixed, tuple(said))
+    return tuple(said)
 
 
 def interpreted(axes: Sequence[Axis], interpretation: Any) -> list[Axis]:

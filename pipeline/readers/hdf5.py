@@ -163,17 +163,7 @@ def _open_array(
             f"its {file.size} bytes claim to hold {announced} frames of {height} x {width}, over {MAX_RATIO} "
             "times as much: refused as a decompression bomb.",
         )
-    stamps_us = None
-    fetch: Callable[[tuple[int, ...]], NDArray[Any]]
-    if entry["layout"] == "chunked":
-        more, table = split(
-            ask(file.path, "hdf5_child", "chunks", str(file.path), movie.name, str(file.size))
-        )
-        chunks = Chunks(file, np.frombuffer(table, "<i8").reshape(-1, 3), layout, stored, entry["filters"])
-        stamps_us, present, fetch = more["time_stamps_us"], chunks.whole_frames(), chunks.fetch
-    else:
-        run = Run(file, entry["offset"], layout, stored)
-        present, fetch = announced, run.fetch
+    stamps_us, present, fetch = _pieces(file, movie.name, entry, layout, stored)
     n_frames = whole_frames(file, announced, present, allow_truncated)
     movie = replace(movie, warnings=movie.warnings + not_applied(contents))
     info = _info(movie, place, stamps_us, stored, (n_frames, height, width), announced, library)
@@ -188,6 +178,17 @@ def _open_array(
     last = np.empty((1, height, width), info.dtype)
     reader.read(n_frames - 1, n_frames, last)  # what cannot be decoded should show now, not at the end
     return as_declared(reader, declared), numbers
+
+
+def _pieces(
+    file: RawFile, name: str, entry: dict[str, Any], layout: Layout, stored: np.dtype[Any]
+) -> tuple[list[int] | None, int, Callable[[tuple[int, ...]], NDArray[Any]]]:
+    """Time stamps of an array [us], the number of whole frames that are there, and what reads a piece of it."""
+    if entry["layout"] != "chunked":
+        return None, layout.movie_shape[0], Run(file, entry["offset"], layout, stored).fetch
+    more, table = split(ask(file.path, "hdf5_child", "chunks", str(file.path), name, str(file.size)))
+    chunks = Chunks(file, np.frombuffer(table, "<i8").reshape(-1, 3), layout, stored, entry["filters"])
+    return more["time_stamps_us"], chunks.whole_frames(), chunks.fetch
 
 
 def _declared(file: RawFile, contents: Contents, name: str, stored: np.dtype[Any]) -> Declared:

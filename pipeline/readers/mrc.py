@@ -54,19 +54,9 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
     packed, labels = mode == _PACKED, _labels(header, order)
     row_bytes = (width + 1) // 2 if packed else width * stored.itemsize
     if mode == 0:
-        imod_stamp, imod_flags = struct.unpack(f"{order}4si", header[152:160])
-        if imod_stamp not in _IMOD_STAMPS:
-            imod_flags = _SIGNED_FLAG  # everyone else's bytes are signed
-        # A packed movie of a K2 or K3 gives the bytes of a row as its width.
-        if imod_flags & _PACKED_FLAG or (len(labels) == 1 and _PACKED_LABEL in labels[0]):
-            packed, width = True, 2 * width
-            if imod_flags & _SIGNED_FLAG and imod_stamp in _IMOD_STAMPS:
-                raise InputError(
-                    file.path,
-                    "its header says that its pixels are packed, two in a byte, and signed: IMOD has no such mode.",
-                )
-        if packed or not imod_flags & _SIGNED_FLAG:
-            stored = np.dtype("u1")
+        packed, is_signed = _bytes_of(file, header, order, labels)
+        width = 2 * width if packed else width  # of a packed movie, the header gives the bytes of a row
+        stored = stored if is_signed else np.dtype("u1")
     frame_bytes = max(height * row_bytes, 1)
     room = max(file.size - first, 0) // frame_bytes
     announced = announced_frames(file, announced, room, allow_truncated, single=single)
@@ -94,6 +84,20 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
     if packed:
         return PackedReader(file, info, offsets, row_bytes)
     return FlatReader(file, info, stored, offsets)
+
+
+def _bytes_of(file: RawFile, header: bytes, order: str, labels: list[str]) -> tuple[bool, bool]:
+    """Whether the bytes of mode 0 hold two pixels each, as of a K2 or K3, and whether they are signed."""
+    imod_stamp, imod_flags = struct.unpack(f"{order}4si", header[152:160])
+    if imod_stamp not in _IMOD_STAMPS:
+        imod_flags = _SIGNED_FLAG  # everyone else's bytes are signed
+    packed = bool(imod_flags & _PACKED_FLAG or (len(labels) == 1 and _PACKED_LABEL in labels[0]))
+    if packed and imod_flags & _SIGNED_FLAG and imod_stamp in _IMOD_STAMPS:
+        raise InputError(
+            file.path,
+            "its header says that its pixels are packed, two in a byte, and signed: IMOD has no such mode.",
+        )
+    return packed, bool(imod_flags & _SIGNED_FLAG) and not packed
 
 
 class PackedReader(FrameReader):

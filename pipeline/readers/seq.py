@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,29 +44,8 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
         )
     version = struct.unpack("<i", file.read_at(28, 4))[0]
     header = dict(zip(_FIELDS, _HEADER.unpack(file.read_at(_HEADER_AT, _HEADER.size)), strict=True))
-    width, height, bits, distance = (
-        header[name] for name in ("width", "height", "bit_depth", "frame_distance_bytes")
-    )
-    if header["compression"] != 0:
-        raise InputError(
-            file.path,
-            f"its frames are compressed (NorPix method {header['compression']}), which is not read.",
-        )
-    if header["image_format"] not in _MONOCHROME:
-        raise InputError(
-            file.path, f"holds colour or packed images (NorPix format {header['image_format']}), not counts."
-        )
-    if bits not in {8, 16}:
-        raise InputError(file.path, f"its header says {bits} bits per pixel; only 8 and 16 are supported.")
-    stored = np.dtype("u1" if bits == 8 else "<u2")
-    check_movie(file, (2, height, width), stored)
-    frame_bytes = frame_size((2, height, width), stored)
-    if header["image_bytes"] != frame_bytes or distance < frame_bytes:
-        raise InputError(
-            file.path,
-            f"damaged: its header gives {header['image_bytes']} bytes for an image of {height} x {width} "
-            f"pixels of {bits} bits, and {distance} bytes from frame to frame.",
-        )
+    width, height, distance = (header[name] for name in ("width", "height", "frame_distance_bytes"))
+    stored, frame_bytes = _check_images(file, header)
     first = 8192 if version >= 5 else 1024
     tail = distance - frame_bytes  # time stamp and padding
     room = max(file.size - first + tail, 0) // distance
@@ -96,6 +76,34 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
         ),
     )
     return FlatReader(file, info, stored, offsets)
+
+
+def _check_images(file: RawFile, header: dict[str, Any]) -> tuple[np.dtype[Any], int]:
+    """Type of the pixels and bytes of an image; refuses images that are not plain counts."""
+    if header["compression"] != 0:
+        raise InputError(
+            file.path,
+            f"its frames are compressed (NorPix method {header['compression']}), which is not read.",
+        )
+    if header["image_format"] not in _MONOCHROME:
+        raise InputError(
+            file.path, f"holds colour or packed images (NorPix format {header['image_format']}), not counts."
+        )
+    width, height, bits, distance = (
+        header[name] for name in ("width", "height", "bit_depth", "frame_distance_bytes")
+    )
+    if bits not in {8, 16}:
+        raise InputError(file.path, f"its header says {bits} bits per pixel; only 8 and 16 are supported.")
+    stored = np.dtype("u1" if bits == 8 else "<u2")
+    check_movie(file, (2, height, width), stored)
+    frame_bytes = frame_size((2, height, width), stored)
+    if header["image_bytes"] != frame_bytes or distance < frame_bytes:
+        raise InputError(
+            file.path,
+            f"damaged: its header gives {header['image_bytes']} bytes for an image of {height} x {width} "
+            f"pixels of {bits} bits, and {distance} bytes from frame to frame.",
+        )
+    return stored, frame_bytes
 
 
 def _is_half(path: Path) -> bool:

@@ -30,19 +30,7 @@ _MAX_EMI_BYTES = 2**28
 
 def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     """Open a SER file that holds a series of images."""
-    _, _, version, kind, tag_kind, total, valid = struct.unpack("<3h4i", file.read_at(0, 22))
-    if version not in _VERSIONS:
-        raise InputError(file.path, f"its header says SER version {version:#x}, which is not supported.")
-    word = np.dtype(_VERSIONS[version])
-    position = file.read_at(22, word.itemsize + 4)
-    start = int(np.frombuffer(position, word, 1)[0])
-    n_dimensions = int(np.frombuffer(position, "<i4", 1, word.itemsize)[0])
-    if kind != _IMAGES:
-        raise InputError(file.path, "holds a series of spectra, not a movie.")
-    if n_dimensions > 1:
-        raise InputError(
-            file.path, f"holds a scan of {n_dimensions} dimensions with an image at each point, not a movie."
-        )
+    version, word, tag_kind, total, valid, start = _header(file)
     table = np.frombuffer(file.read_at(start, 2 * max(total, 0) * word.itemsize), word).astype(np.int64)
     written = int(np.argmin(np.append(table[:total] > 0, False)))  # offsets of images that were not are 0
     valid = announced_frames(file, valid, written, allow_truncated)
@@ -65,8 +53,6 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     conditions = _conditions(file)
     stamps = _stamps(file, tags[:n_frames]) if tag_kind in _STAMPED else None
     time, warnings = frame_time(stamps, 1.0)
-    mode = conditions.get("Mode", "").lower()
-    diffraction = "diffraction" in mode and "stem" not in mode  # scanning, the lenses stand so for images
     voltage = _number(conditions.get("AcceleratingVoltage"))
     info = MovieInfo(
         shape=(n_frames, height, width),
@@ -74,7 +60,7 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
         format="SER",
         reader=library("tdenoise"),
         frame_time_s=time,
-        pixel_size_nm=None if diffraction else pixel_size(_nanometres(element[4]), _nanometres(element[1])),
+        pixel_size_nm=_pixel_size(element, conditions),
         exposure_s=_number(conditions.get("FrameTime") or conditions.get("DwellTimePath")),
         voltage_kv=None if voltage is None else voltage / 1000,
         camera=conditions.get("CameraNamePath"),
@@ -95,6 +81,32 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
     )
     starts = (offsets[:n_frames] + _ELEMENT.size).tolist()
     return FlatReader(file, info, stored, starts, bottom_up=True)
+
+
+def _header(file: RawFile) -> tuple[int, np.dtype[Any], int, int, int, int]:
+    """Version, type of offsets, kind of tags, images in all and valid ones, and where the table of offsets begins."""
+    _, _, version, kind, tag_kind, total, valid = struct.unpack("<3h4i", file.read_at(0, 22))
+    if version not in _VERSIONS:
+        raise InputError(file.path, f"its header says SER version {version:#x}, which is not supported.")
+    word = np.dtype(_VERSIONS[version])
+    position = file.read_at(22, word.itemsize + 4)
+    start = int(np.frombuffer(position, word, 1)[0])
+    n_dimensions = int(np.frombuffer(position, "<i4", 1, word.itemsize)[0])
+    if kind != _IMAGES:
+        raise InputError(file.path, "holds a series of spectra, not a movie.")
+    if n_dimensions > 1:
+        raise InputError(
+            file.path, f"holds a scan of {n_dimensions} dimensions with an image at each point, not a movie."
+        )
+    return version, word, tag_kind, total, valid, start
+
+
+def _pixel_size(element: tuple[Any, ...], conditions: dict[str, str]) -> tuple[float, float] | None:
+    """Of an image [nm]; None in diffraction."""
+    mode = conditions.get("Mode", "").lower()
+    if "diffraction" in mode and "stem" not in mode:  # scanning, the lenses stand so for images
+        return None
+    return pixel_size(_nanometres(element[4]), _nanometres(element[1]))
 
 
 def _beyond(file: RawFile, offsets: Any, frame_bytes: int) -> tuple[str, ...]:

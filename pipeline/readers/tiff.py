@@ -65,37 +65,15 @@ def open_movie(
     starts, offsets, broken = _walk(file, pages, layout)
     announced = max(note.n_frames or 0, len(starts) + broken)
     if note.one_page and len(starts) == 1 < announced and offsets is not None:
-        offsets = _follow(file, first, offsets[0], layout.plain_bytes, announced)
-        beyond = file.size - offsets[0] - announced * layout.plain_bytes
-        if beyond >= layout.plain_bytes and first.offset < offsets[0]:
-            more = unexplained(beyond, layout.plain_bytes)
-    with tifffile.TiffFile(file.path) as tif:
-        key = tif.pages.first
-        if key.dtype is None:
-            raise InputError(file.path, f"its pixels of {layout.bits} bits are of no known type.")
-        dtype, decode = np.dtype(key.dtype).newbyteorder("="), key.decode
-        if layout.compression in EER:
-            dtype = np.dtype(np.uint8)  # electrons, which are given as true and false
-        tags = {tag.name: tag.value for tag in key.tags if tag.code not in SEGMENT_TAGS}
-
+        offsets, more = _after_first(file, first, offsets[0], layout.plain_bytes, announced)
+    dtype, decode, tags = _first_frame(file, layout)
     present = len(starts) if offsets is None else len(offsets)
     # A chain of directories that breaks off does not tell how long it was.
     at_least = broken and announced > (note.n_frames or 0)
-    warnings = note.warnings + _more_pages(note, announced) + more
-    if layout.photometric == _WHITE_IS_ZERO and layout.compression not in EER:
-        warnings += (
-            "it says that 0 is white, which programs interpret differently: the numbers are kept as stored. If "
-            "the movie looks like a negative, invert it and save it again before you ingest it.",
-        )
-    if layout.sample_format == _UNDEFINED:
-        warnings += (
-            f"it does not say what its numbers are (SampleFormat 4): they are read as {dtype.name}. Check that the "
-            "mean is what you expect.",
-        )
+    warnings = note.warnings + _more_pages(note, announced) + more + _doubtful(layout, dtype)
     if note.planes is not None and len(note.planes) != note.n_frames:
-        planes = note.planes
-        there = planes[: max(0, -(-(present - planes.start) // planes.step))]
-        announced, present = len(planes), len(there)
+        there = _there(note.planes, present)
+        announced, present = len(note.planes), len(there)
         if offsets is None:
             starts = array("q", [starts[number] for number in there])
         else:
@@ -103,12 +81,7 @@ def open_movie(
     check_movie(file, (announced + broken, layout.height, layout.width), dtype, single=single)
     n_frames = whole_frames(file, announced, present, allow_truncated, at_least=at_least)
     shape = (n_frames, layout.height, layout.width)
-    if n_frames * frame_size(shape, dtype) > _MAX_RATIO * file.size:
-        raise InputError(
-            file.path,
-            f"its {file.size} bytes claim to hold {n_frames} frames of {layout.height} x {layout.width}, "
-            f"over {_MAX_RATIO} times as much: refused as a decompression bomb.",
-        )
+    _check_size(file, shape, dtype)
     info = MovieInfo(
         shape=shape,
         dtype=dtype,
@@ -129,6 +102,60 @@ def open_movie(
         last = np.empty((1, *shape[1:]), dtype)
         reader.read(n_frames - 1, n_frames, last)  # what cannot be decoded should show now, not at the end
     return as_declared(reader, note.declared)
+
+
+def _first_frame(file: RawFile, layout: Layout) -> tuple[np.dtype[Any], Callable[..., Any], dict[str, Any]]:
+    """Type of the numbers, what decodes them, and the tags of the first page."""
+    with tifffile.TiffFile(file.path) as tif:
+        key = tif.pages.first
+        if key.dtype is None:
+            raise InputError(file.path, f"its pixels of {layout.bits} bits are of no known type.")
+        dtype, decode = np.dtype(key.dtype).newbyteorder("="), key.decode
+        if layout.compression in EER:
+            dtype = np.dtype(np.uint8)  # electrons, which are given as true and false
+        return dtype, decode, {tag.name: tag.value for tag in key.tags if tag.code not in SEGMENT_TAGS}
+
+
+def _after_first(
+    file: RawFile, first: Page, start: int, n_bytes: int, announced: int
+) -> tuple[Sequence[int], tuple[str, ...]]:
+    """Where frames begin that follow the first without pages of their own, and a word on what follows these."""
+    offsets = _follow(file, first, start, n_bytes, announced)
+    beyond = file.size - offsets[0] - announced * n_bytes
+    known = beyond < n_bytes or first.offset >= offsets[0]
+    return offsets, () if known else unexplained(beyond, n_bytes)
+
+
+def _there(planes: range, present: int) -> range:
+    """Of the pages that were asked for, those that the file holds."""
+    return planes[: max(0, -(-(present - planes.start) // planes.step))]
+
+
+def _doubtful(layout: Layout, dtype: np.dtype[Any]) -> tuple[str, ...]:
+    """What is said of numbers that other programs may take for others."""
+    said: tuple[str, ...] = ()
+    if layout.photometric == _WHITE_IS_ZERO and layout.compression not in EER:
+        said += (
+            "it says that 0 is white, which programs interpret differently: the numbers are kept as stored. If "
+            "the movie looks like a negative, invert it and save it again before you ingest it.",
+        )
+    if layout.sample_format == _UNDEFINED:
+        said += (
+            f"it does not say what its numbers are (SampleFormat 4): they are read as {dtype.name}. Check that the "
+            "mean is what you expect.",
+        )
+    return said
+
+
+def _check_size(file: RawFile, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
+    """Refuse a file that is far too small for its movie."""
+    n_frames, height, width = shape
+    if n_frames * frame_size(shape, dtype) > _MAX_RATIO * file.size:
+        raise InputError(
+            file.path,
+            f"its {file.size} bytes claim to hold {n_frames} frames of {height} x {width}, "
+            f"over {_MAX_RATIO} times as much: refused as a decompression bomb.",
+        )
 
 
 class SegmentReader(FrameReader):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -114,14 +115,21 @@ def frame_time(
                 f"its header says {told_s} s from frame to frame, its time stamps {measured} s, which is used; "
                 "--frame-time overrides it."
             )
+    return used, (*said, *_wrong(stamps, found, measured, used))
+
+
+def _wrong(
+    stamps: NDArray[np.float64], found: Intervals, measured: float | None, used: float | None
+) -> Iterator[str]:
+    """What is wrong with the stamps themselves, in words."""
     outcome = "the frame time is unknown" if used is None else f"{used} s from frame to frame is used"
     unknown = np.flatnonzero(~np.isfinite(stamps))
     if unknown.size:
-        said.append(f"{unknown.size} frames have no time stamp, the first is frame {unknown[0]}; {outcome}.")
+        yield (f"{unknown.size} frames have no time stamp, the first is frame {unknown[0]}; {outcome}.")
     if found.backwards.size:
-        said.append(f"the time stamps run backwards after frame {found.backwards[0]}; {outcome}.")
+        yield (f"the time stamps run backwards after frame {found.backwards[0]}; {outcome}.")
     elif found.n_alike == 0 and not unknown.size:
-        said.append(f"no two intervals between its time stamps are alike; {outcome}.")
+        yield (f"no two intervals between its time stamps are alike; {outcome}.")
     if measured is not None and found.odd.size:
         first = int((found.longer if found.longer.size else found.odd)[0])
         why = (
@@ -129,11 +137,10 @@ def frame_time(
             if found.n_lost
             else "others are shorter"
         )
-        said.append(
+        yield (
             f"{found.odd.size} of {len(stamps) - 1} intervals between frames differ from {measured} s by over half, "
             f"the first after frame {first} ({stamps[first + 1] - stamps[first]:.7g} s): {why}."
         )
-    return used, tuple(said)
 
 
 def usual_step(values: NDArray[np.float64], digits: int = 9) -> float | None:

@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from typing import Any
 
 import av
@@ -31,10 +32,6 @@ def decode(path: str, container: str, descriptor: str, max_bytes: str, channel: 
     wanted = int(channel) if channel else None
     if wanted is not None and not 0 <= wanted < 3:
         raise ValueError("a video has the channels 0 (red), 1 (green) and 2 (blue).")
-    seconds: list[float | None] = []
-    first: NDArray[Any] | None = None
-    damage = None
-    coloured = False
     # No other container, no other file: a video can name both.
     options = {"protocol_whitelist": "file"} | ({"enable_drefs": "0"} if container == "mov" else {})
     try:
@@ -44,57 +41,80 @@ def decode(path: str, container: str, descriptor: str, max_bytes: str, channel: 
             f"cut short or damaged: FFmpeg finds no video in it ({error.strerror}). Copy it again."
         ) from error
     with opened:
-        if not opened.streams.video:
-            raise ValueError("holds no frames.")
-        stream = opened.streams.video[0]
+        stream = _checked_stream(opened)
         context = stream.codec_context
-        if context.name not in _DECODERS:
-            raise ValueError(
-                f"its video codec {context.name} is not read; export it as H.264, FFV1 or Motion-JPEG."
-            )
-        if not 0 < context.width * context.height <= _MAX_PIXELS:
-            raise ValueError(f"its header gives pictures of {context.height} x {context.width}: damaged.")
-        context.thread_count = 1
-        context.options = {"err_detect": "explode", "max_pixels": str(_MAX_PIXELS)}
-        n_hidden = 0
+        seen = _Seen()
         try:
-            for packet in opened.demux(stream):
-                n_hidden += packet.is_discard
-                if packet.is_corrupt:
-                    raise av.error.InvalidDataError(0, "a packet is cut")
-                for picture in packet.decode():
-                    if picture.is_corrupt:
-                        raise av.error.InvalidDataError(0, "a picture is damaged")
-                    frame = _frame(picture, wanted)
-                    if first is None:
-                        first, coloured = frame, _is_coloured(picture)
-                    elif frame.shape != first.shape or frame.dtype != first.dtype:
-                        raise ValueError(f"its frame size changes at frame {len(seconds)}: not a movie.")
-                    seconds.append(None if picture.time is None else float(picture.time))
-                    if len(seconds) * frame.nbytes > int(max_bytes):
-                        raise ValueError(
-                            "decodes to over 10000 times its size: refused as a decompression bomb."
-                        )
-                    _spool(spool, frame)
-                    _limit_time()
+            _spool_all(opened, stream, seen, spool, wanted, int(max_bytes))
         except av.error.FFmpegError as error:
-            damage = " ".join(str(error).split())[:200]
-        rate = stream.average_rate
+            seen.damage = " ".join(str(error).split())[:200]
+        rate, first = stream.average_rate, seen.first
         write(
             {
-                "shape": [len(seconds), *(first.shape if first is not None else (1, 1))],
+                "shape": [len(seen.seconds), *(first.shape if first is not None else (1, 1))],
                 "dtype": (first.dtype if first is not None else np.dtype("u1")).str,
-                "announced": max(stream.frames - n_hidden, 0),
-                "damage": damage,
-                "seconds": seconds,
+                "announced": max(stream.frames - seen.n_hidden, 0),
+                "damage": seen.damage,
+                "seconds": seen.seconds,
                 "rate": float(rate) if rate else None,
                 "codec": context.name,
                 "pixels": context.pix_fmt or "",
-                "coloured": coloured,
+                "coloured": seen.coloured,
                 "metadata": {"container": dict(opened.metadata), "stream": dict(stream.metadata)},
                 "library": f"av {av.__version__}",
             }
         )
+
+
+@dataclass
+class _Seen:
+    """What was seen of a video, also of one that breaks off."""
+
+    seconds: list[float | None] = field(default_factory=list)  # of every picture [s]
+    first: NDArray[Any] | None = None  # frame
+    coloured: bool = False
+    n_hidden: int = 0  # packets that are not to be shown
+    damage: str | None = None  # why it broke off
+
+
+def _checked_stream(opened: Any) -> Any:
+    """The pictures of a video that can be decoded, one thread at a time."""
+    if not opened.streams.video:
+        raise ValueError("holds no frames.")
+    stream = opened.streams.video[0]
+    context = stream.codec_context
+    if context.name not in _DECODERS:
+        raise ValueError(
+            f"its video codec {context.name} is not read; export it as H.264, FFV1 or Motion-JPEG."
+        )
+    if not 0 < context.width * context.height <= _MAX_PIXELS:
+        raise ValueError(f"its header gives pictures of {context.height} x {context.width}: damaged.")
+    context.thread_count = 1
+    context.options = {"err_detect": "explode", "max_pixels": str(_MAX_PIXELS)}
+    return stream
+
+
+def _spool_all(
+    opened: Any, stream: Any, seen: _Seen, spool: int, channel: int | None, max_bytes: int
+) -> None:
+    """Write every picture, and note what is seen."""
+    for packet in opened.demux(stream):
+        seen.n_hidden += packet.is_discard
+        if packet.is_corrupt:
+            raise av.error.InvalidDataError(0, "a packet is cut")
+        for picture in packet.decode():
+            if picture.is_corrupt:
+                raise av.error.InvalidDataError(0, "a picture is damaged")
+            frame = _frame(picture, channel)
+            if seen.first is None:
+                seen.first, seen.coloured = frame, _is_coloured(picture)
+            elif frame.shape != seen.first.shape or frame.dtype != seen.first.dtype:
+                raise ValueError(f"its frame size changes at frame {len(seen.seconds)}: not a movie.")
+            seen.seconds.append(None if picture.time is None else float(picture.time))
+            if len(seen.seconds) * frame.nbytes > max_bytes:
+                raise ValueError("decodes to over 10000 times its size: refused as a decompression bomb.")
+            _spool(spool, frame)
+            _limit_time()
 
 
 def _frame(picture: av.VideoFrame, channel: int | None) -> NDArray[Any]:

@@ -64,13 +64,7 @@ def open_movie(
     announced, height, width = check_movie(folder, layout.movie_shape, array.dtype)
     check_chunks(folder, layout, array.dtype)
     files = store.files(name)
-    n_bytes = math.prod(array.shape) * array.dtype.itemsize
-    if n_bytes > MAX_RATIO * sum(files.values()):
-        raise InputError(
-            folder.path,
-            f"its {sum(files.values())} bytes claim to hold {announced} frames of {height} x {width}, over "
-            f"{MAX_RATIO} times as much: chunks are missing, or it is a decompression bomb.",
-        )
+    _check_size(folder, array, sum(files.values()), layout.movie_shape)
     shards = Layout(array.shape, array.shard, place.movie_axes, place.fixed)
     present, n_missing, n_wanted, n_beyond = _present(array, shards, files)
     n_frames = whole_frames(folder, announced, present, allow_truncated)
@@ -104,6 +98,17 @@ def open_movie(
     last = np.empty((1, height, width), info.dtype)
     reader.read(n_frames - 1, n_frames, last)  # what cannot be decoded should show now, not at the end
     return as_declared(reader, _declared(folder, array))
+
+
+def _check_size(folder: RawFolder, array: ZarrArray, n_bytes: int, shape: tuple[int, ...]) -> None:
+    """Refuse an array whose files are far too small for it."""
+    n_frames, height, width = shape
+    if math.prod(array.shape) * array.dtype.itemsize > MAX_RATIO * n_bytes:
+        raise InputError(
+            folder.path,
+            f"its {n_bytes} bytes claim to hold {n_frames} frames of {height} x {width}, over "
+            f"{MAX_RATIO} times as much: chunks are missing, or it is a decompression bomb.",
+        )
 
 
 def _choose(folder: RawFolder, nodes: dict[str, Node], dataset: str | None) -> str:

@@ -11,7 +11,7 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 
 import numpy as np
 import zarr
@@ -24,10 +24,11 @@ from ..errors import InputError
 from .checked_array import CheckedArray, advice, seal_of
 from .foreign import check_nodes
 from .integrity import UNREADABLE, file_hash, grid_of, recorded_grid, recorded_table, sharded_metadata
+from .store_attributes import StoreAttributes
 
 PROFILE = 1  # version of the store layout
 MOVIE, DENOISED = "counts", "denoised"  # the array that each kind of store holds
-VARIANCE = "variance"  # of the expected counts, beside `DENOISED` where it was asked for
+VARIANCE: Final = "variance"  # of the expected counts, beside `DENOISED` where it was asked for
 SHARD_FRAMES, SHARD_PIXELS = 32, 1024
 DASK_CHUNK = (SHARD_FRAMES, SHARD_PIXELS, SHARD_PIXELS)  # of what `tdenoise_pipeline.open` returns, at most
 MOVIE_SHARD_PIXELS = 2048  # of a movie store, whose counts are small: fewer files
@@ -142,7 +143,7 @@ class Store:
     path: Path
     name: str  # of the array: counts or denoised
     array: Any  # CheckedArray, or in `verify` a zarr.Array, shape (n_frames, height, width)
-    attributes: dict[str, Any]
+    attributes: StoreAttributes
     units: str
     coordinates: Coordinates
 
@@ -158,7 +159,8 @@ class Store:
     @property
     def id(self) -> str:
         """sha256 that stands for the content: shape, type and the hash of every shard."""
-        return str((self.attributes[VARIANCE] if self.name == VARIANCE else self.attributes)["id"])
+        found = self.attributes
+        return found[VARIANCE]["id"] if self.name == VARIANCE else found["id"]
 
 
 def open_store(path: Path, name: str, *, deep: bool = True) -> Store:
@@ -210,7 +212,7 @@ def read_frames(opened: Store, start: int, stop: int) -> NDArray[Any]:
 
 
 def _open_once(path: Path, name: str, origin: str, deep: bool) -> Store:
-    attributes = read_attributes(path)
+    attributes = cast(StoreAttributes, read_attributes(path))
     try:
         if not (path / name).is_dir():
             raise FileNotFoundError(path / name)
@@ -248,7 +250,7 @@ def _opened_again(path: Path, name: str, origin: str, deep: bool) -> CheckedArra
     return array
 
 
-def _check_small_files(path: Path, attributes: dict[str, Any]) -> None:
+def _check_small_files(path: Path, attributes: StoreAttributes) -> None:
     """Refuse a store whose metadata, coordinates or maps are not those that were written."""
     for file, digest in attributes.get("files", {}).items():
         try:

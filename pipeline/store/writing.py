@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ def ome_metadata(name: str, coordinates: Coordinates) -> dict[str, Any]:
 def finish(
     path: Path,
     name: str,
-    attributes: dict[str, Any],
+    attributes: Mapping[str, object],
     hashes: dict[str, str],
     command: dict[str, Any] | None = None,
 ) -> None:
@@ -171,7 +171,8 @@ def finish(
     path : Path
     name : str
         Of the array.
-    attributes : dict
+    attributes : mapping
+        See `store_attributes`.
     hashes : dict
         Of all shards, by grid position.
     command : dict, optional

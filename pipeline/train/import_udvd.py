@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tdenoise.network import checkpoint
+from tdenoise.network.card import CardDetails, ModelCard
 from tdenoise.network.udvd import read_weights
 
 from ..errors import InputError
@@ -13,7 +12,7 @@ from ..settings.result_settings import ModelsImportConfig
 from ..version import VERSION
 
 
-def import_model(config: ModelsImportConfig) -> dict[str, Any]:
+def import_model(config: ModelsImportConfig) -> ModelCard:
     """Make a model of UDVD weights that the script of its users saved.
 
     Parameters
@@ -22,8 +21,8 @@ def import_model(config: ModelsImportConfig) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        The model's card. It names no training movie, for the file does not say any.
+    ModelCard
+        It names no training movie, for the file does not say any.
 
     Raises
     ------
@@ -39,7 +38,7 @@ def import_model(config: ModelsImportConfig) -> dict[str, Any]:
     identity = {"step": "models import", "weights": sha256, "blind_radius": config.blind_radius}
     if not config.force and _imported_as(config, plans.plan_id(identity)):
         return checkpoint.read_card(config.output)
-    details = {
+    details: CardDetails = {
         "movies": [],
         "ancestors": [],
         "imported": {"name": config.weights.name, "sha256": sha256},

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import kind
 from tdenoise.noise.drift import MAX_SHIFT
 
@@ -11,7 +10,13 @@ from ..inputs.model_fit import open_model
 from ..settings.result_settings import ModelsShowConfig
 
 
-def show_model(config: ModelsShowConfig) -> dict[str, Any]:
+class ShownModel(ModelCard):
+    """A card, and what only the weights tell."""
+
+    n_parameters: int
+
+
+def show_model(config: ModelsShowConfig) -> ShownModel:
     """The card of a model whose weights are whole, with the number of its parameters.
 
     Raises
@@ -28,7 +33,7 @@ def show_model(config: ModelsShowConfig) -> dict[str, Any]:
     }
 
 
-def summary(card: dict[str, Any]) -> list[str]:
+def summary(card: ShownModel) -> list[str]:
     """The main facts of a card, a line each."""
     # Blocks of a drifting movie are read with so many more.
     follows = kind(card["kind"]).follows_drift and not card.get("ignore_drift", False)
@@ -61,7 +66,7 @@ def summary(card: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _hidden(card: dict[str, Any]) -> str:
+def _hidden(card: ModelCard) -> str:
     radius = card["blind_radius"]
     if not isinstance(radius, int):
         return "the centre frame" if radius is None else "nothing is hidden"

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from tdenoise.files.atomic import write_atomically
 from tdenoise.network import checkpoint, torch_setup
-from tdenoise.network.registry import Network, kind_of, scale_for
-from tdenoise.noise import thinning
+from tdenoise.network.card import CardDetails, KeptMetrics, ModelCard
+from tdenoise.network.registry import scale_for
 from tdenoise.noise.noise import NoiseStatistics, persistence_warning
-from tdenoise.training.candidates import CANDIDATES, SHARE, Measured, choose
-from tdenoise.training.contradiction import Contradiction
-from tdenoise.training.patches import PatchLoader, TrainingMovie, hold_out
 from tdenoise.training.process_group import Team
-from tdenoise.training.rehearsal import RehearsedLoader
-from tdenoise.training.train import TrainingSettings, TrainingState, train, turn_back
-from tdenoise.training.validation import HeldOut, Sums, mean_of
+from tdenoise.training.train import TrainingState
+from tdenoise.training.training_movie import TrainingMovie, hold_out
 
-from ..errors import PipelineError, Stopped
+from ..errors import PipelineError
 from ..files.fault_points import maybe_crash
 from ..inputs.bad_pixels import measure, movie_stand_ins
 from ..inputs.gamma_head import electron_counts, has_gamma_head
@@ -35,11 +26,10 @@ from ..inputs.model_fit import (
     movie_brightness,
     movie_noise,
     movie_pixel_size_nm,
-    open_model,
     signal_to_noise,
     tell_drift,
 )
-from ..resources import budget, memory
+from ..resources import memory
 from ..runs import plans, progress
 from ..settings.denoise_settings import TrainConfig
 from ..step_control import Control
@@ -47,16 +37,13 @@ from ..store import store
 from ..version import VERSION
 from . import launch
 from .train_plan import Plan, make_plan, memory_bytes
-from .training_state import fill, restore, snapshot, state_bytes
+from .training_session import CHECKPOINT, Session
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.safetensors"
-CHECKPOINT_S = 120.0  # time between checkpoints
-
 
 @torch_setup.restored()
-def train_model(config: TrainConfig, control: Control | None = None) -> dict[str, Any]:
+def train_model(config: TrainConfig, control: Control | None = None) -> ModelCard | None:
     """Train a model on one or several movies; safe to stop and start again.
 
     Parameters
@@ -66,8 +53,8 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
 
     Returns
     -------
-    dict
-        The model's card.
+    ModelCard or None
+        None in a process that follows another.
 
     Raises
     ------
@@ -88,12 +75,12 @@ def train_model(config: TrainConfig, control: Control | None = None) -> dict[str
         return train_in_team(config, control, team)
 
 
-def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str, Any]:
+def train_in_team(config: TrainConfig, control: Control, team: Team) -> ModelCard | None:
     """The share of one process; the first leads, and alone holds the output and writes."""
     plan = make_plan(config)
     if team.rank > 0:
         _follow(plan, control, team)
-        return {}
+        return None
     known = plans.plan_id(plan.identity)
     if _already_trained(config, known):
         progress.tidy_up(config.output)
@@ -125,7 +112,7 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> dict[str
         run.prepare(lambda path: path.mkdir(parents=True))
         orders = {"plan": run.id, "mixed_precision": plan.settings.mixed_precision, "software": VERSION}
         team.broadcast(json.dumps(orders).encode())
-        session = _Session(training, plan, run, control, team)
+        session = Session(training, plan, run, control, team)
         state, kept = session.train()
         card = _save(run, plan, training, state, session, kept)
         run.commit()
@@ -151,13 +138,7 @@ def _follow(plan: Plan, control: Control, team: Team) -> None:
     training = [
         _training_movie(movie, plan, movie_noise(movie), movie_stand_ins(movie)) for movie in plan.movies
     ]
-    _Session(training, plan, None, control, team).train()
-
-
-def _device(plan: Plan, team: Team) -> str:
-    if plan.device != "cuda" or team.size == 1:
-        return plan.device
-    return f"cuda:{team.local_rank % torch.cuda.device_count()}"
+    Session(training, plan, None, control, team).train()
 
 
 def _looked_at(movie: store.Store, plan: Plan) -> TrainingMovie:
@@ -202,269 +183,17 @@ def _already_trained(config: TrainConfig, plan: str) -> bool:
         return False
 
 
-def _given(plan: Plan) -> dict[str, torch.Tensor] | None:
-    """The weights to adapt."""
-    weights = None if plan.start is None else open_model(plan.start).network.state_dict()
-    if weights is not None and plan.start == checkpoint.BASE and has_gamma_head(plan.architecture):
-        # One noisy movie is too small to tell how large the error of a good prediction is.
-        weights = checkpoint.base_spread() | weights
-    return weights
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """A part of a training: a candidate's, or what the chosen one goes on with."""
-
-    settings: TrainingSettings
-    rehearses: bool
-    adapts: bool  # the parent's weights, or such as were adapted before
-    weights: dict[str, torch.Tensor] | None  # that it begins with
-    file: str  # of its checkpoint
-    candidate: str | None = None
-    begins: float = 0.0  # share of the time before it
-    share: float = 1.0  # of the time, its own
-
-
-class _Session:
-    """A training in one process: its stages one after the other. The first process of a team validates and writes."""
-
-    def __init__(
-        self,
-        movies: list[TrainingMovie],
-        plan: Plan,
-        run: progress.OutputRun | None,
-        control: Control,
-        team: Team,
-    ) -> None:
-        torch_setup.prepare(n_threads=1)
-        self._movies, self._plan, self._run, self._control, self._team = movies, plan, run, control, team
-        self._device = _device(plan, team)
-        self._thinned = kind_of(plan.architecture) == "thinned"
-        known = movies if team.rank == 0 else []
-        self._validation = HeldOut(
-            known,
-            plan.architecture,
-            self._device,
-            plan.settings.mixed_precision,
-            thinning.split_for_validation if self._thinned else None,
-            plan.settings.least_dose,
-        )
-        self._contradiction = Contradiction(known, self._device)
-        self._records: list[dict[str, Any]] = []  # of the stages before
-        self.stage: _Stage  # the latest
-        self.n_steps, self.elapsed_s = 0, 0.0  # of all stages so far
-
-    def train(self) -> tuple[TrainingState, dict[str, Any]]:
-        """The trained state, and for the first process what was measured of the weights that are kept."""
-        plan, given = self._plan, _given(self._plan)
-        kept: dict[str, Any] = {}
-        stage = _Stage(plan.settings, plan.rehearses, plan.start is not None, given, CHECKPOINT)
-        if plan.compares:
-            stage, kept["candidates"] = self._compare(given)
-        if not stage.adapts:
-            given = None
-        before = self.n_steps
-        state = self._train_stage(stage)
-        if self._team.rank > 0:
-            return state, {}
-        if given is not None:
-            unchanged = state.best_step == 0 and not plan.compares
-            measures = (self._errors, self._contradictions)
-            kept["share"] = 0.0 if unchanged else turn_back(state, given, measures)
-        kept["held_out_error"] = self._validation(state.best)
-        kept["contradiction"] = mean_of(self._contradictions(state.best))
-        if has_gamma_head(plan.architecture):
-            kept["held_out_nll"] = self._validation.likelihood(state.best)
-        kept["best_step"] = before + state.best_step
-        return state, kept
-
-    def _compare(self, given: dict[str, torch.Tensor] | None) -> tuple[_Stage, dict[str, Any]]:
-        """Train every candidate for a short time; what the chosen one goes on with, and what decided."""
-        trained: dict[str, TrainingState] = {}
-        for number, candidate in enumerate(CANDIDATES):
-            settings = replace(
-                _shortened(self._plan.settings, SHARE),
-                gain_share=self._plan.settings.gain_share if candidate.adapts else None,
-            )
-            stage = _Stage(
-                settings,
-                candidate.rehearses,
-                candidate.adapts,
-                given if candidate.adapts else None,
-                f"candidate-{number}.safetensors",
-                candidate.name,
-                number * SHARE,
-                SHARE,
-            )
-            trained[candidate.name] = self._train_stage(stage)
-        excess: dict[str, dict[str, float]] = {}
-
-        def chosen_by_first() -> int:
-            nonlocal excess
-            kinds = self._validation.kinds(self._movies)
-            name, excess = choose(
-                {
-                    name: Measured(self._errors(state.best), kinds, self._contradictions(state.best))
-                    for name, state in trained.items()
-                }
-            )
-            return list(trained).index(name)
-
-        number = int(self._team.of_first(chosen_by_first))
-        candidate = CANDIDATES[number]
-        log.info(
-            "of %d candidate models, the one %s predicts the movie best", len(CANDIDATES), candidate.name
-        )
-        rest = 1 - SHARE * len(CANDIDATES)
-        stage = _Stage(
-            replace(_shortened(self._plan.settings, rest), gain_share=0.0, seed=self._plan.settings.seed + 1),
-            candidate.rehearses,
-            candidate.adapts,
-            trained[candidate.name].best.state_dict(),
-            f"chosen-{number}.safetensors",  # of nobody else: another machine may choose another one
-            candidate.name,
-            1 - rest,
-            rest,
-        )
-        return stage, {"chosen": candidate.name, "worse_by": excess}
-
-    def _train_stage(self, stage: _Stage) -> TrainingState:
-        """Train for one stage, or go on from where it was stopped."""
-        team = self._team
-        state = self._started(stage)
-        if team.size > 1:
-            data = team.broadcast(state_bytes(state) if team.rank == 0 else b"")
-            if team.rank > 0:
-                fill(state, data)
-        if state.spread_is_new:
-            state.start_spread(team.of_first(lambda: self._validation.constant_spread(state.network)))
-        if not state.done:
-            self._loop(state, stage)
-        self._records += self._told(stage, state)
-        self.n_steps += state.step
-        self.elapsed_s += state.elapsed_s
-        self.stage = stage
-        return state
-
-    def _started(self, stage: _Stage) -> TrainingState:
-        """A fresh state, or the one of the last checkpoint."""
-
-        def fresh() -> TrainingState:
-            return TrainingState.start(self._plan.architecture, stage.settings, self._device, stage.weights)
-
-        state = fresh()
-        if self._run is not None and (file := self._run.partial / stage.file).exists():
-            if restore(state, file):
-                log.info("continuing from step %d", state.step)
-            else:
-                log.warning(
-                    "%s: is damaged, or an earlier version wrote it; starting from the first step", file
-                )
-                state = fresh()
-        return state
-
-    def _loop(self, state: TrainingState, stage: _Stage) -> None:
-        plan, team, settings = self._plan, self._team, stage.settings
-        loader = (RehearsedLoader if stage.rehearses else PatchLoader)(
-            self._movies,
-            plan.architecture,
-            patch=settings.patch,
-            batch=settings.batch,
-            seed=settings.seed,
-            split=thinning.split if self._thinned else None,
-            least_dose=settings.least_dose,
-            share=(team.rank, team.size),
-        )
-        stopping = False
-
-        def likelihood(network: Network) -> float:
-            return team.of_first(lambda: self._validation.likelihood(network))
-
-        def stopped() -> bool:
-            nonlocal stopping
-            stopping = team.any(self._control.stop.is_set())  # a signal to one stops all, at the same step
-            return stopping
-
-        records = train(
-            state,
-            loader,
-            lambda network: team.of_first(lambda: self._validation(network)),
-            settings,
-            self._device,
-            stopped,
-            max(1, budget.n_cores() // team.local_size),
-            team.of_first(lambda: self._validation.resolution),
-            likelihood if has_gamma_head(plan.architecture) else None,
-            team=team,
-        )
-        if self._run is None:
-            for _ in records:
-                pass
-        else:
-            checkpoint_file, allowed = self._run.partial / stage.file, self._run.check
-            saved = time.monotonic()
-            self._tell(state, stage)
-            for _ in records:
-                self._tell(state, stage)
-                if time.monotonic() - saved > CHECKPOINT_S:
-                    snapshot(state, checkpoint_file, allowed)
-                    saved = time.monotonic()
-            # What follows takes as long as some validations, and begins anew after a stop.
-            state.done = not stopping
-            snapshot(state, checkpoint_file, allowed)
-        if stopping:
-            raise Stopped(
-                f"stopped at step {self.n_steps + state.step}; run the same command again to continue"
-            )
-
-    def _errors(self, network: Network) -> Sums:
-        self._control.check("compare models")
-        return self._validation.by_block(network)
-
-    def _contradictions(self, network: Network) -> Sums:
-        self._control.check("compare models")
-        return self._contradiction(network)
-
-    def _told(self, stage: _Stage, state: TrainingState) -> list[dict[str, Any]]:
-        """Records of a stage, their steps counted from the beginning of the training."""
-        name = {} if stage.candidate is None else {"candidate": stage.candidate}
-        return [{**name, **record, "step": self.n_steps + record["step"]} for record in state.history]
-
-    def _tell(self, state: TrainingState, stage: _Stage) -> None:
-        """Show how far it has come, and write the metrics."""
-        settings, done = stage.settings, state.step / stage.settings.steps
-        if settings.time_limit_s is not None:
-            done = max(done, state.elapsed_s / settings.time_limit_s)
-        done = stage.begins + stage.share * min(1.0, done)
-        self._control.progress("train", min(1000, math.floor(1000 * done)), 1000)
-        assert self._run is not None
-        records = self._records + self._told(stage, state)
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        write_atomically(self._run.partial / "metrics.jsonl", lines.encode())
-
-
-def _shortened(settings: TrainingSettings, share: float) -> TrainingSettings:
-    """Settings of a part of a training."""
-    limit = settings.time_limit_s
-    return replace(
-        settings,
-        steps=max(1, round(share * settings.steps)),
-        time_limit_s=None if limit is None else share * limit,
-    )
-
-
 def _save(
     run: progress.OutputRun,
     plan: Plan,
     training: list[TrainingMovie],
     state: TrainingState,
-    session: _Session,
-    kept: dict[str, Any],
-) -> dict[str, Any]:
+    session: Session,
+    kept: KeptMetrics,
+) -> ModelCard:
     """Write the model folder's weights and card, and take the checkpoints away."""
-    best_step = kept.pop("best_step")
     parent = plan.parent if session.stage.adapts else None
-    details = {
+    details: CardDetails = {
         "plan": run.id,
         "movies": [
             {
@@ -478,20 +207,21 @@ def _save(
             }
             for movie, trained in zip(plan.movies, training, strict=True)
         ],
-        **({"imported": parent["imported"]} if parent and "imported" in parent else {}),
         "ancestors": [] if parent is None else [*parent["movies"], *parent["ancestors"]],
         "settings": asdict(plan.settings),
         "ignore_drift": plan.ignore_drift,
         "rehearsed": session.stage.rehearses,
         "reason": plan.reason,
         "steps": session.n_steps,
-        "best_step": best_step,
+        "best_step": session.best_step,
         "seed": plan.settings.seed,
         "device": plan.device,
         "parent": None if parent is None else parent["sha256"],
         "metrics": {**kept, "elapsed_s": session.elapsed_s},
         "software": VERSION,
     }
+    if parent is not None and "imported" in parent:
+        details["imported"] = parent["imported"]
     run.check()
     card = checkpoint.save_model(run.partial, state.best, details)
     maybe_crash("model.saved")

@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from tdenoise.network import checkpoint, torch_setup
+from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import Architecture, architecture_of, build, kind, kind_of
 from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.noise import thinning
 from tdenoise.noise.noise import NoiseStatistics, choose, widest
 from tdenoise.training.candidates import CANDIDATES, SHARE
-from tdenoise.training.patches import POOL_BYTES, hold_out
+from tdenoise.training.patches import POOL_BYTES
 from tdenoise.training.train import TrainingSettings
+from tdenoise.training.training_movie import hold_out
 
 from ..errors import InputError, UsageError
 from ..inputs.gamma_head import check_gamma, has_gamma_head
@@ -43,7 +45,7 @@ class Plan:
     settings: TrainingSettings
     device: str
     start: Path | None  # the model whose weights are adapted
-    parent: dict[str, Any] | None  # its card
+    parent: ModelCard | None  # its card
     drifts: dict[str, NDArray[np.float64] | None]  # that windows follow, of every movie by its id
     ignore_drift: bool  # as `apply` then does, too
     rehearses: bool  # simulated scenes beside the movies
@@ -58,11 +60,7 @@ class Plan:
 
 def make_plan(config: TrainConfig) -> Plan:
     """Check the movies and choose what the settings leave open."""
-    movies = [store.open_store(path, store.MOVIE) for path in config.movie]
-    for movie in movies:
-        movie.array.check_all()  # a short training may never come to the shard that is lost
-    if len({movie.id for movie in movies}) < len(movies):
-        raise UsageError("you gave the same movie twice. Name each movie once.")
+    movies = _opened(config)
     device = checkpoint.default_device() if config.device == "auto" else config.device
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda, but no GPU is usable here. Use --device cpu, or ask for a GPU node.")
@@ -70,49 +68,15 @@ def make_plan(config: TrainConfig) -> Plan:
     architecture, reason = choose_architecture(
         config, movies, None if given is None else open_model(given).card
     )
-    start = given
-    if config.from_model in (None, SHIPPED) and kind_of(architecture) == "split-blind":
-        start = checkpoint.BASE
-    if config.from_model == SHIPPED and start is None:
-        raise UsageError(f"--from base: the model that comes with tdenoise is not {kind_of(architecture)}.")
+    start = _start(config, given, architecture)
     parent = None if start is None else open_model(start).card
-    if kind_of(architecture) == "thinned":
-        _check_thinning(movies, "--model thinned", "Use --model split-blind.")
-    if config.least_dose < 1:
-        _check_thinning(movies, "--least-dose", "Remove it.")
-    if has_gamma_head(architecture):
-        for movie in movies:
-            check_gamma(movie, "--head gamma", "Use --head mean.")
+    _check_noise(config, movies, architecture)
     rehearses = not config.movie_only and _can_rehearse(architecture, parent)
-    own = kind(kind_of(architecture))
-    learning_rate = own.learning_rate or TrainingSettings.learning_rate
-    usual = TrainingSettings.batch, TrainingSettings.patch
-    batch, patch = own.cpu_batch or usual if device == "cpu" else usual
-    settings = TrainingSettings(
-        batch=batch,
-        patch=patch,
-        steps=config.steps or (TrainingSettings.steps if config.time_limit is None else UNLIMITED),
-        time_limit_s=config.time_limit,
-        seed=config.seed,
-        learning_rate=learning_rate / (4 if parent and not rehearses else 1),
-        gain_share=None if parent is None else REHEARSED_GAIN_SHARE if rehearses else GAIN_SHARE,
-        mixed_precision=device == "cuda" or torch_setup.fast_bfloat16(),
-        least_dose=config.least_dose,
-    )
+    settings = _settings(config, architecture, device, parent is not None, rehearses)
     drifts = {movie.id: None if config.ignore_drift else movie_drift(movie, architecture) for movie in movies}
-    decisive = {k: v for k, v in asdict(settings).items() if k != "mixed_precision"}
-    if settings.least_dose == 1:
-        del decisive["least_dose"]  # as in plans of versions that did not know it
-    identity = {
-        "step": "train",
-        "movies": [movie.id for movie in movies],
-        "architecture": architecture.to_json(),
-        # Not the precision and the device: a job that is queued again may land on another kind of node.
-        "settings": decisive,
-        "parent": None if parent is None else parent["sha256"],
-    }
     long_enough = settings.steps >= LEAST_STEPS and (config.time_limit or LEAST_TIME_S) >= LEAST_TIME_S
     compares = rehearses and config.from_model is None and long_enough
+    identity = _identity(movies, architecture, settings, parent)
     if compares:
         identity["candidates"] = [SHARE, *(candidate.name for candidate in CANDIDATES)]
     if rehearses:
@@ -133,6 +97,66 @@ def make_plan(config: TrainConfig) -> Plan:
         compares,
         identity,
     )
+
+
+def _opened(config: TrainConfig) -> list[store.Store]:
+    """The movies, every shard of which is there."""
+    movies = [store.open_store(path, store.MOVIE) for path in config.movie]
+    for movie in movies:
+        movie.array.check_all()  # a short training may never come to the shard that is lost
+    if len({movie.id for movie in movies}) < len(movies):
+        raise UsageError("you gave the same movie twice. Name each movie once.")
+    return movies
+
+
+def _start(config: TrainConfig, given: Path | None, architecture: Architecture) -> Path | None:
+    """The model whose weights are adapted; None where they are new."""
+    start = given
+    if config.from_model in (None, SHIPPED) and kind_of(architecture) == "split-blind":
+        start = checkpoint.BASE
+    if config.from_model == SHIPPED and start is None:
+        raise UsageError(f"--from base: the model that comes with tdenoise is not {kind_of(architecture)}.")
+    return start
+
+
+def _settings(
+    config: TrainConfig, architecture: Architecture, device: str, adapts: bool, rehearses: bool
+) -> TrainingSettings:
+    own = kind(kind_of(architecture))
+    learning_rate = own.learning_rate or TrainingSettings.learning_rate
+    usual = TrainingSettings.batch, TrainingSettings.patch
+    batch, patch = own.cpu_batch or usual if device == "cpu" else usual
+    return TrainingSettings(
+        batch=batch,
+        patch=patch,
+        steps=config.steps or (TrainingSettings.steps if config.time_limit is None else UNLIMITED),
+        time_limit_s=config.time_limit,
+        seed=config.seed,
+        learning_rate=learning_rate / (4 if adapts and not rehearses else 1),
+        gain_share=None if not adapts else REHEARSED_GAIN_SHARE if rehearses else GAIN_SHARE,
+        mixed_precision=device == "cuda" or torch_setup.fast_bfloat16(),
+        least_dose=config.least_dose,
+    )
+
+
+def _identity(
+    movies: list[store.Store],
+    architecture: Architecture,
+    settings: TrainingSettings,
+    parent: ModelCard | None,
+) -> dict[str, Any]:
+    """What tells one training from another."""
+    # Not the precision and the device: a job that is queued again may land on another kind of node.
+    decisive = {k: v for k, v in asdict(settings).items() if k != "mixed_precision"}
+    if settings.least_dose == 1:
+        del decisive["least_dose"]  # as in plans of versions that did not know it
+    return {
+        "step": "train",
+        "movies": [movie.id for movie in movies],
+        "architecture": architecture.to_json(),
+        "settings": decisive,
+        "parent": None if parent is None else parent["sha256"],
+    }
 
 
 def describe_plan(config: TrainConfig) -> dict[str, Any]:
@@ -158,7 +182,7 @@ def memory_bytes(movies: list[store.Store], rehearses: bool) -> int:
 
 
 def choose_architecture(
-    config: TrainConfig, movies: list[store.Store], parent: dict[str, Any] | None
+    config: TrainConfig, movies: list[store.Store], parent: ModelCard | None
 ) -> tuple[Architecture, str]:
     """The parent's architecture, or the standard one with a blind spot that fits the noise; and why.
 
@@ -176,7 +200,7 @@ def choose_architecture(
 
 
 def _choose_blindness(
-    config: TrainConfig, movies: list[store.Store], parent: dict[str, Any] | None
+    config: TrainConfig, movies: list[store.Store], parent: ModelCard | None
 ) -> tuple[Architecture, str]:
     if parent is not None:
         inherited = architecture_of(parent)
@@ -207,7 +231,7 @@ def _choose_blindness(
     return SplitBlindArchitecture(blind_radius=fitting), deciding[0] if deciding else "the noise is not known"
 
 
-def _can_rehearse(architecture: Architecture, parent: dict[str, Any] | None) -> bool:
+def _can_rehearse(architecture: Architecture, parent: ModelCard | None) -> bool:
     """Whether simulated scenes taught the given weights, and can go on to do so.
 
     Noise that neighbours share is not simulated, and a clean frame does not tell a gamma head what counts tell.
@@ -216,6 +240,17 @@ def _can_rehearse(architecture: Architecture, parent: dict[str, Any] | None) -> 
         return False
     is_split_blind = isinstance(architecture, SplitBlindArchitecture) and architecture.centre == "blind"
     return is_split_blind and architecture.blind_radius == 0 and not has_gamma_head(architecture)
+
+
+def _check_noise(config: TrainConfig, movies: list[store.Store], architecture: Architecture) -> None:
+    """Refuse movies whose noise is not what the settings are for."""
+    if kind_of(architecture) == "thinned":
+        _check_thinning(movies, "--model thinned", "Use --model split-blind.")
+    if config.least_dose < 1:
+        _check_thinning(movies, "--least-dose", "Remove it.")
+    if has_gamma_head(architecture):
+        for movie in movies:
+            check_gamma(movie, "--head gamma", "Use --head mean.")
 
 
 def _check_thinning(movies: list[store.Store], what: str, instead: str) -> None:

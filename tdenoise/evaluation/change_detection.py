@@ -288,19 +288,10 @@ def detection(
     -------
     Detection
     """
-    occupancy, whole = np.asarray(truth["col_occ"], np.float64), _whole_frames(truth)
-    won, n_pairs = 0.0, 0
-    for i, column in enumerate(columns):
-        used = whole[:, column.number]
-        found = [scores[used & (occupancy[:, column.number] == level), i] for level in column.levels]
-        for n, fuller in enumerate(found):
-            for emptier in found[:n]:
-                ranks = [np.searchsorted(np.sort(emptier), fuller, side) for side in ("left", "right")]
-                won += float(np.sum(ranks)) / 2
-                n_pairs += len(fuller) * len(emptier)
-
+    won, n_pairs = _pairs_won(scores, columns, truth)
     index = {column.number: i for i, column in enumerate(columns)}
     changes = [c for c in isolated_changes(truth, shape, radius_px) if c.column in index]
+    occupancy = np.asarray(truth["col_occ"], np.float64)
     delays: list[int] = []
     for change in changes:
         i = index[change.column]
@@ -320,6 +311,21 @@ def detection(
         1 - len(seen) / len(changes) if changes else math.nan,
         len(changes),
     )
+
+
+def _pairs_won(scores: Array, columns: Sequence[Column], truth: Mapping[str, Array]) -> tuple[float, int]:
+    """Of pairs of frames of one column, those whose fuller one has the larger score; and how many pairs there are."""
+    occupancy, whole = np.asarray(truth["col_occ"], np.float64), _whole_frames(truth)
+    won, n_pairs = 0.0, 0
+    for i, column in enumerate(columns):
+        used = whole[:, column.number]
+        found = [scores[used & (occupancy[:, column.number] == level), i] for level in column.levels]
+        for n, fuller in enumerate(found):
+            for emptier in found[:n]:
+                ranks = [np.searchsorted(np.sort(emptier), fuller, side) for side in ("left", "right")]
+                won += float(np.sum(ranks)) / 2
+                n_pairs += len(fuller) * len(emptier)
+    return won, n_pairs
 
 
 @dataclass(frozen=True)

@@ -206,8 +206,7 @@ def adatom_probe(
     sites : ndarray, shape (n, 2)
         Rows and columns in the movie's middle frame.
     strengths : sequence of float
-        Changes at the centre of an atom, as shares of the local level: above 0 electrons are added, below 0
-        dropped.
+        Changes at the centre of an atom, as shares of the local level: above 0 added, below 0 dropped.
     sigma_px : float
         Standard deviation of an atom's Gaussian image [pixels].
     dwell : int
@@ -222,8 +221,7 @@ def adatom_probe(
         One for each strength; empty if no site stays in the field, with what an atom reaches, for the dwell.
     """
     rng = np.random.default_rng(seed)
-    first = (len(counts) - dwell) // 2
-    during = slice(first, first + dwell)
+    during = _middle(len(counts), dwell)
     places = _staying(_places(sites, len(counts), drift)[during], counts.shape[1:], sigma_px)
     if not places.size:
         return []
@@ -237,15 +235,10 @@ def adatom_probe(
         changed = counts.copy()
         changed[during] = _changed(counts[during], expected, strength * profile, rng)
         scores = _scores(denoise(changed, 1.0)[during], expected, places, sigma_px)
-        found.append(
-            AdatomProbe(
-                strength,
-                detection_index(level, level * (1 + strength * shape), 1.0),
-                float(np.mean((scores - without)[dwell // 2])) / strength,
-                _auc(np.sign(strength) * scores.ravel(), np.sign(strength) * without.ravel()),
-                places.shape[1],
-            )
-        )
+        index = detection_index(level, level * (1 + strength * shape), 1.0)
+        recovered = float(np.mean((scores - without)[dwell // 2])) / strength
+        auc = _auc(np.sign(strength) * scores.ravel(), np.sign(strength) * without.ravel())
+        found.append(AdatomProbe(strength, index, recovered, auc, places.shape[1]))
     return found
 
 
@@ -300,6 +293,11 @@ def flash_probe(
     scores = _scores(expected + difference, expected, places, sigma_px)
     response = scores.mean(axis=1) / strength
     return FlashProbe(offsets, tuple(map(float, response)), strength)
+
+
+def _middle(n_frames: int, length: int) -> slice:
+    first = (n_frames - length) // 2
+    return slice(first, first + length)
 
 
 def _shifts(drift: Array, frame: int) -> NDArray[np.intp]:

@@ -51,45 +51,34 @@ def denoise(
 ) -> Iterator[NDArray[np.float32]]:
     """Denoised frames of a block, one at a time.
 
-    On one device with one version of torch, the same call gives the same bits. Other tiles, more or fewer frames,
-    another device, or a GPU whose memory was short give other orders of summation: equal to the rounding of float32.
+    One call gives the same bits on one device with one version of torch; other tiles, frames or devices sum in other
+    orders: equal to the rounding of float32.
 
     Parameters
     ----------
     network : SplitBlind or Udvd
         In evaluation mode, on ``device``.
     block : ndarray, shape (n, height, width)
-        Raw frames [counts] with their halo. Rows and columns must begin on multiples of the network's stride
-        in the movie, and end on one or at the movie's edge.
-    tile : Tile
-        Where the block lies.
-    scale : Scale
-        Of the whole movie.
-    frames : range
-        Frames of the movie to denoise; their windows, as far as the movie goes, must lie in ``block``.
+        Raw frames [counts] with halo; rows and columns begin on multiples of the stride, end on one or at the edge.
+    tile, scale, frames : Tile, Scale, range
+        Where the block lies; of the whole movie; frames of the movie to denoise, whose windows lie in ``block``.
     ensemble : int
         Number of symmetries to average over: 1, 2, 4, 8 or 16.
-    device : str or torch.device
+    device, precision : str or torch.device, str
+        Convolutions are in ``float32``, ``tf32`` or ``bfloat16``; after the rounding of the latter two a block is no
+        longer equal to the same part of the whole movie.
     stand_ins : ndarray, shape (height, width), optional
-        What is shown in place of bad pixels; see `tdenoise.noise.camera_pattern.stand_ins`.
+        Shown in place of bad pixels; see `tdenoise.noise.camera_pattern.stand_ins`.
     drift : ndarray, shape (frames of the movie, 2), optional
-        How the scene moves [pixels], which the windows follow; see `tdenoise.noise.drift`. UDVD does not.
+        Which the windows follow [pixels]; see `tdenoise.noise.drift`. UDVD does not.
     brightness : Brightness, optional
-        Of all frames of the movie. Levels are divided out of the windows and multiplied back; a frame that is not
-        valid is predicted from those around it, and is NaN where there are none.
-    precision : str
-        Of the convolutions: ``float32``, ``tf32`` or ``bfloat16``. The latter two are faster on a GPU; after their
-        coarser rounding a block is no longer equal to the same part of the whole movie.
+        Of all frames of the movie: divided out of the windows and multiplied back. A frame that is not valid is
+        predicted from those around it; NaN where there are none.
 
     Yields
     ------
     ndarray, shape (core rows, core columns), float32
-        Expected counts.
-
-    Raises
-    ------
-    FloatingPointError
-        If the network returns NaN or Inf.
+        Expected counts; a FloatingPointError if the network returns NaN or Inf.
     """
     wanted = Wanted.of(network, tile, frames, drift, brightness)
     padded = _prepare(network, block, tile, scale, device, stand_ins, brightness)
@@ -97,21 +86,24 @@ def denoise(
     rows, columns = slice(*tile.core_rows), slice(*tile.core_columns)
 
     def predicted() -> Iterator[Tensor]:
-        totals: Iterator[Tensor]
-        if isinstance(network, SplitBlind):
-            totals = (total[:, 0] for total in batches_of(network, padded, wanted, members, precision))
-        else:
-            totals = streamed(network, padded, wanted, members, precision)
         first = 0
-        for total in totals:
+        for total in _totals(network, padded, wanted, members, precision):
             level, contrast = wanted.back(scale, slice(first, first + len(total)), total)
             first += len(total)
             yield level * scale.mean + (contrast / len(members)) * total[:, rows, columns]
 
     found = _without_gradients(_finite(predicted(), wanted.numbers))
-    yield from wanted.in_order(
-        found, lambda: np.full((rows.stop - rows.start, columns.stop - columns.start), np.nan, np.float32)
-    )
+    missing = np.full((rows.stop - rows.start, columns.stop - columns.start), np.nan, np.float32)
+    yield from wanted.in_order(found, missing.copy)
+
+
+def _totals(
+    network: Network, padded: Tensor, wanted: Wanted, members: list[Symmetry], precision: str
+) -> Iterator[Tensor]:
+    """Sums over the symmetries, of some frames at a time."""
+    if not isinstance(network, SplitBlind):
+        return streamed(network, padded, wanted, members, precision)
+    return (total[:, 0] for total in batches_of(network, padded, wanted, members, precision))
 
 
 def denoise_with_variance(
@@ -148,8 +140,6 @@ def denoise_with_variance(
     ------
     ValueError
         If the network has no gamma head.
-    FloatingPointError
-        If the network returns NaN or Inf.
     """
     if getattr(network.architecture, "head", None) != "gamma":
         raise ValueError("only a network with a gamma head knows the variance of what it predicts")

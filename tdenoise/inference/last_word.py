@@ -11,16 +11,25 @@ a few: far below what can be seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
-Array = NDArray[Any]
-Lags = Iterable[tuple[int, int, float]]  # rows, columns and correlation of the noise of pixels so far apart
+from .evidence import AROUND, Evidence, GivenBack
+from .local_means import (
+    FARTHEST,
+    Array,
+    Lags,
+    kernel_of,
+    mean_around,
+    mean_over,
+    noise_gain,
+    of_few_counts,
+    ratio,
+    smoothed,
+)
 
 # What is given back: where the mean residual over a column stands out of its noise, what is as large as a column; and
 # detail as fine as a pixel where there is much of it.
@@ -30,183 +39,12 @@ BLUR = 1.7  # standard deviation of the smoothing of what is given back there [p
 RULE = (
     2  # raised with every change of what is given back, so that nothing made by another rule is gone on with
 )
-AROUND = 4.0  # over which squares are averaged [pixels]; over fewer frames than these, over more pixels
-ENOUGH_FRAMES = 64
 FINE_DOUBT = 2.4  # mean square of fine detail over its noise, at which giving back begins
 
 STRETCH = 64  # frames over which what the whole movie does not ask for is looked for once more
 BRIEF = 1, 4, 16  # frames over which it is looked for after that
 SPIKE = 8.0  # standard deviations that a single count is believed to lie above what is shown, at most
 BY_CHANCE = 0.05  # places so far off in a whole movie of noise, at which giving back begins
-
-# What is tested.
-SIZES = {"pixel": 0.0, "column": 2.0, "patch": 6.0}  # standard deviation of a mean [pixels]
-CHANCE = 0.01  # that a perfect movie is refuted somewhere
-LEAST_Z = 3.5  # standard deviations: what is nearer is noise wherever there are many places
-MATTERS = 0.1  # of the contrast of the movie: less is not worth a word
-FARTHEST = 4.0  # standard deviations of a Gaussian kernel
-
-
-def corners(
-    drift: NDArray[np.floating] | None, n_frames: int, field: tuple[int, int]
-) -> tuple[NDArray[np.intp], tuple[int, int]]:
-    """Where every frame lies in the frame of the scene, which holds them all.
-
-    Parameters
-    ----------
-    drift : ndarray, shape (n_frames, 2), or None
-        How the scene moves [pixels]; see `tdenoise.noise.drift`.
-    n_frames : int
-    field : (int, int)
-        Rows and columns of a frame.
-
-    Returns
-    -------
-    corners : ndarray of int, shape (n_frames, 2)
-        Row and column of the first pixel of every frame.
-    shape : (int, int)
-        Rows and columns of the frame of the scene.
-    """
-    if drift is None:
-        return np.zeros((n_frames, 2), dtype=np.intp), field
-    moved = np.rint(drift).astype(np.intp)
-    found = moved.max(axis=0) - moved
-    extent = found.max(axis=0)
-    return found, (field[0] + int(extent[0]), field[1] + int(extent[1]))
-
-
-@dataclass
-class Evidence:
-    """Sums over time of what was removed, in the frame of the scene; those of parts of a movie add up.
-
-    Rows and columns are counted from ``origin``, which lies above and to the left of the field where the scene drifts.
-    """
-
-    residual: NDArray[np.float64]  # (rows, columns), counts less denoised [counts]
-    square: NDArray[np.float64]  # of the residuals [counts^2]
-    shown: NDArray[np.float64]  # what was denoised [counts]
-    level: NDArray[np.float64]  # of the frames that show this place
-
-    @classmethod
-    def empty(cls, shape: tuple[int, int]) -> Evidence:
-        """Of no frames yet."""
-        return cls(*(np.zeros(shape) for _ in range(4)))
-
-    def add(
-        self,
-        counts: Array,
-        denoised: Array,
-        level: float | Array,
-        corner: tuple[int, int],
-        sound: Array | None = None,
-    ) -> None:
-        """Take in one frame, or a part of it.
-
-        Parameters
-        ----------
-        counts, denoised : ndarray, shape (height, width)
-            [counts]
-        level : float or ndarray, shape (height, width)
-            Of the frame, or of its pixels; see `tdenoise.noise.brightness`.
-        corner : (int, int)
-            Row and column of its first pixel, from the origin.
-        sound : ndarray of bool, shape (height, width), optional
-            Pixels that count; all of them if not given.
-        """
-        residual = np.subtract(counts, denoised, dtype=np.float32)
-        shown = denoised
-        if sound is not None:
-            residual, shown = (np.where(sound, values, np.float32(0)) for values in (residual, shown))
-        here = tuple(slice(c, c + n) for c, n in zip(corner, residual.shape, strict=True))
-        self.residual[here] += residual
-        self.square[here] += np.square(residual)
-        self.shown[here] += shown
-        self.level[here] += level if sound is None else level * sound
-
-    @property
-    def arrays(self) -> tuple[NDArray[np.float64], ...]:
-        """All sums, in the order in which they are given to make another one."""
-        return self.residual, self.square, self.shown, self.level
-
-    def merge(self, part: Evidence, corner: tuple[int, int]) -> None:
-        """Add the sums over a part of the field, or over other frames."""
-        here = tuple(slice(c, c + n) for c, n in zip(corner, part.residual.shape, strict=True))
-        for own, other in zip(self.arrays, part.arrays, strict=True):
-            own[here] += other
-
-    def after(self, given: GivenBack) -> Evidence:
-        """The sums as they are when something has been given back to all frames."""
-        change = given.mean * self.level
-        return Evidence(self.residual - change, self.square, self.shown + change, self.level)
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        """Mean residual at a level of 1 [counts]."""
-        return _ratio(self.residual, self.level)
-
-    @property
-    def image(self) -> NDArray[np.float64]:
-        """Mean of what was denoised at a level of 1 [counts]; where nothing was, the mean of all."""
-        everywhere = float(self.shown.sum() / max(self.level.sum(), 1e-12))
-        return np.where(self.level > 0, _ratio(self.shown, self.level), everywhere)
-
-    @property
-    def variance(self) -> NDArray[np.float64]:
-        """Of the mean residual if it is nothing but noise [counts^2].
-
-        The squares of few residuals say little: what they are over the counts, and that changes little from place to
-        place, is taken from the pixels around.
-        """
-        floor = 0.05 * float(self.shown.sum() / max(self.level.sum(), 1e-12))
-        expected = np.maximum(self.shown, max(floor, 1e-12) * self.level)
-        seen = self.level > 0
-        n_frames = float(self.level.sum() / max(1, seen.sum()))
-        around = AROUND * max(1.0, np.sqrt(ENOUGH_FRAMES / max(n_frames, 1.0)))
-        factor = _ratio(_over(self.square, seen, around), _over(expected, seen, around))
-        return _ratio(factor * expected, np.square(self.level))
-
-
-@dataclass(frozen=True)
-class GivenBack:
-    """What is added to every frame, at a level of 1; linear in the residuals, so that a frame's own can be left out."""
-
-    mean: NDArray[np.float32]  # (rows, columns), from all frames [counts]
-    own: NDArray[np.float32]  # share of its own residual that a pixel has in it
-    level: NDArray[np.float32]  # sum over the frames that show this place
-
-    def to_frame(
-        self,
-        counts: Array,
-        denoised: Array,
-        level: float | Array,
-        corner: tuple[int, int],
-        valid: bool = True,
-        sound: Array | None = None,
-    ) -> NDArray[np.float32]:
-        """A frame, or a part of it, with what the other frames give back to it.
-
-        Parameters
-        ----------
-        counts, denoised : ndarray, shape (height, width)
-            [counts]
-        level : float or ndarray, shape (height, width)
-        corner : (int, int)
-            Row and column of the first pixel, as in `Evidence.add`.
-        valid : bool
-            Whether the frame was one of those that were summed.
-        sound : ndarray of bool, shape (height, width), optional
-            Pixels that were summed; all of them if not given.
-        """
-        here = tuple(slice(c, c + n) for c, n in zip(corner, denoised.shape, strict=True))
-        others: Array = self.level[here]
-        level = np.asarray(level, np.float32)
-        total: Array = self.mean[here] * others
-        if valid:
-            own = self.own[here] if sound is None else self.own[here] * sound
-            total = total - own * np.subtract(counts, denoised, dtype=np.float32)
-            others = others - level * own
-        mean = np.divide(total, others, out=np.zeros_like(total), where=others > 0.5 * level)
-        return np.asarray(denoised + level * mean, np.float32)
 
 
 def n_stretches(n_frames: int) -> int:
@@ -235,15 +73,15 @@ def give_back(evidence: Evidence, correlations: Lags = ()) -> GivenBack:
         Of the noise of neighbouring pixels.
     """
     mean, variance, seen = evidence.mean, evidence.variance, evidence.level > 0
-    column, noise = _mean_around(mean, variance, seen, COLUMN, correlations)
-    sure, coarse = _widened(_no_chance(_ratio(column, np.sqrt(noise)), seen)), _coarse(mean, seen)
+    column, noise = mean_around(mean, variance, seen, COLUMN, correlations)
+    sure, coarse = _widened(_no_chance(ratio(column, np.sqrt(noise)), seen)), _coarse(mean, seen)
     kernel = _twice(BLUR)
     middle = float(kernel.max())
     fine = -kernel
     fine[fine.shape[0] // 2, fine.shape[1] // 2] += 1
-    detail, noise = mean - coarse, variance * _noise_gain(fine, correlations)
-    found = _over(np.square(detail), seen, AROUND)
-    share = np.clip(1 - FINE_DOUBT * _ratio(noise, found, 1.0), 0, None) * seen
+    detail, noise = mean - coarse, variance * noise_gain(fine, correlations)
+    found = mean_over(np.square(detail), seen, AROUND)
+    share = np.clip(1 - FINE_DOUBT * ratio(noise, found, 1.0), 0, None) * seen
     given, own = sure * coarse + share * detail, sure * middle + share * (1 - middle)
     return GivenBack(*(values.astype(np.float32) for values in (given * seen, own * seen, evidence.level)))
 
@@ -269,9 +107,9 @@ def give_back_what_stands_out(
     """
     mean, seen = evidence.mean, evidence.level > 0
     known = evidence.variance if variance is None else variance
-    column, noise = _mean_around(mean, known, seen, COLUMN, correlations)
+    column, noise = mean_around(mean, known, seen, COLUMN, correlations)
     deviation = np.sqrt(noise)
-    z = _of_few_counts(_ratio(column, deviation), _over(evidence.image, seen, COLUMN), deviation)
+    z = of_few_counts(ratio(column, deviation), mean_over(evidence.image, seen, COLUMN), deviation)
     by_chance = 2 * n_looks * seen.sum() * special.ndtr(-np.abs(z))
     sure = _widened((1 - by_chance / BY_CHANCE).clip(0, 1) * seen)
     given, own = sure * _coarse(mean, seen), sure * float(_twice(BLUR).max())
@@ -332,7 +170,7 @@ def give_back_briefly(
         Pixels that count; all of them if not given.
     """
     lags = list(correlations)
-    gain = _noise_gain(_kernel(COLUMN), lags)
+    gain = noise_gain(kernel_of(COLUMN), lags)
     # One pixel alone is no event: X-rays and cosmic rays hit single pixels.
     counts = np.minimum(counts, shown + np.float32(SPIKE) * np.sqrt(noise(shown)))
     for length in BRIEF:
@@ -367,8 +205,8 @@ def _stands_out(
         here[0] += residual
         here[1] += noise(shown[k])
     # The square of a Gaussian is one, too, and the noise changes little over it.
-    off, limit = _smooth(total[0], COLUMN), least * np.sqrt(gain * _smooth(total[1], COLUMN))
-    # Of few counts, what is missing is less likely than its deviation says; see `_of_few_counts`.
+    off, limit = smoothed(total[0], COLUMN), least * np.sqrt(gain * smoothed(total[1], COLUMN))
+    # Of few counts, what is missing is less likely than its deviation says; see `of_few_counts`.
     return bool((off > limit).any() or (off < -limit / np.sqrt(2)).any())
 
 
@@ -391,157 +229,9 @@ def _give_back_to(
         sums.add(counts[k], shown[k], levels[k], (row, column), sound)
         here = slice(row, row + height), slice(column, column + width)
         variance[here] += noise(shown[k]) if sound is None else noise(shown[k]) * sound
-    given = give_back_what_stands_out(sums, correlations, looks, _ratio(variance, np.square(sums.level)))
+    given = give_back_what_stands_out(sums, correlations, looks, ratio(variance, np.square(sums.level)))
     for k, (row, column) in enumerate(at.tolist()):
         shown[k] = given.to_frame(counts[k], shown[k], levels[k], (row, column), sound=sound)
-
-
-@dataclass(frozen=True)
-class Refuted:
-    """Where a denoised movie says something that its counts do not."""
-
-    size: str  # one of `SIZES`
-    row: int  # from the origin of the evidence
-    column: int
-    z: float  # mean residual in units of its noise; positive where the counts hold more than the movie shows
-    amount: float  # mean residual over the size, at a level of 1 [counts]
-    chance: float  # how many places of a perfect movie are as far off
-
-
-def significance(evidence: Evidence, size: str, correlations: Lags = (), floor: float = 0.0) -> Array:
-    """Map of the time-summed residual over its noise, shape (rows, columns).
-
-    Parameters
-    ----------
-    evidence : Evidence
-    size : str
-        One of `SIZES`: what a mean is taken over.
-    correlations : iterable of (int, int, float)
-        Of the noise of neighbouring pixels.
-    floor : float
-        Standard deviation of the rounding of stored values, which does not get less in a mean over time [counts].
-    """
-    sigma, seen = SIZES[size], evidence.level > 0
-    smooth, variance = _mean_around(evidence.mean, evidence.variance, seen, sigma, correlations)
-    deviation = np.sqrt(variance + floor**2)
-    z = _ratio(smooth, deviation)
-    return _of_few_counts(z, _over(evidence.image, seen, sigma), deviation)
-
-
-def refuted(
-    evidence: Evidence,
-    sizes: Sequence[str] = tuple(SIZES),
-    correlations: Sequence[tuple[int, int, float]] = (),
-    floor: float = 0.0,
-    n_looks: float = 1.0,
-) -> list[Refuted]:
-    """Places where the time-summed residual is no noise, the least likely first.
-
-    Each test is as many times stricter as noise has peaks so high in all that is looked at, and of the places that are
-    named one in a hundred is due to chance (Benjamini & Hochberg 1995). So about one of a hundred perfect movies is
-    refuted somewhere; and where there are several ghosts, fainter ones are named, too.
-
-    Parameters
-    ----------
-    evidence : Evidence
-    sizes : sequence of str
-        Of `SIZES`.
-    correlations : sequence of (int, int, float)
-    floor : float
-        See `significance`.
-    n_looks : float
-        Number of such maps that are looked at, for all sizes and stretches of time.
-    """
-    found: list[Refuted] = []
-    seen = evidence.level > 0
-    for size in sizes:
-        sigma = SIZES[size]
-        z = significance(evidence, size, correlations, floor)
-        beyond = np.abs(z) > LEAST_Z
-        if not beyond.any():
-            continue
-        peaks = (ndimage.maximum_filter(np.abs(z), 2 * max(1, round(1.5 * sigma)) + 1) == np.abs(z)) & beyond
-        smooth = _over(evidence.mean, seen, sigma)
-        for row, column in np.argwhere(peaks).tolist():
-            height = float(z[row, column])
-            chance = n_looks * _peaks_of_noise(abs(height), int(seen.sum()), sigma)
-            found.append(Refuted(size, row, column, height, float(smooth[row, column]), chance))
-    found.sort(key=lambda place: place.chance)
-    enough = [k for k, place in enumerate(found, start=1) if place.chance <= CHANCE * k]
-    return found[: max(enough, default=0)]
-
-
-def _peaks_of_noise(height: float, n_pixels: int, sigma: float) -> float:
-    """How many peaks, up or down, of smoothed noise are higher than this; in units of its standard deviation.
-
-    The expected Euler characteristic of a Gaussian random field (Worsley et al. 1992, J. Cereb. Blood Flow Metab. 12,
-    900-918), and no more than all pixels would give if they were independent.
-    """
-    at_most = 2 * n_pixels * float(special.ndtr(-height))
-    if not sigma:
-        return at_most
-    # A Gaussian kernel of this width leaves 1 / (2 sigma^2) as the variance of the slope.
-    side = np.sqrt(n_pixels / 2) / sigma
-    surface = side**2 * height / (2 * np.pi) ** 1.5 + 2 * side / (2 * np.pi)
-    return min(at_most, 2 * float(surface * np.exp(-(height**2) / 2) + special.ndtr(-height)))
-
-
-def contrasts(mean: Array) -> dict[str, float]:
-    """What a mean image varies by at every one of `SIZES`: from its 1st to its 99th percentile [counts]."""
-    spans = {}
-    for size, sigma in SIZES.items():
-        low, high = np.percentile(
-            _over(np.asarray(mean, np.float64), np.ones(np.shape(mean), bool), sigma), (1, 99)
-        )
-        spans[size] = float(high - low)
-    return spans
-
-
-def _of_few_counts(z: Array, shown: Array, deviation: Array) -> Array:
-    """Deviations of means of few counts, as those of a normal distribution that are as unlikely.
-
-    The root of the deviance of counts is nearly normal (McCullagh & Nelder 1989, section 2.4).
-    """
-    root = np.sqrt(np.square(_ratio(shown.clip(0), deviation)).clip(1e-9))
-    excess = np.maximum(z / root, -1.0)
-    deviance = special.xlog1py(1 + excess, excess) - excess
-    return np.asarray(np.sign(z) * np.sqrt(2 * np.square(root) * deviance.clip(0)))
-
-
-def _ratio(values: Array, over: Array, otherwise: float = 0.0) -> Array:
-    """``values / over``, and something else where there is nothing to divide by."""
-    out = np.full(np.shape(values), otherwise)
-    return np.asarray(np.divide(values, over, out=out, where=over > 0))
-
-
-def _over(values: Array, seen: Array, sigma: float) -> Array:
-    """Mean of values around every place, of those places that were seen."""
-    return _ratio(_smooth(values * seen, sigma), _smooth(seen.astype(float), sigma)) if sigma else values
-
-
-def _mean_around(
-    values: Array, variance: Array, seen: Array, sigma: float, correlations: Lags
-) -> tuple[Array, Array]:
-    """Means of values around every place that was seen, and their variance."""
-    if not sigma:
-        return values, variance
-    weight = _smooth(seen.astype(float), sigma)
-    # The square of a Gaussian is one, too; its sum is that of the squared weights.
-    squares = _noise_gain(_kernel(sigma), correlations) * _smooth(variance * seen, sigma / np.sqrt(2))
-    return _ratio(_smooth(values * seen, sigma), weight), _ratio(squares, np.square(weight))
-
-
-def _smooth(image: Array, sigma: float) -> Array:
-    if sigma == 0:
-        return image
-    return np.asarray(ndimage.gaussian_filter(image, sigma, mode="constant", truncate=FARTHEST))
-
-
-def _kernel(sigma: float) -> Array:
-    reach = int(FARTHEST * sigma + 0.5)
-    impulse = np.zeros((2 * reach + 1, 2 * reach + 1))
-    impulse[reach, reach] = 1
-    return _smooth(impulse, sigma) if sigma else impulse
 
 
 def _widened(sure: Array) -> Array:
@@ -552,8 +242,8 @@ def _widened(sure: Array) -> Array:
 
 def _coarse(mean: Array, seen: Array) -> Array:
     """Without detail that is finer than a column."""
-    once = _over(mean, seen, BLUR)
-    return np.asarray(2 * once - _over(once, seen, BLUR))
+    once = mean_over(mean, seen, BLUR)
+    return np.asarray(2 * once - mean_over(once, seen, BLUR))
 
 
 def _no_chance(z: Array, seen: Array) -> Array:
@@ -568,18 +258,6 @@ def _no_chance(z: Array, seen: Array) -> Array:
 
 def _twice(sigma: float) -> Array:
     """Kernel of smoothing, and of smoothing what that leaves."""
-    once = _kernel(sigma)
+    once = kernel_of(sigma)
     wide = np.pad(once, once.shape[0] // 2)
-    return 2 * wide - _smooth(wide, sigma)
-
-
-def _noise_gain(kernel: Array, correlations: Lags) -> float:
-    """Variance of noise after a convolution, over its variance before."""
-    gain = float(np.square(kernel).sum())
-    height, width = kernel.shape
-    for rows, columns, value in correlations:
-        if rows < height and abs(columns) < width:
-            one = kernel[rows:, max(0, columns) : width + min(0, columns)]
-            other = kernel[: height - rows, max(0, -columns) : width - max(0, columns)]
-            gain += 2 * value * float((one * other).sum())
-    return max(gain, 1e-6)
+    return 2 * wide - smoothed(wide, sigma)

@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 
 from ..files.atomic import SEAL, is_sealed, seal, write_atomically
 from ..files.json_documents import parse_json
+from .card import CardDetails, ModelCard
 from .kinds import KINDS
 from .registry import Network, architecture_of, blind_radius, build, kind_of
 
@@ -36,15 +37,15 @@ class Model:
     """A trained network and its card."""
 
     network: Network
-    card: dict[str, Any]
+    card: ModelCard
 
     @property
     def id(self) -> str:
         """sha256 of the weights file, which is the model's name."""
-        return str(self.card["sha256"])
+        return self.card["sha256"]
 
 
-def save_model(folder: Path, network: Network, details: dict[str, Any]) -> dict[str, Any]:
+def save_model(folder: Path, network: Network, details: CardDetails) -> ModelCard:
     """Write a model folder; the card is written last, by one rename.
 
     Parameters
@@ -52,18 +53,18 @@ def save_model(folder: Path, network: Network, details: dict[str, Any]) -> dict[
     folder : Path
         Created if missing.
     network : SplitBlind or Udvd
-    details : dict
-        JSON-able: training movies, steps, seed, metrics, parent and so on.
+    details : CardDetails
+        JSON-able.
 
     Returns
     -------
-    dict
-        The card as written.
+    ModelCard
+        As written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = save({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
     architecture = network.architecture
-    card = {
+    card: ModelCard = {
         "profile": PROFILE,
         "kind": kind_of(architecture),
         "architecture": architecture.to_json(),
@@ -76,10 +77,11 @@ def save_model(folder: Path, network: Network, details: dict[str, Any]) -> dict[
     write_atomically(folder / WEIGHTS, weights)
     document = seal((json.dumps(card, indent=1, sort_keys=True) + "\n").encode())
     write_atomically(folder / CARD, document)
-    return dict(json.loads(document))
+    written: ModelCard = json.loads(document)
+    return written
 
 
-def read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> ModelCard:
     """The card of a model folder.
 
     Raises
@@ -96,16 +98,17 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder / CARD}: cannot be read ({error})") from None
     if not isinstance(card, dict) or card.get("profile") != PROFILE or card.get("kind") not in tuple(KINDS):
         raise ModelError(f"{folder / CARD}: is not a {' or '.join(KINDS)} model of profile {PROFILE}")
+    found = cast(ModelCard, card)
     try:
-        _check_card(card)
+        _check_card(found)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / CARD}: is damaged ({type(error).__name__}: {error})") from None
     if not is_sealed(document):
         raise ModelError(f"{folder / CARD}: was changed or damaged, its seal is not the sha256 of its text")
-    return card
+    return found
 
 
-def _check_card(card: dict[str, Any]) -> None:
+def _check_card(card: ModelCard) -> None:
     """Every entry that others rely on; raises whatever comes first."""
     architecture = architecture_of(card)
     if card["blind_radius"] != blind_radius(architecture) or not re.fullmatch("[0-9a-f]{64}", card["sha256"]):
@@ -116,7 +119,7 @@ def _check_card(card: dict[str, Any]) -> None:
     if not card["movies"] and imported is None and not card.get("simulated"):
         raise ValueError("it names no training movie")
     for movie in (*card["movies"], *card["ancestors"]):
-        if not all(isinstance(movie[key], str) for key in ("id", "source")):
+        if not (isinstance(movie["id"], str) and isinstance(movie["source"], str)):
             raise ValueError("the ids of its training movies are not text")
         if not (movie["snr"] > 0 and all(type(frame) is int for frame in movie["held_out"])):
             raise ValueError("what it says of its training movies is not a number")

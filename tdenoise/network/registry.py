@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import Literal, TypeAlias
 
 from ..noise.noise import NoiseStatistics, Scale
+from .card import ModelCard
 from .kind import Kind
 from .kinds import KINDS
 from .split_blind import Architecture as SplitBlindArchitecture
@@ -34,12 +35,12 @@ def kind_of(architecture: Architecture) -> str:
     return architecture.kind
 
 
-def blind_radius(architecture: Architecture) -> int | str | None:
+def blind_radius(architecture: Architecture) -> int | Literal["seen"] | None:
     """The blind radius as cards tell it: of a network that is not blind, "seen"."""
     return "seen" if kind_of(architecture) == "thinned" else architecture.blind_radius
 
 
-def architecture_of(card: dict[str, Any]) -> Architecture:
+def architecture_of(card: ModelCard) -> Architecture:
     """The architecture in a model's card.
 
     Raises

@@ -49,8 +49,7 @@ def drift(images: Images) -> NDArray[np.float64]:
 
     Noise, too, has a highest peak somewhere. So it is done for two halves of the frames apart, and believed where they
     agree, in four images or more. A course that is nowhere more than the halves differ by is none: the scene stays.
-    What lies between images too far apart to be compared is not known: after such a gap
-    the scene is taken to be where it was before it.
+    What lies between images too far apart to be compared is not known: the scene is taken to stay.
 
     Parameters
     ----------

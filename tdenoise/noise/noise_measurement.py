@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -83,23 +84,11 @@ class NoiseAccumulator:
         self, frames: Array, n_own: int, good: Array, level: np.float32, everything: Array, n_frames: int
     ) -> None:
         """Block sums of one group of frames, counted from ``level`` and padded with zeros."""
-        n_rows, n_columns = good.shape[0] // BLOCK, good.shape[1] // BLOCK
         height, width = int(good.any(axis=1).sum()), int(good.any(axis=0).sum())
+        blocks = good.shape[0] // BLOCK, good.shape[1] // BLOCK
 
         def in_blocks(values: Array, y: int = 0, x: int = 0) -> Array:
-            """A view of frames, from row y and column x on, as (frame, block, row, block, column)."""
-            shifted = values[:, y : y + n_rows * BLOCK, x : x + n_columns * BLOCK]
-            along_t, along_y, along_x = shifted.strides
-            return np.lib.stride_tricks.as_strided(
-                shifted,
-                (len(values), n_rows, BLOCK, n_columns, BLOCK),
-                (along_t, BLOCK * along_y, along_y, BLOCK * along_x, along_x),
-                writeable=False,
-            )
-
-        def product(a: Array, b: Array) -> Array:
-            summed: Array = np.einsum("taibj,taibj->ab", a, b)
-            return summed.astype(np.float64).ravel()
+            return _in_blocks(values, blocks, y, x)
 
         d = np.diff(frames, axis=0)
         if good.sum() >= BLOCK**2:  # of fewer pixels, the mean is noise itself
@@ -109,37 +98,22 @@ class NoiseAccumulator:
         # nothing more (the error falls by 3 %), for they are made of the same frames.
         e = np.diff(d, axis=0)[::2]
         one = in_blocks(good[None])
-        area = product(one, one)
-        s = np.zeros((n_rows * n_columns, _SIZE))
+        area = _product(one, one)
+        s = np.zeros((len(area), _SIZE))
         s[:, _N] = n_own * area
-        s[:, _SUM] = product(one, in_blocks(frames[:n_own].sum(axis=0)[None])) + float(level) * s[:, _N]
-        s[:, _N_E], s[:, _E] = len(e) * area, product(in_blocks(e), in_blocks(e))
-        s[:, _N_D], s[:, _D] = len(d) * area, product(in_blocks(d), in_blocks(d))
-        s[:, _SIGNAL] = product(in_blocks(frames[1:]), in_blocks(frames[:-1]))
-        s[:, _N_T1], s[:, _T1] = (len(d) - 1) * area, product(in_blocks(d[1:]), in_blocks(d[:-1]))
-        s[:, _N_T2], s[:, _T2] = max(0, len(d) - 2) * area, product(in_blocks(d[2:]), in_blocks(d[:-2]))
+        s[:, _SUM] = _product(one, in_blocks(frames[:n_own].sum(axis=0)[None])) + float(level) * s[:, _N]
+        s[:, _N_E], s[:, _E] = len(e) * area, _product(in_blocks(e), in_blocks(e))
+        s[:, _N_D], s[:, _D] = len(d) * area, _product(in_blocks(d), in_blocks(d))
+        s[:, _SIGNAL] = _product(in_blocks(frames[1:]), in_blocks(frames[:-1]))
+        s[:, _N_T1], s[:, _T1] = (len(d) - 1) * area, _product(in_blocks(d[1:]), in_blocks(d[:-1]))
+        s[:, _N_T2], s[:, _T2] = max(0, len(d) - 2) * area, _product(in_blocks(d[2:]), in_blocks(d[:-2]))
         for column, (y, x) in enumerate(_LAGS, _LAG.start):
             if y < height and abs(x) < width:
                 pairs = height * width / ((height - y) * (width - abs(x)))
-                s[:, column] = pairs * product(in_blocks(e, 0, max(-x, 0)), in_blocks(e, y, max(x, 0)))
-        others = n_frames - 3
-        if others > 0:
-            # Photon transfer, per second difference: its variance v over 6 against the mean m of its three
-            # frames, by way of an instrument z from all other frames. A fit of v on m itself would be wrong, for
-            # both hold the same noise; that of z is another.
-            for k, (a, b, c) in enumerate(zip(frames[0::2], frames[1::2], frames[2::2], strict=False)):
-                z = uniform_filter(everything - a - b - c, 3, mode="constant") * (good / np.float32(others))
-                parts = (z, (a + 4 * b + c) / 6 + level * good, e[k] ** 2 / 6)
-                z, m, v = (in_blocks(part[None]) for part in parts)
-                terms = (
-                    area,
-                    product(one, z),
-                    product(one, m),
-                    product(one, v),
-                    product(z, m),
-                    product(z, v),
-                )
-                s[:, _TRANSFER] += np.stack(terms, axis=1)
+                s[:, column] = pairs * _product(in_blocks(e, 0, max(-x, 0)), in_blocks(e, y, max(x, 0)))
+        if n_frames > 3:
+            for terms in _transfer(frames, e, good, level, everything, n_frames - 3):
+                s[:, _TRANSFER] += terms
         self._n_blocks += len(s)
         self._sums += s.sum(axis=0)
         self._products += s.T @ s
@@ -210,6 +184,51 @@ class NoiseAccumulator:
             return values.tolist(), [float("inf")] * len(values)
         student = 1.96 + 2.4 / free + 2.8 / free**2
         return values.tolist(), (student * np.sqrt(variances * (1 + 1 / free))).tolist()
+
+
+def _in_blocks(values: Array, blocks: tuple[int, int], y: int = 0, x: int = 0) -> Array:
+    """A view of frames, from row y and column x on, as (frame, block, row, block, column)."""
+    n_rows, n_columns = blocks
+    shifted = values[:, y : y + n_rows * BLOCK, x : x + n_columns * BLOCK]
+    along_t, along_y, along_x = shifted.strides
+    return np.lib.stride_tricks.as_strided(
+        shifted,
+        (len(values), n_rows, BLOCK, n_columns, BLOCK),
+        (along_t, BLOCK * along_y, along_y, BLOCK * along_x, along_x),
+        writeable=False,
+    )
+
+
+def _product(a: Array, b: Array) -> Array:
+    """Sum of the products of two views, for every block."""
+    summed: Array = np.einsum("taibj,taibj->ab", a, b)
+    return summed.astype(np.float64).ravel()
+
+
+def _transfer(
+    frames: Array, e: Array, good: Array, level: np.float32, everything: Array, others: int
+) -> Iterator[Array]:
+    """Photon transfer, per second difference: its variance v over 6 against the mean m of its three frames.
+
+    By way of an instrument z from all other frames. A fit of v on m itself would be wrong, for both hold the same
+    noise; that of z is another.
+    """
+    blocks = good.shape[0] // BLOCK, good.shape[1] // BLOCK
+    one = _in_blocks(good[None], blocks)
+    area = _product(one, one)
+    for k, (a, b, c) in enumerate(zip(frames[0::2], frames[1::2], frames[2::2], strict=False)):
+        z = uniform_filter(everything - a - b - c, 3, mode="constant") * (good / np.float32(others))
+        parts = (z, (a + 4 * b + c) / 6 + level * good, e[k] ** 2 / 6)
+        z, m, v = (_in_blocks(part[None], blocks) for part in parts)
+        terms = (
+            area,
+            _product(one, z),
+            _product(one, m),
+            _product(one, v),
+            _product(z, m),
+            _product(z, v),
+        )
+        yield np.stack(terms, axis=1)
 
 
 def _ratios(s: Array) -> Array:

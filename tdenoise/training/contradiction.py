@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from ..evaluation.metrics import block_sums
 from ..inference.denoising import denoise
-from ..inference.last_word import Evidence, corners, significance
+from ..inference.evidence import Evidence, corners
+from ..inference.refutation import significance
 from ..inference.tile import Tile
 from ..network.registry import Network
-from .patches import TrainingMovie
+from .training_movie import TrainingMovie
 from .validation import Sums
 
 FRAMES, STRETCHES = 48, 3  # that are summed, in stretches that are spread over the movie
@@ -24,7 +25,7 @@ PIXELS = 192  # extent of the part that is looked at, in the middle of the field
 BLOCK = (
     16  # rows and columns that are taken as independent: means over a column are alike over several pixels
 )
-SIZE = "column"  # see `tdenoise.inference.last_word.SIZES`
+SIZE = "column"  # see `tdenoise.inference.refutation.SIZES`
 
 
 class Contradiction:

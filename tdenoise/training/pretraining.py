@@ -22,7 +22,7 @@ from ..simulation.nanoparticle import Simulation, simulate
 from ..simulation.particle import MASK_RADIUS_NM, SimulationSettings
 from ..simulation.rendering import near
 from ..simulation.varied_scenes import Scene, varied_scene
-from .patches import TrainingMovie
+from .training_movie import TrainingMovie
 
 __all__ = ["Scene", "noisy", "scene", "varied_scene"]
 
@@ -76,20 +76,7 @@ def scene(
     margin = math.ceil(size * (math.sqrt(2) - 1) / 2) + 1  # so that a turned cut has no empty corner
     extent = size + 2 * margin
     field = extent if not at_events else int(rng.integers(extent + 10, max(extent + 11, 260)))
-    shortest = _log_uniform(rng, 2, 12)
-    movie = simulate(
-        SimulationSettings(
-            n_frames=n_frames,
-            height=field,
-            width=field,
-            seed=seed,
-            pixel_size_nm=_log_uniform(rng, *pixel_sizes_nm),
-            changing_share=rng.uniform(0.5, 1.0) if at_events else rng.uniform(0.2, 0.9),
-            dwell_frames=(shortest, shortest * _log_uniform(rng, 1.5, 10)),
-            drift_speed_px=rng.uniform(*drift_speeds_px),
-            rotation_every_frames=(20.0, rng.uniform(40, 200)),
-        )
-    )
+    movie = _simulated(rng, seed, n_frames, field, at_events, pixel_sizes_nm, drift_speeds_px)
     places = np.argwhere(movie.changing_mask) if at_events else np.empty((0, 2), int)
     middle = places[rng.integers(len(places))] if len(places) else np.array([field // 2, field // 2])
     top, left = np.clip(middle - extent // 2, 0, field - extent)
@@ -104,8 +91,40 @@ def scene(
     if rng.uniform() < TRANSFERRED:
         cut = _transferred(rng, cut, movie.settings.pixel_size_nm)
     inner = slice(margin, margin + size)
-    clean = cut[:, inner, inner]
+    clean = _as_imaged(rng, cut[:, inner, inner], size, drift)
+    return Scene(
+        np.asarray(np.maximum(clean, FAINTEST), np.float16), importance[:, inner, inner].copy(), drift
+    )
 
+
+def _simulated(
+    rng: np.random.Generator,
+    seed: int,
+    n_frames: int,
+    field: int,
+    at_events: bool,
+    pixel_sizes_nm: tuple[float, float],
+    drift_speeds_px: tuple[float, float],
+) -> Simulation:
+    """A particle of a random kind, whole."""
+    shortest = _log_uniform(rng, 2, 12)
+    return simulate(
+        SimulationSettings(
+            n_frames=n_frames,
+            height=field,
+            width=field,
+            seed=seed,
+            pixel_size_nm=_log_uniform(rng, *pixel_sizes_nm),
+            changing_share=rng.uniform(0.5, 1.0) if at_events else rng.uniform(0.2, 0.9),
+            dwell_frames=(shortest, shortest * _log_uniform(rng, 1.5, 10)),
+            drift_speed_px=rng.uniform(*drift_speeds_px),
+            rotation_every_frames=(20.0, rng.uniform(40, 200)),
+        )
+    )
+
+
+def _as_imaged(rng: np.random.Generator, clean: Array, size: int, drift: Array) -> Array:
+    """A scene at some focus, on a support of uneven thickness."""
     contrast = rng.uniform(0.4, 1.6) * rng.choice([1, 1, 1, -1])  # at some focus, columns are dark
     clean = 1 + contrast * (clean - 1)
     if rng.uniform() < 0.4:
@@ -116,9 +135,7 @@ def scene(
     if rng.uniform() < 0.4:
         amorphous = _texture(rng, size, rng.uniform(2, 6), drift)
         clean = clean + rng.uniform(0.005, 0.04) * amorphous
-    return Scene(
-        np.asarray(np.maximum(clean, FAINTEST), np.float16), importance[:, inner, inner].copy(), drift
-    )
+    return clean
 
 
 def noisy(made: Scene, seed: int, doses: tuple[float, float] | None = None) -> TrainingMovie:

@@ -21,8 +21,9 @@ from ..evaluation.columns import plane_distance
 from ..evaluation.residuals import lattice_spots
 from ..network.registry import Architecture
 from ..simulation.particle import PT_LATTICE_NM
-from .patches import Batch, PatchLoader, TrainingMovie
+from .patches import Batch, PatchLoader
 from .pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, noisy, scene, varied_scene
+from .training_movie import TrainingMovie
 
 # A training begins with few scenes; more are made as it goes on, each with as much work as some five steps.
 FIRST_SCENES, N_SCENES = 2, 32

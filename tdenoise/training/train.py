@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +117,7 @@ def train(
     likelihood: Callable[[Network], float] | None = None,
     team: Team = ALONE,
 ) -> Iterator[dict[str, float]]:
-    """Train in place, yielding a record after every validation.
+    """Train in place, yielding a record after every validation; `_loop` is what happens step by step.
 
     Parameters
     ----------
@@ -152,22 +153,48 @@ def train(
     FloatingPointError
         If the loss is NaN or Inf.
     """
-    began = time.monotonic() - state.elapsed_s
-    losses: list[Tensor] = []
-    last = time.monotonic()
+    clock = _Clock(time.monotonic() - state.elapsed_s, settings, team)
     batches = loader.batches(state.step, settings.steps)
     gradients = _Gradients(state.network, settings, device, n_threads, team, loader.shares)
-    if settings.gain_share is not None and not state.history:
-        # Given weights may be the best there are.
-        yield _validate(state, validation, [], resolution, likelihood)
+    validate = partial(_validate, state, validation=validation, resolution=resolution, likelihood=likelihood)
+    yield from _loop(state, settings, batches, gradients, validate, stopped, clock)
 
-    def done() -> float:
-        share = state.step / settings.steps
-        if settings.time_limit_s is not None:
-            share = max(share, team.of_first(lambda: time.monotonic() - began) / settings.time_limit_s)
+
+@dataclass(frozen=True)
+class _Clock:
+    """How long a training has taken, also before it was stopped."""
+
+    began: float  # `time.monotonic`
+    settings: TrainingSettings
+    team: Team
+
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.began
+
+    def share(self, step: int) -> float:
+        """Of the training that is over: of its steps, or of its time."""
+        share = step / self.settings.steps
+        if self.settings.time_limit_s is not None:
+            share = max(share, self.team.of_first(self.elapsed_s) / self.settings.time_limit_s)
         return share
 
-    share = done()
+
+def _loop(
+    state: TrainingState,
+    settings: TrainingSettings,
+    batches: Generator[Batch, None, None],
+    gradients: _Gradients,
+    validate: Callable[[list[Tensor]], dict[str, float]],
+    stopped: Callable[[], bool],
+    clock: _Clock,
+) -> Iterator[dict[str, float]]:
+    """A step for every batch, and a record after every validation."""
+    losses: list[Tensor] = []
+    last = time.monotonic()
+    if settings.gain_share is not None and not state.history:
+        # Given weights may be the best there are.
+        yield validate([])
+    share = clock.share(state.step)
     for batch in batches:
         since = state.annealing_since
         annealed = 0.0 if since is None else (state.step - since) / ANNEAL_STEPS
@@ -175,7 +202,7 @@ def train(
             break
         if stopped():
             losses = []  # nothing is recorded; the next run goes on from this very step
-            state.elapsed_s = time.monotonic() - began
+            state.elapsed_s = clock.elapsed_s()
             break
         warm_up = min(1.0, (state.step + 1) / WARM_UP_STEPS)
         for group in state.optimizer.param_groups:
@@ -183,12 +210,12 @@ def train(
         gains_only = share < (settings.gain_share or 0)
         losses.append(_step(state, gradients, batch, settings, gains_only))
         state.step += 1
-        share = done()
+        share = clock.share(state.step)
         # Weights of which the gains alone were adapted are a candidate, too.
         gains_end = gains_only and share >= (settings.gain_share or 0)
         if gains_end or state.step % settings.validate_every == 0:
-            state.elapsed_s = time.monotonic() - began
-            record = _validate(state, validation, losses, resolution, likelihood)
+            state.elapsed_s = clock.elapsed_s()
+            record = validate(losses)
             record["patches_per_s"] = settings.batch * len(losses) / (time.monotonic() - last)
             record["gains_only"] = float(gains_only)
             losses, last = [], time.monotonic()
@@ -199,8 +226,8 @@ def train(
     batches.close()
     gradients.close()
     if losses:
-        state.elapsed_s = time.monotonic() - began
-        yield _validate(state, validation, losses, resolution, likelihood)
+        state.elapsed_s = clock.elapsed_s()
+        yield validate(losses)
 
 
 def _cosine(share: float) -> float:
@@ -337,8 +364,8 @@ def _tame(optimizer: torch.optim.AdamW) -> None:
 
 def _validate(
     state: TrainingState,
-    validation: Callable[[Network], float],
     losses: list[Tensor],
+    validation: Callable[[Network], float],
     resolution: float,
     likelihood: Callable[[Network], float] | None,
 ) -> dict[str, float]:

@@ -19,7 +19,8 @@ from ..network.windows import normalise, put_stand_ins
 from ..noise.drift import largest_shift, window_shifts
 from ..noise.gamma_poisson import LOG_SPREADS, likelihood_terms
 from ..noise.thinning import thin
-from .patches import Split, TrainingMovie
+from .patches import Split
+from .training_movie import TrainingMovie
 
 VALIDATION_FRAMES = 24
 VALIDATION_PIXELS = 256
