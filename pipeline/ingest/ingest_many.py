@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, PipelineError, Stopped, UsageError
-from ..readers import FORMATS, HDF5_FILES, open_raw
+from ..readers import FORMATS, joined, open_raw
 from ..readers.numbering import natural
 from ..readers.rawfile import is_pattern
 from ..settings.ingest_settings import IngestConfig, IngestManyConfig
@@ -99,7 +99,7 @@ def movies_meant(paths: Iterable[Path]) -> list[Path]:
         If a pattern fits nothing.
     """
     movies = [movie for path in paths for movie in movies_in(path)]
-    return (_one_of_frames(movies) or _joined(movies)) if len(movies) > 1 else movies
+    return (_one_of_frames(movies) or joined(movies)) if len(movies) > 1 else movies
 
 
 def movies_in(path: Path) -> list[Path]:
@@ -148,15 +148,6 @@ def _one_of_frames(files: list[Path]) -> list[Path]:
             "Name the frames of one movie by their folder, or by a pattern in quotes.",
         )
     return [pattern]
-
-
-def _joined(movies: list[Path]) -> list[Path]:
-    """Movies, those in several HDF5 files as one each."""
-    if not any(path.suffix.lower() in HDF5_FILES.suffixes for path in movies):
-        return movies
-    from ..readers.hdf5_files import joined
-
-    return joined(movies)
 
 
 def _is_single_image(path: Path) -> bool:

@@ -181,6 +181,14 @@ def _recognise_folder(folder: RawFolder) -> Format:
     return HDF5_FILES if several else FRAME_FILES
 
 
+def joined(movies: list[Path]) -> list[Path]:
+    """Movies, those in several HDF5 files as one each."""
+    if not any(path.suffix.lower() in HDF5_FILES.suffixes for path in movies):
+        return movies
+    found: list[Path] = import_module(f".{HDF5_FILES.module}", __name__).joined(movies)
+    return found
+
+
 def recognise(file: RawFile) -> Format:
     if file.size == 0:
         raise InputError(file.path, "the file is empty (0 bytes). Copy it again.")
