@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,19 @@ def test_zarr_reads_what_is_written(tmp_path: Path, shape: tuple[int, int, int],
     for region in shards_in(Region(*((0, n) for n in shape)), geometry.shard):
         writing.write_shard(path / store.MOVIE, array, region, values[region.slices])
     np.testing.assert_array_equal(array[:], values)
+
+
+def test_threads_that_pack_side_by_side_write_the_same_bytes(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).poisson(3.0, (8, 32, 32)).astype(np.uint16)
+    written = []
+    with ThreadPoolExecutor(4) as pool:
+        for number, for_each in enumerate((map, pool.map)):
+            writer = shards.ShardWriter(LAYOUT, for_each)
+            writer.append(values[:4])
+            writer.append(values[4:])
+            digest = writer.write(tmp_path, (number,))
+            written.append((digest, (tmp_path / f"c/{number}").read_bytes()))
+    assert written[0] == written[1]
 
 
 def test_every_flipped_bit_is_noticed_when_a_shard_is_read_back(tmp_path: Path) -> None:

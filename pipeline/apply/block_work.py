@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,9 +117,8 @@ def run_block(job: Job, block: Block) -> int:
     if markers.marker(job.folder, block.number) is not None:
         return block.number
     model, device = load(job.model, job.model_id, job.device)
-    torch_setup.prepare(
-        n_threads=1
-    )  # `load` may answer from memory, and the caller have set the threads back
+    # `load` may answer from memory, and the caller have set the threads back.
+    torch_setup.prepare(n_threads=1)
     # A GPU keeps more than one core busy with its input and output; of CPU workers there is one per core.
     n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // torch.cuda.device_count())
     source = movie_counts(job.movie, job.movie_id)
@@ -128,9 +127,15 @@ def run_block(job: Job, block: Block) -> int:
     shard_shape = targets[job.layers[0]].shards
     evidence = None if job.layers[0] != store.DRAFT else BlockEvidence.of(job, block, source.shape)
     shards = list(shards_in(block.core, shard_shape))
-    # One row of frames is packed, and waits for the disk, while the next is computed.
+    # One row of frames is packed, and waits for the disk, while the next is computed. A block often has one shard, so
+    # the chunks of each are packed side by side.
     few = zarr.config.set({"threading.max_workers": n_threads})
-    with few, ThreadPoolExecutor(n_threads, thread_name_prefix="write") as pool:
+    with (
+        few,
+        ThreadPoolExecutor(n_threads, thread_name_prefix="write") as pool,
+        ThreadPoolExecutor(n_threads, thread_name_prefix="pack") as packers,
+    ):
+        for_each: Callable[..., Iterable[Any]] = packers.map if n_threads > 1 else map
         in_hand: dict[tuple[str, Region], ShardWriter] = {}
         packing: list[tuple[str, Future[tuple[str, str] | None]]] = []
 
@@ -152,7 +157,7 @@ def run_block(job: Job, block: Block) -> int:
                     if not shard.frames[0] <= frames[0] < shard.frames[1]:
                         continue
                     if frames[0] == shard.frames[0]:
-                        in_hand[layer, shard] = ShardWriter(ShardLayout.of(target))
+                        in_hand[layer, shard] = ShardWriter(ShardLayout.of(target), for_each)
                     last = frames[1] == shard.frames[1]
                     writer = in_hand.pop((layer, shard)) if last else in_hand[layer, shard]
                     part = result[Region(frames, shard.rows, shard.columns).within(row).slices]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,10 +62,12 @@ class ShardWriter:
     Parameters
     ----------
     layout : Layout
+    for_each : callable
+        Calls a function on every chunk: `map`, or that of a pool of threads, which packs them side by side.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout, for_each: Callable[..., Iterable[Any]] = map) -> None:
+        self._layout, self._for_each = layout, for_each
         self._parts: list[bytes] = []
         self._size = 0
         self._index = np.full((math.prod(layout.grid), 2), EMPTY, dtype="<u8")
@@ -85,11 +87,16 @@ class ShardWriter:
         if self._n_frames % per_chunk:
             raise ValueError(f"{self._n_frames} frames before these do not fill chunks of {per_chunk}")
         first = self._n_frames // per_chunk * self._layout.grid[1] * self._layout.grid[2]
-        for number, region in _chunks(values.shape, self._layout):
-            chunk = _padded(values[region.slices], self._layout)
-            content = _BLOSC.encode(chunk)
-            self._parts += [content, _checksum(content)]
-            self._digests[first + number] = xxhash.xxh3_128_intdigest(chunk.data)
+
+        def packed(chunk: tuple[int, Region]) -> tuple[int, bytes, bytes, int]:
+            number, region = chunk
+            padded = _padded(values[region.slices], self._layout)
+            content = _BLOSC.encode(padded)
+            return number, content, _checksum(content), xxhash.xxh3_128_intdigest(padded.data)
+
+        for number, content, checksum, digest in self._for_each(packed, _chunks(values.shape, self._layout)):
+            self._parts += [content, checksum]
+            self._digests[first + number] = digest
             self._index[first + number] = self._size, len(content) + 4
             self._size += len(content) + 4
         self._content.update(np.ascontiguousarray(values, dtype=self._layout.dtype).data)
