@@ -32,6 +32,7 @@ import psutil
 import zarr
 from common import Spent, parser, random_model, resident_bytes, save, scratch, write_mrc
 from tdenoise_pipeline.archive import archive
+from tdenoise_pipeline.archive.add import add
 from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.runs import markers, progress
 from tdenoise_pipeline.settings.config import ApplyManyConfig, ArchiveAddConfig, IngestConfig
@@ -170,7 +171,7 @@ def of_movies(folder: Path, number: int) -> dict[str, float]:
     ingest(IngestConfig(raw=write_mrc(folder / "movie.mrc", (32, 64, 64)), output=movie))
     model = random_model(folder / "model", movie)
     root = folder / "archive"
-    archive.add(ArchiveAddConfig(store=(movie,), archive=root))
+    add(ArchiveAddConfig(store=(movie,), archive=root))
     (card,) = archive.cards(root)
     for k in range(number - 1):
         identity = hashlib.sha256(str(k).encode()).hexdigest()
@@ -181,7 +182,7 @@ def of_movies(folder: Path, number: int) -> dict[str, float]:
             "shape": [4470, 4096, 4096],
             "shard": [32, 1024, 1024],
         }
-        (root / "cards" / f"{identity}.0.json").write_bytes(archive._sealed(other))
+        (root / "cards" / f"{identity}.0.json").write_bytes(archive.sealed_card(other))
     before = resident_bytes()
     config = ApplyManyConfig(movie=(root,), model=model, output=folder / "out")
     took: dict[str, float] = {}

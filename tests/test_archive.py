@@ -93,7 +93,7 @@ def test_a_card_that_no_longer_tells_the_truth_is_found(made: Path, change: str)
         data[data.index(b"mean") + 8] ^= 1
         file.write_bytes(data)
     elif change == "path":
-        file.write_bytes(archive._sealed({**card, "path": "../m0/../../etc"}))
+        file.write_bytes(archive.sealed_card({**card, "path": "../m0/../../etc"}))
     elif change == "gone":
         Path(card["path"]).rename(made.parent / "away")
     else:

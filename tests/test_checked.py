@@ -18,7 +18,7 @@ from distributed.protocol.pickle import dumps, loads
 from small import counts, model_folder, movie_store
 from stores import denoised_store
 from tdenoise_pipeline.apply.apply import apply
-from tdenoise_pipeline.archive.archive import add
+from tdenoise_pipeline.archive.add import add
 from tdenoise_pipeline.archive.verify import verify
 from tdenoise_pipeline.errors import InputError, PipelineError, VerificationError
 from tdenoise_pipeline.evaluate.evaluate import evaluate

@@ -19,6 +19,7 @@ from tdenoise_pipeline.errors import InputError
 from tdenoise_pipeline.settings.config import ApplyConfig
 
 from tdenoise.network import checkpoint
+from tdenoise.network.card import WEIGHTS
 from tdenoise.network.split_blind import Architecture, SplitBlind
 from tdenoise.simulation.nanoparticle import simulate
 from tdenoise.simulation.particle import SimulationSettings
@@ -142,7 +143,7 @@ def test_the_base_model_is_refused_where_neighbours_share_noise(tmp_path: Path) 
 
 
 def test_the_base_model_is_small_enough_to_come_with_the_package() -> None:
-    assert (checkpoint.BASE / checkpoint.WEIGHTS).stat().st_size < 10 * 2**20
+    assert (checkpoint.BASE / WEIGHTS).stat().st_size < 10 * 2**20
     assert checkpoint.load_model(checkpoint.BASE).card["simulated"]["scenes"] > 0
 
 

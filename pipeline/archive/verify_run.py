@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tdenoise.files.atomic import is_sealed
+from tdenoise.network.card import CARD, WEIGHTS
 
 from ..errors import UsageError, VerificationError
 from ..files.sealed_json import unbroken
@@ -16,7 +17,6 @@ from ..settings.result_settings import VerifyConfig
 from ..settings.results import OUTPUTS, is_run_folder, parts_of_run
 from ..step_control import Control
 
-CARD, WEIGHTS = "card.json", "weights.safetensors"
 Look = Callable[[VerifyConfig, Control], dict[str, Any]]
 
 

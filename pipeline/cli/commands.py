@@ -75,11 +75,21 @@ def _archive(name: str) -> Callable[[Any, Control], dict[str, Any]]:
     def run(config: Any, control: Control) -> dict[str, Any]:
         from ..archive import archive
 
-        if name in ("add", "check"):
-            return dict(getattr(archive, name)(config, control))
         return dict(getattr(archive, name)(config))
 
     return run
+
+
+def _archive_add(config: Any, control: Control) -> dict[str, Any]:
+    from ..archive.add import add
+
+    return add(config, control)
+
+
+def _archive_verify(config: Any, control: Control) -> dict[str, Any]:
+    from ..archive.verify_archive import verify_archive
+
+    return verify_archive(config, control)
 
 
 def _run(config: Any, control: Control) -> dict[str, Any]:
@@ -282,7 +292,7 @@ COMMANDS = {
     "archive add": Command(
         "ArchiveAddConfig",
         "Add finished stores and models to an archive.",
-        _archive("add"),
+        _archive_add,
         show.archive_add,
     ),
     "archive list": Command(
@@ -303,7 +313,7 @@ COMMANDS = {
     "archive verify": Command(
         "ArchiveVerifyConfig",
         "Check every card of an archive and everything that the cards refer to.",
-        _archive("check"),
+        _archive_verify,
         show.archive_count,
     ),
     "archive index": Command(

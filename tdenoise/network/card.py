@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+CARD, WEIGHTS = "card.json", "weights.safetensors"  # the files of a model
+
 
 class TrainedMovie(TypedDict):
     """A movie that a model learned from."""

@@ -15,12 +15,11 @@ from safetensors.torch import load, save
 
 from ..files.atomic import SEAL, is_sealed, seal, write_atomically
 from ..files.json_documents import parse_json
-from .card import CardDetails, ModelCard
+from .card import CARD, WEIGHTS, CardDetails, ModelCard
 from .kinds import KINDS
 from .registry import Network, architecture_of, blind_radius, build, kind_of
 
 PROFILE = 2  # version of the card's layout
-WEIGHTS, CARD = "weights.safetensors", "card.json"
 BASE = (
     Path(__file__).parents[1] / "base"
 )  # the model that comes with the package; see `tdenoise.training.pretraining`

@@ -1,0 +1,103 @@
+"""Put stores and models into an archive: a card for each; what lies on the disk stays where it is."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from tdenoise.files.atomic import write_atomically
+from tdenoise.network import checkpoint
+from tdenoise.network.card import CARD
+
+from ..errors import InputError, UsageError
+from ..settings.archive_settings import ArchiveAddConfig
+from ..settings.results import ARCHIVE_MARK, is_archive, parts_of_run
+from ..step_control import Control
+from ..store import foreign, store
+from .archive import CARDS, PROFILE, Card, cards, sealed_card, write_once
+
+
+def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, Any]:
+    """Write a card for each store or model; what lies on the disk stays where it is.
+
+    Returns
+    -------
+    dict
+        ``added``: the new cards; ``known``: ids that had a card for this very place.
+
+    Raises
+    ------
+    InputError
+        If something is no finished store or model of tdenoise, or holds symbolic links.
+    """
+    archive = config.archive
+    if archive.exists() and not is_archive(archive) and any(archive.iterdir()):
+        raise UsageError(f"{archive}: is a folder, but not an archive. Name an archive, or a new folder.")
+    parts = [part for path in config.store for part in parts_of_run(path)]
+    found = [describe(part, archive) for part in parts]  # all of them, before the first is written
+    (archive / CARDS).mkdir(parents=True, exist_ok=True)
+    if not is_archive(archive):
+        write_atomically(archive / ARCHIVE_MARK, json.dumps({"profile": PROFILE, "kind": "archive"}).encode())
+    latest = {card["id"]: card for card in cards(archive)}
+    added, known = [], []
+    for card in found:
+        before = latest.get(card["id"])
+        if before is not None and before["path"] == card["path"]:
+            known.append(card["id"])
+            continue
+        card["number"] = 0 if before is None else before["number"] + 1  # moved: the newest card says where to
+        write_once(archive / CARDS / f"{card['id']}.{card['number']}.json", sealed_card(card))
+        latest[card["id"]] = card
+        added.append(card)
+    return {"archive": str(archive), "added": added, "known": known}
+
+
+def describe(path: Path, archive: Path) -> Card:
+    """The card of a store or a model.
+
+    Raises
+    ------
+    InputError
+        If it is neither, or not whole.
+    """
+    if links := [path] if path.is_symlink() else foreign.links_in(path):
+        raise InputError(links[0], "is a symbolic link, and its target may change. Add the folder itself")
+    place, root = path.resolve(), archive.resolve()
+    card: Card = {
+        "profile": PROFILE,
+        "name": path.name,
+        "path": str(place.relative_to(root)) if place.is_relative_to(root) else str(place),
+        "added": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    if (path / CARD).exists():
+        try:
+            model = checkpoint.load_model(path).card
+        except checkpoint.ModelError as error:
+            raise InputError(*str(error).split(": ", 1)) from None
+        movies = [movie["id"] for movie in model["movies"]]
+        parents = [*movies, *([model["parent"]] if model.get("parent") else [])]
+        return card | {
+            "kind": "model",
+            "id": model["sha256"],
+            "model_kind": model["kind"],
+            "parents": parents,
+        }
+    attributes = store.read_attributes(path)
+    kind = "movie" if attributes["kind"] == "movie" else "denoised"
+    opened = store.open_store(path, store.MOVIE if kind == "movie" else store.DENOISED)
+    opened.array.check_all()
+    card |= {
+        "kind": kind,
+        "id": opened.id,
+        "shape": list(opened.shape),
+        "dtype": str(opened.array.dtype),
+        "shard": list(opened.geometry.shard),
+        "units": opened.units,
+        "frame_time_s": opened.coordinates.frame_time_s,
+        "pixel_size_nm": opened.coordinates.pixel_size_nm,
+    }
+    if kind == "movie":
+        return card | {"source": attributes["source"], "mean": attributes["mean"], "parents": []}
+    return card | {"parents": [attributes["movie"]["id"], attributes["model"]["id"]]}
