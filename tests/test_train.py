@@ -14,8 +14,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small import TINY, counts, drifting, movie_store, network
-from tdenoise_pipeline.errors import Stopped, UsageError
-from tdenoise_pipeline.settings.config import TrainConfig
+from tdenoise_pipeline.archive.verify import verify
+from tdenoise_pipeline.archive.verify_run import verify_all
+from tdenoise_pipeline.errors import Stopped, UsageError, VerificationError
+from tdenoise_pipeline.settings.config import TrainConfig, VerifyConfig
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.store import store
 from tdenoise_pipeline.train.train import train_model
@@ -359,6 +361,16 @@ def test_short_movies_can_be_learned_from(tmp_path: Path, n_frames: int) -> None
         "metrics.jsonl",
         "weights.safetensors",
     ]
+
+
+def test_a_changed_training_curve_is_found(tmp_path: Path, movie: Path) -> None:
+    train_model(TrainConfig(movie=(movie,), output=tmp_path / "model", steps=2))
+    config = VerifyConfig(store=tmp_path / "model")
+    assert "is whole" in verify_all(config, Control(), verify)["models"][0]
+    curve = tmp_path / "model/metrics.jsonl"
+    curve.write_text(curve.read_text().replace("1", "2", 1))
+    with pytest.raises(VerificationError, match=r"metrics\.jsonl: was changed"):
+        verify_all(config, Control(), verify)
 
 
 def test_a_model_is_adapted_to_another_movie(tmp_path: Path, movie: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tdenoise.files.atomic import is_sealed
-from tdenoise.network.card import CARD, WEIGHTS
+from tdenoise.network.card import CARD, CURVE, WEIGHTS
 
 from ..errors import UsageError, VerificationError
 from ..files.sealed_json import unbroken
@@ -69,15 +69,20 @@ def _of_part(config: VerifyConfig, part: Path) -> VerifyConfig:
 
 
 def _verify_model(path: Path) -> str:
-    """Compare the card with its seal and the weights with the card. Without torch, which takes seconds to load."""
+    """Compare the card with its seal and the files with the card. Without torch, which takes seconds to load."""
     try:
         document = (path / CARD).read_bytes()
-        with (path / WEIGHTS).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if not is_sealed(document):
+            raise VerificationError(f"{path / CARD}: was changed or damaged. Train the model again.")
+        card = unbroken(document) or {}
+        for name, key in ((WEIGHTS, "sha256"), (CURVE, "curve_sha256")):
+            if key in card and _sha256(path / name) != card[key]:
+                raise VerificationError(f"{path / name}: was changed or damaged. Train the model again.")
     except FileNotFoundError as error:
         raise VerificationError(f"{error.filename}: is missing. Train the model again.") from None
-    if not is_sealed(document):
-        raise VerificationError(f"{path / CARD}: was changed or damaged. Train the model again.")
-    if digest != (unbroken(document) or {}).get("sha256"):
-        raise VerificationError(f"{path / WEIGHTS}: was changed or damaged. Train the model again.")
-    return f"{path}: model {digest[:12]} is whole"
+    return f"{path}: model {card['sha256'][:12]} is whole"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tdenoise.files.atomic import write_atomically
 from tdenoise.files.json_documents import parse_json
-from tdenoise.network.card import ModelCard
+from tdenoise.network.card import CURVE, ModelCard
 from tdenoise.network.checkpoint import ModelError, read_card
 
 from ..errors import InputError, UsageError
@@ -99,7 +99,7 @@ def read_training(folder: Path, denoised: store.Store) -> Training:
         raise InputError(*str(error).split(": ", 1)) from None
     if card["sha256"] != denoised.attributes["model"]["id"]:
         raise InputError(folder, f"is not the model that made {denoised.path}.")
-    file = folder / "metrics.jsonl"
+    file = folder / CURVE
     try:
         history = [parse_json(line) for line in file.read_text().splitlines()]
         history = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from dataclasses import asdict, replace
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tdenoise.network import checkpoint, torch_setup
-from tdenoise.network.card import CardDetails, KeptMetrics, ModelCard
+from tdenoise.network.card import CURVE, CardDetails, KeptMetrics, ModelCard
 from tdenoise.network.registry import scale_for
 from tdenoise.noise.noise import NoiseStatistics, persistence_warning
 from tdenoise.training.process_group import Team
@@ -222,6 +223,8 @@ def _save(
     }
     if parent is not None and "imported" in parent:
         details["imported"] = parent["imported"]
+    if (curve := run.partial / CURVE).exists():
+        details["curve_sha256"] = hashlib.sha256(curve.read_bytes()).hexdigest()
     run.check()
     card = checkpoint.save_model(run.partial, state.best, details)
     maybe_crash("model.saved")

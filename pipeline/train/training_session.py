@@ -13,7 +13,7 @@ import torch
 
 from tdenoise.files.atomic import write_atomically
 from tdenoise.network import checkpoint, torch_setup
-from tdenoise.network.card import CandidatesCompared, KeptMetrics
+from tdenoise.network.card import CURVE, CandidatesCompared, KeptMetrics
 from tdenoise.network.registry import Network, kind_of
 from tdenoise.noise import thinning
 from tdenoise.training.candidates import CANDIDATES, SHARE, Measured, choose
@@ -270,7 +270,7 @@ class Session:
         assert self._run is not None
         records = self._records + self._told(stage, state)
         lines = "".join(json.dumps(record) + "\n" for record in records)
-        write_atomically(self._run.partial / "metrics.jsonl", lines.encode())
+        write_atomically(self._run.partial / CURVE, lines.encode())
 
 
 def _given(plan: Plan) -> dict[str, torch.Tensor] | None:

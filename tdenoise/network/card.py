@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-CARD, WEIGHTS = "card.json", "weights.safetensors"  # the files of a model
+CARD, WEIGHTS, CURVE = "card.json", "weights.safetensors", "metrics.jsonl"  # the files of a model
 
 
 class TrainedMovie(TypedDict):
@@ -77,6 +77,7 @@ class CardDetails(TypedDict):
     device: NotRequired[str]  # "cpu" or "cuda"
     parent: NotRequired[str | None]  # sha256 of the model it was adapted from
     metrics: NotRequired[TrainingMetrics]
+    curve_sha256: NotRequired[str]  # of the file with the training curve
     software: NotRequired[dict[str, str]]  # versions of packages, by their names
 
 
