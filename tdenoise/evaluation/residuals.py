@@ -75,7 +75,7 @@ class ResidualCheck:
             # A lag beyond a narrow frame leaves no pair; a negative stop would count from the end.
             here = e[: max(0, height - dy), max(0, -shift) : max(0, width - max(0, shift))]
             there = e[dy:, max(0, shift) : max(0, width - max(0, -shift))]
-            self._products[dy, dx] += np.vdot(here, there)
+            self._products[dy, dx] += np.einsum("ij,ij->", here, there)  # `vdot` would copy both
             self._pairs[dy, dx] += here.size
         if self._previous is not None:
             self._temporal += float(np.vdot(self._previous, e))
