@@ -218,7 +218,7 @@ def test_a_dry_run_of_run_shows_what_each_step_will_do_and_writes_nothing(
     plan = json.loads(capsys.readouterr().out)
     assert (plan["step"], plan["shape"]) == ("run", [12, 20, 24])
     assert plan["ingest"] == "movie.zarr: to do"
-    assert "at most 20 minutes" in plan["train"] and "16 passes" in plan["apply"]
+    assert "at most 20 minutes" in plan["train"] and "4 passes" in plan["apply"]
     assert not (tmp_path / "out").exists()
     movie_store(tmp_path / "out", counts((12, 20, 24)))
     assert run(*words) == 0

@@ -111,7 +111,7 @@ class Placement(Following):
         "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
     )
     ensemble: Symmetries = setting(
-        16,
+        4,
         "number of turned and mirrored copies to average, from 1 (fast) to 16 (best)",
         group=MODEL,
         metavar="N",
