@@ -217,11 +217,8 @@ def test_the_bad_pixels_of_a_store_are_hidden_from_train_and_apply(tmp_path: Pat
     assert "the pixel alone is hidden" in card["reason"]
     scale = card["movies"][0]["scale"]
     assert scale["mean"] == pytest.approx(0.5, abs=0.05), "4000 counts would make it 4"
-    apply(
-        ApplyConfig(
-            movie=path, model=tmp_path / "model", output=tmp_path / "out.zarr", workers=workers, ensemble=1
-        )
-    )
+    chosen = {"workers": workers, "ensemble": 1, "precision": "float32"}
+    apply(ApplyConfig(movie=path, model=tmp_path / "model", output=tmp_path / "out.zarr", **chosen))
     denoised = np.asarray(store.open_store(tmp_path / "out.zarr", store.DENOISED).array)
     made = load_model(tmp_path / "model").network
     expected = denoise(
