@@ -17,13 +17,14 @@ import psutil
 import pytest
 from small import counts, model_folder, movie_store
 from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.archive.verify import verify
 from tdenoise_pipeline.errors import LockedError, Stopped, UsageError
 from tdenoise_pipeline.files.sealed_json import write_sealed
 from tdenoise_pipeline.runs import lease, markers, paths, shared_run
 from tdenoise_pipeline.runs.lease import holds_lease, this_process
 from tdenoise_pipeline.runs.progress import OutputRun
 from tdenoise_pipeline.runs.shared_run import SharedRun
-from tdenoise_pipeline.settings.config import ApplyConfig
+from tdenoise_pipeline.settings.config import ApplyConfig, VerifyConfig
 from tdenoise_pipeline.settings.steps import single
 from tdenoise_pipeline.slurm.batch_script import JobProfile
 from tdenoise_pipeline.slurm.job_reasons import Pending, hopeless
@@ -323,6 +324,24 @@ def test_shares_without_any_socket_give_the_bytes_of_local_workers_although_one_
     assert tree(output) == tree(tmp_path / "local.zarr")
     apply(ApplyConfig(movie=sources[0], model=sources[1], output=output, share="1/3", force=True))
     assert not (tmp_path / ".tdenoise").exists(), "a late task finds all done, --force or not"
+
+
+@pytest.mark.parametrize(
+    "lost", ["integrity/zarr.json", "given_back/zarr.json", "frame_level/zarr.json", "zarr.json"]
+)
+def test_what_a_share_that_lost_power_left_of_a_completion_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    sources = movie_store(tmp_path, counts((70, 12, 14))), model_folder(tmp_path / "model")
+    output = tmp_path / "shared.zarr"
+    with monkeypatch.context() as armed:
+        armed.setenv("TDENOISE_CRASH", "finish.sealed")
+        task = start(sources, output, "0/1")
+    task.communicate()
+    assert task.returncode == -signal.SIGKILL
+    (paths.partial_path(output) / lost).write_bytes(b"")  # written, but not yet on the disk
+    apply(ApplyConfig(movie=sources[0], model=sources[1], output=output, share="0/1"))
+    assert verify(VerifyConfig(store=output, deep=True))["n_shards"] == 3
 
 
 def test_a_share_takes_no_workers(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def _build(request: _Request, executor: Executor, control: Control) -> None:
         _run_blocks(request, job, run, executor, control)
         with run.alone("commit"):
             if request.share is None or not store.already_done(config.output, run.id):
-                run.unstage()  # where another of those who share was killed here
+                run.begin_completion(request.create)  # another of those who share may have been killed here
                 _finish(request, job, run, control)
 
 

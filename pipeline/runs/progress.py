@@ -166,6 +166,15 @@ class OutputRun:
         write_sealed(self.folder / "created", {"files": _hashes(self.partial)})
         maybe_crash("output.begun")
 
+    def begin_completion(self, create: Callable[[Path], None]) -> None:
+        """Take away what a completion that was cut off has left, before the output is completed.
+
+        Of those who share an output, one that comes after such an end joins the others and prepares nothing.
+        """
+        self.unstage()
+        if not self._mend(create, self._created() or {}):
+            raise PipelineError(f"{self.partial}: is damaged and cannot be completed. Start over with --force.")
+
     def _created(self) -> dict[str, str] | None:
         """sha256 of the files that the partial output was begun with; None if it was not."""
         files = (read_sealed(self.folder / "created") or {}).get("files")
