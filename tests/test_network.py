@@ -82,7 +82,11 @@ def test_a_changed_pixel_leaves_its_own_prediction_alone_with_all_symmetries(
         changed = frames.copy()
         changed[centre, 11, 13] = 200
         before, after = (
-            next(denoise(made, f, Tile.whole(f.shape), scale, range(centre, centre + 1), drift=drift))
+            next(
+                denoise(
+                    made, f, Tile.whole(f.shape), scale, range(centre, centre + 1), drift=drift, ensemble=16
+                )
+            )
             for f in (frames, changed)
         )
         assert before[11, 13] == after[11, 13]
