@@ -173,7 +173,9 @@ class OutputRun:
         """
         self.unstage()
         if not self._mend(create, self._created() or {}):
-            raise PipelineError(f"{self.partial}: is damaged and cannot be completed. Start over with --force.")
+            raise PipelineError(
+                f"{self.partial}: is damaged and cannot be completed. Start over with --force."
+            )
 
     def _created(self) -> dict[str, str] | None:
         """sha256 of the files that the partial output was begun with; None if it was not."""
