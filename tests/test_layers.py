@@ -24,7 +24,7 @@ FLOORS = {
         ("front",),
         ("cli",),
         ("workflow",),
-        ("apply", "archive", "evaluate", "ingest", "jobs", "train"),
+        ("apply", "archive", "evaluate", "events", "ingest", "jobs", "train"),
         ("inputs", "workers"),
         ("resources",),
         ("runs", "slurm", "store"),
@@ -37,6 +37,7 @@ FLOORS = {
         ("training",),
         ("inference",),
         ("network",),
+        ("columns",),
         ("evaluation", "noise", "simulation"),
         ("files",),
         ("front",),
@@ -66,7 +67,7 @@ LATE_MODULES = {
 }
 
 UNHARMFUL = re.compile(r"\.eval\(\)|torch\.load\(.*, weights_only=True\)")
-COMMANDS = ["ingest", "train", "apply", "run", "evaluate", "report", "verify", "status", "simulate", "submit"]
+COMMANDS = ["ingest", "train", "apply", "run", "evaluate", "report", "events", "verify", "status", "simulate", "submit"]
 COMMANDS += ["models import", "models show", "doctor", "resume", "cancel", "logs"]
 COMMANDS += ["profiles list", "profiles show", "profiles check"]
 COMMANDS += [f"archive {verb}" for verb in ("add", "list", "find", "show", "verify", "index")]
