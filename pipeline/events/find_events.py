@@ -171,10 +171,9 @@ def describe(found: Found, movie: store.Store) -> dict[str, Any]:
 
 def _typical_index(traces: Traces) -> float | None:
     """By how many standard deviations a typical column stands out in one frame."""
-    if not traces.intensity.shape[1] or not np.isfinite(traces.intensity).any():
-        return None
-    strength = np.nanmedian(traces.intensity, axis=0) / np.nanmedian(traces.error, axis=0)
-    typical = float(np.nanmedian(strength))
+    means, errors = traces.means()
+    seen = errors > 0
+    typical = float(np.median(means[seen] / errors[seen])) if seen.any() else 0.0
     return typical if typical > 0 else None
 
 

@@ -60,7 +60,7 @@ def write_tables(
                 write_atomically(partial / f"{name}.csv", _csv(header, rows))
                 if parquet:
                     _write_parquet(partial / f"{name}.parquet", header, rows)
-            _write_traces(partial / "traces.nc", found, movie)
+            _write_traces(partial / "traces.zarr", found, movie)
             write_atomically(partial / SUMMARY, json.dumps(result, indent=2, allow_nan=False).encode())
             fsync_tree(partial)
             if output.exists():
@@ -96,7 +96,8 @@ def _in_nm(place: Any, movie: store.Store) -> list[float | None]:
 
 def _events(found: Found, movie: store.Store) -> Iterator[list[Any]]:
     first, step = movie.coordinates.first[0], movie.coordinates.frame_time_s
-    typical = float(np.median(_typical(found))) if len(found.columns.positions) else 1.0
+    means, _ = found.traces.means()
+    typical = float(np.median(means)) if len(means) else 1.0
     for c in found.states.changes:
         place = found.columns.positions[c.column] - found.corner[c.frame]
         yield [
@@ -104,10 +105,6 @@ def _events(found: Found, movie: store.Store) -> Iterator[list[Any]]:
             *map(float, place), *_in_nm(place, movie), c.before, c.after, (c.after - c.before) / typical,
             c.probability,
         ]  # fmt: skip
-
-
-def _typical(found: Found) -> Any:
-    return np.nan_to_num(np.nanmean(found.traces.intensity, axis=0))
 
 
 def _columns(found: Found, movie: store.Store) -> Iterator[list[Any]]:
@@ -141,4 +138,4 @@ def _write_traces(file: Path, found: Found, movie: store.Store) -> None:
         },
         coords={"frame": np.arange(movie.shape[0]), "column": np.arange(len(found.columns.positions))},
     )
-    data.to_netcdf(file, engine="scipy")
+    data.to_zarr(file, zarr_format=3, consolidated=False)

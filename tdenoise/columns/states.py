@@ -80,7 +80,7 @@ def find_states(traces: Traces, seed: int = 0) -> States:
     """
     n_frames, n = traces.intensity.shape
     seen = np.isfinite(traces.intensity) & (traces.error > 0)
-    steady = np.sum(np.where(seen, traces.intensity, 0.0), axis=0) / np.maximum(seen.sum(axis=0), 1)
+    steady, _ = traces.means()
     jumps, expected, changes, excess = np.zeros(n), np.tile(steady, (n_frames, 1)), [], 1.0
     enough = np.flatnonzero(seen.sum(axis=0) >= LEAST_FRAMES)
     if not len(enough):
