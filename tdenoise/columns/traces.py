@@ -77,13 +77,18 @@ class TraceSums:
         freed = np.linalg.inv(mixing)
         sign = 1.0 if self.columns.bright else -1.0
         held = np.isfinite(self._sums)
-        sums = np.where(
-            held, self._sums, np.nanmean(self._sums, axis=0, keepdims=True) if held.any() else 0.0
-        )
+        sums = np.where(held, self._sums, _means(self._sums))
         variances = np.where(held, self._variances, 0.0)
         intensity = sign * sums @ freed.T
         error = np.sqrt(variances @ (freed.T**2))
         return Traces(np.where(held, intensity, np.nan), np.where(held, error, np.nan), self._positions)
+
+
+def _means(values: Array) -> Array:
+    """Over the frames in which a column is seen."""
+    seen = np.isfinite(values)
+    mean: Array = np.sum(np.where(seen, values, 0.0), axis=0) / np.maximum(seen.sum(axis=0), 1)
+    return mean
 
 
 def _means(values: Array) -> Array:
