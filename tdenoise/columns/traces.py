@@ -22,9 +22,11 @@ class Traces:
 
     intensity: Array  # (T, N) float64, height over the surroundings, in units of the counts; NaN: not seen
     error: Array  # (T, N) float64, its standard deviation from the noise of the counts
-    positions: (
-        Array  # (T, N, 2) float64, (row, column) in the frame as recorded; NaN where no column is shown
-    )
+    positions: Array  # (T, N, 2) float64, (row, column) in the frame as recorded; NaN: no column shown
+
+    def means(self) -> tuple[Array, Array]:
+        """Mean intensity of every column and its typical error in a frame, (N,) each; 0 of one that is never seen."""
+        return _means(self.intensity), _means(self.error)
 
 
 class TraceSums:
