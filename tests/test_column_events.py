@@ -116,7 +116,7 @@ def test_parquet_without_its_package_is_one_sentence_before_any_work(stores, tmp
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert run(stores, tmp_path / "events", "--parquet") == 2
-    assert "tdenoise[parquet]" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "extra 'parquet'" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_parquet_holds_what_the_csv_holds(stores, tmp_path):

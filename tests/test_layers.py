@@ -37,15 +37,14 @@ FLOORS = {
         ("training",),
         ("inference",),
         ("network",),
-        ("columns",),
-        ("evaluation", "noise", "simulation"),
+        ("columns", "evaluation", "noise", "simulation"),
         ("files",),
         ("front",),
     ),
 }
 
 # An import inside a function is for packages that take long to load or may be missing, and for these modules.
-HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "rich"}
+HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "pandas", "rich"}
 LATE = {
     *HEAVY,
     "cryptography",

@@ -1,1 +1,1 @@
-"""Which atomic columns a movie holds and when they change. May import inputs and below, never another step."""
+"""Find the atomic columns of a movie and list when they change; may import inputs and what is below it."""

@@ -38,7 +38,7 @@ def check_output(output: Path, *, force: bool, parquet: bool) -> None:
     Only a folder that `events` made is ever replaced.
     """
     if parquet and importlib.util.find_spec("pyarrow") is None:
-        raise UsageError("--parquet needs the package pyarrow: pip install 'tdenoise[parquet]'.")
+        raise UsageError("--parquet needs the package pyarrow. Install tdenoise with its extra 'parquet'.")
     if output.exists():
         if not force:
             raise UsageError(f"{output}: exists already. Choose another name, or --force to replace it.")

@@ -1,1 +1,1 @@
-"""Atomic columns: where they are, how strong in each frame, and when they change. May import noise and evaluation."""
+"""Find atomic columns, how strong they are in each frame, and when they change; imports no other room."""

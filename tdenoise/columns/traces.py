@@ -93,13 +93,6 @@ def _means(values: Array) -> Array:
     return mean
 
 
-def _means(values: Array) -> Array:
-    """Over the frames in which a column is seen."""
-    seen = np.isfinite(values)
-    mean: Array = np.sum(np.where(seen, values, 0.0), axis=0) / np.maximum(seen.sum(axis=0), 1)
-    return mean
-
-
 def _grid(sigma: float) -> tuple[Array, Array]:
     reach = math.ceil(DISC_SIGMAS * sigma)
     span = np.arange(-reach, reach + 1)
