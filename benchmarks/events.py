@@ -55,7 +55,7 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="one small movie: does it run")
     chosen = options.parse_args()
     if chosen.quick:
-        chosen.seed, chosen.dose, chosen.frames, chosen.size = [0], [2.0], 48, 96
+        chosen.seed, chosen.dose, chosen.frames, chosen.size = [0], [2.0], 24, 80
     movies = from_files(chosen.files) if chosen.files else simulated(chosen)
     results = []
     for name, truth, key, dose in movies:
