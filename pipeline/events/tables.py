@@ -99,7 +99,7 @@ def _events(found: Found, movie: store.Store) -> Iterator[list[Any]]:
     means, _ = found.traces.means()
     typical = float(np.median(means)) if len(means) else 1.0
     for c in found.states.changes:
-        place = found.columns.positions[c.column] - found.corner[c.frame]
+        place = found.columns.positions[c.column] - found.corner[c.frame] + found.moved[c.frame, c.column]
         yield [
             None if step is None else (first + c.frame) * step, c.frame, c.earliest, c.latest, c.column,
             *map(float, place), *_in_nm(place, movie), c.before, c.after, (c.after - c.before) / typical,
@@ -128,8 +128,8 @@ def _write_traces(file: Path, found: Found, movie: store.Store) -> None:
         "intensity": (traces.intensity, f"height over the surroundings, as counted [{movie.units}]"),
         "error": (traces.error * found.states.excess, "standard deviation of the intensity"),
         "expected": (found.states.expected, "mean intensity that the states found give"),
-        "row_px": (traces.positions[..., 0], "row in the frame as recorded, from the denoised movie"),
-        "column_px": (traces.positions[..., 1], "column in the frame as recorded, from the denoised movie"),
+        "row_px": (found.centres[..., 0], "row in the frame as recorded, from the denoised movie"),
+        "column_px": (found.centres[..., 1], "column in the frame as recorded, from the denoised movie"),
     }
     data = xr.Dataset(
         {
