@@ -44,7 +44,8 @@ class ExportPlan:
     @property
     def kind(self) -> str:
         """Of the file, for people."""
-        return "PNG" if self.video is None and self.data is None else (self.video or self.data).name  # type: ignore[union-attr]
+        made = self.video or self.data
+        return "PNG" if made is None else made.name
 
 
 def plan_export(config: ExportConfig) -> ExportPlan:
@@ -106,7 +107,7 @@ def axes_of(footage: Footage) -> tuple[Axis, Axis, Axis]:
         Axis(
             name,
             last - start,
-            step,
+            None if step is None else float(f"{step:.12g}"),  # 0.0133 and not 0.013299999999999998
             first + start,
             ("s" if name == "t" else "nm") if step is not None else ("frame" if name == "t" else "pixel"),
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .hdf5 import packing
+from .hdf5 import fill, opened, packing
 from .values import Axis, Values
 
 VERSION = "3.1"  # of the layout: HyperSpy 1.5 and later read it
@@ -17,7 +17,7 @@ _NAMES = {"t": "time", "y": "y", "x": "x"}
 
 def write(file: Path, values: Values) -> None:
     """Write one signal."""
-    with h5py.File(file, "w") as made:
+    with opened(file) as target, h5py.File(target, "w") as made:
         made.attrs.update({"file_format": "HyperSpy", "file_format_version": VERSION})
         # A slash would begin another group.
         title = values.title.replace("/", "-") or UNNAMED
@@ -32,8 +32,7 @@ def write(file: Path, values: Values) -> None:
         original.create_group("tdenoise").attrs.update(values.notes)
         signal.create_group("learning_results")
         data = signal.create_dataset("data", values.shape, values.dtype, **packing(values))
-        for k, frame in enumerate(values.frames()):
-            data[k] = frame
+        fill(data, values, target)
 
 
 def _write_axis(group: h5py.Group, axis: Axis) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import h5netcdf
 
-from .hdf5 import packing
+from .hdf5 import fill, opened, packing
 from .values import Axis, Values
 
 CONVENTIONS = "CF-1.11"
@@ -19,7 +19,7 @@ _LONG = {
 
 def write(file: Path, values: Values) -> None:
     """Write one variable with the dimensions t, y, x and their coordinates."""
-    with h5netcdf.File(file, "w") as made:
+    with opened(file) as target, h5netcdf.File(target, "w") as made:
         made.attrs.update(
             {
                 "Conventions": CONVENTIONS,
@@ -35,8 +35,7 @@ def write(file: Path, values: Values) -> None:
             values.name, tuple(axis.name for axis in values.axes), values.dtype, **packing(values)
         )
         variable.attrs.update({"long_name": values.title, "units": values.units})
-        for k, frame in enumerate(values.frames()):
-            variable[k] = frame
+        fill(variable, values, target)
 
 
 def _write_axis(made: h5netcdf.File, axis: Axis) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ CLASSIC_BYTES = (
     2**32 - 2**25
 )  # of frames in a TIFF that is no BigTIFF, where each shall have an entry of its own
 NM_PER_CM = 1e7
-LARGEST_RATIONAL = 2**32 - 1  # that a number of pixels per centimetre is written with
+LARGEST = 2**31 - 1  # of the two numbers of a resolution: programs in Java know no larger ones
 
 
 def write_ome(file: Path, values: Values) -> None:
@@ -36,8 +37,8 @@ def write_ome(file: Path, values: Values) -> None:
         described |= {"PhysicalSizeY": tall, "PhysicalSizeX": wide}
         described |= {"PhysicalSizeYUnit": "nm", "PhysicalSizeXUnit": "nm"}
         per_cm = NM_PER_CM / wide, NM_PER_CM / tall
-        if max(per_cm) < LARGEST_RATIONAL:  # for programs that know nothing of OME
-            options = {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
+        if max(per_cm) < LARGEST:  # for programs that know nothing of OME
+            options = {"resolution": tuple(map(_rational, per_cm)), "resolutionunit": "CENTIMETER"}
     if values.frame_time_s is not None:
         described |= {"TimeIncrement": values.frame_time_s, "TimeIncrementUnit": "s"}
     with tifffile.TiffWriter(file, bigtiff=True, ome=True, byteorder="<") as made:
@@ -55,12 +56,24 @@ def write_imagej(file: Path, values: Values) -> None:
     if values.pixel_size_nm is not None:
         tall, wide = values.pixel_size_nm
         described |= {"unit": "nm", "spacing": 1.0}
-        options = {"resolution": (1 / wide, 1 / tall)}
+        options = {"resolution": (_rational(1 / wide), _rational(1 / tall))}
     if values.frame_time_s is not None:
         described |= {"finterval": values.frame_time_s, "tunit": "sec"}
     with tifffile.TiffWriter(file, imagej=True) as made:
         truncate = values.n_bytes > CLASSIC_BYTES
         made.write(_pages(values), metadata=described, truncate=truncate, **_what(values), **options)
+
+
+def _rational(number: float) -> tuple[int, int]:
+    """A positive number as a fraction of small whole numbers.
+
+    Examples
+    --------
+    >>> _rational(1 / 0.014)
+    (500, 7)
+    """
+    nearest = Fraction(number).limit_denominator(max(1, min(LARGEST, int(LARGEST / number))))
+    return nearest.numerator, nearest.denominator
 
 
 def _what(values: Values) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,7 +81,8 @@ def write_h264(
         "colorspace": "bt709",
         "color_range": "tv",
     }
-    with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    settings = {"movflags": "+faststart"}
+    with _plain_errors(file), av.open(str(file), "w", format="mp4", options=settings) as container:
         for key, text in (("title", title), ("comment", comment)):
             if text:
                 container.metadata[key] = text
@@ -104,8 +106,21 @@ def write_gif(file: Path, pictures: Iterable[NDArray[np.uint8]], rate: Fraction)
     """
     import av
 
-    with av.open(str(file), "w", format="gif", options={"loop": "0"}) as container:
+    with _plain_errors(file), av.open(str(file), "w", format="gif", options={"loop": "0"}) as container:
         return _encode(container, "gif", "gray", pictures, rate, {})
+
+
+@contextlib.contextmanager
+def _plain_errors(file: Path) -> Iterator[None]:
+    """Errors of the disk as Python has them: those of FFmpeg have no file name that could be changed."""
+    import av
+
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(file)) from error
+        raise
 
 
 def _encode(

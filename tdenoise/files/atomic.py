@@ -82,8 +82,10 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield partial
         fsync(partial)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename = str(path)
         raise
     fsync(path.parent)
 
