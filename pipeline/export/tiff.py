@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import uuid
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def write_ome(file: Path, values: Values) -> None:
             options = {"resolution": tuple(map(_rational, per_cm)), "resolutionunit": "CENTIMETER"}
     if values.frame_time_s is not None:
         described |= {"TimeIncrement": values.frame_time_s, "TimeIncrementUnit": "s"}
-    with tifffile.TiffWriter(file, bigtiff=True, ome=True, byteorder="<") as made:
+    with _Target(file) as target, tifffile.TiffWriter(target, bigtiff=True, ome=True, byteorder="<") as made:
         made.write(_pages(values), metadata=described, **_what(values), **options)
 
 
@@ -59,9 +60,19 @@ def write_imagej(file: Path, values: Values) -> None:
         options = {"resolution": (_rational(1 / wide), _rational(1 / tall))}
     if values.frame_time_s is not None:
         described |= {"finterval": values.frame_time_s, "tunit": "sec"}
-    with tifffile.TiffWriter(file, imagej=True) as made:
+    with _Target(file) as target, tifffile.TiffWriter(target, imagej=True) as made:
         truncate = values.n_bytes > CLASSIC_BYTES
         made.write(_pages(values), metadata=described, truncate=truncate, **_what(values), **options)
+
+
+class _Target(io.BufferedRandom):
+    """A new file that NumPy does not write to by its own way, which says of a full disk only how much it wrote."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(io.FileIO(file, "x+"))
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
 
 
 def _rational(number: float) -> tuple[int, int]:
