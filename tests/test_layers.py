@@ -68,7 +68,19 @@ LATE_MODULES = {
 }
 
 UNHARMFUL = re.compile(r"\.eval\(\)|torch\.load\(.*, weights_only=True\)")
-COMMANDS = ["ingest", "train", "apply", "run", "evaluate", "report", "verify", "status", "simulate", "submit"]
+COMMANDS = [
+    "ingest",
+    "train",
+    "apply",
+    "run",
+    "evaluate",
+    "report",
+    "export",
+    "verify",
+    "status",
+    "simulate",
+    "submit",
+]
 COMMANDS += ["models import", "models show", "doctor", "resume", "cancel", "logs"]
 COMMANDS += ["profiles list", "profiles show", "profiles check"]
 COMMANDS += [f"archive {verb}" for verb in ("add", "list", "find", "show", "verify", "index")]
