@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..step_control import Control
 from ..store import store
 from ..store.blocks import spans
-from .model_fit import movie_brightness
+from .movie_facts import movie_brightness
 
 Array = NDArray[Any]
 

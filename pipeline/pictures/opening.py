@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import UsageError
-from ..inputs.model_fit import measured_drift
+from ..inputs.movie_facts import measured_drift
 from ..inputs.paired import open_pair
 from ..store import store
 from ..store.blocks import Region
