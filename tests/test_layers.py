@@ -24,7 +24,8 @@ FLOORS = {
         ("front",),
         ("cli",),
         ("workflow",),
-        ("apply", "archive", "evaluate", "events", "ingest", "jobs", "train"),
+        ("apply", "archive", "evaluate", "events", "export", "ingest", "jobs", "train"),
+        ("pictures",),
         ("inputs", "workers"),
         ("resources",),
         ("runs", "slurm", "store"),
@@ -47,6 +48,7 @@ FLOORS = {
 HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "pandas", "rich"}
 LATE = {
     *HEAVY,
+    "av",
     "cryptography",
     "dask_jobqueue",
     "h5py",
@@ -73,6 +75,7 @@ COMMANDS = [
     "run",
     "evaluate",
     "report",
+    "export",
     "events",
     "verify",
     "status",

@@ -116,6 +116,18 @@ def _evaluate(config: Any, control: Control) -> dict[str, Any]:
     return {**evaluate(config, control)}
 
 
+def _export(config: Any, control: Control) -> dict[str, Any]:
+    from ..export.export import export
+
+    return export(config, control)
+
+
+def _export_plan(config: Any) -> dict[str, Any]:
+    from ..export.export import describe_plan
+
+    return describe_plan(config)
+
+
 def _report(config: Any, control: Control) -> dict[str, Any]:
     from ..evaluate.report import write_report
 
@@ -251,6 +263,13 @@ COMMANDS = {
         _report,
         show.report,
     ),
+    "export": Command(
+        "ExportConfig",
+        "Write a movie as a video, as pictures, or as data for other programs.",
+        _export,
+        show.export,
+        _export_plan,
+    ),
     "evaluate": Command(
         "EvaluateConfig",
         "Measure how good a denoised movie is, with or without a truth.",
@@ -361,7 +380,7 @@ GROUPS = {
 # What a user wants to do, and the first words of the commands for it.
 PURPOSES = {
     "denoise a movie": ("run", "ingest", "train", "apply", "resume"),
-    "look at the result": ("report", "evaluate", "events", "verify"),
+    "look at the result": ("report", "export", "evaluate", "events", "verify"),
     "work on a cluster": ("submit", "status", "logs", "cancel", "profiles", "doctor"),
     "keep and find": ("models", "archive"),
     "try and learn": ("simulate", "completion", "help"),

@@ -15,6 +15,7 @@ from .denoise_settings import Learning as Learning
 from .denoise_settings import Placement as Placement
 from .denoise_settings import RunConfig as RunConfig
 from .denoise_settings import TrainConfig as TrainConfig
+from .export_settings import ExportConfig as ExportConfig
 from .ingest_settings import ORIENTATIONS as ORIENTATIONS
 from .ingest_settings import IngestConfig as IngestConfig
 from .ingest_settings import IngestManyConfig as IngestManyConfig
