@@ -24,6 +24,7 @@ from . import frame_checks, model_checks
 from .estimates import Estimates, NoiseLaw, Residual, error_terms, headline, noise_law
 from .evaluation_result import Evaluation, WithoutTruth
 from .explained_signal import explained
+from .levels import Levels
 from .refutation import Refutation
 from .sentences import notes
 from .truth import REGIONS, AgainstTruth, Truth, baseline, load_truth
@@ -104,6 +105,7 @@ class _Sums:
         self.residual = Residual(noise, movie.shape)
         self.against = None if truth is None else AgainstTruth(truth)
         self.refutation = Refutation(movie, denoised)
+        self.levels = Levels(noise)
         self._total, self._n_sound = np.zeros(movie.shape[1:]), 0
 
     def add(self, slab: Slab) -> None:
@@ -114,6 +116,7 @@ class _Sums:
         self.estimates.add(slab)
         self.residual.add(slab)
         self.refutation.add(slab)
+        self.levels.add(slab)
         if self.against is not None:
             self.against.add(slab)
         if slab.variance is not None and self._noise.estimator == "poisson":
@@ -153,6 +156,7 @@ def _without_truth(
         **removed,
         "uncertainty": sums.uncertainty.result(),
         "brightness": movie.attributes.get("brightness"),
+        "level": sums.levels.result(),
         # Where the counts, summed over time, refute what is shown; see `refutation`.
         "refuted": refuted,
         "explained": explained(movie, denoised, noise, sums.blind, stated),

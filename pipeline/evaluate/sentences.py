@@ -143,7 +143,9 @@ def summary(result: Evaluation) -> list[str]:
         lines.append(f"{name} frames ({other['n_frames']}): {error_in_words(other)}")
     residual, lattice = result["residual"], result["lattice"]
     verdict = {True: "white", False: "not white", None: "too few pixels to tell"}[residual["white"]]
-    strongest = f"correlations up to {_fixed(residual['largest'])} (chance: {residual['bound']:.4f})"
+    strongest = (
+        f"correlations up to {_fixed(residual['largest'])} (limit of the test: {residual['limit']:.4f})"
+    )
     lines.append(f"residual: {verdict}, {strongest}; {lattice_in_words(lattice)}")
     if "psnr" in result:
         filters = {"noisy": result["psnr_noisy"]}
