@@ -24,7 +24,8 @@ FLOORS = {
         ("front",),
         ("cli",),
         ("workflow",),
-        ("apply", "archive", "evaluate", "ingest", "jobs", "train"),
+        ("apply", "archive", "evaluate", "export", "ingest", "jobs", "train"),
+        ("pictures",),
         ("inputs", "workers"),
         ("resources",),
         ("runs", "slurm", "store"),
@@ -47,6 +48,7 @@ FLOORS = {
 HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "rich"}
 LATE = {
     *HEAVY,
+    "av",
     "cryptography",
     "dask_jobqueue",
     "h5py",

@@ -106,8 +106,24 @@ def movie_drift(movie: store.Store, architecture: Architecture) -> NDArray[np.fl
 
     None where none was measured or the scene stays within its pixels, and for UDVD, whose five frames show little.
     """
+    if not kind(kind_of(architecture)).follows_drift:
+        return None
+    moved = measured_drift(movie)
+    return moved if largest_shift(moved, architecture.window) else None
+
+
+def measured_drift(movie: store.Store) -> NDArray[np.float64] | None:
+    """Rows and columns by which the scene has moved since the first frame [pixels], shape (n_frames, 2).
+
+    None where it was not measured.
+
+    Raises
+    ------
+    InputError
+        If what the store holds is no drift of this movie.
+    """
     described = movie.attributes["drift"]
-    if described is None or not kind(kind_of(architecture)).follows_drift:
+    if described is None:
         return None
     steps = movie.coordinates.pixel_size_nm
     moved = np.asarray(zarr.open_array(movie.path / "drift", mode="r")[:], dtype=np.float64)
@@ -117,7 +133,7 @@ def movie_drift(movie: store.Store, architecture: Architecture) -> NDArray[np.fl
         )
     if described["units"] == "nm":
         moved = moved / np.asarray(steps)
-    return moved if largest_shift(moved, architecture.window) else None
+    return moved
 
 
 def movie_pixel_size_nm(movie: store.Store) -> float | None:

@@ -21,6 +21,7 @@ from tdenoise.files.atomic import is_sealed
 from tdenoise.files.json_documents import parse_json
 
 from ..errors import InputError
+from .blocks import Region
 from .checked_array import CheckedArray, advice, seal_of
 from .foreign import check_nodes
 from .integrity import UNREADABLE, file_hash, grid_of, recorded_grid, recorded_table, sharded_metadata
@@ -202,9 +203,22 @@ def read_frames(opened: Store, start: int, stop: int) -> NDArray[Any]:
     InputError
         If they are damaged.
     """
+    _, height, width = opened.shape
+    return read_region(opened, Region((start, stop), (0, height), (0, width)))
+
+
+def read_region(opened: Store, region: Region) -> NDArray[Any]:
+    """A part of some frames of a store.
+
+    Raises
+    ------
+    InputError
+        If it is damaged.
+    """
     try:
-        return np.asarray(opened.array[start:stop])
+        return np.asarray(opened.array[region.slices])
     except (OSError, ValueError, RuntimeError) as error:
+        start, stop = region.frames
         raise InputError(
             opened.path,
             f"frames {start} to {stop - 1} cannot be read ({error}). Check the store with 'verify'.",
