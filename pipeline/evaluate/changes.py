@@ -103,7 +103,9 @@ class _Scale:
 
     def __init__(self, noise: NoiseLaw, side: int, group: int) -> None:
         self._noise, self._side, self._group = noise, side, group
-        self._recent: deque[tuple[int, Array, Array]] = deque(maxlen=2 * WINDOW)  # first frame, counts, denoised
+        self._recent: deque[tuple[int, Array, Array]] = deque(
+            maxlen=2 * WINDOW
+        )  # first frame, counts, denoised
         self._sums: list[tuple[int, Array, Array]] = []  # of the group that is not yet full
         self._n = 0  # its frames
         self.found: list[Change] = []

@@ -21,6 +21,7 @@ from ..settings.result_settings import EvaluateConfig
 from ..step_control import Control
 from ..store import store
 from . import frame_checks, model_checks
+from .changes import Changes
 from .estimates import Estimates, NoiseLaw, Residual, error_terms, headline, noise_law
 from .evaluation_result import Evaluation, WithoutTruth
 from .explained_signal import explained
@@ -60,10 +61,11 @@ def evaluate(config: EvaluateConfig, control: Control | None = None) -> Evaluati
 
 @dataclass(frozen=True)
 class Pictures:
-    """Maps that are measured beside the figures."""
+    """What is measured beside the figures, for a report to show."""
 
     mean: Array  # frame of the raw movie, (height, width) [counts]
     refuted: Array  # mean residual over its noise, in the frame of the scene
+    changes: Changes  # where and when the denoised movie changes most
 
 
 def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[Evaluation, Pictures]:
@@ -106,6 +108,7 @@ class _Sums:
         self.against = None if truth is None else AgainstTruth(truth)
         self.refutation = Refutation(movie, denoised)
         self.levels = Levels(noise)
+        self.changes = Changes(noise, movie.shape)
         self._total, self._n_sound = np.zeros(movie.shape[1:]), 0
 
     def add(self, slab: Slab) -> None:
@@ -117,6 +120,7 @@ class _Sums:
         self.residual.add(slab)
         self.refutation.add(slab)
         self.levels.add(slab)
+        self.changes.add(slab)
         if self.against is not None:
             self.against.add(slab)
         if slab.variance is not None and self._noise.estimator == "poisson":
@@ -164,7 +168,7 @@ def _without_truth(
         "model_checks": None,
         "notes": [],
     }
-    return result, Pictures(mean_frame, refuted_map)
+    return result, Pictures(mean_frame, refuted_map, sums.changes)
 
 
 def _with_truth(

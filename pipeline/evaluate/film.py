@@ -75,7 +75,9 @@ def film(scenes: Scenes, changes: Sequence[Change]) -> Film:
     if encoded is None:
         chosen = np.unique(np.linspace(0, len(strips) - 1, STILLS).round().astype(int)).tolist()
         stills = tuple(
-            picture(strips[i], scenes.when(numbers[i]), f"raw, denoised and removed, {scenes.when(numbers[i])}")
+            picture(
+                strips[i], scenes.when(numbers[i]), f"raw, denoised and removed, {scenes.when(numbers[i])}"
+            )
             for i in chosen
         )
         kept = [numbers[i] for i in chosen]

@@ -10,7 +10,10 @@ from ..inputs.paired import Slab
 from .estimates import NoiseLaw
 from .evaluation_result import LevelFigures
 
-SHARE, Z = 0.01, 5.0  # of the brightness of a frame, and standard deviations of its noise: off by more than both
+SHARE, Z = (
+    0.01,
+    5.0,
+)  # of the brightness of a frame, and standard deviations of its noise: off by more than both
 
 
 class Levels:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..inputs.model_fit import movie_brightness
 from ..pictures import contrast
 from ..pictures.panels import HALF, shrink
-from ..pictures.sheet import clock, in_units, round_length
+from ..pictures.sheet import in_units, round_length, time_in_words
 from ..store import store
 from ..store.blocks import Region
 from .changes import WINDOW, Change
@@ -103,10 +103,15 @@ class Scenes:
             factor = max(1, min(factor, int(self.planes / LEAST_PLANES)))
         factor = min(factor, height, width)
         rows, columns = (
-            _around(middle, n, factor * SHOWN_PIXELS)
-            for middle, n in ((row, height), (column, width))
+            _around(middle, n, factor * SHOWN_PIXELS) for middle, n in ((row, height), (column, width))
         )
         return Part(rows, columns, factor)
+
+    def whole(self) -> Part:
+        """All of the frame, however coarse."""
+        height, width = self.movie.shape[1:]
+        factor = min(math.ceil(max(height, width) / SHOWN_PIXELS), height, width)
+        return Part((0, height), (0, width), factor)
 
     def frame(self, opened: store.Store, k: int, part: Part) -> Array:
         """A part of a frame, averaged down [counts]."""
@@ -126,9 +131,10 @@ class Scenes:
         pictures = [self.grey(shrink(raw, part.averaged), f"raw, {self.when(k)}")]
         pictures.append(self.grey(mean, f"raw, mean of {stop - first} frames"))
         if step:
-            before, after = max(0, k - WINDOW), min(self.movie.shape[0] - 1, k + WINDOW - 1)
-            pictures.append(self.grey(self.frame(self.denoised, before, part), f"denoised, before: {self.when(before)}", mark))
-            pictures.append(self.grey(self.frame(self.denoised, after, part), f"denoised, after: {self.when(after)}", mark))
+            last = self.movie.shape[0] - 1
+            for name, at in (("before", max(0, k - WINDOW)), ("after", min(last, k + WINDOW - 1))):
+                label = f"denoised, {name}: {self.when(at)}"
+                pictures.append(self.grey(self.frame(self.denoised, at, part), label, mark))
         else:
             pictures.append(self.grey(shrink(smooth, part.averaged), f"denoised, {self.when(k)}"))
         removed = shrink(self.in_noise(raw, smooth), part.averaged)
@@ -137,7 +143,8 @@ class Scenes:
         return Moment(title, reason, tuple(pictures), self.bar(part), self.part_in_words(part))
 
     def _whole(self, k: int, part: Part) -> Array:
-        return store.read_region(self.denoised, Region((k, k + 1), part.rows, part.columns))[0]
+        region = Region((k, k + 1), part.rows, part.columns)
+        return np.asarray(store.read_region(self.denoised, region)[0])
 
     def in_noise(self, raw: Array, smooth: Array) -> Array:
         """What was removed of a frame, in standard deviations of its noise."""
@@ -154,7 +161,7 @@ class Scenes:
         """Number and time of a frame."""
         time = self.movie.coordinates.frame_time_s
         first = self.movie.coordinates.first[0]
-        return f"frame {k}" if time is None else f"frame {k} ({clock(k + first, time)})"
+        return f"frame {k}" if time is None else f"frame {k} ({time_in_words(k + first, time)})"
 
     def bar(self, part: Part) -> ScaleBar:
         """A scale bar for pictures of a part."""
@@ -195,7 +202,7 @@ def moments(scenes: Scenes, changes: Sequence[Change]) -> list[Moment]:
     shown = []
     for change in changes:
         way = "brighter" if change.step > 0 else "darker"
-        title = f"{scenes.when(change.frame)[0].upper()}{scenes.when(change.frame)[1:]}: {way} near row {change.row}, column {change.column}"
+        title = f"{_begun(scenes.when(change.frame))}: {way} near row {change.row}, column {change.column}"
         n = WINDOW * change.group
         reason = (
             f"Over {n} frames, the denoised movie steps by {change.step:+.3g} counts per pixel at the ring. The counts "
@@ -205,7 +212,7 @@ def moments(scenes: Scenes, changes: Sequence[Change]) -> list[Moment]:
     if not shown:
         k = most_changing(scenes.denoised, sound_mask(scenes.movie))
         height, width = scenes.movie.shape[1:]
-        title = f"{scenes.when(k)[0].upper()}{scenes.when(k)[1:]}: where the denoised movie changes most"
+        title = f"{_begun(scenes.when(k))}: where the denoised movie changes most"
         reason = "The counts confirm no change of the size of a column anywhere: this frame may show nothing special."
         shown.append(scenes.moment(k, title, reason, height // 2, width // 2, step=False))
     return shown
@@ -242,7 +249,9 @@ def most_changing(denoised: store.Store, valid: NDArray[np.bool_] | None = None)
     return int(max(candidates, key=change))
 
 
-def picture(shades: NDArray[np.uint8], label: str, alt: str, mark: tuple[float, float] | None = None) -> Picture:
+def picture(
+    shades: NDArray[np.uint8], label: str, alt: str, mark: tuple[float, float] | None = None
+) -> Picture:
     """A grey or coloured image as the page holds it."""
     encoded = base64.b64encode(imagecodecs.png_encode(np.ascontiguousarray(shades), level=9)).decode()
     return Picture(f"data:image/png;base64,{encoded}", shades.shape[:2], label, alt or label, mark)
@@ -253,6 +262,11 @@ def coloured(values: Array, extent: float, colours: str) -> NDArray[np.uint8]:
     shares = np.clip((np.asarray(values, np.float64) + extent) / (2 * extent), 0, 1)
     shades: NDArray[np.uint8] = mpl.colormaps[colours](shares, bytes=True)[..., :3]
     return shades
+
+
+def _begun(text: str) -> str:
+    """As it stands at the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
 
 
 def _around(middle: int, n: int, extent: int) -> tuple[int, int]:

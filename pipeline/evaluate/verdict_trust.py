@@ -198,7 +198,9 @@ def _windows(result: Evaluation) -> list[Finding]:
     if found is None:
         return []
     sd, far = found["misfit_sd"], percent(found["misfit_far"], 2)
-    figures = f"windows differ from the counts by {sd:.2f} standard deviations (1 if right), {far} of them by more than 3"
+    figures = (
+        f"windows differ from them by {sd:.2f} standard deviations (1 if right), {far} of them by more than 3"
+    )
     if sd > MISFIT_SD and (sd - 1) * (2 * found["n_windows"]) ** 0.5 > MISFIT_Z:
         text = f"Single frames do not agree with their own counts: {figures}."
         return [Finding("doubt", "Single frames do not agree with their counts.", text, "counts")]
