@@ -105,7 +105,8 @@ def test_trust_names_the_smallest_event_by_size_and_duration_and_where_it_was_me
         said.headline
         == "One column, about 8.4 pixels (0.12 nm) wide, that changes for 8 frames (0.2 s) or longer."
     )
-    assert "60 columns per frame" in said.detail and "frames 76 to 123" in said.detail
+    assert said.detail == "Measured in 16 frames, on about 60 columns in each."
+    assert "Tested in frames 76 to 123, rows 0 to 127, columns 0 to 127." in words(said)
 
 
 def test_without_calibration_sizes_and_times_are_in_pixels_and_frames():
@@ -180,13 +181,16 @@ def test_where_no_column_is_recognised_none_is_promised():
 def test_a_model_that_was_not_tested_is_not_vouched_for():
     said, lost, after = verdicts(changed("model_checks", to=None), CALIBRATED)
     assert {said.state, lost.state, after.state} == {"unknown"}
+    assert (
+        said.headline.startswith("At best: one column, about") and "The model was not tested." in said.detail
+    )
     assert "--model" in after.headline and "not tested" in words(lost)
 
 
 def test_atoms_at_two_places_prove_nothing():
     result = changed("model_checks", "atoms", "put_in", to=[atoms(1, 0.95, 1.0, n_sites=2)])
     said, lost, _ = verdicts(result, CALIBRATED)
-    assert said.state == "unknown" and "Too few places" in said.headline
+    assert said.state == "unknown" and "Too few places" in said.detail
     assert lost.state == "unknown" and "2 places" in lost.headline
 
 

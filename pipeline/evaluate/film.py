@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,7 +48,8 @@ class Film:
     numbers: tuple[int, ...]  # of the frames of the clip, or of the stills, in the movie
     size: tuple[int, int]  # height and width of a panel
     stride: int  # columns from one panel to the next in a strip
-    bar: ScaleBar
+    bar: ScaleBar  # for a panel
+    strip_bar: ScaleBar  # for a whole strip
     part: str  # what is shown, in words
     missing: str | None  # why there is no film, in words
 
@@ -84,6 +85,7 @@ def film(scenes: Scenes, changes: Sequence[Change]) -> Film:
     poster = picture(strips[shown], scenes.when(numbers[shown]), "raw, denoised and removed")
     if encoded is None:
         shown = int(np.argmin(np.abs(np.array(kept) - numbers[shown])))
+    bar = scenes.bar(part)
     return Film(
         source=None if encoded is None else f"data:video/mp4;base64,{base64.b64encode(encoded).decode()}",
         stills=stills,
@@ -92,7 +94,8 @@ def film(scenes: Scenes, changes: Sequence[Change]) -> Film:
         numbers=tuple(kept),
         size=part.size,
         stride=_whole_blocks(part.size[1]),
-        bar=scenes.bar(part),
+        bar=bar,
+        strip_bar=replace(bar, share=bar.share * part.size[1] / (len(PANELS) * _whole_blocks(part.size[1]))),
         part=_in_words(scenes, part, numbers),
         missing=None if encoded is not None else MISSING,
     )

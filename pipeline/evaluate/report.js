@@ -11,6 +11,7 @@
   const times = film.dataset.times.split("|");
   const gap = Math.max(2, Math.round(width / 64));
   const zoom = Math.max(1, Math.ceil(512 / Math.max(width, height)));
+  const stage = film.querySelector(".stage");
   const titles = film.querySelector(".titles");
   const described = {
     beside: "Raw frame beside the denoised frame",
@@ -28,6 +29,12 @@
     const left = Math.round(width * from);
     const columns = Math.round(width * upto) - left;
     if (columns > 0) pen.drawImage(source, number * stride + left, 0, columns, height, (to + left) * zoom, 0, columns * zoom, height * zoom);
+  };
+
+  // As wide as there is room for, and no higher than leaves room for the controls.
+  const fit = () => {
+    const columns = mode === "beside" ? 2 * width + gap : width;
+    stage.style.width = `${Math.min(film.clientWidth, (0.6 * innerHeight * columns) / height)}px`;
   };
 
   const draw = () => {
@@ -73,6 +80,7 @@
     canvas.setAttribute("aria-label", described[mode]);
     film.classList.toggle("single", mode !== "beside");
     titles.replaceChildren(...named[mode].map((text) => Object.assign(document.createElement("span"), { textContent: text })));
+    fit();
     draw();
   };
 
@@ -89,7 +97,7 @@
     else video.pause();
   };
 
-  film.querySelector(".stage").hidden = false;
+  stage.hidden = false;
   film.querySelector(".controls").hidden = false;
   for (const plain of film.querySelectorAll(".plain")) plain.hidden = true;
   the("frame").addEventListener("input", (event) => show(Number(event.target.value)));
@@ -99,8 +107,7 @@
   // On the picture: a click shows the difference, and in the wipe the line follows the pointer.
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
-    const shown = Math.min(box.width, (box.height * canvas.width) / canvas.height);
-    return (event.clientX - box.left) / shown;
+    return (event.clientX - box.left) / box.width;
   };
   canvas.addEventListener("click", () => mode === "wipe" || choose(mode === "difference" ? "beside" : "difference"));
   canvas.addEventListener("pointerdown", (event) => {
@@ -177,6 +184,7 @@
     follow();
   } else for (const still of stills) still.addEventListener("load", draw);
   choose("beside");
+  addEventListener("resize", fit);
 
   // Sections: opened by a link to them, all of them by the button, and on paper.
   const sections = [...document.querySelectorAll("details")];

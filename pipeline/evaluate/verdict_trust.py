@@ -29,18 +29,26 @@ def trust(result: Evaluation, recording: Recording) -> Verdict:
     )
     state = findings[0].state
     words: dict[State, str] = {"sound": "Trust it", "doubt": "Take care", "unknown": "Cannot tell"}
-    where = _measured_where(result)
+    first, where = findings[0], _measured_where(result)
+    headline, detail = first.short, where
     if state == "sound":
-        return Verdict("trust", "What you can trust", state, words[state], smallest.short, where, findings)
-    first = findings[0]
-    detail = where if first is smallest else f"{_elsewhere(smallest)} {where}".strip()
-    return Verdict("trust", "What you can trust", state, words[state], first.short, detail, findings)
+        headline = smallest.short
+    elif state == "unknown" and smallest.state == "sound":
+        headline, detail = f"At best: {_within(smallest)}", f"{first.short} {where}"
+    elif first is not smallest:
+        detail = f"{_elsewhere(smallest)} {where}"
+    return Verdict("trust", "What you can trust", state, words[state], headline, detail.strip(), findings)
 
 
 def _elsewhere(smallest: Finding) -> str:
     if smallest.state != "sound":
         return smallest.short
-    return f"The smallest event at this dose: {smallest.short[0].lower()}{smallest.short[1:]}"
+    return f"The smallest event at this dose: {_within(smallest)}"
+
+
+def _within(smallest: Finding) -> str:
+    """As it stands within a sentence."""
+    return smallest.short[0].lower() + smallest.short[1:]
 
 
 def _smallest_event(result: Evaluation, recording: Recording) -> Finding:
@@ -81,20 +89,11 @@ def _smallest_event(result: Evaluation, recording: Recording) -> Finding:
 
 
 def _measured_where(result: Evaluation) -> str:
-    known, checks = result["knowable"], result["model_checks"]
-    said = []
-    if known is not None:
-        n_frames = min(CHECKED_FRAMES, result["shape"][0])
-        said.append(f"Measured on {known['n_columns']:.2g} columns per frame, in {n_frames} frames")
-    if checks is not None and checks["atoms"] is not None:
-        first, stop = checks["frames"]
-        height, width = checks["size"]
-        row, column = checks["corner"]
-        said.append(
-            f"{'model' if said else 'Model'} tested in frames {first} to {stop - 1}, rows {row} to {row + height - 1}, "
-            f"columns {column} to {column + width - 1}"
-        )
-    return f"{'; '.join(said)}." if said else ""
+    known = result["knowable"]
+    if known is None:
+        return ""
+    n_frames = min(CHECKED_FRAMES, result["shape"][0])
+    return f"Measured in {n_frames} frames, on about {known['n_columns']:.2g} columns in each."
 
 
 def _refuted(result: Evaluation) -> Finding:
@@ -175,6 +174,9 @@ def _told_by_model(result: Evaluation, recording: Recording) -> list[Finding]:
         )
         return [Finding("unknown", "The model could not be tested with atoms.", text, section)]
     lasting = recording.lasting(atoms["dwell_frames"])
+    first, stop = checks["frames"]
+    (row, column), (height, width) = checks["corner"], checks["size"]
+    where = f"frames {first} to {stop - 1}, rows {row} to {row + height - 1}, columns {column} to {column + width - 1}"
     if whole["n_sites"] < FAIR_SITES:
         text = f"Atoms could be added at only {places(whole['n_sites'])}: too few to tell how the model shows them."
         return [Finding("unknown", "Too few places to test the model.", text, section)]
@@ -182,12 +184,12 @@ def _told_by_model(result: Evaluation, recording: Recording) -> list[Finding]:
     if whole["auc"] < TOLD_AUC:
         text = (
             f"A column added for {lasting} at {places(whole['n_sites'])} is not reliably told from none in the "
-            f"denoised frames (AUC {whole['auc']:.2f}; 0.5 is guessing)."
+            f"denoised frames (AUC {whole['auc']:.2f}; 0.5 is guessing). Tested in {where}."
         )
         return [Finding("doubt", f"Even a column that is there for {lasting} may be missed.", text, section)]
     text = (
         f"Of atoms added for {lasting} at {places(whole['n_sites'])}, those of {told[0]['columns']:g} columns and more "
-        f"are told from none in the denoised frames (AUC {told[0]['auc']:.2f} and more)."
+        f"are told from none in the denoised frames (AUC {told[0]['auc']:.2f} and more). Tested in {where}."
     )
     return [Finding("sound", "The model shows what was added.", text, section)]
 
