@@ -37,6 +37,17 @@ def atoms(columns: float, recovered: float, auc: float, n_sites: int = 6) -> dic
     }
 
 
+def residual(white: bool | None, largest: float) -> dict[str, Any]:
+    lags = {"x": [largest, 0.0], "y": [0.0, None], "t": 0.0}
+    return {
+        "white": white,
+        "largest": abs(largest),
+        "bound": 0.0009,
+        "limit": 0.0018,
+        "autocorrelation": lags,
+    }
+
+
 def good() -> Any:
     """An evaluation against which nothing speaks."""
     error = estimate(0.01, 0.004, resolvable=True, n_pixels=10**6)
@@ -71,7 +82,7 @@ def good() -> Any:
                 "flash": {"offsets": [-1, 0, 1], "response": [0.1, 0.4, 0.1]},
             },
         },
-        "residual": {"white": True, "largest": 0.0013, "bound": 0.0009, "limit": 0.0018},
+        "residual": residual(True, 0.0013),
         "lattice": {"ratio": 1.0, "n_spots": 6, "removed": False, "noise_kept": False, "amplitude_lost": 0.0},
         "level": {"ratio": 1.0, "worst_frame": 3, "worst_ratio": 1.001, "worst_z": 2.0, "kept": True},
         "brightness": {"steady": True, "lowest": 1.0, "highest": 1.0, "flicker": 0.0},
@@ -103,14 +114,17 @@ def test_trust_names_the_smallest_event_by_size_and_duration_and_where_it_was_me
     said = trust(good(), CALIBRATED)
     assert (
         said.headline
-        == "One column, about 8.4 pixels (0.12 nm) wide, that changes for 8 frames (0.2 s) or longer."
+        == "One column, about 8.4 pixels (0.12 nm) wide, that comes or goes for 8 frames (0.2 s) or longer."
     )
     assert said.detail == "Measured in 16 frames, on about 60 columns in each."
     assert "Tested in frames 76 to 123, rows 0 to 127, columns 0 to 127." in words(said)
 
 
 def test_without_calibration_sizes_and_times_are_in_pixels_and_frames():
-    assert "about 8.4 pixels wide, that changes for 8 frames or longer" in trust(good(), Recording()).headline
+    assert (
+        "about 8.4 pixels wide, that comes or goes for 8 frames or longer"
+        in trust(good(), Recording()).headline
+    )
     assert "--frame-time and --pixel-size" in words(next_step(good(), Recording()))
 
 
@@ -172,6 +186,14 @@ def test_an_event_that_lasts_half_the_movie_cannot_be_told():
     assert trust({**result, "shape": [80, 64, 64]}, CALIBRATED).state == "sound"
 
 
+def test_nothing_shorter_is_promised_than_the_model_was_tested_with():
+    result = changed("knowable", "told_after_frames", "whole_column", to=3)
+    assert "for 8 frames (0.2 s) or longer" in trust(result, CALIBRATED).headline
+    assert "at best if that lasts 3 frames" in words(trust(result, CALIBRATED))
+    longer = changed("knowable", "told_after_frames", "whole_column", to=12)
+    assert "for 12 frames (0.3 s) or longer" in trust(longer, CALIBRATED).headline
+
+
 def test_where_no_column_is_recognised_none_is_promised():
     told = {"whole_column": None, "half_column": None, "quarter_column": None}
     said = trust(changed("knowable", "told_after_frames", to=told), CALIBRATED)
@@ -212,7 +234,8 @@ def test_columns_that_the_model_misses_are_not_to_be_trusted():
         (("lattice", "removed"), True, "of the lattice was removed"),
         (("lattice", "noise_kept"), True, "Noise was kept as lattice"),
         (("model_checks", "vacuum", "fringes"), 0.02, "invents a lattice of 2 %"),
-        (("residual", "white"), False, "More than noise was removed"),
+        (("residual",), residual(False, 0.02), "More than noise was removed"),
+        (("residual",), residual(False, -0.02), "Some noise was kept"),
         (("level", "kept"), False, "Frame 3 is 0.1 % brighter than recorded"),
     ],
 )
@@ -237,6 +260,13 @@ def test_what_could_not_be_tested_is_not_called_kept(path, value):
 def test_white_is_said_with_the_limit_that_was_tested():
     text = words(loss(good(), CALIBRATED))
     assert "largest correlation 0.0013, limit of the test 0.0018" in text
+
+
+def test_a_correlation_that_is_no_chance_but_too_small_to_matter_is_no_loss():
+    said = loss(changed("residual", to=residual(False, 0.0033)), CALIBRATED)
+    assert said.state == "sound" and "Almost only noise was removed: largest correlation 0.0033" in words(
+        said
+    )
 
 
 def test_next_steps_name_what_was_found_in_the_recording():

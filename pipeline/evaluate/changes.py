@@ -1,15 +1,15 @@
 """Where and when a denoised movie changes most, with the counts as witness: what a report shows.
 
-A change is a step of the mean over 4 or 16 frames, before and after, in squares about as large as a column. It is
-taken for one only if the counts of these frames step the same way by more than noise does anywhere in the movie.
-Where the scene drifts, squares stay where they are: it moves little in so few frames.
+A change is a step of the mean over 4 to 16 frames, before and after, in squares about as large as a column. It is
+confirmed only if the counts of these frames step the same way by more than noise does anywhere in the movie. Where
+the scene drifts, squares stay where they are: it moves little in so few frames.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,12 @@ from .estimates import NoiseLaw
 Array = NDArray[Any]
 
 WINDOW = 4  # groups of frames before and after a change
-GROUPS = (1, 4)  # frames of a group: for short and for lasting changes
+GROUPS = (1, 2, 4)  # frames of a group: for short and for lasting changes
 SIDE = 4  # of the squares [pixels]
+SIZES = (1, 2)  # sides of what may change, in squares
 EDGE = 1  # squares at the border of the frame, where the scene comes and goes, that are not looked at
 CHANCE = 0.01  # that noise alone is taken for a change anywhere in the movie
+LIKELY_Z = 3.5  # standard deviations from which on a step is shown, although noise may explain it
 PER_FRAME = 4  # changes that are kept of a frame, until it is known which are the largest
 KEPT = 256  # of all frames
 
@@ -41,6 +43,7 @@ class Change:
     shown_z: float  # the same over the noise of the counts
     counts_z: float  # step of the counts over their noise
     group: int  # frames before and after, over `WINDOW`
+    confirmed: bool = False  # by the counts: noise makes such a step in one movie of a hundred
 
 
 class Changes:
@@ -67,7 +70,7 @@ class Changes:
         return np.asarray(squares.sum(axis=(1, 3), dtype=np.float64), np.float32)
 
     def result(self, n_most: int, apart: int = 4 * SIDE) -> list[Change]:
-        """The largest changes that the counts confirm, the largest first.
+        """The largest changes, the largest first; those that the counts confirm are marked.
 
         Parameters
         ----------
@@ -79,23 +82,28 @@ class Changes:
         Returns
         -------
         list of Change
-            Empty where noise alone explains every step.
+            Empty where no step stands out.
         """
         n_looks = sum(scale.n_looks for scale in self._scales)
         if not n_looks:
             return []
         least = -float(ndtri(CHANCE / (2 * n_looks)))
         chosen: list[Change] = []
-        for change in sorted((c for s in self._scales for c in s.found), key=_size, reverse=True):
-            if _size(change) < least or len(chosen) == n_most:
+        for change in sorted((c for s in self._scales for c in s.found), key=size_of, reverse=True):
+            if size_of(change) < min(least, LIKELY_Z) or len(chosen) == n_most:
                 break
             if all(
                 math.hypot(change.row - other.row, change.column - other.column) >= apart
                 or abs(change.frame - other.frame) >= WINDOW * (change.group + other.group)
                 for other in chosen
             ):
-                chosen.append(change)
+                chosen.append(replace(change, confirmed=size_of(change) >= least))
         return chosen
+
+
+def size_of(change: Change) -> float:
+    """How far a change stands out of the noise, both as shown and in the counts [standard deviations]."""
+    return min(abs(change.shown_z), abs(change.counts_z))
 
 
 class _Scale:
@@ -137,29 +145,41 @@ class _Scale:
         if self._noise.estimator == "poisson":
             expected = np.maximum(np.sum(shown, axis=0), 0)
             variance = self._noise.gain * expected + n_pixels * self._noise.read_variance
-        deviation = np.sqrt(np.maximum(variance, 1e-12))
-        shown_z, counts_z = shown_step / deviation, counts_step / deviation
+        for size in SIZES:
+            shown, counts, noise = (_boxes(a, size) for a in (shown_step, counts_step, variance))
+            if shown.size:
+                self._keep(int(numbers[WINDOW]), size, shown, counts, np.sqrt(np.maximum(noise, 1e-12)))
+        if len(self.found) > 2 * KEPT:
+            self.found = sorted(self.found, key=size_of)[-KEPT:]
+
+    def _keep(self, frame: int, size: int, shown: Array, counts: Array, deviation: Array) -> None:
+        """The largest steps of one size."""
+        shown_z, counts_z = shown / deviation, counts / deviation
         score = np.minimum(np.abs(shown_z), np.abs(counts_z)) * (shown_z * counts_z > 0)
         edge = min(EDGE, *((n - 1) // 2 for n in score.shape))
         inner = score[edge : score.shape[0] - edge, edge : score.shape[1] - edge]
         self.n_looks += inner.size
         most = min(PER_FRAME, inner.size)
         highest = np.argpartition(inner, inner.size - most, axis=None)[inner.size - most :]
+        n_pixels = WINDOW * self._group * (self._side * size) ** 2
         for row, column in np.transpose(np.unravel_index(highest, inner.shape)) + edge:
             self.found.append(
                 Change(
-                    frame=int(numbers[WINDOW]),
-                    row=int((row + 0.5) * self._side),
-                    column=int((column + 0.5) * self._side),
-                    step=2 * float(shown_step[row, column]) / n_pixels,
+                    frame=frame,
+                    row=int((row + size / 2) * self._side),
+                    column=int((column + size / 2) * self._side),
+                    step=float(shown[row, column]) / n_pixels,
                     shown_z=float(shown_z[row, column]),
                     counts_z=float(counts_z[row, column]),
                     group=self._group,
                 )
             )
-        if len(self.found) > 2 * KEPT:
-            self.found = sorted(self.found, key=_size)[-KEPT:]
 
 
-def _size(change: Change) -> float:
-    return min(abs(change.shown_z), abs(change.counts_z))
+def _boxes(squares: Array, size: int) -> Array:
+    """Sums over so many squares on each side, at every place."""
+    height, width = (max(0, n - size + 1) for n in squares.shape)
+    total = np.zeros((height, width))
+    for row, column in np.ndindex(size, size):
+        total += squares[row : row + height, column : column + width]
+    return total

@@ -84,7 +84,7 @@ def model_checks(checks: ModelChecks) -> str | None:
         for curve, label, colour in (
             (ring["denoised"], "two denoised halves", ACCENT),
             (ring["with_truth"], "with the noise-free movie", SECOND),
-            (ring["raw"], "two raw halves", PALE),
+            (ring["raw"], "two raw halves", MIDDLE),
         ):
             left.plot(ring["frequency"], np.array(curve, float), color=colour, lw=1.4, label=label)
         left.axhline(1 / 7, color=INK, lw=0.6, ls=":")

@@ -206,14 +206,18 @@ def moments(scenes: Scenes, changes: Sequence[Change]) -> list[Moment]:
         n = WINDOW * change.group
         reason = (
             f"Over {n} frames, the denoised movie steps by {change.step:+.3g} counts per pixel at the ring. The counts "
-            f"themselves step the same way, by {abs(change.counts_z):.1f} standard deviations of their noise."
+            f"themselves step the same way, by {abs(change.counts_z):.1f} standard deviations of their noise"
         )
+        if change.confirmed:
+            reason += ": this change is real."
+        else:
+            reason += "; noise alone does that somewhere in a movie, so this change may be none."
         shown.append(scenes.moment(change.frame, title, reason, change.row, change.column, step=True))
     if not shown:
         k = most_changing(scenes.denoised, sound_mask(scenes.movie))
         height, width = scenes.movie.shape[1:]
         title = f"{_begun(scenes.when(k))}: where the denoised movie changes most"
-        reason = "The counts confirm no change of the size of a column anywhere: this frame may show nothing special."
+        reason = "Nothing of the size of a column changes by more than noise does: this frame may show nothing special."
         shown.append(scenes.moment(k, title, reason, height // 2, width // 2, step=False))
     return shown
 

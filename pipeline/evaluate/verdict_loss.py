@@ -16,6 +16,9 @@ from .verdict import (
     worst_first,
 )
 
+MATTERS = (
+    0.01  # of a correlation of the residual; of very many pixels, smaller ones are told from chance, too
+)
 KEPT_CONTRAST = 0.8  # of a column that comes or goes; less counts as lost
 
 
@@ -32,7 +35,7 @@ def loss(result: Evaluation, recording: Recording) -> Verdict:
         ]
     )
     state = findings[0].state
-    words: dict[State, str] = {"sound": "Nothing found", "doubt": "Some of it", "unknown": "Cannot tell"}
+    words: dict[State, str] = {"sound": "Nothing found", "doubt": "Something found", "unknown": "Cannot tell"}
     worst = [f for f in findings if f.state == state]
     passed = [f for f in findings if f.state == "sound"]
     tests = f"{len(passed)} of {len(findings)} tests found nothing."
@@ -132,10 +135,25 @@ def _residual(result: Evaluation) -> Finding:
         text = "There are too few pixels to tell whether only noise was removed."
         return Finding("unknown", "Whether only noise was removed is not known.", text, section)
     figures = f"largest correlation {found['largest']:.4f}, limit of the test {found['limit']:.4f}"
-    if not found["white"]:
-        text = f"What was removed is not only noise: {figures}."
-        return Finding("doubt", "More than noise was removed.", text, section)
-    return Finding("sound", "Only noise was removed.", f"Only white noise was removed: {figures}.", section)
+    if found["white"]:
+        return Finding(
+            "sound", "Only noise was removed.", f"Only white noise was removed: {figures}.", section
+        )
+    if found["largest"] < MATTERS:
+        text = f"Almost only noise was removed: {figures}. Correlations below {MATTERS:g} hardly matter."
+        return Finding("sound", "Almost only noise was removed.", text, section)
+    if _strongest(result) < 0:
+        text = f"Some noise was kept in what is shown: what was removed is correlated negatively ({figures})."
+        return Finding("doubt", "Some noise was kept.", text, section)
+    text = f"What was removed is not only noise: {figures}."
+    return Finding("doubt", "More than noise was removed.", text, section)
+
+
+def _strongest(result: Evaluation) -> float:
+    """The correlation of the residual that is furthest from zero, with its sign."""
+    found = result["residual"]["autocorrelation"]
+    known = [value for value in (*found["x"], *found["y"], found["t"]) if value is not None]
+    return max(known, key=abs, default=0.0)
 
 
 def _brightness(result: Evaluation) -> Finding:

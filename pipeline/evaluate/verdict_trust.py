@@ -7,7 +7,17 @@ from tdenoise.evaluation.columns import DISC_SHARE
 from .evaluation_result import Evaluation
 from .frame_checks import CHECKED_FRAMES
 from .sentences import percent
-from .verdict import FAIR_SITES, Finding, Recording, State, Verdict, places, whole_column, worst_first
+from .verdict import (
+    FAIR_SITES,
+    Finding,
+    Recording,
+    State,
+    Verdict,
+    atoms_of,
+    places,
+    whole_column,
+    worst_first,
+)
 
 TOLD_AUC = 0.9  # from here on the states of a column are told apart well enough to be trusted
 MISFIT_SD, MISFIT_Z = 1.1, 4.0  # of windows against the counts: more than both is no chance
@@ -80,12 +90,14 @@ def _smallest_event(result: Evaluation, recording: Recording) -> Finding:
     if half is not None:
         also = f"Half a column must stay for {recording.lasting(half)}."
     text = (
-        f"A column (about {size} wide) that appears or disappears is recognised if that lasts {lasting} or longer. "
-        f"{also} No denoiser can do better at this dose."
+        f"A column (about {size} wide) that appears or disappears is recognised at best if that lasts {lasting} or "
+        f"longer. {also} No denoiser can do better at this dose."
     )
-    return Finding(
-        "sound", f"One column, about {size} wide, that changes for {lasting} or longer.", text, section
-    )
+    # The model was seen to show what lasts as long as the atoms that were added, and nothing shorter.
+    atoms = atoms_of(result)
+    tested = whole if atoms is None else max(whole, atoms["dwell_frames"])
+    short = f"One column, about {size} wide, that comes or goes for {recording.lasting(tested)} or longer."
+    return Finding("sound", short, text, section)
 
 
 def _measured_where(result: Evaluation) -> str:
