@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from stores import denoised_store, movie_store
 from tdenoise_pipeline.evaluate.evaluate import measure
 from tdenoise_pipeline.settings.config import EvaluateConfig
@@ -62,6 +63,23 @@ def test_noise_is_never_a_confirmed_change(tmp_path, seed):
     counts = np.random.default_rng(seed).poisson(clean)
     # Even where the "denoised" movie is the noise itself.
     assert not any(change.confirmed for change in changes(tmp_path, clean, counts.astype(float), seed))
+
+
+def drifting(n_frames: int) -> np.ndarray:
+    """A random crystal that moves by a quarter of a pixel from frame to frame."""
+    scene = gaussian_filter(np.random.default_rng(3).normal(size=(120, 80)), 2.5)
+    scene = 2 + 1.2 * scene / scene.std() * 0.4
+    return np.stack([scene[k // 4 : k // 4 + 80] for k in range(n_frames)])
+
+
+def test_a_scene_that_drifts_does_not_change(tmp_path):
+    clean = drifting(120)
+    counts = np.random.default_rng(0).poisson(clean).astype(np.uint8)
+    movie = movie_store(tmp_path / "m.zarr", counts)
+    assert movie.attributes["drift"] is not None
+    denoised = denoised_store(tmp_path / "d.zarr", movie, clean)
+    found = measure(EvaluateConfig(denoised.path, movie.path))[1].changes.result(3)
+    assert not any(change.confirmed for change in found)
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 40), (9, 1, 1), (20, 2, 60)])

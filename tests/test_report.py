@@ -358,7 +358,7 @@ def test_page_says_of_which_frames_the_error_is(folder, tmp_path):
 
 def scenes(shape: tuple[int, int, int], planes: float | None) -> Scenes:
     """Scenes of a movie of a shape, of which only that is looked at."""
-    return Scenes(SimpleNamespace(shape=shape), None, None, None, planes)  # type: ignore[arg-type]
+    return Scenes(SimpleNamespace(shape=shape), None, None, None, planes, np.zeros((shape[0], 2), int))  # type: ignore[arg-type]
 
 
 def test_of_large_frames_as_much_is_shown_as_still_shows_columns():

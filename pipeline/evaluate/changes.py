@@ -2,7 +2,7 @@
 
 A change is a step of the mean over 4 to 16 frames, before and after, in squares about as large as a column. It is
 confirmed only if the counts of these frames step the same way by more than noise does anywhere in the movie. Where
-the scene drifts, squares stay where they are: it moves little in so few frames.
+the scene drifts, the squares drift with it, by whole pixels.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ class Change:
 class Changes:
     """The largest steps of a movie, slab by slab; memory is that of a few frames of squares."""
 
-    def __init__(self, noise: NoiseLaw, shape: tuple[int, int, int]) -> None:
-        self._side = max(1, min(SIDE, *shape[1:]))
+    def __init__(self, noise: NoiseLaw, corners: NDArray[np.intp], scene: tuple[int, int]) -> None:
+        self._corners = corners
+        self._side = max(1, min(SIDE, *scene))
+        self._shape = (scene[0] // self._side, scene[1] // self._side)
         self._scales = [_Scale(noise, self._side, group) for group in GROUPS]
 
     def add(self, slab: Slab) -> None:
@@ -58,16 +60,24 @@ class Changes:
         for number, k in zip(range(*slab.frames), range(slab.own.start, slab.own.stop), strict=True):
             if slab.sound[k]:
                 level = 1.0 if slab.levels is None else slab.levels[k]
-                counts, shown = (self._squares(a[k] / level) for a in (slab.counts, slab.denoised))
+                corner = self._corners[number].tolist()
+                counts, shown = (self._squares(a[k] / level, corner) for a in (slab.counts, slab.denoised))
                 for scale in self._scales:
                     scale.add(number, counts, shown)
 
-    def _squares(self, frame: Array) -> Array:
-        """Sums over squares; what is left over at the lower and the right border is left out."""
-        height, width = (n // self._side for n in frame.shape)
-        cut = frame[: height * self._side, : width * self._side]
-        squares = cut.reshape(height, self._side, width, self._side)
-        return np.asarray(squares.sum(axis=(1, 3), dtype=np.float64), np.float32)
+    def _squares(self, frame: Array, corner: list[int]) -> Array:
+        """Sums over squares of the scene; NaN where the frame does not show all of one."""
+        side, squares = self._side, np.full(self._shape, np.nan, np.float32)
+        inside = []
+        for n, first, most in zip(frame.shape, corner, self._shape, strict=True):
+            start = -(-first // side)
+            stop = max(start, min(most, (first + n) // side))
+            inside.append((slice(start, stop), slice(start * side - first, stop * side - first)))
+        (rows, shown_rows), (columns, shown_columns) = inside
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        cut = frame[shown_rows, shown_columns].reshape(height, side, width, side)
+        squares[rows, columns] = cut.sum(axis=(1, 3), dtype=np.float64)
+        return squares
 
     def result(self, n_most: int, apart: int = 4 * SIDE) -> list[Change]:
         """The largest changes, the largest first; those that the counts confirm are marked.
@@ -97,8 +107,13 @@ class Changes:
                 or abs(change.frame - other.frame) >= WINDOW * (change.group + other.group)
                 for other in chosen
             ):
-                chosen.append(replace(change, confirmed=size_of(change) >= least))
-        return chosen
+                chosen.append(change)
+        return [self._in_frame(change, size_of(change) >= least) for change in chosen]
+
+    def _in_frame(self, change: Change, confirmed: bool) -> Change:
+        """The same, at its place in its own frame."""
+        row, column = self._corners[change.frame].tolist()
+        return replace(change, row=change.row - row, column=change.column - column, confirmed=confirmed)
 
 
 def size_of(change: Change) -> float:
@@ -156,13 +171,18 @@ class _Scale:
         """The largest steps of one size."""
         shown_z, counts_z = shown / deviation, counts / deviation
         score = np.minimum(np.abs(shown_z), np.abs(counts_z)) * (shown_z * counts_z > 0)
+        score = np.nan_to_num(score, nan=0.0)
         edge = min(EDGE, *((n - 1) // 2 for n in score.shape))
         inner = score[edge : score.shape[0] - edge, edge : score.shape[1] - edge]
-        self.n_looks += inner.size
+        self.n_looks += int(
+            np.isfinite(shown[edge : score.shape[0] - edge, edge : score.shape[1] - edge]).sum()
+        )
         most = min(PER_FRAME, inner.size)
         highest = np.argpartition(inner, inner.size - most, axis=None)[inner.size - most :]
         n_pixels = WINDOW * self._group * (self._side * size) ** 2
         for row, column in np.transpose(np.unravel_index(highest, inner.shape)) + edge:
+            if not score[row, column] > 0:
+                continue
             self.found.append(
                 Change(
                     frame=frame,

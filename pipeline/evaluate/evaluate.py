@@ -26,7 +26,7 @@ from .estimates import Estimates, NoiseLaw, Residual, error_terms, headline, noi
 from .evaluation_result import Evaluation, WithoutTruth
 from .explained_signal import explained
 from .levels import Levels
-from .refutation import Refutation
+from .refutation import Refutation, scene_corners
 from .sentences import notes
 from .truth import REGIONS, AgainstTruth, Truth, baseline, load_truth
 from .truth_result import Baseline
@@ -108,7 +108,7 @@ class _Sums:
         self.against = None if truth is None else AgainstTruth(truth)
         self.refutation = Refutation(movie, denoised)
         self.levels = Levels(noise)
-        self.changes = Changes(noise, movie.shape)
+        self.changes = Changes(noise, *scene_corners(movie))
         self._total, self._n_sound = np.zeros(movie.shape[1:]), 0
 
     def add(self, slab: Slab) -> None:

@@ -21,6 +21,7 @@ from ..store import store
 from ..store.blocks import Region
 from .changes import WINDOW, Change
 from .estimates import NoiseLaw
+from .refutation import scene_corners
 
 Array = NDArray[Any]
 
@@ -94,6 +95,7 @@ class Scenes:
     noise: NoiseLaw
     limits: contrast.Limits
     planes: float | None  # distance of lattice planes [pixels]
+    corners: NDArray[np.intp]  # row and column of every frame in that of the scene, which may drift
 
     def part_around(self, row: int, column: int) -> Part:
         """The whole frame, or of a large one as much as still shows columns."""
@@ -125,15 +127,17 @@ class Scenes:
         around = store.read_region(self.movie, Region((first, stop), part.rows, part.columns))
         raw, smooth = around[k - first], self._whole(k, part)
         mean = shrink(around.astype(np.float32).mean(axis=0), part.averaged)
-        mark = None
-        if step:
-            mark = ((row - part.rows[0]) / part.averaged, (column - part.columns[0]) / part.averaged)
         pictures = [self.grey(shrink(raw, part.averaged), f"raw, {self.when(k)}")]
         pictures.append(self.grey(mean, f"raw, mean of {stop - first} frames"))
         if step:
             last = self.movie.shape[0] - 1
             for name, at in (("before", max(0, k - WINDOW)), ("after", min(last, k + WINDOW - 1))):
                 label = f"denoised, {name}: {self.when(at)}"
+                down, right = (self.corners[k] - self.corners[at]).tolist()  # the ring goes with the scene
+                mark = (
+                    (row + down - part.rows[0]) / part.averaged,
+                    (column + right - part.columns[0]) / part.averaged,
+                )
                 pictures.append(self.grey(self.frame(self.denoised, at, part), label, mark))
         else:
             pictures.append(self.grey(shrink(smooth, part.averaged), f"denoised, {self.when(k)}"))
@@ -194,7 +198,7 @@ def choose(movie: store.Store, denoised: store.Store, noise: NoiseLaw, planes: f
         seen.append(frame.ravel()[:: stride + (stride > 1 and frame.shape[1] % stride == 0)])
     low, high = np.percentile(np.concatenate(seen), CONTRAST_PERCENT)
     limits = contrast.Limits(float(low), float(high) if high > low else float(low) + 1)
-    return Scenes(movie, denoised, noise, limits, planes)
+    return Scenes(movie, denoised, noise, limits, planes, scene_corners(movie)[0])
 
 
 def moments(scenes: Scenes, changes: Sequence[Change]) -> list[Moment]:
@@ -205,13 +209,13 @@ def moments(scenes: Scenes, changes: Sequence[Change]) -> list[Moment]:
         title = f"{_begun(scenes.when(change.frame))}: {way} near row {change.row}, column {change.column}"
         n = WINDOW * change.group
         reason = (
-            f"Over {n} frames, the denoised movie steps by {change.step:+.3g} counts per pixel at the ring. The counts "
-            f"themselves step the same way, by {abs(change.counts_z):.1f} standard deviations of their noise"
+            f"Over {n} frames, the denoised movie steps by {_signed(change.step)} counts per pixel at the ring. The "
+            f"counts themselves step the same way, by {abs(change.counts_z):.1f} standard deviations of their noise"
         )
         if change.confirmed:
-            reason += ": this change is real."
+            reason += ": more than noise does."
         else:
-            reason += "; noise alone does that somewhere in a movie, so this change may be none."
+            reason += "; among so many places, noise alone may do that."
         shown.append(scenes.moment(change.frame, title, reason, change.row, change.column, step=True))
     if not shown:
         k = most_changing(scenes.denoised, sound_mask(scenes.movie))
@@ -271,6 +275,10 @@ def coloured(values: Array, extent: float, colours: str) -> NDArray[np.uint8]:
 def _begun(text: str) -> str:
     """As it stands at the beginning of a sentence."""
     return text[:1].upper() + text[1:]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2g}".replace("-", "−")
 
 
 def _around(middle: int, n: int, extent: int) -> tuple[int, int]:
