@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import imagecodecs
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..inputs.model_fit import movie_brightness
 from ..pictures import contrast
@@ -261,7 +262,9 @@ def picture(
     shades: NDArray[np.uint8], label: str, alt: str, mark: tuple[float, float] | None = None
 ) -> Picture:
     """A grey or coloured image as the page holds it."""
-    encoded = base64.b64encode(imagecodecs.png_encode(np.ascontiguousarray(shades), level=9)).decode()
+    file = io.BytesIO()
+    Image.fromarray(shades).save(file, "PNG", optimize=True)
+    encoded = base64.b64encode(file.getvalue()).decode()
     return Picture(f"data:image/png;base64,{encoded}", shades.shape[:2], label, alt or label, mark)
 
 
