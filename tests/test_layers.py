@@ -24,7 +24,7 @@ FLOORS = {
         ("front",),
         ("cli",),
         ("workflow",),
-        ("apply", "archive", "evaluate", "export", "ingest", "jobs", "train"),
+        ("apply", "archive", "evaluate", "events", "export", "ingest", "jobs", "train"),
         ("pictures",),
         ("inputs", "workers"),
         ("resources",),
@@ -38,14 +38,14 @@ FLOORS = {
         ("training",),
         ("inference",),
         ("network",),
-        ("evaluation", "noise", "simulation"),
+        ("columns", "evaluation", "noise", "simulation"),
         ("files",),
         ("front",),
     ),
 }
 
 # An import inside a function is for packages that take long to load or may be missing, and for these modules.
-HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "rich"}
+HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "pandas", "rich"}
 LATE = {
     *HEAVY,
     "av",
@@ -68,7 +68,19 @@ LATE_MODULES = {
 }
 
 UNHARMFUL = re.compile(r"\.eval\(\)|torch\.load\(.*, weights_only=True\)")
-COMMANDS = ["ingest", "train", "apply", "run", "evaluate", "report", "verify", "status", "simulate", "submit"]
+COMMANDS = [
+    "ingest",
+    "train",
+    "apply",
+    "run",
+    "evaluate",
+    "report",
+    "events",
+    "verify",
+    "status",
+    "simulate",
+    "submit",
+]
 COMMANDS += ["models import", "models show", "doctor", "resume", "cancel", "logs"]
 COMMANDS += ["profiles list", "profiles show", "profiles check"]
 COMMANDS += [f"archive {verb}" for verb in ("add", "list", "find", "show", "verify", "index")]
