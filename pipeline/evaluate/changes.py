@@ -161,9 +161,9 @@ class _Scale:
             expected = np.maximum(np.sum(shown, axis=0), 0)
             variance = self._noise.gain * expected + n_pixels * self._noise.read_variance
         for size in SIZES:
-            shown, counts, noise = (_boxes(a, size) for a in (shown_step, counts_step, variance))
-            if shown.size:
-                self._keep(int(numbers[WINDOW]), size, shown, counts, np.sqrt(np.maximum(noise, 1e-12)))
+            found, witness, noise = (_boxes(a, size) for a in (shown_step, counts_step, variance))
+            if found.size:
+                self._keep(int(numbers[WINDOW]), size, found, witness, np.sqrt(np.maximum(noise, 1e-12)))
         if len(self.found) > 2 * KEPT:
             self.found = sorted(self.found, key=size_of)[-KEPT:]
 

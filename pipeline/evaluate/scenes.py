@@ -178,10 +178,10 @@ class Scenes:
 
     def part_in_words(self, part: Part) -> str:
         """Which part of a frame it is."""
-        shown = "The whole frame"
+        shown = "Shown is the whole frame"
         if not part.is_whole(self.movie.shape):
             (top, bottom), (left, right) = part.rows, part.columns
-            shown = f"Rows {top} to {bottom - 1} and columns {left} to {right - 1} of the frame"
+            shown = f"Shown are rows {top} to {bottom - 1} and columns {left} to {right - 1} of the frame"
         if part.averaged > 1:
             n = part.averaged
             shown += f", averaged over {n} × {n} pixels, which lowers the noise of the raw frames, too"
