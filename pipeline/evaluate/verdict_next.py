@@ -83,6 +83,11 @@ def _worth_knowing(result: Evaluation, recording: Recording) -> list[Finding]:
         )
     )
     known = result["knowable"]
+    if known is not None:
+        text = "It lists when which column changes, with a probability that the raw counts give."
+        found.append(
+            Finding("sound", "For a table of changes: tdenoise-pipeline events.", text, "detectable")
+        )
     if known is not None and known["dose_for_dated_column"] > 1:
         factor = known["dose_for_dated_column"]
         text = f"To date the change of a whole column to the frame, record with {factor:.2g} times this dose."
