@@ -29,7 +29,11 @@ Strip = NDArray[np.uint8]
 
 PANELS: tuple[Panel, ...] = ("raw", "denoised", "difference")
 FRAMES = 96  # of the clip, at most
-RATE = 12  # frames per second at the usual speed
+RATE, LEAST_RATE, LEAST_S = (
+    12,
+    2,
+    4,
+)  # frames per second at the usual speed; a short clip plays slower, some seconds
 CODED = 16  # a panel fills whole blocks of so many pixels, so that none spills into the next
 STILLS = 8  # frames that stand in for a film
 QUALITIES = (18, 22, 26, 30, 34, 38)  # constant rate factors of x264, from good to bad
@@ -45,6 +49,7 @@ class Film:
     stills: tuple[Picture, ...]  # strips of some frames, where there is no film
     poster: Picture  # the strip of one frame, for print
     shown: int  # number in the clip of the frame to begin with
+    rate: int  # frames per second at the usual speed
     numbers: tuple[int, ...]  # of the frames of the clip, or of the stills, in the movie
     size: tuple[int, int]  # height and width of a panel
     stride: int  # columns from one panel to the next in a strip
@@ -91,6 +96,7 @@ def film(scenes: Scenes, changes: Sequence[Change]) -> Film:
         stills=stills,
         poster=poster,
         shown=shown,
+        rate=rate_of(len(numbers)),
         numbers=tuple(kept),
         size=part.size,
         stride=_whole_blocks(part.size[1]),
@@ -130,9 +136,10 @@ def _encode(strips: list[Strip], numbers: range, shown: int) -> tuple[bytes, lis
     """The best film that is small enough; of a clip that stays too large, only the frames around the one shown."""
     while True:
         for quality in QUALITIES:
-            if len(_h264(strips[:TRIED], quality)) * len(strips) > 1.3 * MOST_BYTES * len(strips[:TRIED]):
+            tried = strips[:TRIED]
+            if len(_h264(tried, quality, RATE)) * len(strips) > 1.3 * MOST_BYTES * len(tried):
                 continue
-            encoded = _h264(strips, quality)
+            encoded = _h264(strips, quality, rate_of(len(strips)))
             if len(encoded) <= MOST_BYTES:
                 return encoded, strips, numbers, shown
         half = max(1, len(strips) // 2)
@@ -140,10 +147,21 @@ def _encode(strips: list[Strip], numbers: range, shown: int) -> tuple[bytes, lis
         strips, numbers, shown = strips[first : first + half], numbers[first : first + half], shown - first
 
 
-def _h264(strips: Sequence[Strip], quality: int) -> bytes:
+def rate_of(n_frames: int) -> int:
+    """Frames per second of a clip.
+
+    Examples
+    --------
+    >>> rate_of(96), rate_of(24), rate_of(3)
+    (12, 6, 2)
+    """
+    return max(LEAST_RATE, min(RATE, n_frames // LEAST_S))
+
+
+def _h264(strips: Sequence[Strip], quality: int, rate: int) -> bytes:
     with tempfile.TemporaryDirectory(prefix="tdenoise-film-") as folder:
         file = Path(folder) / "film.mp4"
-        write_h264(file, strips, Fraction(RATE), quality=quality)
+        write_h264(file, strips, Fraction(rate), quality=quality)
         return file.read_bytes()
 
 

@@ -31,7 +31,7 @@ from . import evaluate, figures, frame_checks, page, scenes, sentences
 from .changes import Change
 from .estimates import noise_law
 from .evaluation_result import Evaluation
-from .film import RATE, film
+from .film import film
 from .scenes import Picture, Scenes
 from .training import Training, read_training, training_in_words
 from .truth import load_truth
@@ -122,7 +122,6 @@ def render(
         meanings=meanings,
         sections=sections_of(result, training),
         film=clip,
-        rate=RATE,
         times=[look.when(k) for k in clip.numbers],
         moments=scenes.moments(look, changes),
         limits=look.limits,
