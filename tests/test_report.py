@@ -17,7 +17,7 @@ import pytest
 from small import TINY, model_folder
 from stores import blind_gaussian, denoised_store, movie_store, truth_file
 from tdenoise_pipeline.errors import InputError, UsageError
-from tdenoise_pipeline.evaluate import evaluate, film, page
+from tdenoise_pipeline.evaluate import evaluate, film, page, report
 from tdenoise_pipeline.evaluate.report import write_report
 from tdenoise_pipeline.evaluate.scenes import Scenes, most_changing
 from tdenoise_pipeline.evaluate.sentences import summary
@@ -158,12 +158,11 @@ def test_without_the_encoder_the_page_shows_frames_and_says_so(folder, tmp_path,
     assert len(stills) == film.STILLS
 
 
-def test_a_film_that_is_too_large_gets_coarser_and_then_shorter(folder, monkeypatch):
+def test_a_film_that_is_too_large_gets_coarser_and_then_shorter():
     strips = [np.random.default_rng(k).integers(0, 255, (64, 192), dtype=np.uint8) for k in range(24)]
     sizes = []
     for most in (10**7, 120_000, 30_000):
-        monkeypatch.setattr(film, "MOST_BYTES", most)
-        encoded, kept, numbers, shown = film._encode(list(strips), range(100, 124), 20)
+        encoded, kept, numbers, shown = film._encode(list(strips), range(100, 124), 20, most)
         assert len(encoded) <= most and len(kept) == len(numbers)
         assert numbers[shown] == 120 and np.array_equal(kept[shown], strips[20])
         sizes.append((len(kept), len(encoded)))
@@ -380,7 +379,22 @@ def test_the_page_of_a_large_movie_is_small(tmp_path):
     movie = movie_store(tmp_path / "m.zarr", counts)
     denoised = denoised_store(tmp_path / "d.zarr", movie, 2 + 0.1 * generator.normal(size=counts.shape))
     write_report(ReportConfig(denoised.path, movie.path, tmp_path / "r.html"))
-    assert (tmp_path / "r.html").stat().st_size < 5_000_000
+    assert (tmp_path / "r.html").stat().st_size <= report.MOST_BYTES
+
+
+def test_a_film_that_takes_all_the_room_it_is_given_keeps_the_page_small(folder, tmp_path, monkeypatch):
+    rooms = []
+
+    def spied(look, changes, room):
+        rooms.append(room)
+        return film.film(look, changes, room)
+
+    monkeypatch.setattr(report, "film", spied)
+    extras = {"model": folder / "model", "truth": folder / "truth.npz", "baseline": True}
+    write_report(settings(folder, tmp_path / "r.html", **extras))
+    written = Page(tmp_path / "r.html")
+    [video] = [attrs["src"] for tag, attrs in written.tags if tag == "video"]
+    assert len(written.text.encode()) - len(video) + rooms[0] <= report.MOST_BYTES
 
 
 def test_figures_are_typeset():

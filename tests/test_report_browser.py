@@ -102,8 +102,8 @@ def test_the_film_plays_by_itself(browser, pages):
     tab.wait_for(f"document.querySelector('video').currentTime !== {before}")
     assert tab.value("document.getElementById('play').getAttribute('aria-label')") == "Pause"
     tab.click("#play")
-    tab.wait_for("document.querySelector('video').paused")
-    assert tab.value("document.getElementById('play').getAttribute('aria-label')") == "Play"
+    tab.wait_for("document.getElementById('play').getAttribute('aria-label') === 'Play'")
+    assert tab.value("document.querySelector('video').paused")
     tab.close()
 
 

@@ -38,7 +38,9 @@ CODED = 16  # a panel fills whole blocks of so many pixels, so that none spills 
 STILLS = 8  # frames that stand in for a film
 QUALITIES = (18, 22, 26, 30, 34, 38)  # constant rate factors of x264, from good to bad
 TRIED = 12  # frames that a quality is tried on
-MOST_BYTES = 2_900_000  # of the film; a third more within the page
+MOST_BYTES = (
+    2_900_000  # of the film, also where the page has room for more; within the page it takes a third more
+)
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,18 @@ class Film:
     missing: str | None  # why there is no film, in words
 
 
-def film(scenes: Scenes, changes: Sequence[Change]) -> Film:
+def film(scenes: Scenes, changes: Sequence[Change], room: int) -> Film:
     """The clip around the largest change, or in the middle of the movie where none was found.
 
     Memory is that of the strips of the clip, whatever the movie's length.
+
+    Parameters
+    ----------
+    scenes : Scenes
+    changes : sequence of Change
+        The largest first.
+    room : int
+        What the page has left for it [bytes].
     """
     n_frames, height, width = scenes.movie.shape
     frame, row, column = n_frames // 2, height // 2, width // 2
@@ -75,7 +85,8 @@ def film(scenes: Scenes, changes: Sequence[Change]) -> Film:
     shown = min(max(0, frame - first), len(strips) - 1)
     encoded = None
     if find_spec("av") is not None:
-        encoded, strips, numbers, shown = _encode(strips, numbers, shown)
+        most = min(MOST_BYTES, room * 3 // 4)
+        encoded, strips, numbers, shown = _encode(strips, numbers, shown, most)
     stills: tuple[Picture, ...] = ()
     kept = list(numbers)
     if encoded is None:
@@ -132,15 +143,17 @@ def _strips(scenes: Scenes, part: Part, numbers: range) -> Iterator[Strip]:
         yield strip
 
 
-def _encode(strips: list[Strip], numbers: range, shown: int) -> tuple[bytes, list[Strip], range, int]:
+def _encode(
+    strips: list[Strip], numbers: range, shown: int, most_bytes: int
+) -> tuple[bytes, list[Strip], range, int]:
     """The best film that is small enough; of a clip that stays too large, only the frames around the one shown."""
     while True:
         for quality in QUALITIES:
             tried = strips[:TRIED]
-            if len(_h264(tried, quality, RATE)) * len(strips) > 1.3 * MOST_BYTES * len(tried):
+            if len(_h264(tried, quality, RATE)) * len(strips) > 1.3 * most_bytes * len(tried):
                 continue
             encoded = _h264(strips, quality, rate_of(len(strips)))
-            if len(encoded) <= MOST_BYTES:
+            if len(encoded) <= most_bytes or len(strips) == 1:
                 return encoded, strips, numbers, shown
         half = max(1, len(strips) // 2)
         first = min(max(0, shown - half // 2), len(strips) - half)

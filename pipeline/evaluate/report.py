@@ -41,6 +41,8 @@ from .verdicts import verdicts
 Array = NDArray[Any]
 
 SHOWN_CHANGES = 3  # at most, with pictures
+MOST_BYTES = 5_000_000  # of a page
+TEXT_BYTES = 500_000  # of text, style, script, and the picture that stands for the film
 SECTIONS = {
     "recording": "The recording and its noise",
     "removed": "What was removed",
@@ -109,21 +111,30 @@ def render(
     distance = plane_distance(np.reshape(result["lattice"]["spots"], (-1, 2)))
     look = scenes.choose(movie, denoised, noise_law(movie), distance)
     changes = maps.changes.result(SHOWN_CHANGES)
-    clip = film(look, changes)
     said = verdicts(result, recording_of(movie, denoised, training))
-    meanings = meanings_of(said, training)
     frame, row, column = focus(look, changes)
+    shown = scenes.moments(look, changes)
+    pictures = {
+        **mean_picture(look, maps.mean),
+        **evidence_pictures(look, result, frame, row, column, clean),
+        "refuted": figures.refuted(maps.refuted, result["refuted"]),
+        "residual": figures.residual(result["residual"]),
+        "checks": figures.model_checks(result["model_checks"]) if result["model_checks"] else None,
+        "training": figures.training(training) if training and has_curve(training) else None,
+    }
+    everything = json.dumps(result, indent=1)
+    clip = film(look, changes, MOST_BYTES - TEXT_BYTES - len(everything) - taken([shown, pictures]))
     made = page.fill(
         name=movie.attributes["source"]["name"],
         movie=movie,
         denoised=denoised,
         result=result,
         verdicts=said,
-        meanings=meanings,
+        meanings=meanings_of(said, training),
         sections=sections_of(result, training),
         film=clip,
         times=[look.when(k) for k in clip.numbers],
-        moments=scenes.moments(look, changes),
+        moments=shown,
         limits=look.limits,
         removed_range=scenes.RESIDUAL_RANGE,
         error=sentences.error_in_words(result, result["blind"]),
@@ -136,18 +147,24 @@ def render(
         events=sentences.events_of(result) if "events" in result else {},
         checks=sentences.checks_in_words(result["model_checks"]) if result["model_checks"] else [],
         noise=movie_noise(movie),
-        pictures={
-            **mean_picture(look, maps.mean),
-            **evidence_pictures(look, result, frame, row, column, clean),
-            "refuted": figures.refuted(maps.refuted, result["refuted"]),
-            "residual": figures.residual(result["residual"]),
-            "checks": figures.model_checks(result["model_checks"]) if result["model_checks"] else None,
-            "training": figures.training(training) if training and has_curve(training) else None,
-        },
+        pictures=pictures,
         provenance=page.provenance(movie, denoised, training),
-        everything=json.dumps(result, indent=1),
+        everything=everything,
     )
     return made, figures.decode(figures.row(look.moment(frame, "", "", row, column, step=False)))
+
+
+def taken(shown: Any) -> int:
+    """Bytes that pictures take within the page."""
+    if isinstance(shown, str):
+        return len(shown)
+    if isinstance(shown, Picture):
+        return len(shown.source)
+    if isinstance(shown, scenes.Moment):
+        return taken(shown.pictures)
+    if isinstance(shown, dict):
+        return taken(list(shown.values()))
+    return sum(map(taken, shown)) if isinstance(shown, list | tuple) else 0
 
 
 def focus(look: Scenes, changes: Sequence[Change]) -> tuple[int, int, int]:
