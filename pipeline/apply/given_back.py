@@ -158,7 +158,10 @@ class Given:
         self.stretch = functools.lru_cache(maxsize=IN_MEMORY)(self._stretch)
         told = zarr.open_array(path / "given_back", mode="r").attrs
         self.noise = NoiseOfShown(float(told["noise_factor"]), float(told["noise_offset"]))
-        self.correlations = [(int(y), int(x), float(value)) for y, x, value in told["noise_correlations"]]
+        self.correlations = [
+            (int(y), int(x), float(value))
+            for y, x, value in np.reshape(told.get("noise_correlations", []), (-1, 3))
+        ]
 
     @classmethod
     def read(cls, path: Path) -> Given | None:
@@ -206,8 +209,9 @@ def _ask_the_counts(
     noise = {
         "noise_factor": known.factor,
         "noise_offset": known.offset,
-        "noise_correlations": [list(lag) for lag in correlations],
     }
+    if lags := [float(number) for lag in correlations for number in lag]:
+        noise["noise_correlations"] = lags  # flat, and only where there are any: netCDF holds no other lists
     for name, values in zip(MAPS, (whole.mean, whole.own, whole.level), strict=True):
         described = {"units": units if name == "given_back" else "1", "long_name": MAPS[name]}
         described |= noise if name == "given_back" else {}
