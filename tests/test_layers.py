@@ -22,9 +22,9 @@ FOLDERS = {"tdenoise_pipeline": ROOT / "pipeline", "tdenoise": ROOT / "tdenoise"
 FLOORS = {
     "tdenoise_pipeline": (
         ("front",),
-        ("cli",),
+        ("cli", "napari_plugin"),
         ("workflow",),
-        ("apply", "archive", "evaluate", "ingest", "jobs", "train"),
+        ("apply", "archive", "evaluate", "ingest", "jobs", "train", "view"),
         ("inputs", "workers"),
         ("resources",),
         ("runs", "slurm", "store"),
@@ -66,7 +66,19 @@ LATE_MODULES = {
 }
 
 UNHARMFUL = re.compile(r"\.eval\(\)|torch\.load\(.*, weights_only=True\)")
-COMMANDS = ["ingest", "train", "apply", "run", "evaluate", "report", "verify", "status", "simulate", "submit"]
+COMMANDS = [
+    "ingest",
+    "train",
+    "apply",
+    "run",
+    "evaluate",
+    "report",
+    "verify",
+    "status",
+    "simulate",
+    "submit",
+    "view",
+]
 COMMANDS += ["models import", "models show", "doctor", "resume", "cancel", "logs"]
 COMMANDS += ["profiles list", "profiles show", "profiles check"]
 COMMANDS += [f"archive {verb}" for verb in ("add", "list", "find", "show", "verify", "index")]

@@ -206,7 +206,7 @@ def _ask_the_counts(
     path, n_frames, units = run.partial, len(places), movie_counts(job.movie, job.movie_id).attrs["units"]
     total = _gather(job, blocks, places, scene)
     whole, known = give_back(total, correlations), NoiseOfShown.of(total, noise_offset)
-    noise = {
+    noise: dict[str, float | list[float]] = {
         "noise_factor": known.factor,
         "noise_offset": known.offset,
     }
