@@ -255,7 +255,7 @@ def _coarser(request: _Request, run: progress.OutputRun, control: Control) -> di
         run.partial,
         pyramid.levels_in(run.partial, store.DENOISED, request.movie.shape),
         run.folder / "done",
-        writing.round_mantissa,
+        functools.partial(writing.round_mantissa, bits=store.PYRAMID_BITS),
         lambda: control.check("apply"),
         run.check,
         giving_back_threads(request.plan.geometry.shard),

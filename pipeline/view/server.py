@@ -131,6 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
             if name == "about":
                 self._json([movies.about() for movies in self.movies])
                 return
+            if name not in ("frame", "trace"):
+                self._refuse(HTTPStatus.NOT_FOUND, "There is nothing of this name.")
+                return
             numbers = {key: int(value) for key, value in words.items() if key != "layer"}
             movies = self.movies[numbers.pop("set")]
             if name == "frame":
@@ -138,10 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
                 told = {"X-Offset": repr(packed.offset), "X-Scale": repr(packed.scale)}
                 told["X-Shape"] = " ".join(map(str, packed.codes.shape))
                 self._answer(packed.codes.tobytes(), "application/octet-stream", told)
-            elif name == "trace":
-                self._json(movies.trace(**numbers))
             else:
-                self._refuse(HTTPStatus.NOT_FOUND, "There is nothing of this name.")
+                self._json(movies.trace(**numbers))
         except PipelineError as error:
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
         except (LookupError, TypeError, ValueError):

@@ -92,10 +92,13 @@ function panel(name) {
     label.htmlFor = input.id;
     const [first, last] = limits.ends;
     input.value = (1000 * (limits[end] - first)) / (last - first);
+    const tell = () => { input.title = number(limits[end]); input.setAttribute("aria-valuetext", input.title); };
     input.addEventListener("input", () => {
       limits[end] = first + (input.value / 1000) * (last - first);
+      tell();
       draw();
     });
+    tell();
     row.append(label, input);
   }
   figure.append(caption, canvas, row);
@@ -115,7 +118,8 @@ function measure() {
   const [, height, width] = movie().shape;
   for (const { canvas } of state.panels) {
     const wide = canvas.clientWidth, ratio = window.devicePixelRatio || 1;
-    const high = Math.min(wide * Math.min(1.25, Math.max(0.35, height / width)), 0.68 * window.innerHeight);
+    const share = wide > 0.8 * window.innerWidth && state.panels.length > 1 ? 0.33 : 0.68; // below each other
+    const high = Math.min(wide * Math.min(1.25, Math.max(0.35, height / width)), share * window.innerHeight);
     canvas.style.height = `${Math.round(high)}px`;
     canvas.width = Math.round(wide * ratio);
     canvas.height = Math.round(high * ratio);
