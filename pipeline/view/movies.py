@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tdenoise.inference.local_means import noise_gain
 from tdenoise.noise.noise import NoiseLaw, noise_law
 
 from ..errors import InputError
@@ -34,7 +35,7 @@ class Movies:
         self.layers = {each.store.name: Frames(each) for each in shown}
         self.title = shown[-1].store.path.parent.name + "/" + shown[-1].store.path.name
         self.store = shown[-1].store
-        self.law = _law(self.layers.get(store.MOVIE))
+        self.law, self.correlations = _noise(self.layers.get(store.MOVIE))
 
     def about(self) -> dict[str, Any]:
         """What there is to see."""
@@ -90,20 +91,24 @@ class Movies:
         found |= {name: _listed(values) for name, values in means.items()}
         if self.law is not None and store.DENOISED in means:
             expected = np.maximum(means[store.DENOISED], 0)
-            variance = (self.law.gain * expected + self.law.read_variance) / found["n_pixels"]
+            # Neighbours whose noise is alike say less than as many that are not.
+            gain = noise_gain(disc.inside / found["n_pixels"], self.correlations)
+            variance = (self.law.gain * expected + self.law.read_variance) * gain
             found["half_width"] = _listed(BAND * np.sqrt(np.maximum(variance, 0)))
         return found
 
 
-def _law(movie: Frames | None) -> NoiseLaw | None:
-    """How the noise of the counts grows; None where that is not known, and no band is drawn."""
+def _noise(movie: Frames | None) -> tuple[NoiseLaw | None, list[tuple[int, int, float]]]:
+    """How the noise of the counts grows, None where that is not known and no band is drawn; and how alike it is."""
     if movie is None:
-        return None
+        return None, []
     opened = movie.shown.store
     try:
-        return noise_law(movie_noise(opened), opened.attributes["detector"]["counts_per_electron"])
+        noise = movie_noise(opened)
     except InputError:
-        return None
+        return None, []
+    law = noise_law(noise, opened.attributes["detector"]["counts_per_electron"])
+    return law, [(c.y, c.x, c.value) for c in noise.correlations if c.t == 0 and c.matters]
 
 
 def _listed(values: NDArray[np.float64]) -> list[float | None]:
