@@ -24,7 +24,7 @@ FLOORS = {
         ("front",),
         ("cli", "napari_plugin"),
         ("workflow",),
-        ("apply", "archive", "evaluate", "ingest", "jobs", "train", "view"),
+        ("apply", "archive", "evaluate", "events", "ingest", "jobs", "train", "view"),
         ("inputs", "workers"),
         ("resources",),
         ("runs", "slurm", "store"),
@@ -37,14 +37,14 @@ FLOORS = {
         ("training",),
         ("inference",),
         ("network",),
-        ("evaluation", "noise", "simulation"),
+        ("columns", "evaluation", "noise", "simulation"),
         ("files",),
         ("front",),
     ),
 }
 
 # An import inside a function is for packages that take long to load or may be missing, and for these modules.
-HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "rich"}
+HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "pandas", "rich"}
 LATE = {
     *HEAVY,
     "cryptography",
@@ -73,6 +73,7 @@ COMMANDS = [
     "run",
     "evaluate",
     "report",
+    "events",
     "verify",
     "status",
     "simulate",

@@ -124,6 +124,12 @@ def _view(config: Any, control: Control) -> dict[str, Any]:
     return {}
 
 
+def _events(config: Any, control: Control) -> dict[str, Any]:
+    from ..events.find_events import events
+
+    return events(config, control)
+
+
 def _verify(config: Any, control: Control) -> dict[str, Any]:
     from ..archive.verify_run import verify_all
 
@@ -254,6 +260,12 @@ COMMANDS = {
         _evaluate,
         show.evaluate,
     ),
+    "events": Command(
+        "EventsConfig",
+        "Find the atomic columns of a movie, and list when they change and how sure that is.",
+        _events,
+        show.events,
+    ),
     "verify": Command(
         "VerifyConfig",
         "Check that a store, a model or a whole run is complete and undamaged; repair it.",
@@ -349,7 +361,7 @@ GROUPS = {
 # What a user wants to do, and the first words of the commands for it.
 PURPOSES = {
     "denoise a movie": ("run", "ingest", "train", "apply", "resume"),
-    "look at the result": ("view", "report", "evaluate", "verify"),
+    "look at the result": ("view", "report", "evaluate", "events", "verify"),
     "work on a cluster": ("submit", "status", "logs", "cancel", "profiles", "doctor"),
     "keep and find": ("models", "archive"),
     "try and learn": ("simulate", "completion", "help"),

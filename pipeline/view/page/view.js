@@ -299,7 +299,7 @@ function draw() {
     offscreen.width = image.width;
     offscreen.height = image.height;
     offscreen.getContext("2d").putImageData(image, 0, 0);
-    context.fillStyle = "#000";
+    context.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--pale");
     context.fillRect(0, 0, canvas.width, canvas.height);
     // A pixel of the screen is never made of others than those that lie there, unless there are more of them than fit.
     context.imageSmoothingEnabled = view.scale > where.pixels;
