@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -269,6 +270,55 @@ def test_slider_keys_wheel_contrast_and_clicks_do_what_they_say(served: Served) 
         page.wait("state.playing && state.frame !== 30 && state.frame > 2")
         page.press(" ")
         assert not page.errors
+
+
+HEADER = "time_s,frame,earliest_frame,latest_frame,column,row_px,column_px,row_nm,column_nm,before,after,share,probability"
+CHANGES = f"""{HEADER}
+0.2,10,9,12,0,30.5,200.2,1.5,10,4.5,9.25,1.1,0.97
+0.6,30,30,31,1,12,50,0.6,2.5,8,0.5,-0.9,0.4
+"""
+
+
+def with_events(run: Path, folder: Path, movie_id: str | None = None) -> Path:
+    """The run, and a folder beside its stores as `events` writes it."""
+    shutil.copytree(run, folder)
+    (folder / "events").mkdir()
+    told = {"kind": "events", "movie": {"id": movie_id or store.read_attributes(run / "movie.zarr")["id"]}}
+    (folder / "events/events.json").write_text(json.dumps(told))
+    (folder / "events/events.csv").write_text(CHANGES)
+    return folder
+
+
+def test_changes_are_those_of_this_movie_and_a_damaged_table_is_told(run: Path, tmp_path: Path) -> None:
+    found = Movies(shown_movies(with_events(run, tmp_path / "run"))).about()["changes"]
+    assert [(c["t"], c["first"], c["last"], c["y"], c["x"], c["p"]) for c in found] == [
+        (10, 9, 12, 30.5, 200.2, 0.97),
+        (30, 30, 31, 12.0, 50.0, 0.4),
+    ]
+    assert Movies(shown_movies(run)).about()["changes"] is None
+    assert Movies(shown_movies(with_events(run, tmp_path / "other", "f" * 64))).about()["changes"] is None
+    (tmp_path / "run/events/events.csv").write_text(CHANGES.replace("0.97", "much"))
+    with pytest.raises(InputError, match="is not a table that 'events' wrote"):
+        Movies(shown_movies(tmp_path / "run"))
+
+
+@in_browser
+@pytest.mark.browser
+def test_the_next_change_is_gone_to_and_marked(run: Path, tmp_path: Path) -> None:
+    for served in serve([Movies(shown_movies(with_events(run, tmp_path / "run")))]):
+        with chromium.Page() as page:
+            open_page(page, served)
+            page.wait(READY)
+            page.press("n")
+            page.wait("state.shown.t === 10")
+            assert "probability 97 %" in page.value("document.getElementById('change').textContent")
+            whole = PIXELS.replace("0, 0, 100, 100", "0, 0, 413, 413")
+            marked = page.value(whole.format("denoised"))
+            page.value("document.getElementById('marks').click()")
+            assert page.value(whole.format("denoised")) != marked
+            page.press("n")
+            page.wait("state.shown.t === 30")
+            assert not page.errors
 
 
 @in_browser

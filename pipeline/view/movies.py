@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..inputs.model_fit import movie_noise
 from ..inputs.shown import Shown
 from ..store import store
+from .changes import changes_beside
 from .frames import Disc, Frames, Packed, View, means_in
 
 LARGEST_RADIUS = 64  # of a disc [pixels]
@@ -35,6 +36,8 @@ class Movies:
         self.layers = {each.store.name: Frames(each) for each in shown}
         self.title = shown[-1].store.path.parent.name + "/" + shown[-1].store.path.name
         self.store = shown[-1].store
+        movie = self.store.attributes.get("movie")
+        self.changes = None if movie is None else changes_beside(self.store.path, movie["id"])
         self.law, self.correlations = _noise(self.layers.get(store.MOVIE))
 
     def about(self) -> dict[str, Any]:
@@ -48,6 +51,7 @@ class Movies:
             "pixel_size_nm": None if coordinates.pixel_size_nm is None else coordinates.pixel_size_nm[1],
             "units": self.store.units,
             "layers": {name: {"window": frames.shown.window} for name, frames in self.layers.items()},
+            "changes": self.changes,
             "noise": None if self.law is None else [self.law.gain, self.law.read_variance],
         }
 

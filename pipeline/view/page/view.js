@@ -66,6 +66,10 @@ function choose(index) {
   $("frame").max = n - 1;
   $("where").textContent = "Click into a picture to see how that place changes with time";
   $("trace").hidden = $("legend").hidden = true;
+  $("changes").hidden = !(found.changes && found.changes.length);
+  $("change").textContent = found.changes
+    ? `${found.changes.length} changes found by 'events', ${found.changes.filter((c) => c.p >= 0.9).length} of them with 90 % or more`
+    : "";
   fit();
 }
 
@@ -292,6 +296,7 @@ function draw() {
   const seconds = step ? `, ${((state.frame + found.first_frame) * step).toFixed(step < 0.01 ? 4 : 3)} s` : "";
   $("now").textContent = `frame ${state.frame}${seconds}`;
   drawTrace();
+  drawTicks();
   if (!state.shown || !state.shown.layers[state.panels[0].name]) return;
   const { where, layers } = state.shown, view = state.view;
   for (const { name, canvas, context } of state.panels) {
@@ -308,6 +313,7 @@ function draw() {
     const size = where.pixels / view.scale;
     context.drawImage(offscreen, left, top, image.width * size, image.height * size);
     mark(context, canvas);
+    markChanges(context, canvas);
     scaleBar(context, canvas);
   }
 }
@@ -342,6 +348,54 @@ function mark(context, canvas) {
     context.lineWidth = wide * ratio;
     context.stroke();
   }
+}
+
+// ---- the changes that `events` found --------------------------------------------------------------------------
+
+function markChanges(context, canvas) {
+  if (!movie().changes || !$("marks").checked) return;
+  const view = state.view, ratio = window.devicePixelRatio || 1, t = state.frame;
+  context.font = `600 ${11 * ratio}px system-ui, sans-serif`;
+  context.textBaseline = "middle";
+  context.lineJoin = "round";
+  for (const change of movie().changes) {
+    if (t < Math.min(change.first, change.t - 1) || t > Math.max(change.last, change.t + 1)) continue;
+    const x = (change.x + 0.5 - view.x) / view.scale + canvas.width / 2;
+    const y = (change.y + 0.5 - view.y) / view.scale + canvas.height / 2, size = Math.max(8 * ratio, 7 / view.scale);
+    const text = `${change.after > change.before ? "+" : "−"} ${Math.round(100 * change.p)} %`;
+    context.beginPath();
+    context.rect(x - size, y - size, 2 * size, 2 * size);
+    context.strokeStyle = "#000a";
+    context.lineWidth = 3.5 * ratio;
+    context.stroke();
+    context.strokeText(text, x + size + 3 * ratio, y);
+    context.strokeStyle = context.fillStyle = "#7dff8a";
+    context.lineWidth = 1.5 * ratio;
+    context.stroke();
+    context.fillText(text, x + size + 3 * ratio, y);
+  }
+}
+
+function drawTicks() {
+  const canvas = $("ticks"), { changes, shape } = movie();
+  if ($("changes").hidden) return;
+  const ratio = window.devicePixelRatio || 1, style = getComputedStyle(document.documentElement);
+  canvas.width = Math.round(canvas.clientWidth * ratio);
+  canvas.height = Math.round(canvas.clientHeight * ratio);
+  const context = canvas.getContext("2d"), place = (t) => (t / Math.max(1, shape[0] - 1)) * (canvas.width - 2 * ratio);
+  context.fillStyle = style.getPropertyValue("--accent");
+  for (const { t, p } of changes) context.fillRect(place(t), canvas.height * (1 - p), 2 * ratio, canvas.height * p);
+  context.fillStyle = style.getPropertyValue("--warn");
+  context.fillRect(place(state.frame), 0, ratio, canvas.height);
+}
+
+function nextChange() {
+  const { changes } = movie();
+  if (!changes || !changes.length) return;
+  const found = changes.find((change) => change.t > state.frame) || changes[0];
+  $("change").textContent = `frame ${found.t}, row ${found.y.toFixed(0)}, column ${found.x.toFixed(0)}: ${number(found.before)} to `
+    + `${number(found.after)}, probability ${Math.round(100 * found.p)} %`;
+  go(found.t);
 }
 
 // ---- the trace of a place ------------------------------------------------------------------------------------
@@ -515,7 +569,7 @@ function keys(event) {
   const slides = event.target.tagName === "INPUT", pressed = event.target.tagName === "BUTTON";
   const does = {
     " ": pressed ? null : toggle, "+": () => zoom(ZOOM), "=": () => zoom(ZOOM), "-": () => zoom(1 / ZOOM), "0": fit,
-    ArrowRight: slides ? null : () => go(state.frame + 1), ArrowLeft: slides ? null : () => go(state.frame - 1),
+    n: nextChange, ArrowRight: slides ? null : () => go(state.frame + 1), ArrowLeft: slides ? null : () => go(state.frame - 1),
     Home: slides ? null : () => go(0), End: slides ? null : () => go(movie().shape[0] - 1),
   }[event.key];
   if (!does) return;
@@ -544,6 +598,12 @@ async function begin() {
   $("trace").addEventListener("click", (event) => {
     const box = $("trace").getBoundingClientRect(), left = 46, wide = box.width - left - 6;
     go(Math.round(((event.clientX - box.left - left) / wide) * (movie().shape[0] - 1)));
+  });
+  $("next").addEventListener("click", nextChange);
+  $("marks").addEventListener("change", draw);
+  $("ticks").addEventListener("click", (event) => {
+    const box = $("ticks").getBoundingClientRect();
+    go(Math.round(((event.clientX - box.left) / box.width) * (movie().shape[0] - 1)));
   });
   document.addEventListener("keydown", keys);
   let waiting = 0;
