@@ -27,6 +27,7 @@ from stores import denoised_store, movie_store
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.cli.command_line import main
 from tdenoise_pipeline.errors import InputError, ResourceError
+from tdenoise_pipeline.events.tables import EVENTS
 from tdenoise_pipeline.inputs.shown import shown_movies
 from tdenoise_pipeline.settings.config import ApplyConfig
 from tdenoise_pipeline.store import store
@@ -272,8 +273,7 @@ def test_slider_keys_wheel_contrast_and_clicks_do_what_they_say(served: Served) 
         assert not page.errors
 
 
-HEADER = "time_s,frame,earliest_frame,latest_frame,column,row_px,column_px,row_nm,column_nm,before,after,share,probability"
-CHANGES = f"""{HEADER}
+CHANGES = f"""{",".join(EVENTS)}
 0.2,10,9,12,0,30.5,200.2,1.5,10,4.5,9.25,1.1,0.97
 0.6,30,30,31,1,12,50,0.6,2.5,8,0.5,-0.9,0.4
 """

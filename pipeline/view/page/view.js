@@ -362,7 +362,7 @@ function markChanges(context, canvas) {
     if (t < Math.min(change.first, change.t - 1) || t > Math.max(change.last, change.t + 1)) continue;
     const x = (change.x + 0.5 - view.x) / view.scale + canvas.width / 2;
     const y = (change.y + 0.5 - view.y) / view.scale + canvas.height / 2, size = Math.max(8 * ratio, 7 / view.scale);
-    const text = `${change.after > change.before ? "+" : "−"} ${Math.round(100 * change.p)} %`;
+    const text = `${change.after > change.before ? "more" : "less"} (${Math.round(100 * change.p)} %)`;
     context.beginPath();
     context.rect(x - size, y - size, 2 * size, 2 * size);
     context.strokeStyle = "#000a";
@@ -395,6 +395,12 @@ function nextChange() {
   const found = changes.find((change) => change.t > state.frame) || changes[0];
   $("change").textContent = `frame ${found.t}, row ${found.y.toFixed(0)}, column ${found.x.toFixed(0)}: ${number(found.before)} to `
     + `${number(found.after)}, probability ${Math.round(100 * found.p)} %`;
+  const { canvas } = state.panels[0], view = state.view;
+  const away = Math.max(Math.abs(found.y - view.y) / canvas.height, Math.abs(found.x - view.x) / canvas.width);
+  if (away > 0.4 * view.scale) {
+    Object.assign(view, { y: found.y, x: found.x });
+    clampView();
+  }
   go(found.t);
 }
 
