@@ -63,7 +63,7 @@ def view(config: ViewConfig, control: Control | None = None) -> Iterator[str]:
         yield f"Open {address}"
         yield (
             "From another computer, first type there: "
-            f"ssh -L {port}:{HOST}:{port} {getpass.getuser()}@{socket.getfqdn()}"
+            f"ssh -L {port}:{HOST}:{port} {_user()}@{socket.gethostname()}"
         )
         yield "Press Ctrl-C to end."
         if config.browser and _has_screen():
@@ -73,6 +73,13 @@ def view(config: ViewConfig, control: Control | None = None) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container that knows no names
+        return "YOU"
 
 
 def _has_screen() -> bool:
