@@ -9,6 +9,9 @@ from typing import Any
 from .errors import InputError
 from .inputs.shown import Shown, shown_movies
 from .settings.results import is_run_folder
+from .view.changes import changes_beside
+
+POINT_PIXELS = 14
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -32,28 +35,55 @@ def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerD
 def read(path: str | list[str]) -> list[LayerData]:
     """Layers of stores: the denoised movie with all its levels, and the counts below it where they lie beside it.
 
-    Both have the same scale, contrast of their own, and no frame in memory before it is shown.
+    Both have the same scale, contrast of their own, and no frame in memory before it is shown. The changes that
+    `events` found are points above them.
 
     Raises
     ------
     InputError
         If a store is damaged.
     """
-    return [_layer(shown) for each in _paths(path) for shown in shown_movies(each)]
+    layers = []
+    for each in _paths(path):
+        movies = shown_movies(each)
+        layers += [_layer(shown) for shown in movies]
+        top = movies[-1].store
+        if "movie" in top.attributes and (found := changes_beside(top.path, top.attributes["movie"]["id"])):
+            layers.append(_points(movies[-1], found))
+    return layers
 
 
 def _paths(path: str | list[str]) -> list[Path]:
     return [Path(each) for each in ([path] if isinstance(path, str) else path)]
 
 
-def _layer(shown: Shown) -> LayerData:
+def _place(shown: Shown) -> dict[str, list[float]]:
+    """Where a layer lies, in s and nm."""
     steps = [1.0 if step is None else step for _, step, _ in shown.store.coordinates.axes]
     starts = [step * first for step, (*_, first) in zip(steps, shown.store.coordinates.axes, strict=True)]
+    return {"scale": steps, "translate": starts}
+
+
+def _points(shown: Shown, found: list[dict[str, Any]]) -> LayerData:
     told = {
+        **_place(shown),
+        "name": f"{shown.store.path.stem}: changes",
+        "symbol": "square",
+        "size": POINT_PIXELS,
+        "face_color": "transparent",
+        "features": {
+            name: [change[key] for change in found]
+            for name, key in (("probability", "p"), ("before", "before"), ("after", "after"))
+        },
+    }
+    return [[change[axis] for axis in "tyx"] for change in found], told, "points"
+
+
+def _layer(shown: Shown) -> LayerData:
+    told = {
+        **_place(shown),
         "name": shown.title,
         "multiscale": len(shown.levels) > 1,
-        "scale": steps,
-        "translate": starts,
         "contrast_limits": shown.window,
         "colormap": "gray",
         "metadata": {"tdenoise": dict(shown.store.attributes)},

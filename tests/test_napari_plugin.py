@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import tomllib
 from importlib import import_module
 from importlib.resources import files
@@ -12,8 +14,10 @@ import pytest
 from ruamel.yaml import YAML
 from small import counts, model_folder, movie_store
 from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.events.tables import EVENTS
 from tdenoise_pipeline.napari_plugin import get_reader
 from tdenoise_pipeline.settings.config import ApplyConfig
+from tdenoise_pipeline.store import store
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +58,21 @@ def test_a_run_is_two_layers_in_one_place_with_contrast(run: Path) -> None:
     np.testing.assert_array_equal(raw[3], counts((6, 24, 400))[3])
     assert np.isfinite(np.asarray(denoised[1][3, 2:5, :])).all()
     assert 0 <= below["contrast_limits"][0] < below["contrast_limits"][1] < 15
+
+
+def test_changes_that_events_found_are_points(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "events").mkdir()
+    told = {"kind": "events", "movie": {"id": store.read_attributes(run / "movie.zarr")["id"]}}
+    (folder / "events/events.json").write_text(json.dumps(told))
+    row = dict.fromkeys(EVENTS, "0") | {"frame": "3", "row_px": "4.5", "column_px": "7", "probability": "0.9"}
+    (folder / "events/events.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    read = get_reader(str(folder))
+    assert read is not None
+    *_, (points, found, kind) = read(str(folder))
+    assert kind == "points" and points == [[3, 4.5, 7.0]] and found["features"]["probability"] == [0.9]
+    assert found["scale"] == pytest.approx([0.02, 0.05, 0.05])
 
 
 def test_a_movie_alone_is_one_layer(run: Path) -> None:
