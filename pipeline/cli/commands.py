@@ -86,6 +86,12 @@ def _archive_add(config: Any, control: Control) -> dict[str, Any]:
     return add(config, control)
 
 
+def _archive_tag(config: Any, control: Control) -> dict[str, Any]:
+    from ..archive.notes import tag
+
+    return tag(config)
+
+
 def _archive_verify(config: Any, control: Control) -> dict[str, Any]:
     from ..archive.verify_archive import verify_archive
 
@@ -323,7 +329,10 @@ COMMANDS = {
         "ArchiveFindConfig",
         "Find movies, models and results in an archive.",
         _archive("find"),
-        show.archive_list,
+        show.archive_find,
+    ),
+    "archive tag": Command(
+        "ArchiveTagConfig", "Write notes on an item of an archive.", _archive_tag, show.archive_tag
     ),
     "archive show": Command(
         "ArchiveShowConfig",

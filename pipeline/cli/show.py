@@ -62,7 +62,16 @@ def archive_add(result: dict[str, Any]) -> str:
 
 
 def archive_list(result: dict[str, Any]) -> str:
-    return "\n".join(map(_card, result["cards"])) or "nothing"
+    return "\n".join(map(_card, result["cards"])) or "the archive is empty"
+
+
+def archive_find(result: dict[str, Any]) -> str:
+    return "\n".join(map(_card, result["cards"])) or "nothing in the archive fits"
+
+
+def archive_tag(result: dict[str, Any]) -> str:
+    notes = "".join(f"\n  {name} = {value}" for name, value in sorted(result["notes"].items()))
+    return _card(result) + (notes or "\n  no notes")
 
 
 def archive_show(result: dict[str, Any]) -> str:

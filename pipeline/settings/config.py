@@ -5,6 +5,7 @@ from .archive_settings import ArchiveConfig as ArchiveConfig
 from .archive_settings import ArchiveFindConfig as ArchiveFindConfig
 from .archive_settings import ArchiveIndexConfig as ArchiveIndexConfig
 from .archive_settings import ArchiveShowConfig as ArchiveShowConfig
+from .archive_settings import ArchiveTagConfig as ArchiveTagConfig
 from .archive_settings import ArchiveVerifyConfig as ArchiveVerifyConfig
 from .denoise_settings import ApplyConfig as ApplyConfig
 from .denoise_settings import ApplyManyConfig as ApplyManyConfig

@@ -310,6 +310,7 @@ Model = Annotated[Path, _in_run("train")]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_several), Field(min_length=1)]
 MoviePaths = Annotated[tuple[MovieStore, ...], BeforeValidator(_several), Field(min_length=1)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_several), Field(min_length=1)]
+OptionalWords = Annotated[tuple[str, ...], BeforeValidator(_several)]
 
 # Of profiles.
 Word = Annotated[str, AfterValidator(_word)]
