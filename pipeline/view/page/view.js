@@ -66,6 +66,8 @@ function choose(index) {
   $("frame").max = n - 1;
   $("where").textContent = "Click into a picture to see how that place changes with time";
   $("trace").hidden = $("legend").hidden = true;
+  for (const [id, name] of [["dots", "counts"], ["line", "denoised"]]) $(id).hidden = !(name in found.layers);
+  $("bandtext").hidden = true;
   $("changes").hidden = !(found.changes && found.changes.length);
   $("change").textContent = found.changes
     ? `${found.changes.length} changes found by 'events', ${found.changes.filter((c) => c.p >= 0.9).length} of them with 90 % or more`
@@ -321,10 +323,15 @@ function draw() {
 function scaleBar(context, canvas) {
   const nm = movie().pixel_size_nm, unit = nm ? "nm" : "px";
   const perPixel = state.view.scale * (nm || 1), ratio = window.devicePixelRatio || 1;
-  let length = 10 ** Math.floor(Math.log10(0.3 * canvas.width * perPixel));
-  for (const factor of [5, 2]) if (factor * length <= 0.3 * canvas.width * perPixel) { length *= factor; break; }
-  const wide = length / perPixel, margin = 10 * ratio, thick = 4 * ratio;
-  const text = `${number(length)} ${unit}`, y = canvas.height - margin - thick;
+  const [, height, width] = movie().shape, view = state.view;
+  // Within the frame, which may not fill the canvas.
+  const left = Math.max(0, canvas.width / 2 - view.x / view.scale);
+  const bottom = Math.min(canvas.height, canvas.height / 2 + (height - view.y) / view.scale);
+  const most = 0.3 * Math.min(canvas.width, width / view.scale) * perPixel;
+  let length = 10 ** Math.floor(Math.log10(most));
+  for (const factor of [5, 2]) if (factor * length <= most) { length *= factor; break; }
+  const wide = length / perPixel, thick = 4 * ratio, margin = left + 10 * ratio;
+  const text = `${number(length)} ${unit}`, y = bottom - 10 * ratio - thick;
   context.font = `600 ${13 * ratio}px system-ui, sans-serif`;
   context.textBaseline = "bottom";
   context.lineJoin = "round";
@@ -612,12 +619,19 @@ async function begin() {
     go(Math.round(((event.clientX - box.left) / box.width) * (movie().shape[0] - 1)));
   });
   document.addEventListener("keydown", keys);
+  choose(0);
+  // Of the window, and where a bar to scroll comes or goes.
   let waiting = 0;
-  window.addEventListener("resize", () => {
+  const again = () => {
     clearTimeout(waiting);
     waiting = setTimeout(() => { measure(); clampView(); request(); }, 100);
-  });
-  choose(0);
+  };
+  window.addEventListener("resize", again);
+  let wide = $("panels").clientWidth;
+  new ResizeObserver(() => {
+    if ($("panels").clientWidth !== wide) again();
+    wide = $("panels").clientWidth;
+  }).observe($("panels"));
 }
 
 begin();
