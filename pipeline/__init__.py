@@ -26,7 +26,8 @@ def open(path: str | Path) -> xarray.Dataset:
     -------
     xarray.Dataset
         ``counts(t, y, x)``, or ``denoised(t, y, x)`` and, if written, ``variance(t, y, x)``, lazily loaded; and
-        the small arrays beside it.
+        the small arrays beside it. ``to_netcdf`` writes it: the attribute ``tdenoise``, which is nested in the store,
+        is JSON text here, and ``ome``, which tells viewers of the Zarr store, is left out.
 
     Raises
     ------
@@ -39,6 +40,7 @@ def open(path: str | Path) -> xarray.Dataset:
     from .errors import InputError
     from .settings.results import part_of_run
     from .store.checked_array import seal_of
+    from .store.netcdf import plain_attributes
     from .store.store import DASK_CHUNK, DENOISED, MOVIE, VARIANCE, open_store, read_attributes
 
     path = part_of_run(Path(path), "apply")
@@ -57,4 +59,6 @@ def open(path: str | Path) -> xarray.Dataset:
         dataset[small].load()  # later it might be that of a store which has replaced this one
     if seal_of(path) != opened.array.origin:
         raise InputError(path, "was replaced while it was opened. Open it again.")
-    return dataset.assign(lazy)
+    opened_lazily = dataset.assign(lazy)
+    opened_lazily.attrs = plain_attributes(dataset.attrs)
+    return opened_lazily

@@ -62,6 +62,7 @@ GIVEN = {
 }
 # Lines of other programs, and what looks at them.
 NOT_RUN_HERE = {
+    "tdenoise-pipeline view results": "it goes on until Ctrl-C; tests/test_view.py starts it",
     "make demo": "its commands are run below",
     "python3 -m venv .venv": "the tests run in an environment",
     ". .venv/bin/activate": "the tests run in an environment",

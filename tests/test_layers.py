@@ -22,9 +22,9 @@ FOLDERS = {"tdenoise_pipeline": ROOT / "pipeline", "tdenoise": ROOT / "tdenoise"
 FLOORS = {
     "tdenoise_pipeline": (
         ("front",),
-        ("cli",),
+        ("cli", "napari_plugin"),
         ("workflow",),
-        ("apply", "archive", "evaluate", "events", "export", "ingest", "jobs", "train"),
+        ("apply", "archive", "evaluate", "events", "export", "ingest", "jobs", "train", "view"),
         ("pictures",),
         ("inputs", "workers"),
         ("resources",),
@@ -81,6 +81,7 @@ COMMANDS = [
     "status",
     "simulate",
     "submit",
+    "view",
 ]
 COMMANDS += ["models import", "models show", "doctor", "resume", "cancel", "logs"]
 COMMANDS += ["profiles list", "profiles show", "profiles check"]

@@ -134,6 +134,14 @@ def _report(config: Any, control: Control) -> dict[str, Any]:
     return {"report": str(config.output), "metrics": write_report(config, control)}
 
 
+def _view(config: Any, control: Control) -> dict[str, Any]:
+    from ..view.server import view
+
+    for line in view(config, control):
+        say(line)
+    return {}
+
+
 def _events(config: Any, control: Control) -> dict[str, Any]:
     from ..events.find_events import events
 
@@ -270,6 +278,7 @@ COMMANDS = {
         show.export,
         _export_plan,
     ),
+    "view": Command("ViewConfig", "Look at movies of any size in your browser.", _view, str),
     "evaluate": Command(
         "EvaluateConfig",
         "Measure how good a denoised movie is, with or without a truth.",
@@ -380,7 +389,7 @@ GROUPS = {
 # What a user wants to do, and the first words of the commands for it.
 PURPOSES = {
     "denoise a movie": ("run", "ingest", "train", "apply", "resume"),
-    "look at the result": ("report", "export", "evaluate", "events", "verify"),
+    "look at the result": ("view", "report", "export", "evaluate", "events", "verify"),
     "work on a cluster": ("submit", "status", "logs", "cancel", "profiles", "doctor"),
     "keep and find": ("models", "archive"),
     "try and learn": ("simulate", "completion", "help"),

@@ -36,4 +36,5 @@ from .result_settings import ModelsImportConfig as ModelsImportConfig
 from .result_settings import ModelsShowConfig as ModelsShowConfig
 from .result_settings import ReportConfig as ReportConfig
 from .result_settings import VerifyConfig as VerifyConfig
+from .result_settings import ViewConfig as ViewConfig
 from .results import SCRATCH as SCRATCH
