@@ -71,7 +71,7 @@ class _Step:
         return self.__wrapped__(*arguments, **settings)
 
     def __reduce__(self) -> str:
-        return self.__name__  # of this module
+        return str(self.__name__)  # of this module
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or self._room not in sys.modules:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tdenoise_pipeline import denoise as denoise
+    from tdenoise_pipeline import denoise as denoise  # type: ignore[import-not-found, unused-ignore]
 
 __version__ = "0.1.0"
 

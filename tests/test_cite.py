@@ -33,10 +33,12 @@ def result(tmp_path_factory: pytest.TempPathFactory, workers: str) -> Path:
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    capsys.readouterr()
     assert main(["cite", *map(str, words)]) == 0
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_paragraph_says_what_the_stores_and_the_report_say(
     result: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +57,7 @@ def test_the_paragraph_says_what_the_stores_and_the_report_say(
     assert not re.search(r"None|nan|\{|\bNaN\b|\s\s", text)
 
 
+@pytest.mark.slow
 def test_text_comes_with_an_entry_for_each_work_that_it_cites(
     result: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +80,7 @@ def test_every_work_of_the_citation_file_has_its_use_and_every_use_a_work() -> N
     assert sorted(work.id for work in works) == sorted(OF_METHOD.values())
 
 
+@pytest.mark.slow
 def test_only_what_was_used_is_cited(
     result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +97,7 @@ def test_only_what_was_used_is_cited(
     assert read_card(model)["sha256"][:12] in json.loads(said(capsys, other, "--json"))["text"]
 
 
+@pytest.mark.slow
 def test_figures_of_another_result_are_never_taken_for_those_of_this_one(
     result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +112,7 @@ def test_figures_of_another_result_are_never_taken_for_those_of_this_one(
     assert "mean squared error" not in text and "3 steps" not in text
 
 
+@pytest.mark.slow
 def test_the_model_as_it_comes_is_said_to_know_simulated_movies_only(
     result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

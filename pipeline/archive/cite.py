@@ -228,8 +228,8 @@ def _training(told: _Told) -> list[str]:
     """What the network learned from."""
     card, denoised = told.card, told.denoised or {}
     if card is None:
-        known = {True: "It learned from this movie.", False: "It did not learn from this movie."}
-        return [known.get(denoised.get("trained_on_this"), "")] if "trained_on_this" in denoised else []
+        known = {"True": "It learned from this movie.", "False": "It did not learn from this movie."}
+        return [known[key]] if (key := str(denoised.get("trained_on_this"))) in known else []
     if not card["movies"] and "imported" not in card:
         return ["It was trained on simulated movies only, and not adapted to this one."]
     on = "this movie" if denoised.get("trained_on_this") else f"{len(card['movies'])} other movie(s)"

@@ -7,8 +7,8 @@ from typing import Any
 import xarray
 
 
-@xarray.register_dataarray_accessor("tdenoise")
-@xarray.register_dataset_accessor("tdenoise")
+@xarray.register_dataarray_accessor("tdenoise")  # type: ignore[no-untyped-call]
+@xarray.register_dataset_accessor("tdenoise")  # type: ignore[no-untyped-call]
 class Accessor:
     """What tdenoise can do with a movie.
 

@@ -20,7 +20,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tdenoise.files.atomic import make_folder
-from tdenoise.network import checkpoint
+from tdenoise.network import checkpoint, torch_setup
 from tdenoise.noise.noise import NoiseStatistics
 
 from ..apply import block_work
@@ -123,57 +123,46 @@ def denoise(
 ) -> Any:
     """Denoise a movie: the same kind of array comes out as went in.
 
-    Noise, drift, brightness and bad pixels are measured first, as ``tdenoise-pipeline ingest`` does. The values equal
-    those of the command line on the same machine, bit for bit.
+    Its noise, drift, brightness and bad pixels are measured first. The values equal those of the command line on the
+    same machine, bit for bit.
 
     Parameters
     ----------
     movie : numpy.ndarray, dask.array.Array, xarray.DataArray, xarray.Dataset, str or Path
-        Counts of a movie of three axes: frames, rows, columns; at least three frames. Of a DataArray, the coordinates
-        say frame time and pixel size, if they have units. A Dataset needs a variable ``counts``, or only one movie. Of
-        the path of a raw file comes a DataArray.
+        Counts, (frames, rows, columns). Of a Dataset, ``counts`` or its only movie. A path is that of a raw file.
     model : str or Path, optional
-        ``"base"``: the model that comes with tdenoise, as it is; takes no time to train. ``"adapt"``: the base model,
-        adapted to this movie. Else the folder of a model, or of a run.
+        ``"base"``, the model that comes with tdenoise; ``"adapt"``, that model adapted to this movie; or a folder.
     time_limit : str or float, optional
-        Of the training, for ``"adapt"``: such as ``"5m"``, or seconds.
+        For ``"adapt"``, of the training: ``"5m"``, or seconds.
     device : {"auto", "cpu", "cuda"}, optional
-        A GPU is used if there is one.
     output : str or Path, optional
-        Folder to keep all results in, as ``tdenoise-pipeline run`` does: commands such as ``verify`` take it. Without,
-        they lie in a temporary folder (``TMPDIR``) as long as the result needs them.
+        Folder to keep, like that of a run. Without, a temporary one is used for as long as the result needs it.
     progress : bool, optional
-        Show how far it is: under the cell of a notebook, or on the terminal.
+        Show how far it is, under the cell of a notebook or on the terminal.
     return_measured : bool, optional
         Also return what was measured.
     force : bool, optional
         Replace what is in ``output``.
     **settings
-        All other settings of ``ingest``, ``train`` and ``apply`` have the same names as on the command line, with
-        underscores: ``counts_per_electron=1.0``, ``ensemble=16``, ``workers="local:2"``, ``seed=1``, ...
+        Those of ``ingest``, ``train`` and ``apply`` on the command line, such as ``counts_per_electron=1.0``.
 
     Returns
     -------
     numpy.ndarray, dask.array.Array, xarray.DataArray or xarray.Dataset
-        Expected counts, float32, in the units and the shape of the movie. What was Dask, or lies in a file, is lazy
-        again: its memory does not grow with the length of the movie. What has coordinates keeps them.
+        Expected counts, float32. Lazy if the movie was, or if it lay in a file; with its coordinates, if it had some.
     Measured
         Only with ``return_measured=True``.
 
     Raises
     ------
-    UsageError
-        If a setting is unknown or has no meaning.
-    InputError
-        If it is no movie, or its noise cannot be measured.
-    ResourceError
-        If memory or disk do not suffice.
+    PipelineError
+        If a setting has no meaning, it is no movie, or memory or disk do not suffice.
     """
     chosen = _Settings.of(model, settings, time_limit, device, force, isinstance(movie, str | os.PathLike))
     held = None if isinstance(movie, str | os.PathLike) else hold(_movie_of(movie))
     folder, temporary = _folder(output)
     try:
-        with shown(progress) as control:
+        with torch_setup.restored(), shown(progress) as control:
             _steps(movie if held is None else held, folder, chosen, control)
         measured = _measured(folder)
         result, source = _result(movie, held, folder)

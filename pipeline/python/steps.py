@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import xarray
 
+from tdenoise.network import torch_setup
 from tdenoise.network.card import ModelCard
 
 from ..apply.apply import apply as apply_model
@@ -259,10 +260,10 @@ def run(raw: AnyPath, output: AnyPath, *, progress: bool = True, **settings: Any
     config = RunConfig(**_given(raw=raw, output=output, **settings))
     if config.step is not None:
         raise UsageError(f"step={config.step!r}: call {config.step} instead of run, or leave it out.")
-    with shown(progress) as control:
+    with torch_setup.restored(), shown(progress) as control:
         made = run_all(config, control)
-    parts = (Path(made[name]) for name in ("movie", "model", "denoised", "report"))
-    return Ran(config.output, *parts, metrics=made["metrics"])
+    parts = {name: Path(made[name]) for name in ("movie", "model", "denoised", "report")}
+    return Ran(config.output, **parts, metrics=made["metrics"])
 
 
 @_takes(EvaluateConfig, "denoised")
@@ -284,7 +285,7 @@ def evaluate(denoised: AnyPath, *, progress: bool = True, **settings: Any) -> Ev
         A dictionary; `tdenoise_pipeline.evaluate.evaluation_result` lists the fields.
     """
     config = EvaluateConfig(**_given(denoised=denoised, **settings))
-    with shown(progress) as control:
+    with torch_setup.restored(), shown(progress) as control:
         return evaluate_store(config, control)
 
 
@@ -307,8 +308,8 @@ def report(denoised: AnyPath, *, progress: bool = True, **settings: Any) -> Made
         The page, and its figures.
     """
     config = ReportConfig(**_given(denoised=denoised, **settings))
-    with shown(progress) as control:
-        return Made(config.output, cast("Evaluation", write_report(config, control)))
+    with torch_setup.restored(), shown(progress) as control:
+        return Made(config.output, write_report(config, control))
 
 
 @_takes(VerifyConfig, "store")

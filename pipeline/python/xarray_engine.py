@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
 from xarray.core import indexing
 
-from ..readers import MovieInfo, open_raw
+from ..readers import MovieInfo, Reader, open_raw
 from . import accessor  # noqa: F401  (so that what it opens has it)
 
 COUNTS = "counts"
@@ -87,7 +87,7 @@ class Engine(BackendEntrypoint):  # type: ignore[misc, no-any-unimported, unused
         """
         choices = {"dataset": dataset, "channel": channel, "allow_truncated": allow_truncated}
         path = str(Path(filename_or_obj).absolute())  # the working folder may be another one later
-        manager = CachingFileManager(open_raw, path, kwargs=choices)
+        manager = CachingFileManager(_open, path, mode="r", kwargs=choices)
         info = manager.acquire().info
         values = indexing.LazilyIndexedArray(_Counts(manager, info))
         known = {name: getattr(info, name) for name in FACTS if getattr(info, name) not in (None, 0)}
@@ -106,6 +106,11 @@ class Engine(BackendEntrypoint):  # type: ignore[misc, no-any-unimported, unused
         if not isinstance(filename_or_obj, str | os.PathLike):
             return False
         return Path(filename_or_obj).suffix.lower() in OWN_SUFFIXES
+
+
+def _open(path: str, mode: str, **choices: Any) -> Reader:
+    """Open a raw movie, as a file manager wants it: in another process it always names a mode."""
+    return open_raw(path, **choices)
 
 
 def _frames_of_chunk(info: MovieInfo) -> int:
