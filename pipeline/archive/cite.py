@@ -163,14 +163,14 @@ def _recording(told: _Told) -> list[str]:
     detector, dose = movie["detector"], movie["dose"]
     means = [f"with a {detector['camera']} camera" if detector["camera"] else ""]
     means.append(f"at {detector['voltage_kv']:g} kV" if detector["voltage_kv"] else "")
-    recorded = " ".join(filter(None, ["was recorded", *means])) if any(means) else "was recorded"
     if dose["per_pixel"] is not None:
         area = dose["per_square_angstrom"]
         per_area = "" if area is None else f" ({area:.3g} electrons per square angstrom and frame)"
         calibrated.append(f"{dose['per_pixel']:.3g} electrons per pixel and frame{per_area}")
     elif movie["mean"] is not None:
         calibrated.append(f"{movie['mean']:.3g} counts per pixel and frame on average")
-    said = [f"The movie {movie['source']['name']} {recorded}: {', '.join([frames, *calibrated])}."]
+    recorded = f"; it was recorded {' '.join(filter(None, means))}" if any(means) else ""
+    said = [f"The movie {movie['source']['name']} has {', '.join([frames, *calibrated])}{recorded}."]
     if movie["corrections"]:
         done = "; ".join(movie["corrections"])
         said.append(f"Before denoising, its counts were corrected: {done}.")
@@ -204,8 +204,8 @@ def _denoising(told: _Told, own: Work, cited: Mapping[str, Work]) -> list[str]:
         f"which does not see the counts within {model['blind_radius']} pixel(s) of the one that it predicts",
     )
     said = [
-        f"It was denoised with {own.short} ({cited['denoising'].short}), by a self-supervised network (kind "
-        f"{model['kind']}{'; ' + names if names else ''}), {blind}.",
+        f"It was denoised with {own.short} ({cited['denoising'].short}), by a self-supervised network of the kind "
+        f"{model['kind']}{f' ({names})' if names else ''}, {blind}.",
         *_training(told),
     ]
     passes = settings["ensemble"]
@@ -244,8 +244,14 @@ def _training(told: _Told) -> list[str]:
         start = "from the model that comes with tdenoise, which was trained on simulated movies"
     seed = f" (seed {card['seed']})" if card.get("seed") is not None else ""
     held = denoised.get("held_out_frames") or []
-    out = f"; {len(held)} of its frames were held out to choose the weights" if held else ""
-    return [f"The network was trained on {on}{steps}, {start}{seed}{out}."]
+    out = f"; {len(held)} frames of this movie were held out to choose the weights" if held else ""
+    said = [f"The network was trained on {on}{steps}{seed}, starting {start}{out}."]
+    share = card.get("metrics", {}).get("share", 1.0)
+    if share == 0:
+        said.append("None of the change from the start was kept, so the model is the one it started from.")
+    elif share < 1:
+        said.append(f"Of the change from the start, {_percent(share)} is kept.")
+    return said
 
 
 def _figures(told: _Told, cited: Mapping[str, Work]) -> list[str]:
@@ -254,14 +260,17 @@ def _figures(told: _Told, cited: Mapping[str, Work]) -> list[str]:
     of = "held-out frames" if found.get("frames") == "held_out" else "all frames"
     nmse = found.get("nmse")
     if nmse is not None:
-        interval = f"95 % interval {_percent(nmse['low'])} to {_percent(nmse['high'])}"
-        said.append(
-            f"The mean squared error, estimated without a ground truth on {of}, is {_percent(nmse['estimate'])} of the "
-            f"variance of the noise ({interval})."
-        )
+        value = f"{_percent(nmse['estimate'])} of the variance of the noise (95 % interval {_percent(nmse['low'])} to "
+        value += f"{_percent(nmse['high'])})"
+        if not nmse["resolvable"]:
+            value = f"below {_percent(nmse['high'])} of the variance of the noise (95 % confidence; not resolvable)"
+        said.append(f"The mean squared error, estimated without a ground truth on {of}, is {value}.")
     if "umse" in cited:
         umse = found["umse"]
-        said.append(f"The uMSE ({cited['umse'].short}) is {umse['estimate']:.3g} counts squared.")
+        below = (
+            f"{umse['estimate']:.3g}" if umse["resolvable"] else f"not resolvable, below {umse['high']:.3g}"
+        )
+        said.append(f"The uMSE ({cited['umse'].short}) is {below} counts squared.")
     refuted = found.get("refuted")
     if refuted is not None:
         n = refuted["n_places"]
