@@ -134,7 +134,8 @@ def denoise(
         ``"base"``, the model that comes with tdenoise; ``"adapt"``, that model adapted to this movie; or a folder.
     time_limit : str or float, optional
         For ``"adapt"``, of the training: ``"5m"``, or seconds.
-    device : {"auto", "cpu", "cuda"}, optional
+    device : str, optional
+        ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if there is one.
     output : str or Path, optional
         Folder to keep, like that of a run. Without, a temporary one is used for as long as the result needs it.
     progress : bool, optional
@@ -159,6 +160,14 @@ def denoise(
         If a setting has no meaning, it is no movie, or memory or disk do not suffice.
     """
     chosen = _Settings.of(model, settings, time_limit, device, force, isinstance(movie, str | os.PathLike))
+    made = _denoised(movie, chosen, output, progress)
+    return made if return_measured else made[0]
+
+
+def _denoised(
+    movie: Any, chosen: _Settings, output: str | Path | None, progress: bool
+) -> tuple[Any, Measured]:
+    """The denoised movie, and what was measured; what is temporary goes with the last who needs it."""
     held = None if isinstance(movie, str | os.PathLike) else hold(_movie_of(movie))
     folder, temporary = _folder(output)
     try:
@@ -172,7 +181,7 @@ def denoise(
     finally:
         if temporary:
             shutil.rmtree(folder, ignore_errors=True)
-    return (result, measured) if return_measured else result
+    return result, measured
 
 
 @dataclass(frozen=True)

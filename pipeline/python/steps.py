@@ -187,8 +187,8 @@ def train(movie: Any, output: AnyPath, *, progress: bool = True, **settings: Any
 
     Parameters
     ----------
-    movie : str, Path, or a list of them
-        Movie stores.
+    movie : str, Path or list
+        Movie store, or several.
     output : str or Path
         Model folder to write.
     progress : bool, optional
