@@ -45,6 +45,10 @@ def test_the_benchmarks_of_what_grows_run_through(name: str) -> None:
     run(f"{name}.py", "--quick")
 
 
+def test_the_benchmark_of_events_compares_with_the_truth() -> None:
+    assert "still seed 0 dose 2: " in run("events.py", "--quick")
+
+
 def test_a_section_that_fails_does_not_take_the_others_along(tmp_path: Path) -> None:
     words = ["gpu.py", "--device", "cpu", "--quick", "--apart", "--movie", str(tmp_path / "none")]
     words += ["--section", "training", "variants"]

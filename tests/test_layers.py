@@ -25,7 +25,7 @@ FLOORS = {
         ("python",),
         ("cli",),
         ("workflow",),
-        ("apply", "archive", "evaluate", "ingest", "jobs", "train"),
+        ("apply", "archive", "evaluate", "events", "ingest", "jobs", "train"),
         ("inputs", "workers"),
         ("resources",),
         ("runs", "slurm", "store"),
@@ -38,7 +38,7 @@ FLOORS = {
         ("training",),
         ("inference",),
         ("network",),
-        ("evaluation", "noise", "simulation"),
+        ("columns", "evaluation", "noise", "simulation"),
         ("files",),
         ("front",),
     ),
@@ -48,7 +48,7 @@ FLOORS = {
 HANDED_ON = {("tdenoise", "tdenoise_pipeline"): "`tdenoise.denoise` measures as ingest does"}
 
 # An import inside a function is for packages that take long to load or may be missing, and for these modules.
-HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "rich"}
+HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "pandas", "rich"}
 LATE = {
     *HEAVY,
     "cryptography",
@@ -79,6 +79,7 @@ COMMANDS = [
     "run",
     "evaluate",
     "report",
+    "events",
     "verify",
     "cite",
     "status",

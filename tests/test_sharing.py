@@ -22,7 +22,7 @@ from tdenoise_pipeline.errors import LockedError, Stopped, UsageError
 from tdenoise_pipeline.files.sealed_json import write_sealed
 from tdenoise_pipeline.runs import lease, markers, paths, shared_run
 from tdenoise_pipeline.runs.lease import holds_lease, this_process
-from tdenoise_pipeline.runs.progress import OutputRun
+from tdenoise_pipeline.runs.progress import OutputRun, tidy_up
 from tdenoise_pipeline.runs.shared_run import SharedRun
 from tdenoise_pipeline.settings.config import ApplyConfig, VerifyConfig
 from tdenoise_pipeline.settings.steps import single
@@ -229,6 +229,34 @@ def test_a_process_that_others_took_for_dead_stops_and_may_come_again(tmp_path: 
         (run._members / f"{run.member}.json").unlink()
         with pytest.raises(Stopped, match="run the same command again"):
             numbers(run, Share(0, 1, "g"))
+
+
+def test_a_process_whose_sign_of_life_is_damaged_stops_and_keeps_nothing_from_others(tmp_path: Path) -> None:
+    """A flipped bit in it, of a process of unknown host, kept what it held for ten minutes, or a folder for ever."""
+    with shared(tmp_path) as run:
+        begin(run)
+        name = dead_member(run, 3)
+        damaged = run._members / f"{name}.json"
+        write_sealed(damaged, this_process())  # it lives
+        assert not run.take("00000003") and not run.deaths("00000003")
+        data = bytearray(damaged.read_bytes())
+        data[40] ^= 1
+        damaged.write_bytes(data)
+        assert not holds_lease(run.folder, run.token, name)
+        run.take("00000003")
+        assert run.deaths("00000003") == 1
+
+
+def test_what_is_left_of_a_finished_output_goes_although_its_sign_of_life_is_damaged(tmp_path: Path) -> None:
+    run = shared(tmp_path)
+    run.__enter__()
+    begin(run)
+    run.partial.rename(run.output)  # and killed
+    run._stop_heartbeat.set()
+    file = run._members / f"{run.member}.json"
+    file.write_bytes(file.read_bytes()[:-9])
+    tidy_up(run.output)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_must_be_done_once_is_done_once(tmp_path: Path) -> None:

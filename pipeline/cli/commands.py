@@ -116,6 +116,12 @@ def _report(config: Any, control: Control) -> dict[str, Any]:
     return {"report": str(config.output), "metrics": write_report(config, control)}
 
 
+def _events(config: Any, control: Control) -> dict[str, Any]:
+    from ..events.find_events import events
+
+    return events(config, control)
+
+
 def _verify(config: Any, control: Control) -> dict[str, Any]:
     from ..archive.verify_run import verify_all
 
@@ -251,6 +257,12 @@ COMMANDS = {
         _evaluate,
         show.evaluate,
     ),
+    "events": Command(
+        "EventsConfig",
+        "Find the atomic columns of a movie, and list when they change and how sure that is.",
+        _events,
+        show.events,
+    ),
     "verify": Command(
         "VerifyConfig",
         "Check that a store, a model or a whole run is complete and undamaged; repair it.",
@@ -352,7 +364,7 @@ GROUPS = {
 # What a user wants to do, and the first words of the commands for it.
 PURPOSES = {
     "denoise a movie": ("run", "ingest", "train", "apply", "resume"),
-    "look at the result": ("report", "evaluate", "verify", "cite"),
+    "look at the result": ("report", "evaluate", "events", "verify", "cite"),
     "work on a cluster": ("submit", "status", "logs", "cancel", "profiles", "doctor"),
     "keep and find": ("models", "archive"),
     "try and learn": ("simulate", "completion", "help"),

@@ -101,6 +101,18 @@ def _figures(metrics: Evaluation) -> list[str]:
     return summary(metrics)
 
 
+def events(result: dict[str, Any]) -> str:
+    """What was found, in a few lines."""
+    lines = [
+        f"columns: {result['n_columns']} ({result['columns_are']}), of which {result['n_changing']} change",
+        f"changes: {result['n_changes']} listed, {result['n_sure']} of them with 90 % probability and more; "
+        f"about {result['n_expected']:.0f} are true",
+        *result["notes"],
+        f"tables: {result['output']}",
+    ]
+    return "\n".join(lines)
+
+
 def report(result: dict[str, Any]) -> str:
     return str(result["report"])
 

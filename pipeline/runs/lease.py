@@ -99,7 +99,9 @@ def look(lease: Path, watch: Watch) -> Look:
     members = lease / "members"
     signs: list[tuple[Path, dict[str, Any], object]]
     if members.is_dir():  # shared: it lives as long as one of them does
-        signs = [(file, read_record(file) or {}, sign_of_life(file)) for file in members.glob("*.json")]
+        # One that is damaged holds nothing: its process finds that, too.
+        records = [(file, read_record(file)) for file in members.glob("*.json")]
+        signs = [(file, record, sign_of_life(file)) for file, record in records if record is not None]
     else:
         beats = tuple(sign_of_life(lease / name) for name in ("owner.json", "heartbeat"))
         signs = [(lease, record, (token, *beats))]
@@ -211,8 +213,8 @@ def holds_lease(folder: Path, token: str, member: str | None = None) -> bool:
     Of a lease that several processes share (`shared_run.SharedRun`), ``member`` is the one who asks.
     """
     try:
-        if member is not None:
-            patiently((folder / "lease" / "members" / f"{member}.json").stat)
+        if member is not None and read_record(folder / "lease" / "members" / f"{member}.json") is None:
+            return False
         owner = json.loads(patiently((folder / "lease" / "owner.json").read_text))
         return bool(owner["token"] == token)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):

@@ -104,7 +104,8 @@ class SharedRun(OutputRun):
             return
         if lease.holds_lease(self.folder, self.token):
             raise Stopped(
-                "this process was silent for so long that others took over its work; run the same command again"
+                "this process was silent for so long that others took over its work, or its sign of life was damaged; "
+                "run the same command again"
             )
         raise LockedError(f"{self.output}: it is finished, or another run has taken it over.")
 
@@ -242,5 +243,5 @@ class SharedRun(OutputRun):
         if (beat := leases.sign_of_life(file)) is None:
             return False
         silence = self._watch.silence(file, beat)
-        record = leases.read_record(file) or {}
-        return silence < LOST_S and leases.process_holder(record, silence) is not None
+        record = leases.read_record(file)
+        return record is not None and silence < LOST_S and leases.process_holder(record, silence) is not None

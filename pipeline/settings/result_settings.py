@@ -1,4 +1,4 @@
-"""Settings of what looks at a result: evaluate, report, verify and models."""
+"""Settings of what looks at a result: evaluate, report, events, verify and models."""
 
 from __future__ import annotations
 
@@ -79,6 +79,45 @@ class ReportConfig(Settings):
 
     def __post_init__(self) -> None:
         _take_from_run(self)
+
+
+@settings()
+class EventsConfig(Settings):
+    """Find the atomic columns of a movie, and when they change; the raw counts are the witness."""
+
+    denoised: DenoisedStore = setting(
+        help="denoised store, or the folder of a run", metavar="DENOISED.zarr", positional=True
+    )
+    movie: MovieStore = setting(
+        None,
+        "movie store it was made from",
+        group=WHAT,
+        metavar="MOVIE.zarr",
+        default_text="that of the run, if you give the folder of a run",
+    )
+    output: NewPath = setting(
+        None,
+        "folder of tables to write",
+        group=OUTPUT,
+        metavar="FOLDER",
+        short="-o",
+        default_text="'events' in the run, if you give the folder of a run",
+    )
+    parquet: YesNo = setting(
+        False, "write the tables as Parquet, too; needs the extra [parquet]", group=OUTPUT
+    )
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
+
+    def __post_init__(self) -> None:
+        beside = beside_in_run(self.denoised, "ingest")
+        for name, value in (
+            ("movie", beside),
+            ("output", None if beside is None else self.denoised.parent / "events"),
+        ):
+            if getattr(self, name) is None:
+                if value is None:
+                    raise SettingError.missing(type(self), name)
+                object.__setattr__(self, name, value)
 
 
 def _take_from_run(config: EvaluateConfig | ReportConfig) -> None:

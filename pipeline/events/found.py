@@ -1,0 +1,31 @@
+"""What is found in a movie: its columns, and when they change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from tdenoise.columns.finding import Columns
+from tdenoise.columns.states import States
+from tdenoise.columns.traces import Traces
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything that was found in a movie."""
+
+    columns: Columns
+    traces: Traces
+    states: States
+    corner: Array  # (T, 2) of every frame in the frame of the scene
+    shown: Array  # (rows, columns) mean of the denoised movie, in the frame of the scene
+
+    @property
+    def places(self) -> Array:
+        """Columns in pixels of the first frame, shape (N, 2)."""
+        places: Array = self.columns.positions - self.corner[0]
+        return places
