@@ -33,6 +33,9 @@ import tdenoise
 
 SHAPE = (40, 20, 24)
 HOT = (3, 5)
+BLURRED = np.random.default_rng(0).poisson(
+    2.0, (24, 49, 48)
+)  # whose neighbours share electrons, once they are added
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +337,10 @@ def test_a_call_has_no_side_effects_on_its_process(tmp_path: Path, model: Path) 
         (np.zeros((4, 5, 6)), {"steps": 5}, "Add model='adapt'"),
         (np.zeros((4, 5, 6)), {"dataset": "a"}, "is for files"),
         (np.zeros((4, 5, 6)), {"bin": 0}, "bin 0 is not valid"),
+        (np.zeros((4, 5, 6)), {"ensemble": 3}, "ensemble 3 is not valid"),
+        (np.zeros((4, 5, 6)), {"model": "adapt", "steps": 0}, "steps 0 is not valid"),
+        (np.zeros((4, 5, 6)), {"model": "missing"}, "missing"),
+        (BLURRED[:, 1:] + BLURRED[:, :-1], {}, "Use model='adapt'"),
         ("missing.dm4", {}, "no such file"),
     ],
 )

@@ -29,7 +29,7 @@ from ..apply.apply_plan import usable_gpus
 from ..errors import InputError, UsageError
 from ..files.write_errors import named_failures
 from ..ingest.ingest import ingest
-from ..inputs.model_fit import movie_noise, too_correlated
+from ..inputs.model_fit import movie_noise, open_model, too_correlated
 from ..settings.denoise_settings import ApplyConfig, TrainConfig
 from ..settings.ingest_settings import IngestConfig, Preparation
 from ..settings.results import OUTPUTS
@@ -256,30 +256,34 @@ def _steps(movie: Held | str | os.PathLike[str], folder: Path, chosen: _Settings
     counts, trained, denoised = (folder / OUTPUTS[step] for step in ("ingest", "train", "apply"))
     held = movie if isinstance(movie, Held) else None
     raw = Path(movie.name if isinstance(movie, Held) else movie)
-    ingest(
-        IngestConfig(raw=raw, output=counts, **chosen.ingest),
-        control,
-        held=None if held is None else held.reader(),
-    )
-    model = Path(chosen.model)
-    if chosen.model == ADAPT:
-        train_model(TrainConfig(movie=(counts,), output=trained, **chosen.train), control)
-        model = trained
-    elif chosen.model == BASE:
-        model = checkpoint.BASE
-        if (reason := too_correlated(store.open_store(counts, store.MOVIE))) is not None:
-            raise InputError(
-                raw,
-                f"the base model hides one pixel, and here that is not enough: {reason}. Use model='adapt', which "
-                "trains a model for this movie.",
-            )
-    config = ApplyConfig(movie=counts, model=model, output=denoised, **chosen.apply)
+    model = {BASE: checkpoint.BASE, ADAPT: trained}.get(str(chosen.model), Path(chosen.model))
+    # All settings are checked before the first step, and a model is looked at.
+    reading = IngestConfig(raw=raw, output=counts, **chosen.ingest)
+    training = TrainConfig(movie=(counts,), output=trained, **chosen.train) if model == trained else None
+    applying = ApplyConfig(movie=counts, model=model, output=denoised, **chosen.apply)
+    if training is None:
+        open_model(applying.model or model)
+    ingest(reading, control, held=None if held is None else held.reader())
+    if training is not None:
+        train_model(training, control)
+    elif model == checkpoint.BASE:
+        _check_base(raw, counts)
     try:
-        apply(_placed(config), control)
+        apply(_placed(applying), control)
     finally:
         # What a worker keeps for its next block would stay in this process.
         block_work.load.cache_clear()
         block_work.movie_counts.cache_clear()
+
+
+def _check_base(raw: Path, counts: Path) -> None:
+    """Refuse a movie whose noise the base model would take for signal."""
+    if (reason := too_correlated(store.open_store(counts, store.MOVIE))) is not None:
+        raise InputError(
+            raw,
+            f"the base model hides one pixel, and here that is not enough: {reason}. Use model='adapt', which trains "
+            "a model for this movie.",
+        )
 
 
 def _placed(config: ApplyConfig) -> ApplyConfig:
