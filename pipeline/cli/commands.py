@@ -160,6 +160,12 @@ def _verify(config: Any, control: Control) -> dict[str, Any]:
     return verify_all(config, control, verify)
 
 
+def _cite(config: Any, control: Control) -> dict[str, Any]:
+    from ..archive.cite import cite
+
+    return cite(config, control)
+
+
 def _status(config: Any, control: Control) -> dict[str, Any]:
     from ..jobs.status import status
 
@@ -297,6 +303,12 @@ COMMANDS = {
         _verify,
         show.verify,
     ),
+    "cite": Command(
+        "CiteConfig",
+        "Write the methods paragraph of a paper, and the works to cite as BibTeX.",
+        _cite,
+        show.cite,
+    ),
     "status": Command("StatusConfig", "Show the progress of a run.", _status, show.status),
     "logs": Command("LogsConfig", "Show the logs of the jobs of a batch run.", _logs, str),
     "cancel": Command(
@@ -389,7 +401,7 @@ GROUPS = {
 # What a user wants to do, and the first words of the commands for it.
 PURPOSES = {
     "denoise a movie": ("run", "ingest", "train", "apply", "resume"),
-    "look at the result": ("view", "report", "export", "evaluate", "events", "verify"),
+    "look at the result": ("view", "report", "export", "evaluate", "events", "verify", "cite"),
     "work on a cluster": ("submit", "status", "logs", "cancel", "profiles", "doctor"),
     "keep and find": ("models", "archive"),
     "try and learn": ("simulate", "completion", "help"),

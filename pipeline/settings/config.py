@@ -30,6 +30,7 @@ from .job_settings import ProfilesListConfig as ProfilesListConfig
 from .job_settings import ProfilesShowConfig as ProfilesShowConfig
 from .job_settings import ResumeConfig as ResumeConfig
 from .job_settings import StatusConfig as StatusConfig
+from .result_settings import CiteConfig as CiteConfig
 from .result_settings import EvaluateConfig as EvaluateConfig
 from .result_settings import EventsConfig as EventsConfig
 from .result_settings import ModelsImportConfig as ModelsImportConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .fields import MODEL, OUTPUT, WHAT, WHERE, setting
 from .parse import DenoisedStore, Model, MovieStore, NewPath, Paths, Port, UdvdRadius, WorkersSetting, YesNo
@@ -166,6 +166,18 @@ class VerifyConfig(Settings):
 
     def __post_init__(self) -> None:
         self.workers.check_secure(insecure=False)
+
+
+@settings()
+class CiteConfig(Settings):
+    """Write the paragraph for the methods section of a paper, and the works to cite."""
+
+    store: Path = setting(
+        help="denoised store, movie store, or the folder of a run", metavar="STORE", positional=True
+    )
+    format: Literal["text", "bibtex", "json"] = setting(
+        "text", "text (paragraph and BibTeX), bibtex, or json", group=OUTPUT
+    )
 
 
 @settings()
