@@ -17,6 +17,8 @@ demo: .venv/.ready
 	$(BIN)/tdenoise-pipeline run $(DEMO)/raw/movie.tif -o $(DEMO)/result --truth $(DEMO)/raw/truth.npz --time-limit 2m
 	$(BIN)/tdenoise-pipeline verify $(DEMO)/result/denoised.zarr --deep
 	$(BIN)/python -c "import xarray; print(xarray.open_zarr('$(DEMO)/result/denoised.zarr')['denoised'])"
+	$(BIN)/tdenoise-pipeline export $(DEMO)/result -o $(DEMO)/result/movie.mp4
+	@echo "Look at $(DEMO)/result/report.html in a browser, and play $(DEMO)/result/movie.mp4."
 
 # Warnings are errors: a link that leads nowhere is one.
 docs: .venv/.ready

@@ -129,7 +129,7 @@ def measured(folder: Path, truth: Mapping[str, Array], key: str, dose: float) ->
 def matched(found: Found, truth: Mapping[str, Array]) -> list[int]:
     """The true column of every column found; -1: none, such as one of the support."""
     middle = len(truth["col_pos"]) // 2
-    places = found.columns.positions - found.corner[middle]
+    places = found.columns.positions - found.corner[middle] + found.moved[middle]
     apart = np.hypot(*(places[:, None] - truth["col_pos"][middle][None]).transpose(2, 0, 1))
     if not apart.size:
         return []
@@ -189,7 +189,7 @@ def places(found: Found, true_of: list[int], truth: Mapping[str, Array], dose: f
     errors, bounds = [], []
     for n, column in enumerate(true_of):
         if column >= 0 and column not in changing:
-            apart = found.traces.positions[:, n] - truth["col_pos"][:, column]
+            apart = found.centres[:, n] - truth["col_pos"][:, column]
             if not np.isfinite(apart).any():
                 continue
             errors.append(np.nanmean(np.square(apart - np.nanmean(apart, axis=0))))

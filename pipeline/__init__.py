@@ -46,7 +46,8 @@ def open(path: str | Path) -> xarray.Dataset:
     -------
     xarray.Dataset
         ``counts(t, y, x)``, or ``denoised(t, y, x)`` and, if written, ``variance(t, y, x)``, lazily loaded; and
-        the small arrays beside it.
+        the small arrays beside it. ``to_netcdf`` writes it: the attribute ``tdenoise``, which is nested in the store,
+        is JSON text here, and ``ome``, which tells viewers of the Zarr store, is left out.
 
     Raises
     ------

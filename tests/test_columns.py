@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tdenoise.columns.finding import Columns, ColumnSearch
 from tdenoise.columns.states import find_states
 from tdenoise.columns.traces import Traces, TraceSums
+from tdenoise.columns.tracking import Tracks
 
 SIGMA = 2.6
 
@@ -45,7 +46,7 @@ def test_a_column_that_is_there_for_one_stretch_only_is_found():
 
 def test_a_flat_image_holds_no_columns_and_no_columns_have_no_states():
     assert len(ColumnSearch(np.ones((64, 64))).columns().positions) == 0
-    states = find_states(Traces(np.empty((9, 0)), np.empty((9, 0)), np.empty((9, 0, 2))))
+    states = find_states(Traces(np.empty((9, 0)), np.empty((9, 0))))
     assert states.changes == [] and states.expected.shape == (9, 0)
 
 
@@ -59,7 +60,7 @@ def test_intensities_are_those_of_the_columns_whatever_their_neighbours_and_the_
     for k in range(6):
         corner = rng.uniform(-2, 2, 2)
         image = scene(positions - corner, heights[k] * (1 if bright else -1))
-        sums.add(k, image, image, image, corner)
+        sums.add(k, image, image, image, positions - corner)
     # Neighbours are freed from each other at the scene's positions, so a shift within a pixel leaves a little.
     np.testing.assert_allclose(sums.traces().intensity, heights, atol=0.03)
 
@@ -70,7 +71,7 @@ def test_the_stated_error_is_that_of_the_noise():
     clean = 2 * scene(LATTICE, np.full(len(LATTICE), 0.4))
     sums = TraceSums(columns, 200)
     for k in range(200):
-        sums.add(k, rng.poisson(clean), clean, clean, np.zeros(2))
+        sums.add(k, rng.poisson(clean), clean, clean, LATTICE)
     traces = sums.traces()
     pulls = (traces.intensity - 0.8) / traces.error
     assert abs(pulls.std() - 1) < 0.05 and abs(pulls.mean()) < 0.05
@@ -82,11 +83,24 @@ def test_pixels_that_tell_nothing_and_columns_that_leave_the_field_are_no_zeros(
     sums = TraceSums(columns, 2)
     holed = image.copy()
     holed[18:21, 19] = np.nan
-    sums.add(0, holed, image, image, np.zeros(2))
-    sums.add(1, image[:, :48], image[:, :48], image[:, :48], np.array([15.0, 0.0]))
+    sums.add(0, holed, image, image, columns.positions)
+    sums.add(1, image[:, :48], image[:, :48], image[:, :48], columns.positions - [15.0, 0.0])
     intensity = sums.traces().intensity
     np.testing.assert_allclose(intensity[0], 0.4, atol=1e-3)
     assert np.isnan(intensity[1, 0])
+
+
+def test_columns_are_followed_where_they_turn_and_drift_although_nobody_measured_it():
+    rng, true = np.random.default_rng(1), {}
+    tracks, middle = Tracks(Columns(LATTICE, SIGMA, True), 60), np.array([36.0, 40.0])
+    for k in range(60):
+        angle, drift = np.deg2rad(2.0 * (k > 30)), np.array([0.12 * k, -0.05 * k])
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        true[k] = (LATTICE - middle) @ turn.T + middle + drift
+        heights = np.where(rng.uniform(size=len(LATTICE)) < 0.1, 0.0, 0.4)
+        tracks.add(k, scene(true[k], heights) + rng.normal(0, 0.02, (72, 80)), np.zeros(2))
+    for k in (10, 50, 59):
+        assert np.median(np.abs(tracks.places()[k] - true[k])) < 0.3
 
 
 def made_up(rng, n, n_frames, index, dwell, levels=(0.0, 1.0)):
@@ -102,7 +116,7 @@ def made_up(rng, n, n_frames, index, dwell, levels=(0.0, 1.0)):
         truth[t] = np.array(levels)[state]
     error = np.full((n_frames, n), 1 / index)
     # All are on a level, so that what they do together is no change.
-    return Traces(2 + truth + rng.normal(size=truth.shape) / index, error, np.zeros((n_frames, n, 2))), jumps
+    return Traces(2 + truth + rng.normal(size=truth.shape) / index, error), jumps
 
 
 @pytest.mark.parametrize(("index", "levels"), [(2.0, (0.0, 1.0)), (3.0, (0.0, 0.5, 1.0))])
@@ -130,7 +144,7 @@ def test_columns_that_stay_or_wander_slowly_have_no_changes():
     slow = 0.4 * np.sin(2 * np.pi * (np.arange(n_frames)[:, None] / 600 + rng.uniform(size=n)))
     slow[:, : n // 2] = 0
     error = np.full((n_frames, n), 0.5)
-    traces = Traces(3 + slow + 0.5 * rng.normal(size=slow.shape), error, np.zeros((n_frames, n, 2)))
+    traces = Traces(3 + slow + 0.5 * rng.normal(size=slow.shape), error)
     assert sum(c.probability for c in find_states(traces).changes) < 1
 
 
@@ -139,7 +153,7 @@ def test_frames_without_a_column_change_nothing_but_what_they_would_have_told():
     holed = traces.intensity.copy()
     holed[50:55] = np.nan
     holed[:, 3] = np.nan
-    states = find_states(Traces(holed, traces.error, traces.positions))
+    states = find_states(Traces(holed, traces.error))
     assert states.jumps[3] == 0 and np.isfinite(states.expected).all()
     assert not any(c.column == 3 for c in states.changes)
     whole = {(c.column, c.frame) for c in find_states(traces).changes if c.probability > 0.99}
@@ -153,7 +167,7 @@ def test_brighter_and_darker_frames_of_all_columns_together_are_no_changes():
     together = np.where(np.arange(200) < 100, 1.0, 0.8)[:, None]
     heights = rng.uniform(1, 2, 30)
     error = np.full((200, 30), 0.3)
-    traces = Traces(together * heights + 0.3 * rng.normal(size=(200, 30)), error, np.zeros((200, 30, 2)))
+    traces = Traces(together * heights + 0.3 * rng.normal(size=(200, 30)), error)
     assert sum(c.probability for c in find_states(traces).changes) < 2
 
 

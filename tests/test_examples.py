@@ -55,6 +55,7 @@ GIVEN = {
     "docs/how_to/paper.md": ("results",),
     "docs/how_to/repair.md": ("movie.dm4", "results"),
     "docs/how_to/udvd_weights.md": ("movie.zarr", "movie_udvd_mf.pth"),
+    "docs/how_to/export.md": ("results",),
     "docs/how_to/events.md": ("results",),
     "docs/how_to/viewers.md": ("results",),
     "docs/reference/api.md": ("movie.dm4", "results"),
@@ -63,6 +64,7 @@ GIVEN = {
 }
 # Lines of other programs, and what looks at them.
 NOT_RUN_HERE = {
+    "tdenoise-pipeline view results": "it goes on until Ctrl-C; tests/test_view.py starts it",
     "make demo": "its commands are run below",
     "python3 -m venv .venv": "the tests run in an environment",
     ". .venv/bin/activate": "the tests run in an environment",

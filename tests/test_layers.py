@@ -23,9 +23,10 @@ FLOORS = {
     "tdenoise_pipeline": (
         ("front",),
         ("python",),
-        ("cli",),
+        ("cli", "napari_plugin"),
         ("workflow",),
-        ("apply", "archive", "evaluate", "events", "ingest", "jobs", "train"),
+        ("apply", "archive", "evaluate", "events", "export", "ingest", "jobs", "train", "view"),
+        ("pictures",),
         ("inputs", "workers"),
         ("resources",),
         ("runs", "slurm", "store"),
@@ -51,6 +52,7 @@ HANDED_ON = {("tdenoise", "tdenoise_pipeline"): "`tdenoise.denoise` measures as 
 HEAVY = {"torch", "xarray", "distributed", "dask", "zarr", "numpy", "scipy", "matplotlib", "pandas", "rich"}
 LATE = {
     *HEAVY,
+    "av",
     "cryptography",
     "dask_jobqueue",
     "h5py",
@@ -79,16 +81,18 @@ COMMANDS = [
     "run",
     "evaluate",
     "report",
+    "export",
     "events",
     "verify",
     "cite",
     "status",
     "simulate",
     "submit",
+    "view",
 ]
 COMMANDS += ["models import", "models show", "doctor", "resume", "cancel", "logs"]
 COMMANDS += ["profiles list", "profiles show", "profiles check"]
-COMMANDS += [f"archive {verb}" for verb in ("add", "list", "find", "show", "verify", "index")]
+COMMANDS += [f"archive {verb}" for verb in ("add", "list", "find", "tag", "show", "verify", "index")]
 
 # So that a function fits on a screen, and a module holds one idea.
 MOST_LINES = {"module": 450, "function": 60}

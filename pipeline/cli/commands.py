@@ -86,6 +86,12 @@ def _archive_add(config: Any, control: Control) -> dict[str, Any]:
     return add(config, control)
 
 
+def _archive_tag(config: Any, control: Control) -> dict[str, Any]:
+    from ..archive.notes import tag
+
+    return tag(config)
+
+
 def _archive_verify(config: Any, control: Control) -> dict[str, Any]:
     from ..archive.verify_archive import verify_archive
 
@@ -110,10 +116,30 @@ def _evaluate(config: Any, control: Control) -> dict[str, Any]:
     return {**evaluate(config, control)}
 
 
+def _export(config: Any, control: Control) -> dict[str, Any]:
+    from ..export.export import export
+
+    return export(config, control)
+
+
+def _export_plan(config: Any) -> dict[str, Any]:
+    from ..export.export import describe_plan
+
+    return describe_plan(config)
+
+
 def _report(config: Any, control: Control) -> dict[str, Any]:
     from ..evaluate.report import write_report
 
     return {"report": str(config.output), "metrics": write_report(config, control)}
+
+
+def _view(config: Any, control: Control) -> dict[str, Any]:
+    from ..view.server import view
+
+    for line in view(config, control):
+        say(line)
+    return {}
 
 
 def _events(config: Any, control: Control) -> dict[str, Any]:
@@ -251,6 +277,14 @@ COMMANDS = {
         _report,
         show.report,
     ),
+    "export": Command(
+        "ExportConfig",
+        "Write a movie as a video, as pictures, or as data for other programs.",
+        _export,
+        show.export,
+        _export_plan,
+    ),
+    "view": Command("ViewConfig", "Look at movies of any size in your browser.", _view, str),
     "evaluate": Command(
         "EvaluateConfig",
         "Measure how good a denoised movie is, with or without a truth.",
@@ -326,7 +360,10 @@ COMMANDS = {
         "ArchiveFindConfig",
         "Find movies, models and results in an archive.",
         _archive("find"),
-        show.archive_list,
+        show.archive_find,
+    ),
+    "archive tag": Command(
+        "ArchiveTagConfig", "Write notes on an item of an archive.", _archive_tag, show.archive_tag
     ),
     "archive show": Command(
         "ArchiveShowConfig",
@@ -364,7 +401,7 @@ GROUPS = {
 # What a user wants to do, and the first words of the commands for it.
 PURPOSES = {
     "denoise a movie": ("run", "ingest", "train", "apply", "resume"),
-    "look at the result": ("report", "evaluate", "events", "verify", "cite"),
+    "look at the result": ("view", "report", "export", "evaluate", "events", "verify", "cite"),
     "work on a cluster": ("submit", "status", "logs", "cancel", "profiles", "doctor"),
     "keep and find": ("models", "archive"),
     "try and learn": ("simulate", "completion", "help"),

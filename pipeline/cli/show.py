@@ -64,7 +64,16 @@ def archive_add(result: dict[str, Any]) -> str:
 
 
 def archive_list(result: dict[str, Any]) -> str:
-    return "\n".join(map(_card, result["cards"])) or "nothing"
+    return "\n".join(map(_card, result["cards"])) or "the archive is empty"
+
+
+def archive_find(result: dict[str, Any]) -> str:
+    return "\n".join(map(_card, result["cards"])) or "nothing in the archive fits"
+
+
+def archive_tag(result: dict[str, Any]) -> str:
+    notes = "".join(f"\n  {name} = {value}" for name, value in sorted(result["notes"].items()))
+    return _card(result) + (notes or "\n  no notes")
 
 
 def archive_show(result: dict[str, Any]) -> str:
@@ -115,6 +124,25 @@ def events(result: dict[str, Any]) -> str:
 
 def report(result: dict[str, Any]) -> str:
     return str(result["report"])
+
+
+def export(result: dict[str, Any]) -> str:
+    from ..resources.budget import in_words
+
+    first, last = result["frames"]
+    files, size = result["files"], in_words(result["bytes"])
+    count = "1 frame" if last - first == 1 else f"{last - first} frames"
+    name = files[0] if len(files) == 1 else f"{files[0]} to {Path(files[-1]).name}"
+    if result["dtype"] is not None:
+        height, width = (end - start for start, end in (result["rows"], result["columns"]))
+        return f"{name}: {count} of {height} x {width} pixels, {result['dtype']}, {size}"
+    rate = result["frames_per_second"]
+    speed = "" if rate is None else f", {rate:.4g} per second"
+    height, width = result["picture"]
+    lines = [f"{name}: {count}{speed}, pictures of {height} x {width} pixels, {size}"]
+    if (n := result["averaged"]) > 1:
+        lines.append(f"a pixel of the picture is the mean of {n} x {n} pixels of the movie")
+    return "\n".join(lines)
 
 
 def verify(result: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tdenoise.columns.finding import Columns, ColumnSearch
 from tdenoise.columns.states import ColumnChange, find_states
 from tdenoise.columns.traces import Traces, TraceSums
+from tdenoise.columns.tracking import Tracks
 from tdenoise.evaluation.ideal_observer import told_dwell
 from tdenoise.inference.evidence import corners
 from tdenoise.network.split_blind import Architecture
@@ -28,6 +29,7 @@ from .tables import check_output, write_tables
 Array = NDArray[Any]
 
 STRETCH_FRAMES = 16  # a column that is there for so many frames is found
+UNMEASURED_PX = 2.0  # of drift that is told
 MEAN_FRAMES = 256  # that the mean is taken from, at most: evenly over the movie
 
 
@@ -72,25 +74,33 @@ def look(movie: store.Store, denoised: store.Store, control: Control) -> Found:
     corner = whole.astype(np.float64)
     if drift is not None:
         corner = np.rint(drift).max(axis=0) - drift
+    tracks = Tracks(columns, n_frames)
+    for start in range(0, n_frames if len(columns.positions) else 0, store.CHUNK_FRAMES):
+        control.check("events")
+        stop = min(start + store.CHUNK_FRAMES, n_frames)
+        for k, frame in zip(range(start, stop), store.read_frames(denoised, start, stop), strict=True):
+            if np.isfinite(frame[0, 0]):
+                tracks.add(k, frame, corner[k])
+    places = tracks.places()
     sums = TraceSums(columns, n_frames)
     law = _noise_law(movie)
     bad = movie_stand_ins(movie)
     sound = np.ones((height, width), bool) if bad is None else ~np.isfinite(bad)
     for slab in slabs(movie, denoised, control):
-        _add(sums, slab, law, sound, corner)
-    traces = sums.traces()
+        _add(sums, slab, law, sound, places)
     control.check("events")
-    return Found(columns, traces, find_states(traces), corner, shown)
+    traces = sums.traces()
+    return Found(columns, traces, find_states(traces), corner, tracks.found, tracks.moved(), shown)
 
 
-def _add(sums: TraceSums, slab: Slab, law: tuple[float, float], sound: Array, corner: Array) -> None:
+def _add(sums: TraceSums, slab: Slab, law: tuple[float, float], sound: Array, places: Array) -> None:
     for number, k in zip(range(*slab.frames), range(slab.own.start, slab.own.stop), strict=True):
         if slab.sound[k] and np.isfinite(slab.denoised[k, 0, 0]):
             level = 1.0 if slab.levels is None else slab.levels[k].astype(np.float64)
             shown = slab.denoised[k].astype(np.float64)
             counts = np.where(sound, slab.counts[k], np.nan) / level
             variance = np.maximum(law[0] * shown + law[1], 0.0) / np.square(level)
-            sums.add(number, counts, shown / level, variance, corner[number])
+            sums.add(number, counts, shown / level, variance, places[number])
 
 
 def _columns(
@@ -191,6 +201,12 @@ def _notes(found: Found, movie: store.Store, dwell: int | None) -> list[str]:
         notes.append(
             f"From frame to frame the columns vary {found.states.excess:.2f} times as much as the noise law expects. "
             "The probabilities take this into account."
+        )
+    wandered = float(np.ptp(np.median(found.moved, axis=1), axis=0).max())
+    if wandered > UNMEASURED_PX:
+        notes.append(
+            f"The columns wander by {wandered:.1f} pixels more than the drift that 'ingest' measured. They were "
+            "followed, but columns that are blurred in the denoised movie may have been missed."
         )
     sudden = _together(found.states.changes, movie.shape[0], len(found.columns.positions))
     if sudden:

@@ -22,6 +22,8 @@ class Found:
     traces: Traces
     states: States
     corner: Array  # (T, 2) of every frame in the frame of the scene
+    centres: Array  # (T, N, 2) where the denoised frames show the columns; NaN where they show none
+    moved: Array  # (T, N, 2) how far each lies from its place in a rigid scene [pixels]
     shown: Array  # (rows, columns) mean of the denoised movie, in the frame of the scene
 
     @property

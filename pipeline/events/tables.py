@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def _events(found: Found, movie: store.Store) -> Iterator[list[Any]]:
     means, _ = found.traces.means()
     typical = float(np.median(means)) if len(means) else 1.0
     for c in found.states.changes:
-        place = found.columns.positions[c.column] - found.corner[c.frame]
+        place = found.columns.positions[c.column] - found.corner[c.frame] + found.moved[c.frame, c.column]
         yield [
             None if step is None else (first + c.frame) * step, c.frame, c.earliest, c.latest, c.column,
             *map(float, place), *_in_nm(place, movie), c.before, c.after, (c.after - c.before) / typical,
@@ -128,8 +129,8 @@ def _write_traces(file: Path, found: Found, movie: store.Store) -> None:
         "intensity": (traces.intensity, f"height over the surroundings, as counted [{movie.units}]"),
         "error": (traces.error * found.states.excess, "standard deviation of the intensity"),
         "expected": (found.states.expected, "mean intensity that the states found give"),
-        "row_px": (traces.positions[..., 0], "row in the frame as recorded, from the denoised movie"),
-        "column_px": (traces.positions[..., 1], "column in the frame as recorded, from the denoised movie"),
+        "row_px": (found.centres[..., 0], "row in the frame as recorded, from the denoised movie"),
+        "column_px": (found.centres[..., 1], "column in the frame as recorded, from the denoised movie"),
     }
     data = xr.Dataset(
         {
@@ -138,4 +139,7 @@ def _write_traces(file: Path, found: Found, movie: store.Store) -> None:
         },
         coords={"frame": np.arange(movie.shape[0]), "column": np.arange(len(found.columns.positions))},
     )
-    data.to_zarr(file, zarr_format=3, consolidated=False)
+    with warnings.catch_warnings():
+        # Not in the specification yet; without it, `xarray.open_zarr` warns.
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        data.to_zarr(file, zarr_format=3, consolidated=True)

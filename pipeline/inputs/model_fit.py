@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from tdenoise.network import checkpoint
@@ -16,12 +13,15 @@ from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import Architecture, architecture_of, kind, kind_of, scale_for
 from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.noise import thinning
-from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.drift import largest_shift
 from tdenoise.noise.noise import NoiseStatistics, Scale, choose
 
 from ..errors import InputError
 from ..store import store
+from .movie_facts import measured_drift as measured_drift
+from .movie_facts import movie_brightness as movie_brightness
+from .movie_facts import movie_noise as movie_noise
+from .movie_facts import movie_pixel_size_nm as movie_pixel_size_nm
 
 log = logging.getLogger(__name__)
 
@@ -32,57 +32,6 @@ def open_model(folder: Path) -> checkpoint.Model:
         return checkpoint.load_model(folder)
     except checkpoint.ModelError as error:
         raise InputError(*str(error).split(": ", 1)) from None
-
-
-def movie_noise(movie: store.Store) -> NoiseStatistics:
-    """The noise of a movie as measured at ingest; refuses movies that no model can work on."""
-    attributes = movie.attributes
-    try:
-        if attributes["noise"] is None:
-            raise ValueError("its noise could not be measured")
-        noise = NoiseStatistics.from_json(attributes["noise"])
-        Scale.of(noise)  # refuses a movie without noise
-    except ValueError as error:
-        raise InputError(movie.path, f"{error}.") from None
-    return noise
-
-
-def movie_brightness(movie: store.Store) -> Brightness | None:
-    """Level of every frame, and which were recorded whole; None where all are there and equally bright.
-
-    Stores of old versions do not tell the level; they name the frames that were not recorded.
-    """
-    attributes, n_frames = movie.attributes, movie.shape[0]
-    names = ("frame_level", "frame_valid")
-    if all((movie.path / name).is_dir() for name in names):
-        levels, valid = (np.asarray(zarr.open_array(movie.path / name, mode="r")[:]) for name in names)
-        if levels.shape != (n_frames,) or valid.shape != (n_frames,) or not (levels > 0).all():
-            raise InputError(
-                movie.path / names[0],
-                "is not the brightness of this movie. Verify the store, or ingest it again.",
-            )
-        found = Brightness(levels.astype(np.float64), valid.astype(bool))
-        if (movie.path / "frame_tilt").is_dir():
-            tilts = np.asarray(zarr.open_array(movie.path / "frame_tilt", mode="r")[:], np.float64)
-            if tilts.shape != (n_frames, 2) or not np.isfinite(tilts).all():
-                raise InputError(
-                    movie.path / "frame_tilt",
-                    "is not how the beam moves in this movie. Verify the store, or ingest it again.",
-                )
-            found = replace(found, tilts=tilts, field=movie.shape[1:])
-    else:
-        found = Brightness.steady(n_frames)
-        for frames in (
-            attributes.get("not_finite_frames", []),
-            attributes.get("blank_frames", []),
-            attributes.get("repeated_frames", []),
-        ):
-            found.valid[frames] = False
-        if found.valid.sum() < 3:
-            found = Brightness.steady(n_frames)
-    if found.valid.sum() < 3:
-        raise InputError(movie.path, "fewer than three of its frames are complete, so it cannot be denoised.")
-    return None if found.is_steady else found
 
 
 def too_correlated(movie: store.Store) -> str | None:
@@ -111,24 +60,10 @@ def movie_drift(movie: store.Store, architecture: Architecture) -> NDArray[np.fl
 
     None where none was measured or the scene stays within its pixels, and for UDVD, whose five frames show little.
     """
-    described = movie.attributes["drift"]
-    if described is None or not kind(kind_of(architecture)).follows_drift:
+    if not kind(kind_of(architecture)).follows_drift:
         return None
-    steps = movie.coordinates.pixel_size_nm
-    moved = np.asarray(zarr.open_array(movie.path / "drift", mode="r")[:], dtype=np.float64)
-    if moved.shape != (movie.shape[0], 2) or not np.isfinite(moved).all():
-        raise InputError(
-            movie.path / "drift", "is not a drift of this movie. Verify the store, or ingest it again."
-        )
-    if described["units"] == "nm":
-        moved = moved / np.asarray(steps)
+    moved = measured_drift(movie)
     return moved if largest_shift(moved, architecture.window) else None
-
-
-def movie_pixel_size_nm(movie: store.Store) -> float | None:
-    """Distance of pixels, of rectangular ones the mean; None where the raw movie does not tell it."""
-    size = movie.coordinates.pixel_size_nm
-    return None if size is None else math.sqrt(size[0] * size[1])
 
 
 def tell_drift(movie: store.Store, drift: NDArray[np.float64] | None, architecture: Architecture) -> None:

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..step_control import Control
 from ..store import store
 from ..store.blocks import spans
-from .model_fit import movie_brightness
+from .movie_facts import movie_brightness
 
 Array = NDArray[Any]
 
@@ -22,16 +22,22 @@ SLAB_FRAMES = 8  # held at once; also the length of a block of the bootstrap
 SLAB_PIXELS = 2**26  # of larger frames, only those of one chunk are held
 
 
-def open_pair(movie_path: Path, denoised_path: Path) -> tuple[store.Store, store.Store]:
+def open_pair(movie_path: Path, denoised_path: Path, *, deep: bool = True) -> tuple[store.Store, store.Store]:
     """A movie and the denoised movie that was made from it.
+
+    Parameters
+    ----------
+    movie_path, denoised_path : Path
+    deep : bool
+        Compare the content of every shard that is read, as `store.open_store` does.
 
     Raises
     ------
     InputError
         If one is missing, or the denoised one was made from another movie.
     """
-    movie = store.open_store(movie_path, store.MOVIE)
-    denoised = store.open_store(denoised_path, store.DENOISED)
+    movie = store.open_store(movie_path, store.MOVIE, deep=deep)
+    denoised = store.open_store(denoised_path, store.DENOISED, deep=deep)
     made_from = denoised.attributes["movie"]
     if made_from["id"] != movie.id or denoised.shape != movie.shape:
         raise InputError(

@@ -10,6 +10,7 @@ import xarray
 from ..errors import InputError
 from ..settings.results import part_of_run
 from ..store.checked_array import seal_of
+from ..store.netcdf import plain_attributes
 from ..store.store import DASK_CHUNK, DENOISED, MOVIE, VARIANCE, Store, open_store, read_attributes
 
 
@@ -35,4 +36,6 @@ def open_lazily(path: str | Path) -> xarray.Dataset:
         dataset[small].load()  # later it might be that of a store which has replaced this one
     if seal_of(path) != opened.array.origin:
         raise InputError(path, "was replaced while it was opened. Open it again.")
-    return dataset.assign(lazy)
+    opened_lazily = dataset.assign(lazy)
+    opened_lazily.attrs = plain_attributes(dataset.attrs)
+    return opened_lazily

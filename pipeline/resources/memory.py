@@ -12,8 +12,9 @@ from . import budget
 PART_PIXELS = 2**18  # of a frame: what is looked at closely is at most this large
 TRAIN_REHEARSAL_BYTES = 200_000_000  # simulated scenes
 TRAIN_BASE_BYTES, TRAIN_HELD_BYTES, TRAIN_HELD_PIXELS = 537_000_000, 150, 1_000_000
-EVALUATE_BASE_BYTES, EVALUATE_PART_BYTES, EVALUATE_PIXEL_BYTES = 262_000_000, 547, 243
-REPORT_BASE_BYTES, REPORT_PART_BYTES, REPORT_PIXEL_BYTES = 339_000_000, 232, 325
+EVALUATE_BASE_BYTES, EVALUATE_PART_BYTES, EVALUATE_PIXEL_BYTES = 262_000_000, 547, 261
+REPORT_BASE_BYTES, REPORT_PART_BYTES, REPORT_PIXEL_BYTES = 343_000_000, 232, 343
+EXPORT_BASE_BYTES, EXPORT_PANEL_BYTES, EXPORT_DRAWN_BYTES = 200_000_000, 100, 30
 VERIFY_BASE_BYTES = 62_000_000
 VERIFY_PART_BYTES = 32 * 2**20  # of a shard that a thread checks at a time
 VERIFY_PARTS = 2.2  # that a thread holds: the file and its decoded chunks, and the frames
@@ -69,6 +70,22 @@ def report_bytes(movie: store.Store) -> int:
     """Memory of a report, the evaluation before it included."""
     pixels = movie.shape[1] * movie.shape[2]
     return REPORT_BASE_BYTES + REPORT_PART_BYTES * min(pixels, PART_PIXELS) + REPORT_PIXEL_BYTES * pixels
+
+
+def export_bytes(opened: store.Store, shape: tuple[int, int, int], n_panels: int, drawn_pixels: int) -> int:
+    """Memory of an export: a chunk of frames of each movie, those that are averaged, and the pictures of a moment.
+
+    Parameters
+    ----------
+    opened : Store
+    shape : tuple of int
+        Frames, height and width of what is exported.
+    n_panels : int
+    drawn_pixels : int
+        Of the pictures that are held at once; 0 for a file of data.
+    """
+    pixels = shape[1] * shape[2]
+    return EXPORT_BASE_BYTES + EXPORT_PANEL_BYTES * n_panels * pixels + EXPORT_DRAWN_BYTES * drawn_pixels
 
 
 def verify_threads(opened: store.Store) -> int:

@@ -5,6 +5,7 @@ from .archive_settings import ArchiveConfig as ArchiveConfig
 from .archive_settings import ArchiveFindConfig as ArchiveFindConfig
 from .archive_settings import ArchiveIndexConfig as ArchiveIndexConfig
 from .archive_settings import ArchiveShowConfig as ArchiveShowConfig
+from .archive_settings import ArchiveTagConfig as ArchiveTagConfig
 from .archive_settings import ArchiveVerifyConfig as ArchiveVerifyConfig
 from .denoise_settings import ApplyConfig as ApplyConfig
 from .denoise_settings import ApplyManyConfig as ApplyManyConfig
@@ -14,6 +15,7 @@ from .denoise_settings import Learning as Learning
 from .denoise_settings import Placement as Placement
 from .denoise_settings import RunConfig as RunConfig
 from .denoise_settings import TrainConfig as TrainConfig
+from .export_settings import ExportConfig as ExportConfig
 from .ingest_settings import ORIENTATIONS as ORIENTATIONS
 from .ingest_settings import IngestConfig as IngestConfig
 from .ingest_settings import IngestManyConfig as IngestManyConfig
@@ -35,4 +37,5 @@ from .result_settings import ModelsImportConfig as ModelsImportConfig
 from .result_settings import ModelsShowConfig as ModelsShowConfig
 from .result_settings import ReportConfig as ReportConfig
 from .result_settings import VerifyConfig as VerifyConfig
+from .result_settings import ViewConfig as ViewConfig
 from .results import SCRATCH as SCRATCH

@@ -13,6 +13,7 @@ MODEL = "model"
 WHERE = "where to compute"
 CLUSTER = "cluster"
 OUTPUT = "output"
+PICTURE = "how it looks"
 
 
 def setting(

@@ -13,8 +13,6 @@ from .finding import DISC_SIGMAS, Columns
 
 Array = NDArray[Any]
 
-CENTRE_SIGMAS, CENTRE_STEPS = 1.5, 3  # radius of the centre of mass, and how often it is looked for
-
 
 @dataclass(frozen=True)
 class Traces:
@@ -22,7 +20,6 @@ class Traces:
 
     intensity: Array  # (T, N) float64, height over the surroundings, in units of the counts; NaN: not seen
     error: Array  # (T, N) float64, its standard deviation from the noise of the counts
-    positions: Array  # (T, N, 2) float64, (row, column) in the frame as recorded; NaN: no column shown
 
     def means(self) -> tuple[Array, Array]:
         """Mean intensity of every column and its typical error in a frame, (N,) each; 0 of one that is never seen."""
@@ -46,9 +43,8 @@ class TraceSums:
         self.columns = columns
         self._sums = np.full((n_frames, n), np.nan)
         self._variances = np.full((n_frames, n), np.nan)
-        self._positions = np.full((n_frames, n, 2), np.nan)
 
-    def add(self, frame: int, counts: Array, denoised: Array, variance: Array, corner: Array) -> None:
+    def add(self, frame: int, counts: Array, denoised: Array, variance: Array, places: Array) -> None:
         """One frame.
 
         Parameters
@@ -57,21 +53,18 @@ class TraceSums:
         counts : ndarray, shape (height, width)
             As recorded, over the level of the frame; NaN where a pixel tells nothing.
         denoised : ndarray, shape (height, width)
-            Stands in for pixels that tell nothing, and gives the positions.
+            Stands in for pixels that tell nothing.
         variance : ndarray, shape (height, width)
             Of the counts, as the noise law expects it.
-        corner : ndarray, shape (2,)
-            Row and column of the frame's first pixel in the frame of the scene; need not be whole.
+        places : ndarray, shape (N, 2)
+            Row and column of the columns in this frame; need not be whole.
         """
-        places = self.columns.positions - corner
         index, weights, inside = _weights(places, self.columns.sigma_px, counts.shape)
         told = np.isfinite(counts)
         values = np.where(told, counts, denoised)
         self._sums[frame] = np.where(inside, np.sum(weights * values.ravel()[index], axis=1), np.nan)
         spread = np.where(told, variance, 0.0).ravel()[index]
         self._variances[frame] = np.where(inside, np.sum(weights**2 * spread, axis=1), np.nan)
-        sign = 1.0 if self.columns.bright else -1.0
-        self._positions[frame] = _centres(sign * denoised, places, self.columns.sigma_px)
 
     def traces(self) -> Traces:
         """What was collected; columns that ever leave the field have NaN in those frames."""
@@ -83,7 +76,7 @@ class TraceSums:
         variances = np.where(held, self._variances, 0.0)
         intensity = sign * sums @ freed.T
         error = np.sqrt(variances @ (freed.T**2))
-        return Traces(np.where(held, intensity, np.nan), np.where(held, error, np.nan), self._positions)
+        return Traces(np.where(held, intensity, np.nan), np.where(held, error, np.nan))
 
 
 def _means(values: Array) -> Array:
@@ -134,30 +127,3 @@ def _mixing(columns: Columns) -> Array:
             other = np.exp(-0.5 * ((rows - apart[j, 0]) ** 2 + (cols - apart[j, 1]) ** 2) / sigma**2)
             found[i, j] = weights @ other
     return found
-
-
-def _centres(image: Array, places: Array, sigma: float) -> Array:
-    """Centres of mass of what stands out around places; NaN where nothing does, or where it is not near."""
-    reach = math.ceil(DISC_SIGMAS * sigma)
-    span = np.arange(-reach, reach + 1)
-    rows, cols = (d.ravel() for d in np.meshgrid(span, span, indexing="ij"))
-    at = places.copy()
-    limit = np.array(image.shape) - 1
-    for _ in range(CENTRE_STEPS):
-        whole = np.rint(np.nan_to_num(at)).astype(np.int64)
-        r = np.clip(whole[:, :1] + rows, 0, limit[0])
-        c = np.clip(whole[:, 1:] + cols, 0, limit[1])
-        values = image[r, c]
-        square = (r - at[:, :1]) ** 2 + (c - at[:, 1:]) ** 2
-        near = square <= (CENTRE_SIGMAS * sigma) ** 2
-        around = (square > (CENTRE_SIGMAS * sigma) ** 2) & (square <= (DISC_SIGMAS * sigma) ** 2)
-        level = np.sum(values * around, axis=1, keepdims=True) / np.maximum(
-            around.sum(axis=1, keepdims=True), 1
-        )
-        mass = np.where(near, np.maximum(values - level, 0.0), 0.0)
-        total = mass.sum(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            at = np.stack([np.sum(mass * r, axis=1) / total, np.sum(mass * c, axis=1) / total], axis=1)
-    away = np.hypot(*(at - places).T) > sigma
-    at[away | ~np.isfinite(at).all(axis=1)] = np.nan
-    return at

@@ -11,7 +11,7 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,6 +58,34 @@ def _write(path: Path, data: bytes, before: Callable[[], None] | None, mode: int
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)
+        raise
+    fsync(path.parent)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A name beside a file, to write what shall be that file: large, or by a library that wants a name.
+
+    At the end of the block the file is the new one, whole and durable; if the block raises, it is the old one, or none.
+
+    Parameters
+    ----------
+    path : Path
+
+    Yields
+    ------
+    Path
+        Nothing is there yet.
+    """
+    partial = unique_partial(path)
+    try:
+        yield partial
+        fsync(partial)
+        partial.replace(path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename = str(path)
         raise
     fsync(path.parent)
 
