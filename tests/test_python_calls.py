@@ -7,6 +7,7 @@ import gc
 import inspect
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 
 import dask.array
 import numpy as np
+import psutil
 import pytest
 import tdenoise_pipeline
 import xarray as xr
@@ -27,6 +29,7 @@ from tdenoise_pipeline.errors import InputError, UsageError
 from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.python import array_reader
 from tdenoise_pipeline.python.progress import shown
+from tdenoise_pipeline.python.scratch import make_scratch
 from tdenoise_pipeline.settings import config as settings
 
 import tdenoise
@@ -240,6 +243,31 @@ def test_the_memory_for_a_dask_array_does_not_grow_with_its_length(
     assert source.made <= 4 * len(chunks[0]), "each is computed a few times at most"
     stored = tdenoise_pipeline.open(scratch / "m.zarr")["counts"].values
     np.testing.assert_array_equal(stored, movie.compute())
+
+
+def test_what_a_killed_process_has_left_goes_with_the_next_call(scratch: Path) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    began = int(psutil.Process(killed.pid).create_time())
+    names = {
+        "left": f"tdenoise-{socket.gethostname()}-{killed.pid}-{began}-abc",
+        "of another machine": f"tdenoise-elsewhere.example-{killed.pid}-{began}-abc",
+        "of a process before with the same number": f"tdenoise-{socket.gethostname()}-{os.getpid()}-12345-abc",
+        "of this process": make_scratch().name,
+        "of a user": "tdenoise-results",
+    }
+    for name in names.values():
+        (scratch / name).mkdir(exist_ok=True)
+        (scratch / name / "file").write_text("")
+    make_scratch()
+    assert all((scratch / names[what]).exists() for what in ("left", "of this process", "of a user"))
+    assert not (scratch / names["of a process before with the same number"]).exists()
+    killed.kill()
+    killed.wait()
+    make_scratch()
+    assert not (scratch / names["left"]).exists()
+    assert all(
+        (scratch / names[what]).exists() for what in ("of another machine", "of this process", "of a user")
+    )
 
 
 FOUR_LINES = """

@@ -7,7 +7,6 @@ import difflib
 import logging
 import os
 import shutil
-import tempfile
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from ..workers.main_guard import check_main_guard
 from .array_reader import Held, hold
 from .opening import dask_of
 from .progress import shown
+from .scratch import make_scratch
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +244,7 @@ def _movie_of(movie: Any) -> Any:
 def _folder(output: str | Path | None) -> tuple[Path, bool]:
     """Where the steps write, and whether that is for this call only."""
     if output is None:
-        return Path(tempfile.mkdtemp(prefix="tdenoise-")), True
+        return make_scratch(), True
     folder = Path(output)
     with named_failures(folder):
         make_folder(folder)
