@@ -372,6 +372,24 @@ def test_what_a_share_that_lost_power_left_of_a_completion_is_made_anew(
     assert verify(VerifyConfig(store=output, deep=True))["n_shards"] == 3
 
 
+def test_an_output_that_waits_for_its_name_is_found_on_another_disk_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replayed power cuts found it: copied, a folder has another number, and was taken for an output replaced."""
+    sources = movie_store(tmp_path, counts((70, 12, 14))), model_folder(tmp_path / "model")
+    output = tmp_path / "shared.zarr"
+    with monkeypatch.context() as armed:
+        armed.setenv("TDENOISE_CRASH", "commit.staged")
+        task = start(sources, output, "0/1")
+    task.communicate()
+    assert task.returncode == -signal.SIGKILL and not output.exists()
+    (ready,) = paths.work_folder(output).glob("ready-*")
+    ready.rename(ready.with_name(ready.name.rpartition("-")[0] + "-1"))
+    apply(ApplyConfig(movie=sources[0], model=sources[1], output=output, share="0/1"))
+    assert verify(VerifyConfig(store=output, deep=True))["n_shards"] == 3
+    assert not paths.work_folder(output).exists()
+
+
 def test_a_share_takes_no_workers(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Remove --workers local:2"):
         apply(ApplyConfig(movie=tmp_path, output=tmp_path / "d", share="0/2", workers="local:2"))
