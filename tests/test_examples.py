@@ -57,6 +57,7 @@ GIVEN = {
     "docs/how_to/udvd_weights.md": ("movie.zarr", "movie_udvd_mf.pth"),
     "docs/how_to/export.md": ("results",),
     "docs/how_to/events.md": ("results",),
+    "docs/how_to/read_the_report.md": ("results",),
     "docs/how_to/viewers.md": ("results",),
     "docs/reference/api.md": ("movie.dm4", "results"),
     "docs/reference/metrics.md": ("results",),
