@@ -1,4 +1,5 @@
 """What depends on the address of the repository: README's links, which PyPI needs absolute, and the project's own.
+And the copy of CITATION.cff that a wheel holds.
 
     TDENOISE_URL=https://github.com/NAME/tdenoise python -m build
 
@@ -10,6 +11,7 @@ import re
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 URL = os.environ.get("TDENOISE_URL", "").rstrip("/")
 
@@ -22,6 +24,16 @@ def readme() -> str:
     return re.sub(r"(\])\((?!\w+:|#)([^)]+)\)", rf"\1({URL}/blob/main/\2)", text)
 
 
+class BuildWithCitation(build_py):
+    """CITATION.cff is at the root, where programs look for it; `tdenoise-pipeline cite` of a wheel reads a copy."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            source = Path(__file__).with_name("CITATION.cff")
+            self.copy_file(str(source), str(Path(self.build_lib, "tdenoise_pipeline", source.name)))
+
+
 PLACES = {
     "Source": URL,
     "Documentation": f"{URL}/blob/main/docs/index.md",
@@ -31,5 +43,6 @@ PLACES = {
 setup(
     long_description=readme(),
     long_description_content_type="text/markdown",
+    cmdclass={"build_py": BuildWithCitation},
     project_urls=PLACES if URL else {},
 )

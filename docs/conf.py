@@ -18,7 +18,12 @@ exclude_patterns = ["_build"]
 nitpicky = True
 # Types of other libraries, whose pages are not at hand offline.
 nitpick_ignore_regex = [
-    ("py:.*", r"(xarray|pathlib|numpy|np|torch|optional|InputError|str|Path|NDArray|Any).*")
+    (
+        "py:.*",
+        r"(xarray|pathlib|numpy|np|torch|dask|optional|\w+Error|str|Path|NDArray|ndarray|Any|list|mapping).*",
+    ),
+    ("py:class", r"shape|n_frames|height|width|\d+"),  # words of numpydoc that its parser takes for types
+    ("py:class", r"NoiseStatistics|Evaluation"),  # the page of modules has them
 ]
 myst_heading_anchors = 3
 autodoc_typehints = "none"  # numpydoc says them

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import base64
 import contextlib
 import inspect
 import io
+import json
 import os
 from pathlib import Path
 
@@ -78,6 +80,28 @@ def modules() -> str:
     return "\n".join(lines)
 
 
+def notebook_page(notebook: Path, pictures: Path) -> str:
+    """A notebook as it was run: its text, its code and what that showed; pictures go to a folder."""
+    lines = []
+    for number, cell in enumerate(json.loads(notebook.read_text())["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            lines += [source, ""]
+            continue
+        language = "bash" if source.startswith("!") else "python"
+        lines += [f"```{language}", source.removeprefix("!"), "```", ""]
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                picture = pictures / f"{notebook.stem}_{number}.png"
+                picture.write_bytes(base64.b64decode(data["image/png"]))
+                lines += [f"![What the cell above shows]({picture.name})", ""]
+            elif text := "".join(output.get("text", data.get("text/plain", ""))).rstrip():
+                lines += ["```text", text, "```", ""]
+    lines += [f"*The notebook itself: {{download}}`{notebook.name}`.*", ""]
+    return "\n".join(lines)
+
+
 def _docstring(path: Path) -> str:
     # Read, not imported: some modules need an extra that may be missing.
     return _first_line(ast.get_docstring(ast.parse(path.read_text())))
@@ -89,7 +113,9 @@ def _first_line(text: str | None) -> str:
 
 def write_generated_pages(folder: Path) -> None:
     """Write them, unless they are the same already: then Sphinx need not read them again."""
-    for name, text in (("command_line.md", command_line()), ("modules.md", modules())):
-        page = folder / name
+    tutorial = folder.parent / "tutorial"
+    pages = {folder / "command_line.md": command_line(), folder / "modules.md": modules()}
+    pages[tutorial / "first_movie_notebook.md"] = notebook_page(tutorial / "first_movie.ipynb", tutorial)
+    for page, text in pages.items():
         if not page.exists() or page.read_text() != text:
             page.write_text(text)

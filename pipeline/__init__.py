@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import xarray
+
+    from .python.denoise import Measured as Measured
+    from .python.denoise import denoise as denoise
+    from .python.steps import Made as Made
+    from .python.steps import Ran as Ran
+    from .python.steps import Verified as Verified
+    from .python.steps import apply as apply
+    from .python.steps import evaluate as evaluate
+    from .python.steps import ingest as ingest
+    from .python.steps import report as report
+    from .python.steps import run as run
+    from .python.steps import train as train
+    from .python.steps import verify as verify
+
+# What is imported when it is first asked for: torch takes a second, and workers need none of it.
+_DENOISE = ("denoise", "Measured")
+_STEPS = ("ingest", "train", "apply", "run", "evaluate", "report", "verify")
+_MADE = ("Made", "Ran", "Verified")
 
 
 def open(path: str | Path) -> xarray.Dataset:
@@ -26,35 +46,68 @@ def open(path: str | Path) -> xarray.Dataset:
     -------
     xarray.Dataset
         ``counts(t, y, x)``, or ``denoised(t, y, x)`` and, if written, ``variance(t, y, x)``, lazily loaded; and
-        the small arrays beside it.
+        the small arrays beside it. ``to_netcdf`` writes it: the attribute ``tdenoise``, which is nested in the store,
+        is JSON text here, and ``ome``, which tells viewers of the Zarr store, is left out.
 
     Raises
     ------
     InputError
         If it is damaged; also later, when a shard is read that is not the one that was written.
     """
-    import dask.array
-    import xarray
+    from .python.opening import open_lazily
 
-    from .errors import InputError
-    from .settings.results import part_of_run
-    from .store.checked_array import seal_of
-    from .store.store import DASK_CHUNK, DENOISED, MOVIE, VARIANCE, open_store, read_attributes
+    return open_lazily(path)
 
-    path = part_of_run(Path(path), "apply")
-    name = MOVIE if read_attributes(path)["kind"] == "movie" else DENOISED
-    opened = open_store(path, name, deep=False)
-    chunks = tuple(map(min, opened.geometry.shard, DASK_CHUNK))
-    dataset: xarray.Dataset = xarray.open_zarr(path, chunks=None)
-    lazy = {}
-    for key in (name, VARIANCE):
-        if key in dataset:
-            array = (opened if key == name else open_store(path, key, deep=False)).array
-            known = dataset[key].variable
-            values = dask.array.from_array(array, chunks=chunks, asarray=False)
-            lazy[key] = xarray.Variable(known.dims, values, known.attrs, known.encoding)
-    for small in set(dataset.variables) - set(lazy):
-        dataset[small].load()  # later it might be that of a store which has replaced this one
-    if seal_of(path) != opened.array.origin:
-        raise InputError(path, "was replaced while it was opened. Open it again.")
-    return dataset.assign(lazy)
+
+class _Step:
+    """A step as a function, which is also the way to the modules of the room that has its name."""
+
+    def __init__(self, function: Any, room: str) -> None:
+        self.__wrapped__ = function
+        self.__name__, self.__doc__, self.__module__ = function.__name__, function.__doc__, __name__
+        self.__signature__ = function.__signature__
+        self._room = room
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        return self.__wrapped__(*arguments, **settings)
+
+    def __reduce__(self) -> str:
+        return str(self.__name__)  # of this module
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or self._room not in sys.modules:
+            raise AttributeError(name)
+        return getattr(sys.modules[self._room], name)
+
+    def __repr__(self) -> str:
+        return f"<function {__name__}.{self.__name__}>"
+
+
+class _Front(ModuleType):
+    """This package: an import of a room, such as `apply`, must not take the place of the step of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _STEPS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DENOISE:
+        from .python import denoise as module
+    elif name in (*_STEPS, *_MADE):
+        from .python import steps as module  # type: ignore[no-redef, unused-ignore]
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(module, name)
+    found = _Step(found, f"{__name__}.{name}") if name in _STEPS else found
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({"open", *_DENOISE, *_STEPS, *_MADE} | {n for n in globals() if n.startswith("__")})
+
+
+sys.modules[__name__].__class__ = _Front
+if "xarray" in sys.modules:  # else it comes with the engine
+    from .python import accessor as _accessor  # noqa: F401

@@ -67,7 +67,56 @@ def test_the_index_is_only_an_echo_of_the_cards(made: Path, capsys: pytest.Captu
         (made / "index.jsonl").write_text(content)
         assert said(capsys, "archive", "list", "-A", made) == cards
     assert said(capsys, "archive", "index", "-A", made)["n_cards"] == 4
-    assert len((made / "index.jsonl").read_text().splitlines()) == 4
+    assert len((made / "index.jsonl").read_text().splitlines()) == 5  # a seal, and the cards
+
+
+def test_notes_are_written_on_new_cards_and_found(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {f.name: f.read_bytes() for f in (made / "cards").iterdir()}
+    place = made.parent / "m0/movie.zarr"
+    (card,) = said(
+        capsys, "archive", "add", place, "-A", made, "--note", "sample=Pt/CeO2", "--note", "kelvin=300"
+    )["added"]
+    assert card["notes"] == {"sample": "Pt/CeO2", "kelvin": "300"}
+    said(capsys, "archive", "tag", card["id"][:12], "-A", made, "--note", "sample=Au", "--note", "kelvin=")
+    found = said(capsys, "archive", "find", "sample = au and kind = movie", "-A", made)["cards"]
+    assert [c["notes"] for c in found] == [{"sample": "Au"}]
+    assert before.items() < {f.name: f.read_bytes() for f in (made / "cards").iterdir()}.items()
+    assert said(capsys, "archive", "add", place, "-A", made)["known"] == [card["id"]]  # the notes stay
+    assert said(capsys, "archive", "verify", "-A", made)["n_cards"] == 4
+
+
+@pytest.mark.parametrize("note", ["sample", "dose=3", "Sam ple=x", "=x", "x=" + "y" * 2000, "x=a\nb"])
+def test_what_is_no_note_is_refused_before_anything_is_added(made: Path, note: str) -> None:
+    before = sorted((made / "cards").iterdir())
+    assert main(["archive", "add", str(made.parent / "m0/movie.zarr"), "-A", str(made), "--note", note]) == 2
+    assert sorted((made / "cards").iterdir()) == before
+
+
+def test_nothing_found_is_not_found_and_an_unknown_key_is_an_error(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["archive", "find", "mean < 100", "-A", str(made)]) == 0
+    capsys.readouterr()
+    assert main(["archive", "find", "mean > 100", "-A", str(made)]) == 1
+    assert "nothing in the archive fits" in capsys.readouterr().out
+    assert main(["archive", "find", "meen > 100", "-A", str(made)]) == 2
+    assert "Did you mean 'mean'?" in capsys.readouterr().err
+
+
+def test_a_hostile_card_does_nothing_to_the_terminal(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = next(c for c in archive.cards(made) if c["kind"] == "movie")
+    nasty = "\x1b[2J\x1b]0;owned\x07<script>\u202e"
+    card = {**card, "name": nasty, "notes": {"sample": nasty, "n": "9" * 400}, "number": 1}
+    (made / "cards" / f"{card['id']}.1.json").write_bytes(archive.sealed_card(card))
+    for words in (
+        ["list"],
+        ["find", "n > 1 or script"],
+        ["show", card["id"]],
+        ["tag", card["id"], "--note", "a=b"],
+    ):
+        assert main(["archive", *words, "-A", str(made)]) == 0
+        shown = capsys.readouterr()
+        assert not set("\x1b\x07\u202e") & set(shown.out + shown.err)
 
 
 def test_links_and_foreign_folders_are_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,13 +41,21 @@ def test_apply_with_and_without_its_protocol_writes_the_same_files() -> None:
     assert "with the protocol" in run("protocol.py", "--quick")  # it compares them
 
 
-@pytest.mark.parametrize("name", ["block_cost", "scale", pytest.param("workers", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["block_cost", "scale", "pyramid", pytest.param("workers", marks=pytest.mark.slow)]
+)
 def test_the_benchmarks_of_what_grows_run_through(name: str) -> None:
     run(f"{name}.py", "--quick")
 
 
 def test_the_benchmark_of_events_compares_with_the_truth() -> None:
     assert "still seed 0 dose 2: " in run("events.py", "--quick")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_the_benchmark_of_the_viewer_runs_through() -> None:
+    assert "first picture after" in run("view.py", "--quick")
 
 
 def test_a_section_that_fails_does_not_take_the_others_along(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_the_tables_tell_columns_and_changes_that_are_true(simulation, stores, t
 
 def test_the_traces_open_with_xarray_and_have_every_column_in_every_frame(stores, tmp_path):
     assert run(stores, tmp_path / "events", "-q") == 0
-    with xr.open_zarr(tmp_path / "events/traces.zarr", consolidated=False) as traces:
+    with xr.open_zarr(tmp_path / "events/traces.zarr") as traces:
         n = len(table(tmp_path / "events/columns.csv"))
         assert traces["intensity"].dims == ("frame", "column") and traces["intensity"].shape == (64, n)
         assert {"error", "expected", "row_px", "column_px"} <= set(traces)

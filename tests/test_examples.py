@@ -45,23 +45,27 @@ def test_there_are_examples() -> None:
 SHAPE = (24, 24, 24)
 # What a page takes for granted: which of the stand-ins below lie in the folder that its blocks are run in.
 GIVEN = {
-    "README.md": ("movie.dm4", "my_frames"),
+    "README.md": ("movie.dm4", "movie.npy", "my_frames"),
     "docs/tutorial/first_movie.md": ("movie.dm4", "movie.mrc", "my_frames"),
     "docs/tutorial/demo.md": (),
     "docs/how_to/corrections.md": ("movie.mrc", "dark.mrc", "gain.mrc", "defects.txt"),
     "docs/how_to/damaged_files.md": ("movie.mrc", "my_frames"),
     "docs/how_to/many_movies.md": ("day1", "day2"),
+    "docs/how_to/notebook.md": ("movie.dm4", "movie.npy"),
+    "docs/how_to/paper.md": ("results",),
     "docs/how_to/repair.md": ("movie.dm4", "results"),
     "docs/how_to/udvd_weights.md": ("movie.zarr", "movie_udvd_mf.pth"),
     "docs/how_to/export.md": ("results",),
     "docs/how_to/events.md": ("results",),
+    "docs/how_to/read_the_report.md": ("results",),
     "docs/how_to/viewers.md": ("results",),
-    "docs/reference/api.md": ("results",),
+    "docs/reference/api.md": ("movie.dm4", "results"),
     "docs/reference/metrics.md": ("results",),
     "docs/reference/model_card.md": ("results",),
 }
 # Lines of other programs, and what looks at them.
 NOT_RUN_HERE = {
+    "tdenoise-pipeline view results": "it goes on until Ctrl-C; tests/test_view.py starts it",
     "make demo": "its commands are run below",
     "python3 -m venv .venv": "the tests run in an environment",
     ". .venv/bin/activate": "the tests run in an environment",
@@ -69,6 +73,7 @@ NOT_RUN_HERE = {
 }
 # A test has no half hour: few steps, one pass, and workers that run already.
 APPLIES = ("run", "apply")
+IN_PYTHON = [(r'time_limit="\w+"', "steps=2, blind_radius=0"), (r'workers="local:\d"', 'workers="WORKERS"')]
 SHORTER = [(r" --time-limit \S+", ""), (r"--size 160 --n-frames 96", "--size 64 --n-frames 34")]
 
 
@@ -82,6 +87,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, workers: str) -> Path:
     folder = tmp_path_factory.mktemp("given")
     frames = counts(SHAPE).astype(np.uint16)
     write_dm(folder / "movie.dm4", frames, 4)
+    np.save(folder / "movie.npy", frames)
     write_mrc(folder / "movie.mrc", frames, 6)
     write_mrc(folder / "dark.mrc", np.zeros((1, *SHAPE[1:]), np.uint16), 6)
     write_mrc(folder / "gain.mrc", np.ones((1, *SHAPE[1:]), np.uint16), 6)
@@ -137,9 +143,11 @@ def run_line(line: str, workers: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", with_code(), ids=name_of)
 def test_the_blocks_of_a_page_run_one_after_the_other(page: Path, place: Path, workers: str) -> None:
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"__name__": "__main__"}
     for language, text in blocks(page, "bash", "python", "yaml"):
         if language == "python":
+            for pattern, instead in IN_PYTHON:
+                text = re.sub(pattern, instead.replace("WORKERS", workers), text)
             exec(compile(text, name_of(page), "exec"), names)
         elif language == "yaml":
             (place / text.splitlines()[0].removeprefix("# ")).write_text(text)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from small import TINY, model_folder
 from stores import blind_gaussian, denoised_store, movie_store, truth_file
 from tdenoise_pipeline.errors import InputError, UsageError
-from tdenoise_pipeline.evaluate import evaluate, figures
-from tdenoise_pipeline.evaluate.report import most_changing, write_report
+from tdenoise_pipeline.evaluate import evaluate, film, page, report
+from tdenoise_pipeline.evaluate.report import write_report
+from tdenoise_pipeline.evaluate.scenes import Scenes, most_changing
 from tdenoise_pipeline.evaluate.sentences import summary
-from tdenoise_pipeline.settings.config import EvaluateConfig, ReportConfig
+from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.settings.config import EvaluateConfig, IngestConfig, ReportConfig
 from tdenoise_pipeline.store import store
 
 from tdenoise.files.atomic import SEAL, seal
@@ -100,21 +107,81 @@ def bare(folder, tmp_path_factory):
     return Page(output)
 
 
-def test_page_loads_nothing_and_runs_nothing(full):
+def test_page_loads_nothing_and_runs_its_own_script_only(full):
     sources = [attrs["src"] for _, attrs in full.tags if "src" in attrs]
-    assert len(sources) == 8
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
-    assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in full.tags}
-    assert not any(name.startswith("on") or name == "href" for _, attrs in full.tags for name in attrs)
+    assert all(source.startswith(("data:image/png;base64,", "data:video/mp4;base64,")) for source in sources)
+    assert [tag for tag, attrs in full.tags if "src" in attrs].count("video") == 1
+    assert not {"link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in full.tags}
+    assert not any(name.startswith("on") or name == "style" for _, attrs in full.tags for name in attrs)
+    links = [attrs["href"] for _, attrs in full.tags if "href" in attrs]
+    named = {attrs["id"] for _, attrs in full.tags if "id" in attrs}
+    assert links and all(link.startswith("#") and link[1:] in named for link in links)
     assert not re.search(r"https?://|url\(|@import", full.text)
-    policies = [attrs["content"] for _, attrs in full.tags if attrs.get("http-equiv")]
-    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_policy_names_the_script_and_the_style_by_their_hashes(full):
+    [policy] = [attrs["content"] for _, attrs in full.tags if attrs.get("http-equiv")]
+    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy
+    for tag in ("script", "style"):
+        [text] = re.findall(rf"<{tag}>(.*?)</{tag}>", full.text, flags=re.S)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
 
 
 def test_hostile_name_is_shown_and_not_run(full):
-    assert "<script" not in full.text and "onerror=" in full.shown
+    assert full.text.count("<script") == 1 and "onerror=" in full.shown
     assert "<img src=x" not in full.text
     assert HOSTILE in full.shown
+
+
+def test_the_page_is_named_after_the_recording_and_not_after_the_store(tmp_path):
+    scene = simulate(SCENE)
+    np.save(tmp_path / "Pt on ceria, 3.npy", scene.counts)
+    ingest(IngestConfig(raw=tmp_path / "Pt on ceria, 3.npy", output=tmp_path / "movie.zarr"))
+    movie = store.open_store(tmp_path / "movie.zarr", store.MOVIE)
+    denoised = denoised_store(tmp_path / "d.zarr", movie, blind_gaussian(scene.counts, (1.0, 1.0, 1.0)))
+    write_report(ReportConfig(denoised.path, movie.path, tmp_path / "r.html"))
+    text = (tmp_path / "r.html").read_text()
+    assert "<h1>Pt on ceria, 3.npy</h1>" in text
+    assert "<title>Pt on ceria, 3.npy: denoising report</title>" in text
+
+
+def test_without_the_encoder_the_page_shows_frames_and_says_so(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(film, "find_spec", lambda name: None)
+    write_report(settings(folder, tmp_path / "r.html"))
+    shown = Page(tmp_path / "r.html")
+    assert "There is no film here, because the package av is missing" in shown.shown
+    assert not [tag for tag, _ in shown.tags if tag == "video"]
+    stills = [
+        attrs for tag, attrs in shown.tags if tag == "img" and "raw, denoised and removed," in attrs["alt"]
+    ]
+    assert len(stills) == film.STILLS
+
+
+def test_a_film_that_is_too_large_gets_coarser_and_then_shorter():
+    strips = [np.random.default_rng(k).integers(0, 255, (64, 192), dtype=np.uint8) for k in range(24)]
+    sizes = []
+    for most in (10**7, 120_000, 30_000):
+        encoded, kept, numbers, shown = film._encode(list(strips), range(100, 124), 20, most)
+        assert len(encoded) <= most and len(kept) == len(numbers)
+        assert numbers[shown] == 120 and np.array_equal(kept[shown], strips[20])
+        sizes.append((len(kept), len(encoded)))
+    assert sizes == sorted(sizes, reverse=True) and sizes[0][0] == 24 > sizes[2][0]
+
+
+def test_the_film_has_every_frame_of_the_clip(full):
+    [video] = [attrs["src"] for tag, attrs in full.tags if tag == "video"]
+    with av.open(io.BytesIO(base64.b64decode(video.partition(",")[2]))) as opened:
+        pictures = [frame.to_ndarray(format="gray") for frame in opened.decode(video=0)]
+        assert opened.streams.video[0].codec_context.name == "h264"
+        assert opened.streams.video[0].codec_context.pix_fmt == "yuv420p"
+    assert len(pictures) == SCENE.n_frames
+    assert pictures[0].shape == (64, 3 * 80)
+
+
+def test_no_pixel_is_hidden_by_a_scale_bar(full):
+    assert full.text.count('class="bar"') >= 3
+    assert "<text" not in full.text
 
 
 def test_images_say_what_they_show(full):
@@ -123,8 +190,10 @@ def test_images_say_what_they_show(full):
 
 def test_page_tells_what_a_reader_needs(full):
     for words in (
-        "Signal shown",
-        "Refuted by the counts",
+        "What you can trust",
+        "What was lost or invented",
+        "What to do next",
+        "What this means:",
         "Remaining error",
         "Fano factor",
         "Blind radius",
@@ -138,11 +207,34 @@ def test_page_tells_what_a_reader_needs(full):
     assert "None" not in full.shown.split("Provenance")[0] and "nan" not in full.shown.lower().split()
 
 
+def test_the_limit_that_is_shown_is_the_one_that_was_tested(full):
+    residual = json.loads(full.shown.split("All figures as JSON")[1].split("(() =>")[0])["residual"]
+    assert residual["white"] == (residual["largest"] <= residual["limit"])
+    assert f"limit of the test {residual['limit']:.4f}" in full.shown
+
+
+def test_every_section_says_what_it_means_and_is_in_the_table_of_contents(full):
+    folded = [attrs["id"] for tag, attrs in full.tags if tag == "details" and attrs.get("class") == "section"]
+    assert folded == [
+        "recording",
+        "removed",
+        "counts",
+        "detectable",
+        "model",
+        "error",
+        "truth",
+        "training",
+        "provenance",
+    ]
+    assert full.shown.count("What this means:") == len(folded)
+    contents = full.text.split("<nav")[1].split("</nav>")[0]
+    assert all(f'href="#{name}"' in contents for name in folded)
+
+
 def test_page_without_truth_and_model_claims_nothing_of_them(bare):
     assert "PSNR" not in bare.shown.replace("uPSNR", "") and "Sudden changes" not in bare.shown
-    assert "Training" not in bare.shown
-    assert "Tests of the model" not in bare.shown
-    assert len([tag for tag, _ in bare.tags if tag == "img"]) == 6
+    assert "Tests of the model" not in bare.shown and "Held-out error and training loss" not in bare.text
+    assert "Make the report again with --model." in bare.shown
 
 
 def test_numbers_are_those_of_evaluate(folder, tmp_path):
@@ -157,7 +249,7 @@ def test_page_is_replaced_only_by_force(folder, tmp_path):
         write_report(settings(folder, output))
     assert output.read_text() == "mine"
     write_report(settings(folder, output, force=True))
-    assert "Denoising report" in output.read_text()
+    assert "denoising report" in output.read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.png"]
 
 
@@ -259,19 +351,53 @@ def test_page_says_of_which_frames_the_error_is(folder, tmp_path):
     output = tmp_path / "r.html"
     write_report(settings(folder, output, denoised=denoised.path, truth=folder / "truth.npz"))
     shown = Page(output).shown
-    assert "Remaining error in the held-out frames:" in shown and "of its variance, held-out frames" in shown
+    assert "Remaining error in the held-out frames:" in shown
     assert "True mean squared error, held-out frames" in shown and "by heart" in shown
 
 
-def test_large_frames_are_averaged_down():
-    frame = np.arange(1500 * 900, dtype=float).reshape(1500, 900)
-    factor = figures.shrink_factor(frame.shape)
-    small = figures.shrink(frame)
-    assert factor == 3 and small.shape == (500, 300)
-    assert small[0, 0] == frame[:3, :3].mean()
-    assert figures.shrink(small) is small
+def scenes(shape: tuple[int, int, int], planes: float | None) -> Scenes:
+    """Scenes of a movie of a shape, of which only that is looked at."""
+    return Scenes(SimpleNamespace(shape=shape), None, None, None, planes, np.zeros((shape[0], 2), int))  # type: ignore[arg-type]
+
+
+def test_of_large_frames_as_much_is_shown_as_still_shows_columns():
+    whole = scenes((9, 2048, 1024), None).part_around(500, 500)
+    assert whole.is_whole((9, 2048, 1024)) and whole.averaged == 8 and whole.size == (256, 128)
+    near = scenes((9, 2048, 1024), 16.0).part_around(2000, 500)
+    assert near.averaged == 3 and near.rows == (2048 - 768, 2048) and near.columns == (116, 884)
+    assert scenes((9, 100, 120), 3.0).part_around(0, 0).is_whole((9, 100, 120))
 
 
 @pytest.mark.parametrize("size", [(2000, 1), (1, 2000), (2, 3000)])
 def test_narrow_frames_are_not_averaged_away(size):
-    assert figures.shrink(np.ones(size)).min() == 1
+    assert min(scenes((9, *size), None).part_around(0, 0).size) == 1
+
+
+def test_the_page_of_a_large_movie_is_small(tmp_path):
+    generator = np.random.default_rng(0)
+    counts = generator.poisson(2.0, (40, 600, 600)).astype(np.uint8)
+    movie = movie_store(tmp_path / "m.zarr", counts)
+    denoised = denoised_store(tmp_path / "d.zarr", movie, 2 + 0.1 * generator.normal(size=counts.shape))
+    write_report(ReportConfig(denoised.path, movie.path, tmp_path / "r.html"))
+    assert (tmp_path / "r.html").stat().st_size <= report.MOST_BYTES
+
+
+def test_a_film_that_takes_all_the_room_it_is_given_keeps_the_page_small(folder, tmp_path, monkeypatch):
+    rooms = []
+
+    def spied(look, changes, room):
+        rooms.append(room)
+        return film.film(look, changes, room)
+
+    monkeypatch.setattr(report, "film", spied)
+    extras = {"model": folder / "model", "truth": folder / "truth.npz", "baseline": True}
+    write_report(settings(folder, tmp_path / "r.html", **extras))
+    written = Page(tmp_path / "r.html")
+    [video] = [attrs["src"] for tag, attrs in written.tags if tag == "video"]
+    assert len(written.text.encode()) - len(video) + rooms[0] <= report.MOST_BYTES
+
+
+def test_figures_are_typeset():
+    assert (
+        page.number(-1234.5) == "−1,234" and page.percent(None) == "–" and page.decimals(float("nan")) == "–"
+    )

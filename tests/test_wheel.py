@@ -23,7 +23,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, wheels, target = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "target"))
     for name in ("tdenoise", "pipeline"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "CITATION.cff"):
         shutil.copy(ROOT / name, source)
     environment = {**os.environ, "TDENOISE_URL": ADDRESS}
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]

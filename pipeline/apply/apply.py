@@ -34,13 +34,13 @@ from ..settings.denoise_settings import ApplyConfig
 from ..settings.recorded_settings import record
 from ..settings.workers import LOCAL
 from ..step_control import Control
-from ..store import integrity, store, writing
+from ..store import integrity, pyramid, store, writing
 from ..store.blocks import Block
 from ..store.shards import shard_damage, shard_key, shards_in
 from ..version import VERSION
 from ..workers import cluster, job_array, shares
 from ..workers.executors import Connect, DaskWorkers, Executor, SharingProcess
-from .apply_plan import Plan, check_budget, make_plan, usable_gpus, workers_of
+from .apply_plan import Plan, check_budget, giving_back_threads, make_plan, usable_gpus, workers_of
 from .block_work import Job, ModelPlugin, marker_of, run_block
 from .given_back import Given, adopt, finish_draft, is_made, prepare_draft, read_evidence
 
@@ -156,7 +156,10 @@ class _Request:
     def create(self, path: Path) -> None:
         """An empty store with all arrays that will be written."""
         dtype, movie, geometry = np.dtype(np.float32), self.movie, self.plan.geometry
-        writing.create(path, store.DENOISED, movie.shape, dtype, geometry, movie.coordinates, movie.units)
+        levels = pyramid.levels_of(store.DENOISED, movie.shape)
+        writing.create(
+            path, store.DENOISED, movie.shape, dtype, geometry, movie.coordinates, movie.units, levels
+        )
         if store.VARIANCE in self.plan.layers:
             described = {"units": f"{movie.units}^2", "long_name": "variance of the expected counts"}
             writing.add_sharded(path, store.VARIANCE, movie.shape, dtype, geometry, described)
@@ -231,6 +234,7 @@ def _finish(request: _Request, job: Job, run: progress.OutputRun, control: Contr
     writing.add_brightness(run.partial, brightness.levels, brightness.valid, brightness.tilts)
     for layer in plan.layers:
         _check_complete(run.partial / layer, plan.geometry, hashes[layer], movie.shape)
+    hashes |= _coarser(request, run, control)
     attributes = _describe(request, run, hashes)
     if known is not None and content_ids(attributes) != known.ids:
         raise VerificationError(
@@ -238,10 +242,24 @@ def _finish(request: _Request, job: Job, run: progress.OutputRun, control: Contr
             "another version can be the cause. The store is unchanged; apply the model again with --force."
         )
     run.check()
-    if store.VARIANCE in hashes:
-        writing.record_hashes(run.partial, store.VARIANCE, hashes[store.VARIANCE])
+    for layer in hashes:
+        if layer != store.DENOISED:
+            writing.record_hashes(run.partial, layer, hashes[layer])
     writing.finish(run.partial, store.DENOISED, attributes, hashes[store.DENOISED], record(config))
     run.commit()
+
+
+def _coarser(request: _Request, run: progress.OutputRun, control: Control) -> dict[str, dict[str, str]]:
+    """Make the pyramid of an output that is complete otherwise; hashes of its shards."""
+    return pyramid.build(
+        run.partial,
+        pyramid.levels_in(run.partial, store.DENOISED, request.movie.shape),
+        run.folder / "done",
+        functools.partial(writing.round_mantissa, bits=store.PYRAMID_BITS),
+        lambda: control.check("apply"),
+        run.check,
+        giving_back_threads(request.plan.geometry.shard),
+    )
 
 
 def _parse_share(config: ApplyConfig) -> shares.Share:
@@ -403,6 +421,10 @@ def _describe(
         array = zarr.open_array(run.partial / layer, mode="r")
         return integrity.content_id(layer, array, hashes[layer])
 
+    levels = {
+        level.path: {"id": content(level.path), "frames": level.frames, "pixels": level.pixels}
+        for level in pyramid.levels_in(run.partial, store.DENOISED, request.movie.shape)
+    }
     held_out = [m["held_out"] for m in card["movies"] if m["id"] == movie.id]
     seen = [*card["movies"], *card["ancestors"]]
     same = [m for m in seen if movie.id == m["id"] or movie.attributes["source"]["sha256"] == m["source"]]
@@ -416,6 +438,7 @@ def _describe(
         "id": content(store.DENOISED),
         # Only where there is one.
         **({store.VARIANCE: {"id": content(store.VARIANCE)}} if store.VARIANCE in plan.layers else {}),
+        **({store.PYRAMID: levels} if levels else {}),
         "movie": {"id": movie.id, "name": movie.path.name, "source": movie.attributes["source"]["name"]},
         "model": {"id": card["sha256"], "kind": card["kind"], "blind_radius": card["blind_radius"]},
         "held_out_frames": held_out[0] if held_out else [],

@@ -158,7 +158,10 @@ class Given:
         self.stretch = functools.lru_cache(maxsize=IN_MEMORY)(self._stretch)
         told = zarr.open_array(path / "given_back", mode="r").attrs
         self.noise = NoiseOfShown(float(told["noise_factor"]), float(told["noise_offset"]))
-        self.correlations = [(int(y), int(x), float(value)) for y, x, value in told["noise_correlations"]]
+        self.correlations = [
+            (int(y), int(x), float(value))
+            for y, x, value in np.reshape(told.get("noise_correlations", []), (-1, 3))
+        ]
 
     @classmethod
     def read(cls, path: Path) -> Given | None:
@@ -203,11 +206,12 @@ def _ask_the_counts(
     path, n_frames, units = run.partial, len(places), movie_counts(job.movie, job.movie_id).attrs["units"]
     total = _gather(job, blocks, places, scene)
     whole, known = give_back(total, correlations), NoiseOfShown.of(total, noise_offset)
-    noise = {
+    noise: dict[str, float | list[float]] = {
         "noise_factor": known.factor,
         "noise_offset": known.offset,
-        "noise_correlations": [list(lag) for lag in correlations],
     }
+    if lags := [float(number) for lag in correlations for number in lag]:
+        noise["noise_correlations"] = lags  # flat, and only where there are any: netCDF holds no other lists
     for name, values in zip(MAPS, (whole.mean, whole.own, whole.level), strict=True):
         described = {"units": units if name == "given_back" else "1", "long_name": MAPS[name]}
         described |= noise if name == "given_back" else {}

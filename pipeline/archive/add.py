@@ -17,6 +17,8 @@ from ..settings.results import ARCHIVE_MARK, is_archive, parts_of_run
 from ..step_control import Control
 from ..store import foreign, store
 from .archive import CARDS, PROFILE, Card, cards, sealed_card, write_once
+from .facts import denoised_facts, model_facts, movie_facts
+from .notes import check_notes
 
 
 def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, Any]:
@@ -35,6 +37,7 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
     archive = config.archive
     if archive.exists() and not is_archive(archive) and any(archive.iterdir()):
         raise UsageError(f"{archive}: is a folder, but not an archive. Name an archive, or a new folder.")
+    notes = check_notes(config.note)
     parts = [part for path in config.store for part in parts_of_run(path)]
     found = [describe(part, archive) for part in parts]  # all of them, before the first is written
     (archive / CARDS).mkdir(parents=True, exist_ok=True)
@@ -44,10 +47,13 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
     added, known = [], []
     for card in found:
         before = latest.get(card["id"])
-        if before is not None and before["path"] == card["path"]:
+        card["notes"] = (before or {}).get("notes", {}) | notes
+        if before is not None and (before["path"], before.get("notes", {})) == (card["path"], card["notes"]):
             known.append(card["id"])
             continue
-        card["number"] = 0 if before is None else before["number"] + 1  # moved: the newest card says where to
+        card["number"] = (
+            0 if before is None else before["number"] + 1
+        )  # moved, or noted: the newest card says it
         write_once(archive / CARDS / f"{card['id']}.{card['number']}.json", sealed_card(card))
         latest[card["id"]] = card
         added.append(card)
@@ -81,8 +87,8 @@ def describe(path: Path, archive: Path) -> Card:
         return card | {
             "kind": "model",
             "id": model["sha256"],
-            "model_kind": model["kind"],
             "parents": parents,
+            **model_facts(model, path),
         }
     attributes = store.read_attributes(path)
     kind = "movie" if attributes["kind"] == "movie" else "denoised"
@@ -99,5 +105,6 @@ def describe(path: Path, archive: Path) -> Card:
         "pixel_size_nm": opened.coordinates.pixel_size_nm,
     }
     if kind == "movie":
-        return card | {"source": attributes["source"], "mean": attributes["mean"], "parents": []}
-    return card | {"parents": [attributes["movie"]["id"], attributes["model"]["id"]]}
+        return card | {"parents": [], **movie_facts(attributes, path)}
+    parents = [attributes["movie"]["id"], attributes["model"]["id"]]
+    return card | {"parents": parents, **denoised_facts(opened.id, path)}

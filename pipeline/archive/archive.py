@@ -25,6 +25,7 @@ from ..files.sealed_json import read_json
 from ..settings.archive_settings import ArchiveConfig, ArchiveFindConfig, ArchiveShowConfig
 from ..settings.results import is_archive
 from ..store import store
+from .query import matching
 
 PROFILE = 1
 CARDS, INDEX = "cards", "index.jsonl"
@@ -82,8 +83,9 @@ def write_index(archive: Path, latest: Any, names: set[str]) -> None:
     lines = [
         json.dumps(card, sort_keys=True) for card in latest if f"{card['id']}.{card['number']}.json" in names
     ]
+    body = "\n".join(lines).encode()
     with contextlib.suppress(OSError):  # an archive that one may only read
-        write_atomically(archive / INDEX, ("\n".join(lines) + "\n").encode())
+        write_atomically(archive / INDEX, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
 def index(config: ArchiveConfig) -> dict[str, Any]:
@@ -98,23 +100,35 @@ def list_all(config: ArchiveConfig) -> dict[str, Any]:
 
 
 def find(config: ArchiveFindConfig) -> dict[str, Any]:
-    """Cards that hold every word; ``KEY=VALUE`` asks one entry."""
-    matching = [c for c in cards(config.archive) if all(_holds(c, word) for word in config.query)]
-    return {"archive": str(config.archive), "cards": matching}
+    """Cards that fit a query; see `query`. ``exit_code`` is 1 where none does."""
+    found = matching(cards(config.archive), config.query)
+    return {"archive": str(config.archive), "cards": found, "exit_code": 0 if found else 1}
 
 
 def show(config: ArchiveShowConfig) -> dict[str, Any]:
     """One card, what it was made from, and what was made from it."""
     everything = list(cards(config.archive))
-    fitting = [c for c in everything if c["id"].startswith(config.id) or c["name"] == config.id]
-    if len(fitting) != 1:
-        raise UsageError(f"{config.id!r} fits {len(fitting)} cards of {config.archive}. Give more of the id.")
-    (card,) = fitting
+    card = one_card(everything, config.id, config.archive)
     return card | {
         "made_from": [c for c in everything if c["id"] in card["parents"]],
         "missing": sorted(set(card["parents"]) - {c["id"] for c in everything}),
         "made_of_it": [c for c in everything if card["id"] in c["parents"]],
     }
+
+
+def one_card(everything: list[Card], wanted: str, archive: Path) -> Card:
+    """The card of which an id, the beginning of one, or a name is given.
+
+    Raises
+    ------
+    UsageError
+        If that fits none or several.
+    """
+    fitting = [c for c in everything if c["id"].startswith(wanted) or c["name"] == wanted]
+    if len(fitting) != 1:
+        more = " Give more of the id." if fitting else " 'archive list' shows them."
+        raise UsageError(f"{wanted!r} fits {len(fitting)} cards of {archive}.{more}")
+    return fitting[0]
 
 
 def place_of(card: Card, archive: Path) -> Path:
@@ -135,13 +149,6 @@ def place_of(card: Card, archive: Path) -> Path:
     if found != card["id"]:
         raise InputError(path, f"is not the {card['kind']} {card['id'][:12]} of the archive")
     return path
-
-
-def _holds(card: Card, word: str) -> bool:
-    key, equals, value = word.partition("=")
-    if equals:
-        return key in card and value.lower() in json.dumps(card[key]).lower()
-    return word.lower() in json.dumps(card).lower()
 
 
 def card_order(name: str) -> tuple[str, int]:
@@ -175,8 +182,10 @@ def write_once(file: Path, data: bytes) -> None:
 def _read_index(archive: Path) -> dict[str, Card]:
     """Cards by file name, as the index has them; none where it is missing or damaged."""
     try:
-        lines = (archive / INDEX).read_text().splitlines()
-        found = [parse_json(line) for line in lines]
-        return {f"{c['id']}.{c['number']}.json": c for c in found if c["sha256"] == _hash(c)}
+        seal, _, body = (archive / INDEX).read_bytes().partition(b"\n")
+        if seal.decode() != hashlib.sha256(body).hexdigest():
+            return {}
+        found = [parse_json(line) for line in body.decode().splitlines()]
+        return {f"{c['id']}.{c['number']}.json": c for c in found}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

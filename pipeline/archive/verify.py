@@ -99,6 +99,7 @@ def inspect(path: Path, deep: bool, control: Control) -> Findings:
     changed = _small_files(path, attributes)
     damage += changed.values()
     names = [name, *([store.VARIANCE] if attributes.get(store.VARIANCE) is not None else [])]
+    names += attributes.get(store.PYRAMID, {})
     sound: dict[str, dict[str, str]] = {}
     n_shards = 0
     for each in names:

@@ -86,6 +86,12 @@ def _archive_add(config: Any, control: Control) -> dict[str, Any]:
     return add(config, control)
 
 
+def _archive_tag(config: Any, control: Control) -> dict[str, Any]:
+    from ..archive.notes import tag
+
+    return tag(config)
+
+
 def _archive_verify(config: Any, control: Control) -> dict[str, Any]:
     from ..archive.verify_archive import verify_archive
 
@@ -128,6 +134,14 @@ def _report(config: Any, control: Control) -> dict[str, Any]:
     return {"report": str(config.output), "metrics": write_report(config, control)}
 
 
+def _view(config: Any, control: Control) -> dict[str, Any]:
+    from ..view.server import view
+
+    for line in view(config, control):
+        say(line)
+    return {}
+
+
 def _events(config: Any, control: Control) -> dict[str, Any]:
     from ..events.find_events import events
 
@@ -144,6 +158,12 @@ def _verify(config: Any, control: Control) -> dict[str, Any]:
     from ..archive.verify import verify
 
     return verify_all(config, control, verify)
+
+
+def _cite(config: Any, control: Control) -> dict[str, Any]:
+    from ..archive.cite import cite
+
+    return cite(config, control)
 
 
 def _status(config: Any, control: Control) -> dict[str, Any]:
@@ -264,6 +284,7 @@ COMMANDS = {
         show.export,
         _export_plan,
     ),
+    "view": Command("ViewConfig", "Look at movies of any size in your browser.", _view, str),
     "evaluate": Command(
         "EvaluateConfig",
         "Measure how good a denoised movie is, with or without a truth.",
@@ -281,6 +302,12 @@ COMMANDS = {
         "Check that a store, a model or a whole run is complete and undamaged; repair it.",
         _verify,
         show.verify,
+    ),
+    "cite": Command(
+        "CiteConfig",
+        "Write the methods paragraph of a paper, and the works to cite as BibTeX.",
+        _cite,
+        show.cite,
     ),
     "status": Command("StatusConfig", "Show the progress of a run.", _status, show.status),
     "logs": Command("LogsConfig", "Show the logs of the jobs of a batch run.", _logs, str),
@@ -333,7 +360,10 @@ COMMANDS = {
         "ArchiveFindConfig",
         "Find movies, models and results in an archive.",
         _archive("find"),
-        show.archive_list,
+        show.archive_find,
+    ),
+    "archive tag": Command(
+        "ArchiveTagConfig", "Write notes on an item of an archive.", _archive_tag, show.archive_tag
     ),
     "archive show": Command(
         "ArchiveShowConfig",
@@ -371,7 +401,7 @@ GROUPS = {
 # What a user wants to do, and the first words of the commands for it.
 PURPOSES = {
     "denoise a movie": ("run", "ingest", "train", "apply", "resume"),
-    "look at the result": ("report", "export", "evaluate", "events", "verify"),
+    "look at the result": ("view", "report", "export", "evaluate", "events", "verify", "cite"),
     "work on a cluster": ("submit", "status", "logs", "cancel", "profiles", "doctor"),
     "keep and find": ("models", "archive"),
     "try and learn": ("simulate", "completion", "help"),

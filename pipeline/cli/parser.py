@@ -158,7 +158,8 @@ def _add_argument(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
         return
     else:
         names = [meta["short"], flag_of(field)] if meta["short"] else [flag_of(field)]
-        action = group.add_argument(*names, dest=field.name, metavar=metavar, help=text)
+        several = {"action": "extend", "nargs": 1} if takes_several(field) else {}  # given again, it adds
+        action = group.add_argument(*names, dest=field.name, metavar=metavar, help=text, **several)
     if Path in _types(hint):
         action.complete = _FILES
 

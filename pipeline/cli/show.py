@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,16 @@ def archive_add(result: dict[str, Any]) -> str:
 
 
 def archive_list(result: dict[str, Any]) -> str:
-    return "\n".join(map(_card, result["cards"])) or "nothing"
+    return "\n".join(map(_card, result["cards"])) or "the archive is empty"
+
+
+def archive_find(result: dict[str, Any]) -> str:
+    return "\n".join(map(_card, result["cards"])) or "nothing in the archive fits"
+
+
+def archive_tag(result: dict[str, Any]) -> str:
+    notes = "".join(f"\n  {name} = {value}" for name, value in sorted(result["notes"].items()))
+    return _card(result) + (notes or "\n  no notes")
 
 
 def archive_show(result: dict[str, Any]) -> str:
@@ -140,6 +151,14 @@ def verify(result: dict[str, Any]) -> str:
     how = "decoded and compared" if result["deep"] else "complete according to their index"
     mended = f", {result['repaired']} damaged files repaired" if result["repaired"] else ""
     return f"{result['store']}: {result['n_shards']} shards {how}{mended}"
+
+
+def cite(result: dict[str, Any]) -> str:
+    if result["format"] == "json":
+        return json.dumps(result, indent=1, ensure_ascii=False)
+    if result["format"] == "bibtex":
+        return str(result["bibtex"])
+    return "\n\n".join([textwrap.fill(result["text"], 100), result["bibtex"]])
 
 
 def status(result: dict[str, Any]) -> str:

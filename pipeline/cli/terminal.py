@@ -92,7 +92,7 @@ class _Lines(Silence):
         if done < total and now - self._last < LOG_LINE_S and now != began:
             return
         self._last = now
-        left = _remaining(now - began, done - first, total - done)
+        left = remaining(now - began, done - first, total - done)
         tell(f"{time.strftime('%H:%M:%S')} {what} {100 * done / total:.1f} %{left}")
 
 
@@ -131,7 +131,8 @@ class _Bar(Silence):
         self._bars.stop()  # shows the cursor again
 
 
-def _remaining(elapsed_s: float, done: int, left: int) -> str:
+def remaining(elapsed_s: float, done: int, left: int) -> str:
+    """The time that is left, with a comma in front; empty where nobody can know."""
     if done <= 0 or left <= 0:
         return ""
     minutes, rest = divmod(round(elapsed_s / done * left), 60)

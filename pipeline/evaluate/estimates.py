@@ -38,6 +38,8 @@ Array = NDArray[Any]
 
 BAND_PIXELS = 2**21  # of a slab whose terms are computed at once, in float64
 RESIDUAL_PIXELS = 2**28  # looked at in the residual: shows correlations of 0.0002
+# Of some 25 lags one lies outside two standard deviations by chance; none outside four, which is twice the bound.
+WHITE_LIMIT = 2.0
 
 
 @dataclass(frozen=True)
@@ -319,9 +321,9 @@ class Residual:
                 },
                 "map": lags.tolist(),
                 "bound": bound,
+                "limit": WHITE_LIMIT * bound,
                 "largest": largest,
-                # Of some 25 lags one lies outside two standard deviations by chance; none outside four.
-                "white": None if largest is None else largest <= 2 * bound,
+                "white": None if largest is None else largest <= WHITE_LIMIT * bound,
                 "frequency": reports[0].frequency.tolist(),
                 "power": pooled(lambda r: r.power).tolist(),
                 "n_pixels": sum(weights),

@@ -21,10 +21,12 @@ from ..settings.result_settings import EvaluateConfig
 from ..step_control import Control
 from ..store import store
 from . import frame_checks, model_checks
+from .changes import Changes
 from .estimates import Estimates, NoiseLaw, Residual, error_terms, headline, noise_law
 from .evaluation_result import Evaluation, WithoutTruth
 from .explained_signal import explained
-from .refutation import Refutation
+from .levels import Levels
+from .refutation import Refutation, scene_corners
 from .sentences import notes
 from .truth import REGIONS, AgainstTruth, Truth, baseline, load_truth
 from .truth_result import Baseline
@@ -59,10 +61,11 @@ def evaluate(config: EvaluateConfig, control: Control | None = None) -> Evaluati
 
 @dataclass(frozen=True)
 class Pictures:
-    """Maps that are measured beside the figures."""
+    """What is measured beside the figures, for a report to show."""
 
     mean: Array  # frame of the raw movie, (height, width) [counts]
     refuted: Array  # mean residual over its noise, in the frame of the scene
+    changes: Changes  # where and when the denoised movie changes most
 
 
 def measure(config: EvaluateConfig, control: Control | None = None) -> tuple[Evaluation, Pictures]:
@@ -104,6 +107,8 @@ class _Sums:
         self.residual = Residual(noise, movie.shape)
         self.against = None if truth is None else AgainstTruth(truth)
         self.refutation = Refutation(movie, denoised)
+        self.levels = Levels(noise)
+        self.changes = Changes(noise, *scene_corners(movie))
         self._total, self._n_sound = np.zeros(movie.shape[1:]), 0
 
     def add(self, slab: Slab) -> None:
@@ -114,6 +119,8 @@ class _Sums:
         self.estimates.add(slab)
         self.residual.add(slab)
         self.refutation.add(slab)
+        self.levels.add(slab)
+        self.changes.add(slab)
         if self.against is not None:
             self.against.add(slab)
         if slab.variance is not None and self._noise.estimator == "poisson":
@@ -153,6 +160,7 @@ def _without_truth(
         **removed,
         "uncertainty": sums.uncertainty.result(),
         "brightness": movie.attributes.get("brightness"),
+        "level": sums.levels.result(),
         # Where the counts, summed over time, refute what is shown; see `refutation`.
         "refuted": refuted,
         "explained": explained(movie, denoised, noise, sums.blind, stated),
@@ -160,7 +168,7 @@ def _without_truth(
         "model_checks": None,
         "notes": [],
     }
-    return result, Pictures(mean_frame, refuted_map)
+    return result, Pictures(mean_frame, refuted_map, sums.changes)
 
 
 def _with_truth(

@@ -102,8 +102,9 @@ class ResidualFigures(TypedDict):
     autocorrelation: Autocorrelation
     map: list[list[float | None]]  # autocorrelation: row lags from 0, column lags from the most negative
     bound: float  # two standard deviations of a correlation by chance
+    limit: float  # of the test: the largest correlation that counts as chance, as one of many lags
     largest: float | None  # absolute correlation at any lag
-    white: bool | None  # None where there are too few pixels to tell
+    white: bool | None  # whether the largest is within the limit; None where there are too few pixels to tell
     frequency: list[float]  # of the rings [cycles per pixel]
     power: list[float]  # mean of each ring; 1 for white noise
     n_pixels: int  # that were looked at
@@ -151,6 +152,16 @@ class RefutedFigures(TypedDict):
     places: list[RefutedPlace]  # the most significant first; of many, only some
     largest_z: float  # anywhere, over all frames [standard deviations]
     corner: list[int]  # row and column of the first frame in that of the scene [pixels]
+
+
+class LevelFigures(TypedDict):
+    """Whether the denoised frames are as bright as the recorded ones."""
+
+    ratio: float  # mean of the denoised movie over that of the recorded one
+    worst_frame: int  # which is furthest off
+    worst_ratio: float  # its mean, denoised over recorded
+    worst_z: float  # the same [standard deviations of the noise]; above 0 it is shown too bright
+    kept: bool  # whether no frame is off by more than 1 % and by more than chance
 
 
 class UncertaintyGroup(TypedDict):
@@ -388,6 +399,7 @@ class WithoutTruth(Errors, RemovedFigures, FrameChecks):
     mean: float  # of the sound raw frames [counts per pixel and frame]
     uncertainty: UncertaintyFigures | None  # None where no variance is stated, or the noise law is unknown
     brightness: BrightnessRange | None  # of the movie's frames, as measured at ingest
+    level: LevelFigures | None  # None where no frame holds counts
     refuted: RefutedFigures
     explained: ExplainedFigures | None  # None where no signal is seen, or the noise law is unknown
     model_checks: ModelChecks | None  # None where no model was given

@@ -37,8 +37,8 @@ class Refutation:
     """Sums of the residual over the movie and over stretches of it, slab by slab; memory is that of some frames."""
 
     def __init__(self, movie: store.Store, denoised: store.Store) -> None:
-        n_frames, height, width = movie.shape
-        self._corners, scene = corners(movie_drift(movie, Architecture()), n_frames, (height, width))
+        n_frames = movie.shape[0]
+        self._corners, scene = scene_corners(movie)
         bad = movie_stand_ins(movie)
         self._sound = None if bad is None else ~np.isfinite(bad)
         measured = movie.attributes["noise"]
@@ -106,6 +106,12 @@ class Refutation:
             "corner": self._corners[0].tolist(),
         }
         return found, z.astype(np.float32)
+
+
+def scene_corners(movie: store.Store) -> tuple[NDArray[np.intp], tuple[int, int]]:
+    """Where every frame lies in the frame of the scene, and the shape of that; see `tdenoise.inference.evidence`."""
+    n_frames, height, width = movie.shape
+    return corners(movie_drift(movie, Architecture()), n_frames, (height, width))
 
 
 def _told(place: Refuted, first: int, stop: int, share: float) -> RefutedPlace:

@@ -1,43 +1,59 @@
-"""Report: one HTML page that shows a denoised movie and says how far it can be trusted.
+"""Report: one HTML page that decides. A film, three verdicts, pictures of what changed, then the evidence.
 
-The page holds its pictures and style, runs no script and loads nothing, so that it can be mailed and kept.
+The page holds all that it shows and loads nothing, so that it can be mailed and kept.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from importlib import resources
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
+from tdenoise.evaluation.columns import plane_distance
 from tdenoise.files.atomic import write_atomically
-from tdenoise.files.json_documents import parse_json
-from tdenoise.network.card import CURVE, ModelCard
-from tdenoise.network.checkpoint import ModelError, read_card
+from tdenoise.noise.noise import choose as choose_blindness
+from tdenoise.noise.noise import widest
 
-from ..errors import InputError, UsageError
-from ..inputs.model_fit import movie_brightness, movie_noise
+from ..errors import UsageError
+from ..inputs.model_fit import movie_noise, movie_pixel_size_nm
 from ..inputs.paired import open_pair
+from ..pictures import contrast
+from ..pictures.panels import shrink
 from ..resources import memory
 from ..settings.result_settings import EvaluateConfig, ReportConfig
 from ..step_control import Control
 from ..store import store
-from . import evaluate, figures, frame_checks, sentences
-from .estimates import NoiseLaw, noise_law
+from ..store.blocks import Region
+from . import evaluate, figures, frame_checks, page, scenes, sentences
+from .changes import Change
+from .estimates import noise_law
 from .evaluation_result import Evaluation
-from .truth import MOVING_AVERAGE, load_truth
+from .film import film
+from .scenes import Picture, Scenes
+from .training import Training, read_training, training_in_words
+from .truth import load_truth
+from .verdict import WORST_FIRST, Finding, Recording, Verdict
+from .verdicts import verdicts
 
 Array = NDArray[Any]
 
-CANDIDATES = 64  # frames looked at in search of the one where most changes
-CANDIDATE_PIXELS = 512  # extent of the part looked at, in the middle
-CONTRAST_PERCENT = (0.3, 99.7)  # of the denoised pictures: shown black and white
+SHOWN_CHANGES = 3  # at most, with pictures
+MOST_BYTES = 5_000_000  # of a page
+TEXT_BYTES = 500_000  # of text, style, script, and the picture that stands for the film
+SECTIONS = {
+    "recording": "The recording and its noise",
+    "removed": "What was removed",
+    "counts": "Do the counts support it?",
+    "detectable": "What is detectable at this dose",
+    "model": "Tests of the model",
+    "error": "Error estimated without a truth",
+    "truth": "Error against the truth",
+    "training": "Training",
+    "provenance": "Provenance",
+}
 
 
 def write_report(config: ReportConfig, control: Control | None = None) -> Evaluation:
@@ -75,43 +91,12 @@ def write_report(config: ReportConfig, control: Control | None = None) -> Evalua
     control.progress("report", 0, 1)
     truth = None if config.truth is None else load_truth(config.truth, movie)
     clean = None if truth is None else lambda k: truth.level * truth.clean[k]
-    page, picture = render(movie, denoised, result, maps, training, clean)
+    made, picture = render(movie, denoised, result, maps, training, clean)
     config.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(picture_file, picture)
-    write_atomically(config.output, page.encode())
+    write_atomically(config.output, made.encode())
     control.progress("report", 1, 1)
     return result
-
-
-@dataclass(frozen=True)
-class Training:
-    """What is known of the training of a model."""
-
-    card: ModelCard
-    history: list[dict[str, Any]]  # a record for each validation
-
-
-def read_training(folder: Path, denoised: store.Store) -> Training:
-    """The card of the model and its history, checked to be that of the denoised movie."""
-    try:
-        card = read_card(folder)
-    except ModelError as error:
-        raise InputError(*str(error).split(": ", 1)) from None
-    if card["sha256"] != denoised.attributes["model"]["id"]:
-        raise InputError(folder, f"is not the model that made {denoised.path}.")
-    file = folder / CURVE
-    try:
-        history = [parse_json(line) for line in file.read_text().splitlines()]
-        history = [
-            {k: float(r[k]) for k in ("step", "loss", "held_out")}
-            | ({"candidate": str(r["candidate"])} if "candidate" in r else {})
-            for r in history
-        ]
-    except FileNotFoundError:
-        history = []  # a model from elsewhere may come without
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(file, f"is not a history of a training ({error})") from None
-    return Training(card, history)
 
 
 def render(
@@ -123,24 +108,35 @@ def render(
     clean: Callable[[int], Array] | None = None,
 ) -> tuple[str, bytes]:
     """The page as text, and the picture of one frame in a row as PNG."""
-    brightness = movie_brightness(movie)
-    valid = np.ones(movie.shape[0], dtype=bool) if brightness is None else brightness.valid
-    sound = np.flatnonzero(valid)
-    numbers = {"first": int(sound[0]), "middle": int(sound[len(sound) // 2]), "last": int(sound[-1])}
-    busiest = most_changing(denoised, valid)
-    noise = noise_law(movie)
-    moments = [moment(movie, denoised, noise, k, f"{name} frame") for name, k in numbers.items()]
-    closest = moment(movie, denoised, noise, busiest, "frame where most changes")
-    look = choose_look(movie, [*moments, closest])
-    history = [] if training is None else training.history
-    best_step = 0 if training is None else training.card.get("best_step", 0)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"number": number, "percent": percent, "decimals": decimals}
-    template = resources.files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
-    page = environment.from_string(template).render(
+    distance = plane_distance(np.reshape(result["lattice"]["spots"], (-1, 2)))
+    look = scenes.choose(movie, denoised, noise_law(movie), distance)
+    changes = maps.changes.result(SHOWN_CHANGES)
+    said = verdicts(result, recording_of(movie, denoised, training))
+    frame, row, column = focus(look, changes)
+    shown = scenes.moments(look, changes)
+    pictures = {
+        **mean_picture(look, maps.mean),
+        **evidence_pictures(look, result, frame, row, column, clean),
+        "refuted": figures.refuted(maps.refuted, result["refuted"]),
+        "residual": figures.residual(result["residual"]),
+        "checks": figures.model_checks(result["model_checks"]) if result["model_checks"] else None,
+        "training": figures.training(training) if training and has_curve(training) else None,
+    }
+    everything = json.dumps(result, indent=1)
+    clip = film(look, changes, MOST_BYTES - TEXT_BYTES - len(everything) - taken([shown, pictures]))
+    made = page.fill(
+        name=movie.attributes["source"]["name"],
         movie=movie,
         denoised=denoised,
         result=result,
+        verdicts=said,
+        meanings=meanings_of(said, training),
+        sections=sections_of(result, training),
+        film=clip,
+        times=[look.when(k) for k in clip.numbers],
+        moments=shown,
+        limits=look.limits,
+        removed_range=scenes.RESIDUAL_RANGE,
         error=sentences.error_in_words(result, result["blind"]),
         explained=sentences.explained_in_words(result["explained"]),
         refuted=sentences.refuted_in_words(result["refuted"]),
@@ -151,157 +147,122 @@ def render(
         events=sentences.events_of(result) if "events" in result else {},
         checks=sentences.checks_in_words(result["model_checks"]) if result["model_checks"] else [],
         noise=movie_noise(movie),
-        look=look,
-        pictures={
-            "closest": figures.moments([closest], look, MOVING_AVERAGE, columns=2),
-            "moments": figures.moments(moments, look, MOVING_AVERAGE, columns=4),
-            "mean": figures.mean_frame(figures.shrink(maps.mean), look),
-            "refuted": figures.refuted(maps.refuted, result["refuted"]),
-            "residual": figures.residual(result["residual"]),
-            "evidence": evidence_picture(movie, denoised, noise, result, busiest, look, clean),
-            "checks": figures.model_checks(result["model_checks"]) if result["model_checks"] else None,
-            "training": figures.training(history, best_step) if len(history) > 1 else None,
-        },
-        busiest=busiest,
-        shrunk=figures.shrink_factor(movie.shape),
-        removed_range=figures.RESIDUAL_RANGE,
-        average=MOVING_AVERAGE,
-        provenance=provenance(movie, denoised, training),
-        everything=json.dumps(result, indent=1),
+        pictures=pictures,
+        provenance=page.provenance(movie, denoised, training),
+        everything=everything,
     )
-    single = replace(closest, label=f"frame {busiest}")
-    return page, figures.decode(figures.moments([single], look, MOVING_AVERAGE, columns=4))
+    return made, figures.decode(figures.row(look.moment(frame, "", "", row, column, step=False)))
 
 
-def most_changing(denoised: store.Store, valid: NDArray[np.bool_] | None = None) -> int:
-    """The frame around which the denoised movie changes most, of some spread over it."""
-    n_frames = denoised.shape[0]
-    middle = [
-        slice(max(0, (n - CANDIDATE_PIXELS) // 2), (n + CANDIDATE_PIXELS) // 2) for n in denoised.shape[1:]
-    ]
-    # Not at the ends, where a frame changes because its neighbours are missing on one side.
-    edge = max(1, n_frames // 5)
-    candidates = np.unique(np.linspace(edge, n_frames - 1 - edge, CANDIDATES).round().astype(int))
-    if valid is not None:
-        around = valid[candidates - 1] & valid[candidates] & valid[candidates + 1]
-        candidates = candidates[around] if around.any() else np.flatnonzero(valid)[1:-1]
-
-    def change(k: int) -> float:
-        before, _, after = denoised.array[k - 1 : k + 2, middle[0], middle[1]]
-        return float(np.mean((after - before) ** 2, dtype=np.float64))
-
-    return int(max(candidates, key=change))
+def taken(shown: Any) -> int:
+    """Bytes that pictures take within the page."""
+    if isinstance(shown, str):
+        return len(shown)
+    if isinstance(shown, Picture):
+        return len(shown.source)
+    if isinstance(shown, scenes.Moment):
+        return taken(shown.pictures)
+    if isinstance(shown, dict):
+        return taken(list(shown.values()))
+    return sum(map(taken, shown)) if isinstance(shown, list | tuple) else 0
 
 
-def moment(movie: store.Store, denoised: store.Store, noise: NoiseLaw, k: int, name: str) -> figures.Moment:
-    """The pictures of one frame."""
-    half = MOVING_AVERAGE // 2
-    first = max(0, k - half)
-    around = store.read_frames(movie, first, min(movie.shape[0], k + half + 1))
-    smooth = store.read_frames(denoised, k, k + 1)[0]
-    raw = around[k - first]
-    deviation = np.sqrt(np.maximum(noise.gain * smooth, 1e-3) if noise.gain > 0 else noise.variance)
-    time = movie.coordinates.frame_time_s
-    when = f"{name}, {k}" if time is None else f"{name}, {k} ({k * time:.4g} s)"
-    pictures = (raw, around.mean(axis=0), smooth, (raw - smooth) / deviation)
-    return figures.Moment(when, *(figures.shrink(p) for p in pictures))
+def focus(look: Scenes, changes: Sequence[Change]) -> tuple[int, int, int]:
+    """Frame, row and column of what is looked at closely."""
+    if changes:
+        return changes[0].frame, changes[0].row, changes[0].column
+    _, height, width = look.movie.shape
+    return scenes.most_changing(look.denoised, scenes.sound_mask(look.movie)), height // 2, width // 2
 
 
-def evidence_picture(
-    movie: store.Store,
-    denoised: store.Store,
-    noise: NoiseLaw,
-    result: Evaluation,
-    k: int,
-    look: figures.Look,
-    clean: Callable[[int], Array] | None,
-) -> str | None:
-    """Raw, denoised and, with a truth, clean frame, beside what the counts say of it; None where that is unknown."""
-    if result["knowable"] is None or result["evidence"] is None:
-        return None
-    raw, smooth = (store.read_frames(s, k, k + 1)[0] for s in (movie, denoised))
-    distance = result["knowable"]["plane_distance_pixels"]
-    found = frame_checks.evidence_of(raw / noise.gain, smooth / noise.gain, distance)
-    frames = {"raw": raw, "denoised": smooth} | ({} if clean is None else {"clean": clean(k)})
-    return figures.evidence(
-        {name: figures.shrink(frame) for name, frame in frames.items()}, found.support, look
+def recording_of(movie: store.Store, denoised: store.Store, training: Training | None) -> Recording:
+    """What the verdicts need to know beside what was measured."""
+    attributes = movie.attributes
+    drift, timing = attributes["drift"], attributes["timing"]
+    radius, fitting = denoised.attributes["model"]["blind_radius"], choose_blindness(movie_noise(movie))
+    sees_noise = radius != "seen" and widest([radius, fitting.blind_radius]) != radius
+    units = "" if drift is None else {"pixel": "pixels"}.get(drift["units"], drift["units"])
+    return Recording(
+        frame_time_s=movie.coordinates.frame_time_s,
+        pixel_size_nm=movie_pixel_size_nm(movie),
+        warnings=attributes["warnings"],
+        drift=None if drift is None else f"up to {drift['largest']:.3g} {units} from the first frame",
+        ignores_drift=training is not None and bool(training.card.get("ignore_drift")),
+        n_dropped=0 if timing is None else timing["n_dropped"],
+        sees_noise=fitting.reason if sees_noise else None,
     )
 
 
-def choose_look(movie: store.Store, shown: list[figures.Moment]) -> figures.Look:
-    """One contrast for all pictures, from the denoised ones."""
-    low, high = np.percentile(np.stack([m.denoised for m in shown]), CONTRAST_PERCENT)
-    size = movie.coordinates.pixel_size_nm
-    factor = figures.shrink_factor(movie.shape)
-    return figures.Look(
-        float(low), float(high), factor * (1 if size is None else size[1]), "px" if size is None else "nm"
-    )
-
-
-def provenance(
-    movie: store.Store, denoised: store.Store, training: Training | None
-) -> dict[str, dict[str, str]]:
-    """Where everything came from, as groups of names and values."""
-    source, made = movie.attributes["source"], denoised.attributes
-    model: dict[str, Any] = {**made["model"]}
-    if training is not None:
-        card = training.card
-        model |= {key: card.get(key) for key in ("steps", "best_step", "seed", "parent", "architecture")}
-        model |= {f"training {k}": v for k, v in card.get("software", {}).items()}
-    groups = {
-        "Source": {key: value for key, value in source.items() if key != "metadata"},
-        "Movie store": {
-            "name": movie.path.name,
-            "id": movie.id,
-            "shape": movie.shape,
-            "type": str(movie.array.dtype),
-            "corrections": movie.attributes["corrections"],
-            **_prefixed("software", movie.attributes["software"]),
-        },
-        "Model": model,
-        "Denoised store": {
-            "name": denoised.path.name,
-            "id": denoised.id,
-            **_prefixed("setting", made["settings"]),
-            "devices": made["devices"],
-            **_prefixed("software", made["software"]),
-        },
+def sections_of(result: Evaluation, training: Training | None) -> dict[str, str]:
+    """Names and titles of the sections that the page has."""
+    there = {
+        "model": result["model_checks"] is not None,
+        "truth": "psnr" in result,
+        "training": has_curve(training),
     }
-    return {name: {key: _plainly(value) for key, value in group.items()} for name, group in groups.items()}
+    return {name: title for name, title in SECTIONS.items() if there.get(name, True)}
 
 
-def _plainly(value: Any) -> str:
-    if value is None or value == []:
-        return "–"
-    if isinstance(value, list | tuple) and all(isinstance(v, str | int) for v in value):
-        return ", ".join(map(str, value))
-    return json.dumps(value) if isinstance(value, list | tuple | dict) else str(value)
+def has_curve(training: Training | None) -> bool:
+    """Whether there is a curve of the training to show."""
+    return training is not None and len(training.history) > 1
 
 
-def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{prefix} {key}": value for key, value in values.items()}
+def meanings_of(said: Sequence[Verdict], training: Training | None) -> dict[str, Finding]:
+    """What each section means, in one sentence: the worst finding whose evidence it holds."""
+    found: dict[str, Finding] = {
+        "provenance": Finding(
+            "sound", "", "You can tell from what this result was made, and make it again.", ""
+        ),
+        "truth": Finding("sound", "", "For this simulated movie, you can compare with what is true.", ""),
+        "recording": Finding("sound", "", "The noise is known; the figures on this page rest on it.", ""),
+    }
+    if training is not None and len(training.history) > 1:
+        found["training"] = training_in_words(training)
+    findings = [finding for verdict in said[:2] for finding in verdict.findings]
+    findings += [f for f in said[2].findings if f.section == "recording" and f.state != "sound"]
+    for state in reversed(WORST_FIRST):
+        for finding in reversed(findings):
+            if finding.state == state:
+                found[finding.section] = finding
+    return found
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for people, an en dash where there is none.
-
-    Examples
-    --------
-    >>> number(-0.0123456), number(1234.0), number(None)
-    ('−0.0123', '1,234', '–')
-    """
-    return _typeset(None if value is None else sentences.number(value, digits))
-
-
-def percent(value: float | None, digits: int = 3) -> str:
-    """A share in percent, an en dash where there is none."""
-    return _typeset(None if value is None else sentences.percent(value, digits))
+def mean_picture(look: Scenes, mean: Array) -> dict[str, Any]:
+    """The mean of all raw frames, at its own contrast."""
+    part = look.whole()
+    small = shrink(mean, part.averaged)
+    low, high = np.percentile(small, [0.2, 99.8])
+    limits = contrast.Limits(float(low), float(high) if high > low else float(low) + 1)
+    label = "Mean of all raw frames, at its own contrast: what stays still, without any denoising"
+    return {"mean": scenes.picture(contrast.grey(small, limits), label, ""), "bar": look.bar(part)}
 
 
-def decimals(value: float | None, places: int = 2) -> str:
-    """A number with a fixed number of decimals, an en dash where there is none."""
-    return _typeset(None if value is None else f"{value:.{places}f}")
-
-
-def _typeset(text: str | None) -> str:
-    return "–" if text is None or text.startswith("nan") else text.replace("-", "−")
+def evidence_pictures(
+    look: Scenes, result: Evaluation, k: int, row: int, column: int, clean: Callable[[int], Array] | None
+) -> dict[str, Any]:
+    """Raw, denoised and, with a truth, clean frame, beside what the counts say of it; none where that is unknown."""
+    if result["knowable"] is None or result["evidence"] is None:
+        return {"evidence": (), "evidence_bar": None}
+    part = look.part_around(row, column)
+    region = Region((k, k + 1), part.rows, part.columns)
+    raw, smooth = (store.read_region(s, region)[0] for s in (look.movie, look.denoised))
+    gain = look.noise.gain
+    found = frame_checks.evidence_of(raw / gain, smooth / gain, result["knowable"]["plane_distance_pixels"])
+    shown: list[Picture] = [
+        look.grey(shrink(frame, part.averaged), f"{name}, {look.when(k)}")
+        for name, frame in (("raw", raw), ("denoised", smooth))
+    ]
+    if clean is not None:
+        whole = clean(k)[slice(*part.rows), slice(*part.columns)]
+        shown.append(
+            look.grey(shrink(np.asarray(whole, np.float32), part.averaged), f"clean, {look.when(k)}")
+        )
+    extent = max(figures.EVIDENCE_RANGE, float(np.abs(found.support).max(initial=0)))
+    side = frame_checks.window_pixels(result["knowable"]["plane_distance_pixels"])
+    if found.support.size:
+        support = np.kron(found.support, np.ones((side, side)))
+        shades = scenes.coloured(shrink(support, part.averaged), extent, "RdBu")
+        label = f"evidence of the counts, from −{extent:.2g} (red) to {extent:.2g} (blue) standard deviations"
+        shown.append(scenes.picture(shades, label, ""))
+    return {"evidence": shown, "evidence_bar": look.bar(part)}

@@ -143,7 +143,9 @@ def summary(result: Evaluation) -> list[str]:
         lines.append(f"{name} frames ({other['n_frames']}): {error_in_words(other)}")
     residual, lattice = result["residual"], result["lattice"]
     verdict = {True: "white", False: "not white", None: "too few pixels to tell"}[residual["white"]]
-    strongest = f"correlations up to {_fixed(residual['largest'])} (chance: {residual['bound']:.4f})"
+    strongest = (
+        f"correlations up to {_fixed(residual['largest'])} (limit of the test: {residual['limit']:.4f})"
+    )
     lines.append(f"residual: {verdict}, {strongest}; {lattice_in_words(lattice)}")
     if "psnr" in result:
         filters = {"noisy": result["psnr_noisy"]}
@@ -278,7 +280,7 @@ def checks_in_words(checks: ModelChecks) -> list[str]:
         )
     if atoms is not None:
         put_in = ", ".join(
-            f"{a['columns']:g} columns {percent(a['recovered'], 2)} (AUC {a['auc']:.2f})"
+            f"{_columns(a['columns'])} {percent(a['recovered'], 2)} (AUC {a['auc']:.2f})"
             for a in atoms["put_in"]
         )
         at = dict(zip(atoms["flash"]["offsets"], atoms["flash"]["response"], strict=True))
@@ -297,6 +299,10 @@ def checks_in_words(checks: ModelChecks) -> list[str]:
             f"{number(found['n_averaged'])} pixels; weight of the pixel itself {found['own']:.2g}"
         )
     return lines
+
+
+def _columns(strength: float) -> str:
+    return f"{strength:g} column{'' if strength == 1 else 's'}"
 
 
 def _fixed(value: float | None, form: str = ".4f") -> str:

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,4 +139,7 @@ def _write_traces(file: Path, found: Found, movie: store.Store) -> None:
         },
         coords={"frame": np.arange(movie.shape[0]), "column": np.arange(len(found.columns.positions))},
     )
-    data.to_zarr(file, zarr_format=3, consolidated=False)
+    with warnings.catch_warnings():
+        # Not in the specification yet; without it, `xarray.open_zarr` warns.
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        data.to_zarr(file, zarr_format=3, consolidated=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,12 @@ class Source:
     files: tuple[Path, ...]
     states: tuple[tuple[int, int], ...]  # size [bytes] and time of the last change [ns] of each
     listed: frozenset[Path] = frozenset()  # of a folder or pattern: the files that are known, read or not
+
+    @classmethod
+    def held(cls, raw: Path, info: MovieInfo) -> Source:
+        """A movie that a program holds: without files, and another one each time it is given."""
+        n_bytes = math.prod(info.shape) * info.dtype.itemsize
+        return cls(raw, (), ((n_bytes, time.time_ns()),))
 
     @classmethod
     def of(cls, raw: Path, info: MovieInfo) -> Source:
@@ -53,6 +61,8 @@ class Source:
         ------
         InputError
         """
+        if not self.files:
+            return
         more = _listed(self.raw, self.files) - self.listed
         if more:
             one = min(more).name
@@ -89,6 +99,8 @@ class Digest:
     their common folder, a line ``HASH  NAME`` for each, so that it can be checked with
     ``sha256sum FILE... | sha256sum``.
 
+    A movie without files has none.
+
     Parameters
     ----------
     source : Source
@@ -102,7 +114,8 @@ class Digest:
         self._result = ""
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
-        self._thread.start()
+        if source.files:
+            self._thread.start()
 
     def advance(self, share: float) -> None:
         """Say how much of the source is copied by now."""
@@ -111,7 +124,7 @@ class Digest:
             self._more.notify()
 
     def result(self, control: Control) -> str:
-        """The hex digest, once all files are read."""
+        """The hex digest, once all files are read; empty without files."""
         self.advance(1.0)
         while self._thread.is_alive():
             self._thread.join(0.2)

@@ -40,7 +40,10 @@ log = logging.getLogger(__name__)
 
 
 def ingest(
-    config: IngestConfig, control: Control | None = None, expected: str | None = None
+    config: IngestConfig,
+    control: Control | None = None,
+    expected: str | None = None,
+    held: Reader | None = None,
 ) -> dict[str, Any]:
     """Write a movie store from a raw file; safe to stop and start again.
 
@@ -50,6 +53,8 @@ def ingest(
     control : Control, optional
     expected : str, optional
         The id that the store must have; another one is not committed.
+    held : Reader, optional
+        A movie that a program holds, instead of the raw file; ``config.raw`` is what it is called then.
 
     Returns
     -------
@@ -62,15 +67,16 @@ def ingest(
         If the raw file is missing, damaged or not a movie, or changes while it is read.
     """
     control = control or Control()
-    with open_movie(config) as reader:
+    with open_movie(config) if held is None else held as reader:
         plan = plan_ingest(reader.info, config, select(reader.info, config))
-        source = Source.of(config.raw, reader.info)
+        source = (Source.of if held is None else Source.held)(config.raw, reader.info)
         settings = settings_plan(config, reader.info, plan, source)
         if store.already_done(config.output, plans.plan_id(settings)) and not config.force:
             progress.tidy_up(config.output)
             return store.read_attributes(config.output)
         budget.check_disk(config.output.parent, disk_estimate(plan), str(config.output))
-        inputs = [config.raw, *(p for p in (config.dark, config.gain, config.defects) if p is not None)]
+        files = (config.raw if held is None else None, config.dark, config.gain, config.defects)
+        inputs = [path for path in files if path is not None]
         with progress.OutputRun(
             config.output, settings, inputs, force=config.force, command=config, stop=control.stop
         ) as run:
@@ -120,10 +126,12 @@ def _build(
         )
     _add_arrays(run.partial, plan, found)
     hashes = markers.hashes(records)
+    id = integrity.content_id(store.MOVIE, array, hashes)
     attributes: MovieAttributes = {
-        **describe(config, reader.info, plan, source, sha256, found),
+        # Of a movie without files, its counts are the source.
+        **describe(config, reader.info, plan, source, sha256 or id, found),
         "plan": run.id,
-        "id": integrity.content_id(store.MOVIE, array, hashes),
+        "id": id,
     }
     run.check()
     writing.finish(run.partial, store.MOVIE, attributes, hashes, recorded_settings.record(config))

@@ -34,13 +34,18 @@ def open_model(folder: Path) -> checkpoint.Model:
         raise InputError(*str(error).split(": ", 1)) from None
 
 
+def too_correlated(movie: store.Store) -> str | None:
+    """Why the noise of a movie needs a larger blind spot than that of the model that comes with tdenoise."""
+    choice = choose(movie_noise(movie))
+    return None if choice.blind_radius == 0 else choice.reason
+
+
 def check_as_it_is(movie: store.Store) -> None:
     """Say that the model was never adapted to this movie; refuse where it would take noise for signal."""
-    choice = choose(movie_noise(movie))
-    if choice.blind_radius != 0:
+    if (reason := too_correlated(movie)) is not None:
         raise InputError(
             movie.path,
-            f"the model that comes with tdenoise hides one pixel, and here that is not enough: {choice.reason}. "
+            f"the model that comes with tdenoise hides one pixel, and here that is not enough: {reason}. "
             "Train a model on this movie and give it with --model.",
         )
     log.warning(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .fields import OUTPUT, WHAT, setting
-from .parse import NewPath, Paths, Words, YesNo
+from .parse import NewPath, OptionalWords, Paths, Words, YesNo
 from .setting import Settings, settings
 
 
@@ -18,6 +18,12 @@ class ArchiveAddConfig(Settings):
     )
     archive: NewPath = setting(
         help="archive folder; created if it does not exist", group=OUTPUT, metavar="ARCHIVE", short="-A"
+    )
+    note: OptionalWords = setting(
+        (),
+        "what no file tells, such as sample=Pt/CeO2; on every card that is added",
+        group=WHAT,
+        metavar="NAME=VALUE",
     )
 
 
@@ -38,9 +44,22 @@ class ArchiveFindConfig(Settings):
     """Find movies, models and results in an archive."""
 
     query: Words = setting(
-        help="words that must occur, or KEY=VALUE, such as kind=movie", metavar="QUERY", positional=True
+        help="such as 'dose < 1 and sample like \"Pt%\"'; a word on its own must occur",
+        metavar="QUERY",
+        positional=True,
     )
     archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
+
+
+@settings()
+class ArchiveTagConfig(Settings):
+    """Write notes on an item of an archive."""
+
+    id: str = setting(help="id, the beginning of one, or a name", metavar="ID", positional=True)
+    archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
+    note: Words = setting(
+        help="such as sample=Pt/CeO2; an empty value takes a note away", group=WHAT, metavar="NAME=VALUE"
+    )
 
 
 @settings()

@@ -5,6 +5,7 @@ from .archive_settings import ArchiveConfig as ArchiveConfig
 from .archive_settings import ArchiveFindConfig as ArchiveFindConfig
 from .archive_settings import ArchiveIndexConfig as ArchiveIndexConfig
 from .archive_settings import ArchiveShowConfig as ArchiveShowConfig
+from .archive_settings import ArchiveTagConfig as ArchiveTagConfig
 from .archive_settings import ArchiveVerifyConfig as ArchiveVerifyConfig
 from .denoise_settings import ApplyConfig as ApplyConfig
 from .denoise_settings import ApplyManyConfig as ApplyManyConfig
@@ -29,10 +30,12 @@ from .job_settings import ProfilesListConfig as ProfilesListConfig
 from .job_settings import ProfilesShowConfig as ProfilesShowConfig
 from .job_settings import ResumeConfig as ResumeConfig
 from .job_settings import StatusConfig as StatusConfig
+from .result_settings import CiteConfig as CiteConfig
 from .result_settings import EvaluateConfig as EvaluateConfig
 from .result_settings import EventsConfig as EventsConfig
 from .result_settings import ModelsImportConfig as ModelsImportConfig
 from .result_settings import ModelsShowConfig as ModelsShowConfig
 from .result_settings import ReportConfig as ReportConfig
 from .result_settings import VerifyConfig as VerifyConfig
+from .result_settings import ViewConfig as ViewConfig
 from .results import SCRATCH as SCRATCH

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from .fields import MODEL, OUTPUT, WHAT, setting
-from .parse import DenoisedStore, Model, MovieStore, NewPath, UdvdRadius, WorkersSetting, YesNo
+from .fields import MODEL, OUTPUT, WHAT, WHERE, setting
+from .parse import DenoisedStore, Model, MovieStore, NewPath, Paths, Port, UdvdRadius, WorkersSetting, YesNo
 from .results import beside_in_run, was_compared
 from .setting import SettingError, Settings, settings
 from .workers import LOCAL
@@ -169,6 +169,18 @@ class VerifyConfig(Settings):
 
 
 @settings()
+class CiteConfig(Settings):
+    """Write the paragraph for the methods section of a paper, and the works to cite."""
+
+    store: Path = setting(
+        help="denoised store, movie store, or the folder of a run", metavar="STORE", positional=True
+    )
+    format: Literal["text", "bibtex", "json"] = setting(
+        "text", "text (paragraph and BibTeX), bibtex, or json", group=OUTPUT
+    )
+
+
+@settings()
 class ModelsImportConfig(Settings):
     """Turn UDVD weights that the original script saved into a model."""
 
@@ -183,6 +195,26 @@ class ModelsImportConfig(Settings):
         metavar="N",
     )
     force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
+
+
+@settings()
+class ViewConfig(Settings):
+    """Look at movies of any size in your browser."""
+
+    stores: Paths = setting(
+        help="movie stores, denoised stores, or folders of runs", metavar="STORE.zarr", positional=True
+    )
+    movie: MovieStore | None = setting(
+        None,
+        "movie store that the denoised store was made from",
+        group=WHAT,
+        metavar="MOVIE.zarr",
+        default_text="the one beside it",
+    )
+    port: Port | None = setting(
+        None, "port of this machine to listen on", group=WHERE, metavar="N", default_text="any that is free"
+    )
+    browser: YesNo = setting(True, "open the page, where this machine has a screen", group=WHERE)
 
 
 @settings()

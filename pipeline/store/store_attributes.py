@@ -166,12 +166,21 @@ class VarianceAttributes(TypedDict):
     id: str  # sha256 of its content
 
 
+class LevelAttributes(TypedDict):
+    """A level of the pyramid: a coarser copy of the denoised array."""
+
+    id: str  # sha256 of its content
+    frames: int  # that one of its frames is the mean of
+    pixels: int  # side of the square that one of its pixels is the mean of
+
+
 class DenoisedAttributes(MadeAttributes, IdentifiedAttributes):
     """What a denoised store says of itself."""
 
     movie: MovieOfStore
     model: ModelOfStore
     variance: NotRequired[VarianceAttributes]  # only where it was asked for
+    pyramid: NotRequired[dict[str, LevelAttributes]]  # by paths; of large frames, and not in old stores
     held_out_frames: list[int]  # of this movie, in the training of the model
     trained_on_this: NotRequired[bool | None]  # whether the model learned from this movie; None: nobody knows
     settings: dict[str, Any]  # the plan: all that decides the bytes

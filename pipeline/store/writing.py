@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from tdenoise.files.atomic import SEAL, fsync, seal, unique_partial, write_atomically
+from tdenoise.files.json_documents import parse_json
 
 from ..files.fault_points import maybe_crash
-from . import shards
+from . import ome, shards
 from .blocks import Region
 from .checked_array import DOOR_THREADS
 from .integrity import array_hash, file_hash, grid_of, small_arrays, small_files
+from .pyramid import Level
 from .shards import n_chunks, shard_index, shard_key, shards_in
-from .store import KEPT_BITS, PROFILE, Coordinates, Geometry
+from .store import KEPT_BITS, PROFILE, PYRAMID, Coordinates, Geometry
 
 WHERE = ("workers", "worker_memory", "insecure", "profile", "share", "device")  # settings that change no byte
 
@@ -39,9 +42,10 @@ def create(
     geometry: Geometry,
     coordinates: Coordinates,
     units: str,
+    levels: Sequence[Level] = (),
 ) -> None:
-    """Create an empty store: one array ``name(t, y, x)`` and its coordinates."""
-    attributes = {"Conventions": "CF-1.12", "ome": ome_metadata(name, coordinates)}
+    """Create an empty store: one array ``name(t, y, x)``, its coordinates, and the levels of its pyramid."""
+    attributes = {"Conventions": "CF-1.12", "ome": ome.metadata(name, coordinates, levels)}
     zarr.create_group(path, attributes=attributes)
     described = {"units": units, "long_name": f"{name} per pixel and frame"}
     # By the CF conventions: xarray makes these arrays coordinates of this one.
@@ -52,6 +56,12 @@ def create(
         values = (first + np.arange(size, dtype=np.float64)) * (1.0 if step is None else step)
         described = {"units": index_unit if step is None else unit, "axis": axis.upper()}
         add_array(path, axis, values, (axis,), described)
+    for level in levels:
+        described = {
+            "units": units,
+            "long_name": f"mean of {level.frames} frames and squares of {level.pixels} pixels",
+        }
+        add_sharded(path, level.path, level.shape, np.dtype(np.float32), level.geometry, described)
 
 
 def add_sharded(
@@ -63,8 +73,9 @@ def add_sharded(
     attributes: dict[str, Any],
 ) -> None:
     """Add an empty array of the size of the movie to a store that is being made."""
-    zarr.open_group(path, mode="r+", use_consolidated=False).create_array(
-        name,
+    folder, _, leaf = name.rpartition("/")
+    _group(path, folder).create_array(
+        leaf,
         shape=shape,
         dtype=dtype,
         chunks=geometry.chunk,
@@ -74,6 +85,14 @@ def add_sharded(
         compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],
         attributes=attributes,
     )
+
+
+def _group(path: Path, name: str) -> Any:
+    """A group of a store that is being made, and all those above it, made where they are missing."""
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    for part in filter(None, name.split("/")):
+        group = group.require_group(part)
+    return group
 
 
 def add_array(
@@ -127,34 +146,6 @@ def add_brightness(
         add_array(path, "frame_tilt", tilts, ("t", "yx"), described)
 
 
-def ome_metadata(name: str, coordinates: Coordinates) -> dict[str, Any]:
-    """OME-Zarr 0.5 metadata for the root group, so that OME viewers open the store too."""
-    steps = [1.0 if step is None else step for _, step, _ in coordinates.axes]
-    starts = [step * first for step, (*_, first) in zip(steps, coordinates.axes, strict=True)]
-    return {
-        "version": "0.5",
-        "multiscales": [
-            {
-                "name": name,
-                "axes": [
-                    {"name": axis, "type": "time" if axis == "t" else "space"}
-                    | ({} if step is None else {"unit": "second" if axis == "t" else "nanometer"})
-                    for axis, step, _ in coordinates.axes
-                ],
-                "datasets": [
-                    {
-                        "path": name,
-                        "coordinateTransformations": [
-                            {"type": "scale", "scale": steps},
-                            {"type": "translation", "translation": starts},
-                        ],
-                    }
-                ],
-            }
-        ],
-    }
-
-
 def finish(
     path: Path,
     name: str,
@@ -183,6 +174,7 @@ def finish(
     record_hashes(path, name, hashes)
     maybe_crash("finish.hashes")
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    group.attrs["ome"] = {**group.attrs["ome"], "omero": ome.omero(name, group[name])}
     arrays = {key: array_hash(small) for key, small in small_arrays(group)}
     complete = {"profile": PROFILE, **attributes, "arrays": arrays, "status": "complete"}
     if command is not None:
@@ -198,11 +190,24 @@ def finish(
         zarr.consolidate_metadata(path)
     maybe_crash("finish.consolidated")
     root = path / "zarr.json"
-    write_atomically(root, seal(root.read_bytes()))
+    write_atomically(root, seal(_without_pyramid(root.read_bytes())))
     for file in files:
         fsync(path / file)
         fsync((path / file).parent)
     maybe_crash("finish.sealed")
+
+
+def _without_pyramid(metadata: bytes) -> bytes:
+    """Metadata of the root whose consolidated part, which xarray goes by, names no level of a pyramid.
+
+    A data tree of xarray holds no two sizes of one axis, and OME-Zarr wants the axes of all levels named alike. Viewers
+    find the levels by their paths.
+    """
+    document = parse_json(metadata)
+    listed = document["consolidated_metadata"]["metadata"]
+    for name in [name for name in listed if PYRAMID in name.split("/")]:
+        del listed[name]
+    return json.dumps(document, indent=2).encode()
 
 
 def _without_paths(command: dict[str, Any]) -> dict[str, Any]:
@@ -233,12 +238,14 @@ def record_hashes(path: Path, name: str, hashes: dict[str, str]) -> None:
         table[shard_index(key)][:2] = int(digest[:16], 16), int(digest[16:], 16)
     with ThreadPoolExecutor(DOOR_THREADS) as pool:
         list(pool.map(mark, shards_in(whole, array.shards)))
-    record = group.require_group("integrity").create_array(
-        name,
+    folder, _, leaf = f"integrity/{name}".rpartition("/")
+    record = _group(path, folder).create_array(
+        leaf,
         shape=table.shape,
         dtype=table.dtype,
         chunks=table.shape,
         fill_value=0,
+        dimension_names=("shard_t", "shard_y", "shard_x", "told"),
         overwrite=True,
         config=WRITE_ALL,
         compressors=[BloscCodec(cname="zstd", clevel=shards.LEVEL, shuffle="bitshuffle"), Crc32cCodec()],

@@ -18,11 +18,16 @@ def restored() -> Iterator[None]:
     """Undo afterwards what `prepare` sets: a step may be called from a program that computes with torch, too."""
     cudnn = torch.backends.cudnn
     before = torch.get_num_threads(), cudnn.benchmark, cudnn.allow_tf32
+    random = torch.get_rng_state()  # a network begins with random weights, also one that is loaded
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         cudnn.benchmark, cudnn.allow_tf32 = before[1:]
+        torch.set_rng_state(random)
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
 
 
 def prepare(n_threads: int) -> None:

@@ -1,0 +1,262 @@
+"""Ask an archive: ``dose < 1 and sample like "Pt%" and frame_time in 5ms..20ms``.
+
+A query is made of comparisons, joined by ``and``, ``or``, ``not`` and parentheses; a word on its own must occur
+somewhere in the card. What a card does not tell never fits.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyparsing as pp
+
+from ..errors import UsageError
+from ..settings.parse import nanometres, seconds, size
+
+Card = Mapping[str, Any]
+Test = Callable[[Card], bool]
+
+OPERATORS = ("<=", ">=", "!=", "=", "<", ">")
+MOST_LETTERS, MOST_DEPTH = 4000, 50  # of a query
+
+
+@dataclass(frozen=True)
+class Key:
+    """What can be asked of a card."""
+
+    about: str
+    read: Callable[[str], Any] = str  # a value as typed
+    of: Callable[[Card], Any] | None = None  # where it is not an entry of the card
+
+
+def _axis(number: int) -> Callable[[Card], Any]:
+    return lambda card: None if card.get("shape") is None else card["shape"][number]
+
+
+def _pixel(card: Card) -> Any:
+    size_nm = card.get("pixel_size_nm")
+    return None if size_nm is None else math.sqrt(size_nm[0] * size_nm[1])
+
+
+def _dose_rate(card: Card) -> Any:
+    pixel, frame_s, dose = _pixel(card), card.get("frame_time_s"), card.get("dose")
+    return dose / pixel**2 / frame_s if dose and pixel and frame_s else None
+
+
+KEYS = {
+    "kind": Key("movie, denoised or model"),
+    "name": Key("name of the store or model"),
+    "id": Key("its id"),
+    "path": Key("where it lies"),
+    "added": Key("date and time at which it was added, such as 2026-11 or 2026-11-30"),
+    "recording": Key(
+        "name of the raw movie, without its ending", of=lambda c: c.get("recording") or _recording(c)
+    ),
+    "frames": Key("number of frames", float, _axis(0)),
+    "height": Key("rows of pixels", float, _axis(1)),
+    "width": Key("columns of pixels", float, _axis(2)),
+    "pixel_size": Key("such as 14pm", nanometres, _pixel),
+    "frame_time": Key("such as 13ms", seconds, lambda c: c.get("frame_time_s")),
+    "size": Key("on the disk, such as 1GB", size, lambda c: c.get("bytes")),
+    "mean": Key("counts per pixel and frame", float),
+    "dose": Key("electrons per pixel and frame", float),
+    "fano": Key("variance of the noise over the mean", float),
+    "correlation": Key("of the noise of neighbouring pixels or frames, the strongest", float),
+    "flicker": Key("of the brightness from frame to frame, as a share", float),
+    "drift": Key("farthest that the scene drifts, in nm (in pixels without a pixel size)", float),
+    "dose_rate": Key("electrons per square nanometre and second", float, _dose_rate),
+    "voltage": Key("in kilovolts", float, lambda c: c.get("voltage_kv")),
+    "camera": Key("name of the camera"),
+    "format": Key("of the raw file", of=lambda c: (c.get("source") or {}).get("format")),
+    "model_kind": Key("kind of network"),
+    "steps": Key("of a training", float),
+    "signal_shown": Key("share of the signal's variance that a denoised movie shows", float),
+    "refuted_places": Key("places where the counts refute a denoised movie", float),
+}
+
+
+def _recording(card: Card) -> Any:
+    name = (card.get("source") or {}).get("name")
+    return None if name is None else str(name).rsplit(".", 1)[0]
+
+
+def matching(cards: Iterable[Card], words: Iterable[str]) -> list[Card]:
+    """Cards that fit every part of a query.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be understood, or asks for something that no card knows.
+    """
+    test, everything = parse(list(words)), list(cards)
+    noted = {name for card in everything for name in card.get("notes", {})}
+    for key in test.asked:
+        if key not in KEYS and key not in noted:
+            near = difflib.get_close_matches(key, [*KEYS, *noted], n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            known = ", ".join([*KEYS, *sorted(noted)])
+            raise UsageError(f"{key!r} is nothing that cards of this archive know.{meant} They know {known}.")
+    return [card for card in everything if test.fits(card)]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query that was understood."""
+
+    fits: Test
+    asked: tuple[str, ...]  # keys of its comparisons
+
+
+def parse(words: list[str]) -> Query:
+    """Understand a query; several words must all fit."""
+    text = " ".join(f"({word})" for word in words)
+    if len(text) > MOST_LETTERS or text.count("(") > MOST_DEPTH + len(words):
+        raise UsageError("the query is too long or too deeply nested.")
+    asked: list[str] = []
+    try:
+        found = _grammar(asked).parse_string(text, parse_all=True)[0]
+    except pp.ParseBaseException as error:
+        left = text[error.loc :].strip("() ")
+        where = f"at {left!r}" if left else "at its end"
+        raise UsageError(
+            f"the query {' '.join(words)!r} cannot be understood {where}. Write it like "
+            "'dose < 1 and kind = movie', or give a word that must occur."
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"the query {' '.join(words)!r}: {error}.") from None
+    return Query(found, tuple(dict.fromkeys(asked)))
+
+
+def _grammar(asked: list[str]) -> pp.ParserElement:
+    reserved = pp.one_of("and or not like in", caseless=True, as_keyword=True)
+    key = ~reserved + pp.Word(pp.alphas, pp.alphanums + "_")
+    quoted = pp.QuotedString('"', esc_char="\\") | pp.QuotedString("'", esc_char="\\")
+    value = quoted | pp.Regex(r"[^\s()\"'<>=!]+")
+    bound = quoted | pp.Regex(r"[^\s()\"'<>=!]+?(?=\.\.)")
+
+    def comparison(tokens: pp.ParseResults) -> Test:
+        name, operator, wanted = tokens
+        asked.append(name.lower())
+        return _comparison(name.lower(), operator.lower(), wanted)
+
+    def within(tokens: pp.ParseResults) -> Test:
+        name, low, high = tokens
+        asked.append(name.lower())
+        ends = _comparison(name.lower(), ">=", low), _comparison(name.lower(), "<=", high)
+        return lambda card: ends[0](card) and ends[1](card)
+
+    compared = (key + (pp.one_of(OPERATORS) | pp.CaselessKeyword("like")) + value).set_parse_action(
+        comparison
+    )
+    between = (
+        key + pp.Suppress(pp.CaselessKeyword("in")) + bound + pp.Suppress("..") + value
+    ).set_parse_action(within)
+    word = (~reserved + value).set_parse_action(lambda tokens: _occurs(tokens[0]))
+    whole = pp.Forward()
+    part = compared | between | pp.Suppress("(") + whole + pp.Suppress(")") | word
+    negated = pp.Forward()
+    negated <<= (pp.Suppress(pp.CaselessKeyword("not")) + negated).set_parse_action(
+        lambda tokens: _negation(tokens[0])
+    ) | part
+    both = (negated + (pp.Suppress(pp.Optional(pp.CaselessKeyword("and"))) + negated)[...]).set_parse_action(
+        lambda tokens: _all(tuple(tokens))
+    )
+    whole <<= (both + (pp.Suppress(pp.CaselessKeyword("or")) + both)[...]).set_parse_action(
+        lambda tokens: _any(tuple(tokens))
+    )
+    query: pp.ParserElement = whole[1, ...].set_parse_action(lambda tokens: _all(tuple(tokens)))
+    return query
+
+
+def _all(tests: tuple[Test, ...]) -> Test:
+    return tests[0] if len(tests) == 1 else lambda card: all(test(card) for test in tests)
+
+
+def _any(tests: tuple[Test, ...]) -> Test:
+    return tests[0] if len(tests) == 1 else lambda card: any(test(card) for test in tests)
+
+
+def _negation(test: Test) -> Test:
+    return lambda card: not test(card)
+
+
+def _occurs(word: str) -> Test:
+    return lambda card: word.lower() in json.dumps(card, ensure_ascii=False).lower()
+
+
+def _comparison(name: str, operator: str, wanted: str) -> Test:
+    """One comparison: of numbers, with units where a key has them; of dates as far as they are given; else of text."""
+    key = KEYS.get(name)
+    if operator == "like":
+        pattern = re.compile(fnmatch.translate(_glob(wanted)), re.IGNORECASE)
+        return lambda card: (found := _value(card, name)) is not None and bool(pattern.match(str(found)))
+    if key is not None and key.read is not str:
+        try:
+            number = key.read(wanted)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be {wanted!r}: {error}") from None
+        return lambda card: _compared(_number(_value(card, name)), operator, number)
+    if key is not None:
+        return lambda card: _compared_text(_value(card, name), operator, wanted)
+    noted = _number(wanted)
+
+    def note(card: Card) -> bool:
+        found = _value(card, name)
+        if noted is not None and _number(found) is not None:
+            return _compared(_number(found), operator, noted)
+        return _compared_text(found, operator, wanted)
+
+    return note
+
+
+def _value(card: Card, name: str) -> Any:
+    """What a card says under a name: its own entries first, then the notes of its users."""
+    key = KEYS.get(name)
+    if key is None:
+        return card.get("notes", {}).get(name)
+    return key.of(card) if key.of is not None else card.get(name)
+
+
+def _glob(pattern: str) -> str:
+    """``%`` stands for any text, as in SQL; nothing else is special."""
+    return "*".join(re.sub(r"[\[*?]", lambda found: f"[{found[0]}]", part) for part in pattern.split("%"))
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _compared(found: float | None, operator: str, wanted: float) -> bool:
+    if found is None:
+        return False
+    if operator in ("=", "!="):
+        return math.isclose(found, wanted, rel_tol=1e-6) == (operator == "=")
+    return {"<": found < wanted, ">": found > wanted, "<=": found <= wanted, ">=": found >= wanted}[operator]
+
+
+def _compared_text(found: Any, operator: str, wanted: str) -> bool:
+    """Text without regard to case; of a date, as many letters as are given: ``added > 2026-06`` is July and later."""
+    if found is None:
+        return False
+    one, other = str(found).lower(), wanted.lower()
+    if re.fullmatch(r"\d{4}(-\d\d){0,2}(t.*)?", other):
+        one = one[: len(other)]
+    return {
+        "=": one == other,
+        "!=": one != other,
+        "<": one < other,
+        ">": one > other,
+        "<=": one <= other,
+        ">=": one >= other,
+    }[operator]
