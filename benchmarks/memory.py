@@ -16,14 +16,15 @@ from typing import Any
 
 from common import command_line, parser, random_model, save, scratch, write_mrc
 from tdenoise_pipeline.apply import apply_plan
+from tdenoise_pipeline.export.export import describe_plan as describe_export
 from tdenoise_pipeline.ingest import ingest_plan
 from tdenoise_pipeline.resources import budget, memory
-from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig
+from tdenoise_pipeline.settings.config import ApplyConfig, ExportConfig, IngestConfig
 from tdenoise_pipeline.store import store
 from tdenoise_pipeline.train.train_plan import memory_bytes
 
 GROWTH, OFF = 1.1, 0.2  # targets: longest movie to shortest; measured to predicted
-STEPS = ("ingest", "train", "apply", "evaluate", "report", "verify")
+STEPS = ("ingest", "train", "apply", "evaluate", "report", "export", "verify")
 LENGTH = 128  # frames of the movies of several sizes: two blocks for two workers, four slabs of ingest
 
 
@@ -90,7 +91,7 @@ def measure(
         words = ["--steps", steps, "--device", "cpu", "--quiet"]
         done = command_line("train", movie, "-o", folder / "trained", *words)
         note("train", done.peak_bytes, memory_bytes([opened], rehearses=True))
-    if {"apply", "evaluate", "report"} & set(wanted):
+    if {"apply", "evaluate", "report", "export"} & set(wanted):
         model = random_model(folder / "model", movie)
         plan = apply_plan.describe_plan(
             ApplyConfig(movie=movie, model=model, output=denoised, workers="local:2", ensemble=1)
@@ -105,6 +106,15 @@ def measure(
     if "report" in wanted:
         done = command_line("report", denoised, "--movie", movie, "-o", folder / "report.html", "--quiet")
         note("report", done.peak_bytes, memory.report_bytes(opened))
+    if "export" in wanted:
+        for name, file, panels in (
+            ("export", "e.mp4", "raw,mean9,denoised"),
+            ("export data", "e.tif", "denoised"),
+        ):
+            settings = {"store": denoised, "movie": movie, "output": folder / file, "panels": panels}
+            expected = describe_export(ExportConfig(**settings))["memory_bytes"]
+            words = ["--movie", movie, "--panels", panels, "-o", folder / file, "--quiet"]
+            note(name, command_line("export", denoised, *words).peak_bytes, expected)
     if "verify" in wanted:
         done = command_line("verify", movie, "--deep", "--quiet")
         n_shards = number_of_shards(shape, opened.geometry.shard)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import struct
@@ -38,7 +37,6 @@ SHAPE = (21, 36, 50)
 FRAME_TIME_S, PIXEL_NM = 0.0133, 0.014
 DATA = ("a.npy", "a.tif", "a.imagej.tif", "a.mrc", "a.hspy", "a.nc")
 PICTURES = ("a.mp4", "a.gif", "a.png")
-PROGRAM = [sys.executable, "-m", "tdenoise_pipeline"]
 
 
 def make_run(folder: Path, shape: tuple[int, int, int] = SHAPE, **calibration: Any) -> Path:
@@ -753,13 +751,22 @@ def test_every_kind_that_a_name_may_ask_for_is_there() -> None:
 # ---- memory ------------------------------------------------------------------------------------------------
 
 
-def peak_bytes(words: list[str]) -> int:
-    """The largest resident memory of a process."""
-    process = subprocess.Popen(words, stderr=subprocess.PIPE)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, process.communicate()
-    return used.ru_maxrss * 1024
+def peak_bytes(*words: object) -> int:
+    """The largest resident memory of a command, as its own process tells it: that of a child counts its parent's."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tdenoise_pipeline.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print(Path('/proc/self/status').read_text())\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", done.stdout, flags=re.M)
+    return int(peak) * 1024
 
 
 @pytest.fixture(scope="module")
@@ -775,9 +782,9 @@ def test_memory_does_not_grow_with_the_length_of_the_movie(
 ) -> None:
     peaks = {}
     for n_frames, folder in lengths.items():
-        words = [*PROGRAM, "export", str(folder), "-o", str(tmp_path / str(n_frames) / name), "-q"]
+        words = ["export", folder, "-o", tmp_path / str(n_frames) / name, "-q"]
         if name not in DATA:
             words += ["--panels", "raw,mean9,denoised"]
-        peaks[n_frames] = peak_bytes(words)
+        peaks[n_frames] = peak_bytes(*words)
     values = 3000 * 64 * 96 * 4  # bytes that the long movie has more: 74 MB
     assert peaks[3200] - peaks[200] < values / 6, peaks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,6 +256,18 @@ def test_what_is_left_of_a_finished_output_goes_although_its_sign_of_life_is_dam
     run._stop_heartbeat.set()
     file = run._members / f"{run.member}.json"
     file.write_bytes(file.read_bytes()[:-9])
+    tidy_up(run.output)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_shared_lease_of_which_only_the_owner_is_left_is_nobodys(tmp_path: Path) -> None:
+    """A power cut may undo a removal in part; found by replaying power cuts."""
+    run = shared(tmp_path)
+    run.__enter__()
+    begin(run)
+    run.partial.rename(run.output)  # and killed
+    run._stop_heartbeat.set()
+    shutil.rmtree(run._members)
     tidy_up(run.output)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 

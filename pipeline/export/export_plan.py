@@ -81,9 +81,7 @@ def plan_export(config: ExportConfig) -> ExportPlan:
         else:
             png.montage_size(sheet.shape, footage.shape[0], config.columns, config.output)
     _check_free(config, files)
-    needed = memory.export_bytes(
-        footage.one, footage.shape, len(panels), _drawn_pixels(sheet, config, footage)
-    )
+    needed = _memory_bytes(footage, sheet, config.columns)
     budget.check_memory(
         needed, budget.machine_memory_bytes(), "the export", "Choose a part of the frames with --roi."
     )
@@ -162,12 +160,12 @@ def _rate(speed: Speed, footage: Footage, kind: VideoFile) -> Fraction:
     return rate
 
 
-def _drawn_pixels(sheet: Sheet | None, config: ExportConfig, footage: Footage) -> int:
-    """Pixels of the pictures that are held at once."""
-    if sheet is None:
-        return 0
-    n = footage.shape[0] if config.columns is not None else 1
-    return n * sheet.shape[0] * sheet.shape[1]
+def _memory_bytes(footage: Footage, sheet: Sheet | None, columns: int | None) -> int:
+    """Peak memory, predicted."""
+    n_stores = (footage.movie is not None) + (footage.denoised is not None)
+    pixels = 0 if sheet is None else sheet.shape[0] * sheet.shape[1]
+    whole = 0 if columns is None else footage.shape[0] * pixels
+    return memory.export_bytes(footage.shape, n_stores, pixels, whole)
 
 
 def _check_free(config: ExportConfig, files: list[Path]) -> None:

@@ -14,7 +14,7 @@ TRAIN_REHEARSAL_BYTES = 200_000_000  # simulated scenes
 TRAIN_BASE_BYTES, TRAIN_HELD_BYTES, TRAIN_HELD_PIXELS = 537_000_000, 150, 1_000_000
 EVALUATE_BASE_BYTES, EVALUATE_PART_BYTES, EVALUATE_PIXEL_BYTES = 377_000_000, 547, 346
 REPORT_BASE_BYTES, REPORT_PART_BYTES, REPORT_PIXEL_BYTES = 431_000_000, 232, 411
-EXPORT_BASE_BYTES, EXPORT_PANEL_BYTES, EXPORT_DRAWN_BYTES = 200_000_000, 100, 30
+EXPORT_BASE_BYTES, EXPORT_STORE_BYTES, EXPORT_SHEET_BYTES, EXPORT_MONTAGE_BYTES = 125_000_000, 115, 130, 5
 VERIFY_BASE_BYTES = 62_000_000
 VERIFY_PART_BYTES = 32 * 2**20  # of a shard that a thread checks at a time
 VERIFY_PARTS = 2.2  # that a thread holds: the file and its decoded chunks, and the frames
@@ -72,20 +72,26 @@ def report_bytes(movie: store.Store) -> int:
     return REPORT_BASE_BYTES + REPORT_PART_BYTES * min(pixels, PART_PIXELS) + REPORT_PIXEL_BYTES * pixels
 
 
-def export_bytes(opened: store.Store, shape: tuple[int, int, int], n_panels: int, drawn_pixels: int) -> int:
-    """Memory of an export: a chunk of frames of each movie, those that are averaged, and the pictures of a moment.
+def export_bytes(shape: tuple[int, int, int], n_stores: int, sheet_pixels: int, montage_pixels: int) -> int:
+    """Memory of an export: a chunk of frames of each store, the pictures that an encoder looks at, and a montage.
 
     Parameters
     ----------
-    opened : Store
     shape : tuple of int
         Frames, height and width of what is exported.
-    n_panels : int
-    drawn_pixels : int
-        Of the pictures that are held at once; 0 for a file of data.
+    n_stores : int
+        That are read.
+    sheet_pixels : int
+        Of the picture of a moment; 0 for a file of data.
+    montage_pixels : int
+        Of all frames on one sheet; 0 where there is none.
     """
-    pixels = shape[1] * shape[2]
-    return EXPORT_BASE_BYTES + EXPORT_PANEL_BYTES * n_panels * pixels + EXPORT_DRAWN_BYTES * drawn_pixels
+    return (
+        EXPORT_BASE_BYTES
+        + EXPORT_STORE_BYTES * n_stores * shape[1] * shape[2]
+        + EXPORT_SHEET_BYTES * sheet_pixels
+        + EXPORT_MONTAGE_BYTES * montage_pixels
+    )
 
 
 def verify_threads(opened: store.Store) -> int:
