@@ -27,7 +27,7 @@ from tdenoise_pipeline.store.blocks import Region
 from tdenoise_pipeline.store.shards import shards_in
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from chromium_page import Page
+from chromium import Page
 
 FIRST_S, RATE = 1.5, 10  # targets: seconds to the first picture, frames per second
 ROUND_S = 3.0
@@ -107,13 +107,13 @@ def measure(denoised: Path) -> dict[str, float]:
         assert found is not None
         with Page(1280, 900) as page:
             began = time.perf_counter()
-            page.open(found[0])
-            page.wait("typeof state !== 'undefined' && state.shown !== null")
+            page.go(found[0])
+            page.wait_for("typeof state !== 'undefined' && state.shown !== null")
             first = time.perf_counter() - began
             page.value("document.getElementById('speed').value = '30'; toggle()")
             rounds = [_rate(page) for _ in range(3)]
             page.value("toggle(); zoom(1000)")
-            page.wait("state.shown.where.pixels === 1")
+            page.wait_for("state.shown.where.pixels === 1")
             page.value("toggle()")
             zoomed = _rate(page)
     finally:

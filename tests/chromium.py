@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,3 +211,46 @@ def chromium(profile: Path) -> Iterator[Chromium]:
         yield browser
     finally:
         browser.close()
+
+
+class Page(Tab):
+    """A page in a browser of its own, held as a context."""
+
+    def __init__(self, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        self._window = width, height, dark
+
+    def __enter__(self) -> Page:
+        self._profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
+        width, height, dark = self._window
+        super().__init__(Chromium(Path(self._profile.name)), width, height, dark=dark)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.browser.close()
+        self._profile.cleanup()
+
+    def go(self, address: str) -> None:
+        """Go to an address."""
+        self.ask("Page.navigate", url=address)
+
+    @property
+    def errors(self) -> list[str]:
+        """Of its scripts, and what its policy forbade."""
+        thrown = [json.dumps(told["exceptionDetails"]) for told in self.told("Runtime.exceptionThrown")]
+        entries = [told["entry"] for told in self.told("Log.entryAdded")]
+        return thrown + [entry["text"] for entry in entries if entry["level"] == "error"]
+
+    def click_at(self, x: float, y: float) -> None:
+        """Press the mouse at a place and let it go."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def wheel(self, x: float, y: float, by: float) -> None:
+        """Turn the wheel."""
+        self.ask("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=by)
+
+    def type_key(self, key: str) -> None:
+        """Press a key that needs no code."""
+        text = {"text": key} if len(key) == 1 else {}
+        self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", key=key)

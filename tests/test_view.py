@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import chromium_page
+import chromium
 import numpy as np
 import pytest
 from small import counts, model_folder
@@ -37,7 +37,7 @@ from tdenoise_pipeline.view.server import open_server
 
 TOKEN = "a-token-of-a-test"
 SHAPE = (40, 60, 400)
-in_browser = pytest.mark.skipif(chromium_page.PROGRAM is None, reason="needs Chromium")
+in_browser = pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium")
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +208,8 @@ READY = "typeof state !== 'undefined' && state.shown !== null"
 PIXELS = "Array.from(document.getElementById('{}').getContext('2d').getImageData(0, 0, 100, 100).data).join()"
 
 
-def open_page(page: chromium_page.Page, served: Served, token: str = TOKEN) -> None:
-    page.open(f"http://127.0.0.1:{served.port}/#{token}")
+def open_page(page: chromium.Page, served: Served, token: str = TOKEN) -> None:
+    page.go(f"http://127.0.0.1:{served.port}/#{token}")
 
 
 @in_browser
@@ -219,35 +219,35 @@ def open_page(page: chromium_page.Page, served: Served, token: str = TOKEN) -> N
 def test_the_first_screen_shows_raw_and_denoised(
     served: Served, tmp_path: Path, width: int, dark: bool
 ) -> None:
-    with chromium_page.Page(width, 900, dark) as page:
+    with chromium.Page(width, 900, dark) as page:
         open_page(page, served)
-        page.wait(READY)
+        page.wait_for(READY)
         for name in ("counts", "denoised"):
             box = page.value(f"document.getElementById('{name}').getBoundingClientRect().toJSON()")
             assert box["bottom"] <= 900 and box["left"] >= 0 and box["right"] <= width
         assert page.value("document.documentElement.scrollWidth") <= width
         shades = page.value(PIXELS.format("denoised")).split(",")
         assert len(set(shades)) > 20, "a picture, and not one grey"
-        if kept := os.environ.get("TDENOISE_PICTURES"):  # for people to look at
-            page.picture(Path(kept) / f"view-{width}-{'dark' if dark else 'light'}.png")
+        if kept := os.environ.get("REVIEW_IMAGES"):  # for people to look at
+            (Path(kept) / f"view-{width}-{'dark' if dark else 'light'}.png").write_bytes(page.png())
         assert not page.errors
 
 
 @in_browser
 @pytest.mark.browser
 def test_slider_keys_wheel_contrast_and_clicks_do_what_they_say(served: Served) -> None:
-    with chromium_page.Page() as page:
+    with chromium.Page() as page:
         open_page(page, served)
-        page.wait(READY)
+        page.wait_for(READY)
         first = page.value(PIXELS.format("counts"))
-        page.press("ArrowRight")
-        page.wait("state.frame === 1 && state.shown.t === 1")
+        page.type_key("ArrowRight")
+        page.wait_for("state.frame === 1 && state.shown.t === 1")
         assert page.value(PIXELS.format("counts")) != first
         page.value(
             "document.getElementById('frame').value = 30;"
             "document.getElementById('frame').dispatchEvent(new Event('input'))"
         )
-        page.wait("state.shown.t === 30")
+        page.wait_for("state.shown.t === 30")
         before = page.value(PIXELS.format("denoised"))
         page.value(
             "document.getElementById('denoised-low').value = 900;"
@@ -259,17 +259,17 @@ def test_slider_keys_wheel_contrast_and_clicks_do_what_they_say(served: Served) 
         scale = page.value("state.view.scale")
         for _ in range(4):
             page.wheel(*middle, -120)
-        page.wait(f"state.view.scale < {scale / 2} && state.shown.where.pixels === 1")
-        page.click(*middle)
-        page.wait("state.trace && state.trace.done === 40")
+        page.wait_for(f"state.view.scale < {scale / 2} && state.shown.where.pixels === 1")
+        page.click_at(*middle)
+        page.wait_for("state.trace && state.trace.done === 40")
         assert page.value("state.place.y") == pytest.approx(30, abs=2)
         expected = counts(SHAPE)[:, 29:32, 199:202].mean()
         assert page.value("state.trace.counts.reduce((a, b) => a + b) / 40") == pytest.approx(
             expected, rel=0.3
         )
-        page.press(" ")
-        page.wait("state.playing && state.frame !== 30 && state.frame > 2")
-        page.press(" ")
+        page.type_key(" ")
+        page.wait_for("state.playing && state.frame !== 30 && state.frame > 2")
+        page.type_key(" ")
         assert not page.errors
 
 
@@ -306,27 +306,27 @@ def test_changes_are_those_of_this_movie_and_a_damaged_table_is_told(run: Path, 
 @pytest.mark.browser
 def test_the_next_change_is_gone_to_and_marked(run: Path, tmp_path: Path) -> None:
     for served in serve([Movies(shown_movies(with_events(run, tmp_path / "run")))]):
-        with chromium_page.Page() as page:
+        with chromium.Page() as page:
             open_page(page, served)
-            page.wait(READY)
-            page.press("n")
-            page.wait("state.shown.t === 10")
+            page.wait_for(READY)
+            page.type_key("n")
+            page.wait_for("state.shown.t === 10")
             assert "probability 97 %" in page.value("document.getElementById('change').textContent")
             whole = PIXELS.replace("0, 0, 100, 100", "0, 0, 413, 413")
             marked = page.value(whole.format("denoised"))
             page.value("document.getElementById('marks').click()")
             assert page.value(whole.format("denoised")) != marked
-            page.press("n")
-            page.wait("state.shown.t === 30")
+            page.type_key("n")
+            page.wait_for("state.shown.t === 30")
             assert not page.errors
 
 
 @in_browser
 @pytest.mark.browser
 def test_a_page_without_its_token_says_what_to_open(served: Served) -> None:
-    with chromium_page.Page() as page:
+    with chromium.Page() as page:
         open_page(page, served, "another")
-        page.wait("document.getElementById('message')?.hidden === false")
+        page.wait_for("document.getElementById('message')?.hidden === false")
         assert "Open the whole address" in page.value("document.getElementById('message').textContent")
 
 
@@ -337,8 +337,8 @@ def test_no_script_in_a_name_runs(tmp_path: Path) -> None:
     made = make_movie(tmp_path, counts((5, 8, 9)))
     made.rename(path)
     for served in serve([Movies(shown_movies(path)), Movies(shown_movies(path))]):
-        with chromium_page.Page() as page:
+        with chromium.Page() as page:
             open_page(page, served)
-            page.wait(READY)
+            page.wait_for(READY)
             assert "<img" in page.value("document.getElementById('title').textContent")
             assert page.value("document.images.length") == 0
