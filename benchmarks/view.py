@@ -27,7 +27,7 @@ from tdenoise_pipeline.store.blocks import Region
 from tdenoise_pipeline.store.shards import shards_in
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from chromium import Page
+from chromium_page import Page
 
 FIRST_S, RATE = 1.5, 10  # targets: seconds to the first picture, frames per second
 ROUND_S = 3.0

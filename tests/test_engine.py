@@ -102,7 +102,9 @@ def test_what_the_file_says_is_kept(tmp_path: Path) -> None:
     assert "x" not in opened.coords
     assert opened["t"].attrs["units"] == "s" and opened["y"].attrs["units"] == "nm"
     assert opened["counts"].attrs["format"] == "DM4"
-    opened.drop_encoding().load().to_zarr(tmp_path / "copy.zarr")  # attributes that Zarr and netCDF can hold
+    opened.drop_encoding().load().to_zarr(
+        tmp_path / "copy.zarr", consolidated=False
+    )  # attributes that Zarr and netCDF can hold
 
 
 def test_xarray_takes_the_engine_by_itself_where_no_other_is_at_home(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +260,18 @@ def test_what_is_left_of_a_finished_output_goes_although_its_sign_of_life_is_dam
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_shared_lease_of_which_only_the_owner_is_left_is_nobodys(tmp_path: Path) -> None:
+    """A power cut may undo a removal in part; found by replaying power cuts."""
+    run = shared(tmp_path)
+    run.__enter__()
+    begin(run)
+    run.partial.rename(run.output)  # and killed
+    run._stop_heartbeat.set()
+    shutil.rmtree(run._members)
+    tidy_up(run.output)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_what_must_be_done_once_is_done_once(tmp_path: Path) -> None:
     done: list[int] = []
     with shared(tmp_path) as one, shared(tmp_path) as two:
@@ -370,6 +383,24 @@ def test_what_a_share_that_lost_power_left_of_a_completion_is_made_anew(
     (paths.partial_path(output) / lost).write_bytes(b"")  # written, but not yet on the disk
     apply(ApplyConfig(movie=sources[0], model=sources[1], output=output, share="0/1"))
     assert verify(VerifyConfig(store=output, deep=True))["n_shards"] == 3
+
+
+def test_an_output_that_waits_for_its_name_is_found_on_another_disk_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replayed power cuts found it: copied, a folder has another number, and was taken for an output replaced."""
+    sources = movie_store(tmp_path, counts((70, 12, 14))), model_folder(tmp_path / "model")
+    output = tmp_path / "shared.zarr"
+    with monkeypatch.context() as armed:
+        armed.setenv("TDENOISE_CRASH", "commit.staged")
+        task = start(sources, output, "0/1")
+    task.communicate()
+    assert task.returncode == -signal.SIGKILL and not output.exists()
+    (ready,) = paths.work_folder(output).glob("ready-*")
+    ready.rename(ready.with_name(ready.name.rpartition("-")[0] + "-1"))
+    apply(ApplyConfig(movie=sources[0], model=sources[1], output=output, share="0/1"))
+    assert verify(VerifyConfig(store=output, deep=True))["n_shards"] == 3
+    assert not paths.work_folder(output).exists()
 
 
 def test_a_share_takes_no_workers(tmp_path: Path) -> None:

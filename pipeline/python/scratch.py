@@ -41,4 +41,4 @@ def _is_left(folder: Path) -> bool:
         return True
     except psutil.Error:
         return False
-    return abs(began - int(found["began"])) > _SAME_S
+    return bool(abs(began - int(found["began"])) > _SAME_S)

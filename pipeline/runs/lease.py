@@ -98,7 +98,7 @@ def look(lease: Path, watch: Watch) -> Look:
         return Look(f"nameless-{number}")
     members = lease / "members"
     signs: list[tuple[Path, dict[str, Any], object]]
-    if members.is_dir():  # shared: it lives as long as one of them does
+    if members.is_dir() or "group" in record:  # shared: it lives as long as one of them does
         # One that is damaged holds nothing: its process finds that, too.
         records = [(file, read_record(file)) for file in members.glob("*.json")]
         signs = [(file, record, sign_of_life(file)) for file, record in records if record is not None]

@@ -172,6 +172,8 @@ class OutputRun:
         Of those who share an output, one that comes after such an end joins the others and prepares nothing.
         """
         self.unstage()
+        if not self.partial.exists():
+            raise PipelineError(f"{self.partial}: is gone. Run the same command again; it starts over.")
         if not self._mend(create, self._created() or {}):
             raise PipelineError(
                 f"{self.partial}: is damaged and cannot be completed. Start over with --force."
@@ -263,7 +265,7 @@ class OutputRun:
     def unstage(self) -> None:
         """Take up again what a run has left that was killed while it gave the output its name."""
         for staged in self.folder.glob("ready-*"):
-            if _was_exchanged(staged):
+            if _was_exchanged(staged, self.output):
                 staged.rename(self.folder / f"replaced-{staged.name.removeprefix('ready-')}")
             elif not self.partial.exists():
                 staged.rename(self.partial)
@@ -391,7 +393,7 @@ def tidy_up(output: Path) -> None:
             with contextlib.suppress(OSError):
                 folder.parent.rmdir()  # only if empty: then its run was killed as it removed both
             return
-        staged = [ready for ready in folder.glob("ready-*") if not _was_exchanged(ready)]
+        staged = [ready for ready in folder.glob("ready-*") if not _was_exchanged(ready, output)]
         if partial_path(output).exists() or staged:
             return
         # After a power cut this machine knows soon that it holds nothing. No other one is worth a wait.
@@ -408,10 +410,13 @@ def tidy_up(output: Path) -> None:
             run._release_lease()
 
 
-def _was_exchanged(staged: Path) -> bool:
-    """Whether a folder is no more the one that was made ready, but the old output, which has got its name."""
+def _was_exchanged(staged: Path, output: Path) -> bool:
+    """Whether a folder is no more the one that was made ready, but the old output, which has got its name.
+
+    Copied to another disk, the one that was made ready has another number, too; but then it still waits for its name.
+    """
     number = staged.name.rpartition("-")[2]
-    return number.isdigit() and staged.stat().st_ino != int(number)
+    return number.isdigit() and output.exists() and staged.stat().st_ino != int(number)
 
 
 def is_ours(path: Path) -> bool:
