@@ -269,6 +269,17 @@ def test_an_unknown_calibration_is_not_made_up(uncalibrated: Path, tmp_path: Pat
     assert found.t.attrs["units"] == "1" and found.x.values.tolist() == list(range(SHAPE[2]))
 
 
+def test_a_single_frame_and_a_name_of_any_characters_pass(tmp_path: Path) -> None:
+    movie = movie_store(tmp_path / "größe <&\"'> µ\n日本.zarr", counts((8, 16, 20)), pixel_size=0.1)
+    for name in DATA:
+        write(movie.path, tmp_path / name, frames="3:4")
+        assert np.array_equal(READ[name](tmp_path / name).reshape(16, 20), movie.array[3]), name
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        image = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]
+    assert image["Name"].startswith("größe <&\"'> µ") and image["Pixels"]["SizeT"] == 1
+    assert xarray.open_dataset(tmp_path / "a.nc").attrs["raw_movie"] == "größe <&\"'> µ\n日本.npy"
+
+
 # ---- more than 4 GB ----------------------------------------------------------------------------------------
 
 LARGE = (1100, 1024, 1024)  # of float32: 4.6 GB

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 
 QUALITY = 20  # constant rate factor of x264: 0 is lossless, 51 the worst
-THREADS = 2  # a fixed number: the bytes depend on it
+THREADS = 1  # of the encoder: with two, one run in some fifty on a busy machine gave other bytes
 LOOKAHEAD = 16  # pictures that the encoder holds before it writes one
 GIF_TICK = Fraction(1, 100)  # of the clock of a GIF [s]
 MOST_FPS, MOST_GIF_FPS = 120, 50  # pictures per second that players show
