@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import chromium
 import pytest
 from small import counts, model_folder, movie_store
 from stores import denoised_store
@@ -83,6 +84,25 @@ def test_notes_are_written_on_new_cards_and_found(made: Path, capsys: pytest.Cap
     assert before.items() < {f.name: f.read_bytes() for f in (made / "cards").iterdir()}.items()
     assert said(capsys, "archive", "add", place, "-A", made)["known"] == [card["id"]]  # the notes stay
     assert said(capsys, "archive", "verify", "-A", made)["n_cards"] == 4
+
+
+def test_the_card_of_a_run_tells_what_its_report_measured(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "denoised.zarr"
+    denoised = store.read_attributes(place)["id"]
+    metrics = {
+        "made_from": {"denoised": denoised},
+        "explained": {"denoised": {"estimate": 0.9}},
+        "refuted": {"n_places": 2},
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    said(capsys, "archive", "add", place, "-A", tmp_path / "B")
+    found = said(capsys, "archive", "find", "signal_shown > 0.8 and refuted_places = 2", "-A", tmp_path / "B")
+    assert [c["id"] for c in found["cards"]] == [denoised]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics | {"made_from": {"denoised": "of another"}}))
+    said(capsys, "archive", "add", place, "-A", tmp_path / "C")
+    assert main(["archive", "find", "signal_shown > 0", "-A", str(tmp_path / "C")]) == 1
 
 
 @pytest.mark.parametrize("note", ["sample", "dose=3", "Sam ple=x", "=x", "x=" + "y" * 2000, "x=a\nb"])
@@ -184,3 +204,44 @@ def test_several_movies_go_into_one_folder_and_equal_names_are_refused(
     assert main([*map(str, words), str(tmp_path / "out")]) == 2
     assert "would both become" in capsys.readouterr().err
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.zarr"))
+
+
+def test_a_page_shows_what_is_there_and_what_was_made_from_what(made: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    words = ["archive", "html", "-A", str(made), "-o", str(page)]
+    assert main(words) == 0
+    text = page.read_text()
+    assert text.count('<li class="item"') == 4 and text.count("data:image/png;base64,") == 3
+    movie = next(
+        c
+        for c in archive.cards(made)
+        if c["kind"] == "movie" and c["path"].startswith(str(made.parent / "m0"))
+    )
+    assert f'<a href="#c{movie["id"]}">movie.zarr</a>' in text
+    assert main(words) == 2 and main([*words, "--force", "kind = model"]) == 0
+    assert page.read_text().count('<li class="item"') == 1
+    assert main([*words, "--force", "mean > 100"]) == 1
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium")
+def test_the_page_filters_and_runs_no_script_of_a_hostile_card(made: Path, tmp_path: Path) -> None:
+    card = next(c for c in archive.cards(made) if c["kind"] == "movie")
+    nasty = "</li><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    card = {**card, "name": nasty, "notes": {"sample": nasty, "n": "9" * 400}, "number": 1}
+    (made / "cards" / f"{card['id']}.1.json").write_bytes(archive.sealed_card(card))
+    page_file = tmp_path / "page.html"
+    assert main(["archive", "html", "-A", str(made), "-o", str(page_file)]) == 0
+    for width in (400, 1400):
+        with chromium.Page(width, 800) as page:
+            page.open(page_file)
+            shown = "[...document.querySelectorAll('li.item')].filter((item) => !item.hidden).length"
+            assert page.value(shown) == 4 and "owned" not in page.value("document.title")
+            assert page.value("document.documentElement.scrollWidth") <= width
+            for kind, n in (("model", 1), ("movie", 2), ("", 4)):
+                page.value(
+                    f"(() => {{ const f = document.getElementById('filter'); f.elements.kind.value = '{kind}';"
+                    "f.dispatchEvent(new Event('input')); })()"
+                )
+                assert page.value(shown) == n
+            assert not page.errors

@@ -57,7 +57,7 @@ def denoised_facts(denoised_id: str, path: Path) -> Facts:
     found: Facts = {"bytes": size_on_disk(path)}
     if isinstance(made_from, dict) and made_from.get("denoised") == denoised_id:
         explained = metrics.get("explained") or {}
-        found["signal_shown"] = (explained.get("denoised") or {}).get("value")
+        found["signal_shown"] = (explained.get("denoised") or {}).get("estimate")
         found["refuted_places"] = (metrics.get("refuted") or {}).get("n_places")
         found["report"] = "report.html"
     return found

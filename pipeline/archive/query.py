@@ -11,7 +11,7 @@ import fnmatch
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import pyparsing as pp
 from ..errors import UsageError
 from ..settings.parse import nanometres, seconds, size
 
-Card = Mapping[str, Any]
+Card = dict[str, Any]
 Test = Callable[[Card], bool]
 
 OPERATORS = ("<=", ">=", "!=", "=", "<", ">")

@@ -86,6 +86,12 @@ def _archive_add(config: Any, control: Control) -> dict[str, Any]:
     return add(config, control)
 
 
+def _archive_html(config: Any, control: Control) -> dict[str, Any]:
+    from ..archive.html import write_html
+
+    return write_html(config, control)
+
+
 def _archive_tag(config: Any, control: Control) -> dict[str, Any]:
     from ..archive.notes import tag
 
@@ -361,6 +367,12 @@ COMMANDS = {
         "Find movies, models and results in an archive.",
         _archive("find"),
         show.archive_find,
+    ),
+    "archive html": Command(
+        "ArchiveHtmlConfig",
+        "Write a page of an archive, with pictures and what was made from what.",
+        _archive_html,
+        show.archive_html,
     ),
     "archive tag": Command(
         "ArchiveTagConfig", "Write notes on an item of an archive.", _archive_tag, show.archive_tag

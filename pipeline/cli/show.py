@@ -71,6 +71,10 @@ def archive_find(result: dict[str, Any]) -> str:
     return "\n".join(map(_card, result["cards"])) or "nothing in the archive fits"
 
 
+def archive_html(result: dict[str, Any]) -> str:
+    return f"{result['page']}: {result['n_cards']} cards, {result['n_pictures']} with a picture"
+
+
 def archive_tag(result: dict[str, Any]) -> str:
     notes = "".join(f"\n  {name} = {value}" for name, value in sorted(result["notes"].items()))
     return _card(result) + (notes or "\n  no notes")

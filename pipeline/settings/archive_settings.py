@@ -71,6 +71,18 @@ class ArchiveShowConfig(Settings):
 
 
 @settings()
+class ArchiveHtmlConfig(Settings):
+    """Write a page of an archive, with pictures and what was made from what."""
+
+    archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
+    output: NewPath = setting(help="HTML file to write", group=OUTPUT, metavar="PAGE.html", short="-o")
+    query: OptionalWords = setting(
+        (), "only what fits, as for find", metavar="QUERY", positional=True, default_text="everything"
+    )
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
+
+
+@settings()
 class ArchiveVerifyConfig(Settings):
     """Check every card of an archive and everything that the cards refer to."""
 

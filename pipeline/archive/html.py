@@ -1,0 +1,149 @@
+"""A page of an archive: what is in it, what was made from what, and how it looks; one file that loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from tdenoise.files.atomic import make_folder, write_atomically
+
+from ..errors import InputError, PipelineError, UsageError
+from ..files.write_errors import named_failures
+from ..pictures.panels import shrink
+from ..settings.archive_settings import ArchiveHtmlConfig
+from ..step_control import Control
+from ..store import store
+from .archive import Card, cards, place_of
+from .query import KEYS, matching
+
+PICTURE_PIXELS, PICTURE_FRAMES = 96, 16  # longer side of a picture, and frames that it is the mean of
+MOST_PICTURES = 500  # so that the page stays of a size that a browser opens at once
+PERCENT = (0.5, 99.5)  # shown black and white
+SHOWN = ("frames", "width", "height", "dose", "pixel_size", "frame_time", "fano", "signal_shown", "steps")
+UNITS = {"pixel_size": "nm", "frame_time": "s", "dose": "e/px/frame"}
+
+
+def write_html(config: ArchiveHtmlConfig, control: Control | None = None) -> dict[str, Any]:
+    """Write the page.
+
+    Returns
+    -------
+    dict
+        ``page``, ``n_cards``, ``n_pictures``; ``exit_code`` 1 where nothing fits the query.
+
+    Raises
+    ------
+    UsageError
+        If the page exists, or the query cannot be understood.
+    """
+    control = control or Control()
+    if config.output.exists() and not config.force:
+        raise UsageError(f"{config.output}: exists already. Choose another name, or --force to replace it.")
+    everything = list(cards(config.archive))
+    chosen = matching(everything, config.query) if config.query else everything
+    chosen = sorted(chosen, key=lambda card: str(card["added"]), reverse=True)
+    pictures: dict[str, str] = {}
+    for number, card in enumerate(chosen[:MOST_PICTURES]):
+        control.check("archive html")
+        control.progress("archive html", number, min(len(chosen), MOST_PICTURES))
+        if (picture := _picture(card, config.archive)) is not None:
+            pictures[card["id"]] = picture
+    page = render(chosen, everything, pictures, config.archive, config.output)
+    with named_failures(config.output):
+        make_folder(config.output.parent)
+        write_atomically(config.output, page.encode())
+    return {
+        "page": str(config.output),
+        "n_cards": len(chosen),
+        "n_pictures": len(pictures),
+        "exit_code": 0 if chosen or not config.query else 1,
+    }
+
+
+def render(
+    chosen: list[Card], everything: list[Card], pictures: Mapping[str, str], archive: Path, page: Path
+) -> str:
+    """The page, as text; every word from a card stays a word."""
+    source = resources.files(__package__)
+    style, script = ((source / f"page.{kind}").read_text() for kind in ("css", "js"))
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string((source / "page.html.jinja").read_text())
+    names = {card["id"]: str(card["name"]) for card in everything}
+    shown = {card["id"] for card in chosen}
+    used_for: dict[str, list[str]] = {}
+    for card in everything:
+        for parent in card["parents"]:
+            used_for.setdefault(parent, []).append(card["id"])
+    return template.render(
+        archive=archive.resolve().name,
+        policy=policy,
+        style=style,
+        script=script,
+        n_all=len(everything),
+        n_pictures=len(pictures),
+        items=[
+            {
+                "card": card,
+                "facts": _facts(card),
+                "notes": sorted(card.get("notes", {}).items()),
+                "picture": pictures.get(card["id"]),
+                "link": _link(card, archive, page),
+                "parents": [(p, names.get(p, p[:12]), p in shown) for p in card["parents"]],
+                "used_for": [(c, names[c], c in shown) for c in used_for.get(card["id"], [])],
+            }
+            for card in chosen
+        ],
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _facts(card: Card) -> list[tuple[str, str]]:
+    found = []
+    for name in SHOWN:
+        key = KEYS[name]
+        value = key.of(card) if key.of is not None else card.get(name)
+        if isinstance(value, int | float):
+            found.append((name.replace("_", " "), f"{value:.4g} {UNITS.get(name, '')}".strip()))
+    return found
+
+
+def _link(card: Card, archive: Path, page: Path) -> str | None:
+    """Where the report of a denoised movie lies, from the page; None where there is none."""
+    if "report" not in card:
+        return None
+    report = (archive / str(card["path"])).parent / "report.html"
+    return Path(os.path.relpath(report, page.parent.resolve())).as_posix() if report.is_file() else None
+
+
+def _picture(card: Card, archive: Path) -> str | None:
+    """The mean of a few frames, small, as an address of data; None of a model, or where the store is not there."""
+    if card["kind"] not in ("movie", "denoised"):
+        return None
+    try:
+        opened = store.open_store(
+            place_of(card, archive), store.MOVIE if card["kind"] == "movie" else store.DENOISED
+        )
+        frames = store.read_frames(opened, 0, min(PICTURE_FRAMES, opened.shape[0])).astype(np.float32)
+    except (InputError, PipelineError, OSError):
+        return None
+    frame = np.nan_to_num(frames.mean(axis=0))
+    frame = shrink(frame, max(1, -(-max(frame.shape) // PICTURE_PIXELS)))
+    low, high = np.percentile(frame, PERCENT)
+    grey = np.clip((frame - low) / max(float(high - low), 1e-12) * 255, 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(grey).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
