@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .python.steps import Verified as Verified
     from .python.steps import apply as apply
     from .python.steps import evaluate as evaluate
+    from .python.steps import events as events
+    from .python.steps import export as export
     from .python.steps import ingest as ingest
     from .python.steps import report as report
     from .python.steps import run as run
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 # What is imported when it is first asked for: torch takes a second, and workers need none of it.
 _DENOISE = ("denoise", "Measured")
-_STEPS = ("ingest", "train", "apply", "run", "evaluate", "report", "verify")
+_STEPS = ("ingest", "train", "apply", "run", "evaluate", "report", "events", "export", "verify")
 _MADE = ("Made", "Ran", "Verified")
 
 

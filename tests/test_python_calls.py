@@ -427,6 +427,8 @@ STEPS = {
     "run": settings.RunConfig,
     "evaluate": settings.EvaluateConfig,
     "report": settings.ReportConfig,
+    "events": settings.EventsConfig,
+    "export": settings.ExportConfig,
     "verify": settings.VerifyConfig,
 }
 
@@ -455,6 +457,10 @@ def test_one_step_takes_what_the_step_before_made(frames: np.ndarray, workers: s
     page = tdenoise_pipeline.report(denoised, movie=movie, model=model, output=tmp_path / "r.html", **quiet)
     assert page.path.stat().st_size > 1000
     assert figures["all_frames"]["n_frames"] == page.facts["all_frames"]["n_frames"] == 40
+    found = tdenoise_pipeline.events(denoised, movie=movie, output=tmp_path / "events", **quiet)
+    assert (found.path / "events.csv").exists() and found.facts["n_frames"] == 40
+    written = tdenoise_pipeline.export(denoised, tmp_path / "d.npy", **quiet)
+    np.testing.assert_array_equal(np.load(written), denoised.open()["denoised"])
     assert tdenoise_pipeline.verify(denoised, deep=True, **quiet).n_shards > 0
     with pytest.raises(UsageError, match="Did you mean ensemble"):
         tdenoise_pipeline.apply(movie, output=tmp_path / "e.zarr", ensembel=1, **quiet)

@@ -25,10 +25,13 @@ from ..errors import UsageError
 from ..evaluate.evaluate import evaluate as evaluate_store
 from ..evaluate.evaluation_result import Evaluation
 from ..evaluate.report import write_report
+from ..events.find_events import events as find_events
+from ..export.export import export as export_movie
 from ..ingest.ingest import ingest as ingest_movie
 from ..settings.denoise_settings import ApplyConfig, RunConfig, TrainConfig
+from ..settings.export_settings import ExportConfig
 from ..settings.ingest_settings import IngestConfig
-from ..settings.result_settings import EvaluateConfig, ReportConfig, VerifyConfig
+from ..settings.result_settings import EvaluateConfig, EventsConfig, ReportConfig, VerifyConfig
 from ..settings.setting import Settings
 from ..store.store_attributes import DenoisedAttributes, MovieAttributes
 from ..train.train import train_model
@@ -310,6 +313,56 @@ def report(denoised: AnyPath, *, progress: bool = True, **settings: Any) -> Made
     config = ReportConfig(**_given(denoised=denoised, **settings))
     with torch_setup.restored(), shown(progress) as control:
         return Made(config.output, write_report(config, control))
+
+
+@_takes(EventsConfig, "denoised")
+def events(denoised: AnyPath, *, progress: bool = True, **settings: Any) -> Made[dict[str, Any]]:
+    """Find the atomic columns of a movie, and list when they change and how sure that is.
+
+    Parameters
+    ----------
+    denoised : str or Path
+        Denoised store, or the folder of a run.
+    progress : bool, optional
+        Show how far it is.
+    **settings
+        Those of ``tdenoise-pipeline events``.
+
+    Returns
+    -------
+    Made
+        The folder of tables, and the summary.
+    """
+    config = EventsConfig(**_given(denoised=denoised, **settings))
+    with torch_setup.restored(), shown(progress) as control:
+        return Made(config.output, find_events(config, control))
+
+
+@_takes(ExportConfig, "store", "output")
+def export(
+    store: AnyPath, output: AnyPath, *, progress: bool = True, **settings: Any
+) -> Made[dict[str, Any]]:
+    """Write a movie as a video, as pictures, or as data for other programs.
+
+    Parameters
+    ----------
+    store : str or Path
+        Denoised store, movie store, or the folder of a run.
+    output : str or Path
+        File to write; its ending says what it is.
+    progress : bool, optional
+        Show how far it is.
+    **settings
+        Those of ``tdenoise-pipeline export``.
+
+    Returns
+    -------
+    Made
+        The file, and what is in it.
+    """
+    config = ExportConfig(**_given(store=store, output=output, **settings))
+    with torch_setup.restored(), shown(progress) as control:
+        return Made(config.output, export_movie(config, control))
 
 
 @_takes(VerifyConfig, "store")
