@@ -229,6 +229,7 @@ def test_the_first_screen_shows_raw_and_denoised(
         shades = page.value(PIXELS.format("denoised")).split(",")
         assert len(set(shades)) > 20, "a picture, and not one grey"
         if kept := os.environ.get("REVIEW_IMAGES"):  # for people to look at
+            Path(kept).mkdir(parents=True, exist_ok=True)
             (Path(kept) / f"view-{width}-{'dark' if dark else 'light'}.png").write_bytes(page.png())
         assert not page.errors
 
