@@ -272,6 +272,17 @@ def test_a_shared_lease_of_which_only_the_owner_is_left_is_nobodys(tmp_path: Pat
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_who_leaves_before_there_is_a_plan_takes_no_lease_from_those_who_stay(tmp_path: Path) -> None:
+    """A task that was stopped while another one wrote the plan took the lease away under it."""
+    one, two = shared(tmp_path), shared(tmp_path)
+    for run in (one, two):
+        run._take_lease()
+    two._release_lease()
+    assert one.holds() and not two.holds()
+    one._release_lease()
+    assert not one.lease.exists()
+
+
 def test_what_must_be_done_once_is_done_once(tmp_path: Path) -> None:
     done: list[int] = []
     with shared(tmp_path) as one, shared(tmp_path) as two:

@@ -230,7 +230,7 @@ class SharedRun(OutputRun):
         # The lease stays for the others; without any it is dead.
         with contextlib.suppress(OSError):
             (self._members / f"{self.member}.json").unlink()
-            if not (self.folder / "plan.json").exists():
+            if not (self.folder / "plan.json").exists() and not any(self._members.glob("*.json")):
                 super()._release_lease()
 
     def _beat(self) -> None:
