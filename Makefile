@@ -27,14 +27,15 @@ docs: .venv/.ready
 
 # The moving picture of README and documents, from what `make demo` left.
 picture: .venv/.ready
-	$(BIN)/python docs/moving_picture.py $(DEMO)/result docs/demo.webp
+	$(BIN)/tdenoise-pipeline export $(DEMO)/result -o docs/demo.webp --force --panels raw,mean9,denoised \
+		--frames 28:68 --roi 16:144,16:144 --speed 12fps
 
-# Tests mostly wait for processes that they started: two files run at a time. Those on a real Slurm run beside them, and
+# Tests mostly wait for processes that they started: three files run at a time. Those on a real Slurm run beside them, and
 # are shown when those are over.
 test: .venv/.ready
 	@$(BIN)/python -m pytest -m slurm -p no:cacheprovider >.slurm-tests.log 2>&1 & slurm=$$!; \
 	trap 'kill $$slurm; exit 130' INT TERM; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"; others=$$?; \
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slurm"; others=$$?; \
 	wait $$slurm; slurm=$$?; cat .slurm-tests.log; rm .slurm-tests.log; \
 	test $$others = 0 && test $$slurm = 0
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .inputs.found_events import changes_beside
 from .inputs.shown import Shown, shown_movies
 from .settings.results import is_run_folder
-from .view.changes import changes_beside
 
 POINT_PIXELS = 14
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from tdenoise_pipeline.events.tables import EVENTS
 from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.settings.config import IngestConfig
 from tdenoise_pipeline.store import integrity, store, writing
@@ -92,3 +94,10 @@ def blind_gaussian(counts: np.ndarray, sigma: tuple[float, float, float]) -> np.
     for size, width in zip(y.shape, sigma, strict=True):
         own = own[..., None] * np.diag(gaussian_filter1d(np.eye(size), width, axis=0))
     return (gaussian_filter(y, sigma) - own * y) / (1 - own)
+
+
+def events_beside(folder: Path, movie_id: str, rows: Iterable[str]) -> None:
+    """The folder that `events` writes beside a denoised store, with these changes of a movie."""
+    (folder / "events").mkdir()
+    (folder / "events/events.json").write_text(json.dumps({"kind": "events", "movie": {"id": movie_id}}))
+    (folder / "events/events.csv").write_text("\n".join([",".join(EVENTS), *rows, ""]))

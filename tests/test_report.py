@@ -385,9 +385,9 @@ def test_the_page_of_a_large_movie_is_small(tmp_path):
 def test_a_film_that_takes_all_the_room_it_is_given_keeps_the_page_small(folder, tmp_path, monkeypatch):
     rooms = []
 
-    def spied(look, changes, room):
+    def spied(look, changes, room, found):
         rooms.append(room)
-        return film.film(look, changes, room)
+        return film.film(look, changes, room, found)
 
     monkeypatch.setattr(report, "film", spied)
     extras = {"model": folder / "model", "truth": folder / "truth.npz", "baseline": True}

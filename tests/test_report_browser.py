@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from chromium import PROGRAM, Tab, chromium
 from small import model_folder
-from stores import blind_gaussian, denoised_store, movie_store
+from stores import blind_gaussian, denoised_store, events_beside, movie_store
 from tdenoise_pipeline.evaluate import film, report
 from tdenoise_pipeline.evaluate.report import write_report
 from tdenoise_pipeline.settings.config import ReportConfig
@@ -56,6 +56,11 @@ def pages(tmp_path_factory):
     prediction = blind_gaussian(scene.counts, (1.0, 1.0, 1.0))
     denoised = denoised_store(folder / "denoised.zarr", movie, prediction, model_id=made_by)
     write_report(ReportConfig(denoised.path, movie.path, folder / "film.html", model=folder / "model"))
+    (folder / "told").mkdir()
+    told = denoised_store(folder / "told/denoised.zarr", movie, prediction)
+    changes = ["0.24,12,12,13,0,30,40,0.4,0.6,5,0.5,-1,0.97", "0.1,5,5,5,1,20,20,0.3,0.3,1,2,1,0.3"]
+    events_beside(folder / "told", movie.id, changes)
+    write_report(ReportConfig(told.path, movie.path, folder / "events.html"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(film, "find_spec", lambda name: None)
         write_report(ReportConfig(denoised.path, movie.path, folder / "stills.html"))
@@ -171,6 +176,34 @@ def test_a_click_shows_the_difference_and_another_one_hides_it(opened):
     assert 110 < removed.mean() < 145  # noise about zero, which is shown grey
     opened.click("canvas")
     assert opened.value("document.querySelector('.titles').textContent") == "rawdenoised"
+
+
+def test_changes_that_events_found_are_boxed_in_their_frames_and_listed(browser, pages):
+    tab = Tab(browser, 1280, 900)
+    tab.open(pages / "events.html")
+    tab.wait_for("document.querySelector('video').readyState >= 2")
+
+    def boxed(index: int) -> np.ndarray:
+        """Pixels of the colour of marks."""
+        at(tab, index)
+        return np.abs(tab.picture("canvas").astype(int) - (0x7D, 0xFF, 0x8A)).max(axis=2) < 40
+
+    assert not boxed(5).any(), "30 % is no change"
+    assert not boxed(20).any()
+    marked = boxed(12)
+    rows, columns = np.nonzero(marked)
+    height, width = marked.shape
+    assert rows.min() / height == pytest.approx((30.5 - 3) / 64, abs=0.03)
+    gap = max(2, round(SCENE.width / 64))
+    for half in (columns < width / 2, columns > width / 2):
+        left = columns[half].min() / width * (2 * SCENE.width + gap)
+        assert left % (SCENE.width + gap) == pytest.approx(40.5 - 3, abs=1.5)
+    text = tab.value("document.getElementById('pictures').textContent")
+    assert "found 2 changes, 1 of them" in " ".join(text.split())
+    if kept := os.environ.get("REVIEW_IMAGES"):
+        Path(kept).mkdir(parents=True, exist_ok=True)
+        (Path(kept) / "report-events.png").write_bytes(tab.png())
+    tab.close()
 
 
 def test_the_film_is_at_your_keys(opened):

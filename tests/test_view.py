@@ -23,17 +23,16 @@ import numpy as np
 import pytest
 from small import counts, model_folder
 from small import movie_store as make_movie
-from stores import denoised_store, movie_store
+from stores import denoised_store, events_beside, movie_store
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.cli.command_line import main
 from tdenoise_pipeline.errors import InputError, ResourceError
-from tdenoise_pipeline.events.tables import EVENTS
 from tdenoise_pipeline.inputs.shown import shown_movies
 from tdenoise_pipeline.settings.config import ApplyConfig
 from tdenoise_pipeline.store import store
 from tdenoise_pipeline.view.frames import EMPTY, View, coarser, pack, read_view
 from tdenoise_pipeline.view.movies import Movies
-from tdenoise_pipeline.view.server import open_server
+from tdenoise_pipeline.view.server import Tabs, open_server
 
 TOKEN = "a-token-of-a-test"
 SHAPE = (40, 60, 400)
@@ -75,8 +74,8 @@ class Served:
         return float(told["X-Offset"]) + float(told["X-Scale"]) * codes
 
 
-def serve(movies: list[Movies]) -> Iterator[Served]:
-    server = open_server(movies, TOKEN, 0)
+def serve(movies: list[Movies], tabs: Tabs | None = None) -> Iterator[Served]:
+    server = open_server(movies, TOKEN, 0, tabs or Tabs(threading.Event()))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield Served(server.server_address[1])
@@ -182,7 +181,7 @@ def test_a_port_that_is_taken_and_a_movie_that_is_another_are_told(
     run: Path, served: Served, tmp_path: Path
 ) -> None:
     with pytest.raises(ResourceError, match=f"port {served.port} of this machine cannot be used"):
-        open_server([], TOKEN, served.port)
+        open_server([], TOKEN, served.port, Tabs(threading.Event()))
     other = make_movie(tmp_path, counts((5, 8, 9)))
     with pytest.raises(InputError, match="was made from another movie"):
         shown_movies(run, other)
@@ -202,6 +201,22 @@ def test_the_command_prints_the_address_and_the_tunnel_and_ends_with_ctrl_c(run:
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 0 and "Traceback" not in told
+
+
+def test_it_ends_with_the_last_tab_and_not_when_one_is_loaded_anew() -> None:
+    ended = threading.Event()
+    tabs = Tabs(ended, patience_s=0.2)
+    tabs.closed("of an earlier program")
+    assert not ended.wait(0.5), "nobody has come yet"
+    tabs.opened("one")
+    tabs.opened("two")
+    tabs.closed("one")
+    assert not ended.wait(0.5), "the other is open"
+    tabs.closed("two")
+    tabs.opened("two, loaded anew")
+    assert not ended.wait(0.5)
+    tabs.closed("two, loaded anew")
+    assert ended.wait(10)
 
 
 READY = "typeof state !== 'undefined' && state.shown !== null"
@@ -274,19 +289,16 @@ def test_slider_keys_wheel_contrast_and_clicks_do_what_they_say(served: Served) 
         assert not page.errors
 
 
-CHANGES = f"""{",".join(EVENTS)}
-0.2,10,9,12,0,30.5,200.2,1.5,10,4.5,9.25,1.1,0.97
-0.6,30,30,31,1,12,50,0.6,2.5,8,0.5,-0.9,0.4
-"""
+CHANGES = (
+    "0.2,10,9,12,0,30.5,200.2,1.5,10,4.5,9.25,1.1,0.97",
+    "0.6,30,30,31,1,12,50,0.6,2.5,8,0.5,-0.9,0.4",
+)
 
 
 def with_events(run: Path, folder: Path, movie_id: str | None = None) -> Path:
     """The run, and a folder beside its stores as `events` writes it."""
     shutil.copytree(run, folder)
-    (folder / "events").mkdir()
-    told = {"kind": "events", "movie": {"id": movie_id or store.read_attributes(run / "movie.zarr")["id"]}}
-    (folder / "events/events.json").write_text(json.dumps(told))
-    (folder / "events/events.csv").write_text(CHANGES)
+    events_beside(folder, movie_id or store.read_attributes(run / "movie.zarr")["id"], CHANGES)
     return folder
 
 
@@ -298,7 +310,8 @@ def test_changes_are_those_of_this_movie_and_a_damaged_table_is_told(run: Path, 
     ]
     assert Movies(shown_movies(run)).about()["changes"] is None
     assert Movies(shown_movies(with_events(run, tmp_path / "other", "f" * 64))).about()["changes"] is None
-    (tmp_path / "run/events/events.csv").write_text(CHANGES.replace("0.97", "much"))
+    table = tmp_path / "run/events/events.csv"
+    table.write_text(table.read_text().replace("0.97", "much"))
     with pytest.raises(InputError, match="is not a table that 'events' wrote"):
         Movies(shown_movies(tmp_path / "run"))
 
@@ -320,6 +333,21 @@ def test_the_next_change_is_gone_to_and_marked(run: Path, tmp_path: Path) -> Non
             page.type_key("n")
             page.wait_for("state.shown.t === 30")
             assert not page.errors
+
+
+@in_browser
+@pytest.mark.browser
+def test_the_program_ends_with_the_tab(run: Path) -> None:
+    ended = threading.Event()
+    for served in serve([Movies(shown_movies(run))], Tabs(ended, patience_s=2)):
+        with chromium.Page() as page:
+            open_page(page, served)
+            page.wait_for(READY)
+            page.ask("Page.reload")
+            page.wait_for(READY)
+            assert not ended.wait(3)
+            page.close()
+            assert ended.wait(30)
 
 
 @in_browser

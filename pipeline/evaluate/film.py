@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +37,21 @@ RATE, LEAST_RATE, LEAST_S = (
 CODED = 16  # a panel fills whole blocks of so many pixels, so that none spills into the next
 STILLS = 8  # frames that stand in for a film
 QUALITIES = (18, 22, 26, 30, 34, 38)  # constant rate factors of x264, from good to bad
+MARKED = 0.5  # probability of a change from which on it is marked
 TRIED = 12  # frames that a quality is tried on
 MOST_BYTES = (
     2_900_000  # of the film, also where the page has room for more; within the page it takes a third more
 )
+
+
+class Mark(TypedDict):
+    """A change in the clip, as the script of the page reads it."""
+
+    first: int  # frames of the movie in which it is marked, the last one included
+    last: int
+    row: float  # of its middle [pixels of a panel]
+    column: float
+    label: str
 
 
 @dataclass(frozen=True)
@@ -58,10 +69,11 @@ class Film:
     bar: ScaleBar  # for a panel
     strip_bar: ScaleBar  # for a whole strip
     part: str  # what is shown, in words
+    marks: tuple[Mark, ...]  # changes that `events` found there
     missing: str | None  # why there is no film, in words
 
 
-def film(scenes: Scenes, changes: Sequence[Change], room: int) -> Film:
+def film(scenes: Scenes, changes: Sequence[Change], room: int, found: Sequence[dict[str, Any]] = ()) -> Film:
     """The clip around the largest change, or in the middle of the movie where none was found.
 
     Memory is that of the strips of the clip, whatever the movie's length.
@@ -73,6 +85,8 @@ def film(scenes: Scenes, changes: Sequence[Change], room: int) -> Film:
         The largest first.
     room : int
         What the page has left for it [bytes].
+    found : sequence of dict
+        Changes that `events` found, as `changes_beside` gives them: marked where they lie in the clip.
     """
     n_frames, height, width = scenes.movie.shape
     frame, row, column = n_frames // 2, height // 2, width // 2
@@ -114,6 +128,7 @@ def film(scenes: Scenes, changes: Sequence[Change], room: int) -> Film:
         bar=bar,
         strip_bar=replace(bar, share=bar.share * part.size[1] / (len(PANELS) * _whole_blocks(part.size[1]))),
         part=_in_words(scenes, part, numbers),
+        marks=tuple(_marks(found, part, numbers)),
         missing=None if encoded is not None else MISSING,
     )
 
@@ -176,6 +191,25 @@ def _h264(strips: Sequence[Strip], quality: int, rate: int) -> bytes:
         file = Path(folder) / "film.mp4"
         write_h264(file, strips, Fraction(rate), quality=quality)
         return file.read_bytes()
+
+
+def _marks(found: Sequence[dict[str, Any]], part: Part, numbers: range) -> Iterator[Mark]:
+    for change in found:
+        first, last = min(change["first"], change["t"] - 1), max(change["last"], change["t"] + 1)
+        row, column = (
+            (change[axis] + 0.5 - start) / part.averaged - 0.5
+            for axis, (start, _) in (("y", part.rows), ("x", part.columns))
+        )
+        inside = 0 <= row < part.size[0] and 0 <= column < part.size[1]
+        if change["p"] >= MARKED and inside and first < numbers.stop and last >= numbers.start:
+            more = "more" if change["after"] > change["before"] else "less"
+            yield {
+                "first": first,
+                "last": last,
+                "row": round(row, 2),
+                "column": round(column, 2),
+                "label": f"{more} ({change['p']:.0%})",
+            }
 
 
 def _whole_blocks(n: int) -> int:

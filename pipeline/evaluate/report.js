@@ -9,6 +9,7 @@
   const [height, width, stride, rate] = ["height", "width", "stride", "rate"].map((name) => Number(film.dataset[name]));
   const numbers = film.dataset.numbers.split(" ").map(Number);
   const times = film.dataset.times.split("|");
+  const marks = JSON.parse(film.dataset.marks);
   const gap = Math.max(2, Math.round(width / 64));
   const zoom = Math.max(1, Math.ceil(512 / Math.max(width, height)));
   const stage = film.querySelector(".stage");
@@ -31,6 +32,26 @@
     if (columns > 0) pen.drawImage(source, number * stride + left, 0, columns, height, (to + left) * zoom, 0, columns * zoom, height * zoom);
   };
 
+  // The changes that `events` found, boxed in the frames around them.
+  const mark = (to) => {
+    const half = Math.max(3, width / 32);
+    pen.font = `600 ${Math.round(canvas.height / 36)}px system-ui, sans-serif`;
+    pen.textBaseline = "middle";
+    for (const { first, last, row, column, label } of marks) {
+      if (numbers[now] < first || numbers[now] > last) continue;
+      const [x, y] = [(to + column + 0.5) * zoom, (row + 0.5) * zoom];
+      const left = column + half > width * 0.8;
+      pen.textAlign = left ? "right" : "left";
+      for (const [colour, line] of [["#000a", 4], ["#7dff8a", 2]]) {
+        pen.strokeStyle = pen.fillStyle = colour;
+        pen.lineWidth = line;
+        pen.strokeRect(x - half * zoom, y - half * zoom, 2 * half * zoom, 2 * half * zoom);
+        if (line > 2) pen.strokeText(label, x + (left ? -1 : 1) * (half * zoom + 4), y);
+        else pen.fillText(label, x + (left ? -1 : 1) * (half * zoom + 4), y);
+      }
+    }
+  };
+
   // As wide as there is room for, and no higher than leaves room for the controls.
   const fit = () => {
     const columns = mode === "beside" ? 2 * width + gap : width;
@@ -46,15 +67,21 @@
     pen.imageSmoothingEnabled = false;
     pen.clearRect(0, 0, canvas.width, canvas.height);
     if (video ? video.readyState < 2 : !stills[now].complete) return;
-    if (mode === "difference") panel(2, 0, 0, 1);
+    if (mode === "difference") {
+      panel(2, 0, 0, 1);
+      mark(0);
+    }
     else if (mode === "wipe") {
       panel(0, 0, 0, cut);
       panel(1, 0, cut, 1);
+      mark(0);
       pen.fillStyle = "#ffb000";
       pen.fillRect(Math.round(width * cut) * zoom - 1, 0, 2, canvas.height);
     } else {
       panel(0, 0, 0, 1);
       panel(1, width + gap, 0, 1);
+      mark(0);
+      mark(width + gap);
     }
     the("frame").value = now;
     const text = times[now] || `frame ${numbers[now]}`;

@@ -18,6 +18,7 @@ from tdenoise.noise.noise import choose as choose_blindness
 from tdenoise.noise.noise import widest
 
 from ..errors import UsageError
+from ..inputs.found_events import changes_beside
 from ..inputs.model_fit import movie_noise, movie_pixel_size_nm
 from ..inputs.paired import open_pair
 from ..pictures import contrast
@@ -123,7 +124,9 @@ def render(
         "training": figures.training(training) if training and has_curve(training) else None,
     }
     everything = json.dumps(result, indent=1)
-    clip = film(look, changes, MOST_BYTES - TEXT_BYTES - len(everything) - taken([shown, pictures]))
+    found = changes_beside(denoised.path, movie.id)
+    room = MOST_BYTES - TEXT_BYTES - len(everything) - taken([shown, pictures])
+    clip = film(look, changes, room, found or ())
     made = page.fill(
         name=movie.attributes["source"]["name"],
         movie=movie,
@@ -133,6 +136,7 @@ def render(
         meanings=meanings_of(said, training),
         sections=sections_of(result, training),
         film=clip,
+        found=found,
         times=[look.when(k) for k in clip.numbers],
         moments=shown,
         limits=look.limits,

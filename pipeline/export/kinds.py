@@ -32,9 +32,14 @@ def _gif(file: Path, pictures: Iterable[Grey], rate: Fraction, title: str, comme
     video.write_gif(file, pictures, rate)
 
 
+def _webp(file: Path, pictures: Iterable[Grey], rate: Fraction, title: str, comment: str) -> None:
+    video.write_webp(file, pictures, rate)
+
+
 VIDEOS = {
     ".mp4": VideoFile("MP4 (H.264)", _mp4, (2304, 4096), video.MOST_FPS, even=True),
     ".gif": VideoFile("GIF", _gif, (1080, 1920), video.MOST_GIF_FPS),
+    ".webp": VideoFile("WebP", _webp, (1080, 1920), video.MOST_GIF_FPS),
 }
 OME_TIFF = DataFile("OME-BigTIFF", tiff.write_ome, ("u1", "u2", "u4", "i1", "i2", "i4", "f4", "f8"))
 IMAGEJ_TIFF = DataFile("ImageJ TIFF", tiff.write_imagej, ("u1", "u2", "i2", "f4"))

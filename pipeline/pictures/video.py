@@ -1,4 +1,4 @@
-"""Grey pictures become a video that plays everywhere (H.264 in MP4), or an animated GIF; encoded as they come."""
+"""Grey pictures become a video that plays everywhere (H.264 in MP4), or an animated GIF or WebP, as they come."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 
 QUALITY = 20  # constant rate factor of x264: 0 is lossless, 51 the worst
-THREADS = 1  # of the encoder: with two, one run in some fifty on a busy machine gave other bytes
+THREADS = 1  # of the encoder
+# With the code for AVX-512, x264 encodes the same pictures to other bytes at one run in some fifty.
+SAME_EVERYWHERE = "cpu-independent=1"
 LOOKAHEAD = 16  # pictures that the encoder holds before it writes one
 GIF_TICK = Fraction(1, 100)  # of the clock of a GIF [s]
+WEBP_QUALITY = 40  # 0 is the worst, 100 the best
 MOST_FPS, MOST_GIF_FPS = 120, 50  # pictures per second that players show
 
 
@@ -30,7 +33,7 @@ def check_encoder() -> None:
     """
     if find_spec("av") is None:
         raise UsageError(
-            "MP4 and GIF need the package av. In a checkout of tdenoise: pip install '.[video]'. "
+            "MP4, GIF and WebP need the package av. In a checkout of tdenoise: pip install '.[video]'. "
             "Or write numbered pictures: -o FILE.png."
         )
 
@@ -74,6 +77,7 @@ def write_h264(
         "preset": "medium",
         "profile": "high",
         "rc-lookahead": str(LOOKAHEAD),
+        "x264-params": SAME_EVERYWHERE,
         "g": str(key_every or max(1, round(rate))),
         # Colours as televisions and browsers expect them where nothing is said.
         "color_primaries": "bt709",
@@ -108,6 +112,28 @@ def write_gif(file: Path, pictures: Iterable[NDArray[np.uint8]], rate: Fraction)
 
     with _plain_errors(file), av.open(str(file), "w", format="gif", options={"loop": "0"}) as container:
         return _encode(container, "gif", "gray", pictures, rate, {})
+
+
+def write_webp(file: Path, pictures: Iterable[NDArray[np.uint8]], rate: Fraction) -> int:
+    """Write grey pictures as an animated WebP that plays for ever: small, for web pages.
+
+    Parameters
+    ----------
+    file : Path
+    pictures : iterable of ndarray of uint8, shape (height, width)
+    rate : Fraction
+        Pictures per second.
+
+    Returns
+    -------
+    int
+        Number of pictures.
+    """
+    import av
+
+    options = {"quality": str(WEBP_QUALITY), "compression_level": "4"}
+    with _plain_errors(file), av.open(str(file), "w", format="webp", options={"loop": "0"}) as container:
+        return _encode(container, "libwebp", "yuv420p", pictures, rate, options)
 
 
 @contextlib.contextmanager

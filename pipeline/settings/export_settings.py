@@ -19,7 +19,7 @@ class ExportConfig(Settings):
         help="denoised store, movie store, or the folder of a run", metavar="STORE.zarr", positional=True
     )
     output: NewExport = setting(
-        help="file to write: a video (.mp4, .gif), pictures (.png), or data (.tif, .mrc, .hspy, .nc, .npy)",
+        help="file to write: a video (.mp4, .gif, .webp), pictures (.png), or data (.tif, .mrc, .hspy, .nc, .npy)",
         group=OUTPUT,
         metavar="FILE",
         short="-o",

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 
 from .parse import NewPath
 
-PICTURES = (".mp4", ".gif", ".png")  # files that hold pictures of a movie
+PICTURES = (".mp4", ".gif", ".webp", ".png")  # files that hold pictures of a movie
 DATA = (".tif", ".tiff", ".mrc", ".hspy", ".nc", ".npy")  # files that hold its values
 
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"

@@ -11,10 +11,10 @@ from tdenoise.inference.local_means import noise_gain
 from tdenoise.noise.noise import NoiseLaw, noise_law
 
 from ..errors import InputError
+from ..inputs.found_events import changes_beside
 from ..inputs.model_fit import movie_noise
 from ..inputs.shown import Shown
 from ..store import store
-from .changes import changes_beside
 from .frames import Disc, Frames, Packed, View, means_in
 
 LARGEST_RADIUS = 64  # of a disc [pixels]

@@ -24,6 +24,7 @@ from ..step_control import Control
 from .movies import Movies
 
 HOST = "127.0.0.1"
+PATIENCE_S = 5.0  # from the last tab's end to that of the program: a page that is loaded anew is back by then
 KINDS = {"index.html": "text/html", "view.js": "text/javascript", "view.css": "text/css"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -32,7 +33,7 @@ POLICY = (
 
 
 def view(config: ViewConfig, control: Control | None = None) -> Iterator[str]:
-    """Show movies in a browser until a stop is asked for.
+    """Show movies in a browser until all its tabs are closed, or a stop is asked for.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def view(config: ViewConfig, control: Control | None = None) -> Iterator[str]:
     control = control or Control()
     movies = [Movies(shown_movies(path, config.movie)) for path in config.stores]
     token = secrets.token_urlsafe(24)
-    server = open_server(movies, token, config.port or 0)
+    server = open_server(movies, token, config.port or 0, Tabs(control.stop))
     port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, name="view", daemon=True)
     thread.start()
@@ -65,7 +66,7 @@ def view(config: ViewConfig, control: Control | None = None) -> Iterator[str]:
             "From another computer, first type there: "
             f"ssh -L {port}:{HOST}:{port} {_user()}@{socket.gethostname()}"
         )
-        yield "Press Ctrl-C to end."
+        yield "It ends with the last tab that shows it, or with Ctrl-C."
         if config.browser and _has_screen():
             webbrowser.open(address)
         control.stop.wait()
@@ -86,7 +87,50 @@ def _has_screen() -> bool:
     return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def open_server(movies: list[Movies], token: str, port: int) -> ThreadingHTTPServer:
+class Tabs:
+    """Tabs that show the page.
+
+    A tab that is loaded anew is closed and opened. One whose browser was killed, or that a broken tunnel cut off,
+    counts as open for ever.
+
+    Parameters
+    ----------
+    ended : threading.Event
+        Set when all have been closed for a while.
+    patience_s : float
+    """
+
+    def __init__(self, ended: threading.Event, patience_s: float = PATIENCE_S) -> None:
+        self._ended, self._patience_s = ended, patience_s
+        self._lock = threading.Lock()
+        self._open: set[str] = set()
+        self._timer: threading.Timer | None = None
+
+    def opened(self, tab: str) -> None:
+        """A tab shows the page, for the first time or again."""
+        with self._lock:
+            self._open.add(tab)
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def closed(self, tab: str) -> None:
+        """A tab has left the page."""
+        with self._lock:
+            if tab not in self._open:
+                return
+            self._open.discard(tab)
+            if not self._open:
+                self._timer = threading.Timer(self._patience_s, self._end)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _end(self) -> None:
+        with self._lock:
+            if not self._open:
+                self._ended.set()
+
+
+def open_server(movies: list[Movies], token: str, port: int, tabs: Tabs) -> ThreadingHTTPServer:
     """A server that is ready to answer; on a free port where ``port`` is 0.
 
     Raises
@@ -94,7 +138,7 @@ def open_server(movies: list[Movies], token: str, port: int) -> ThreadingHTTPSer
     ResourceError
         If the port is taken, or this user may not have it.
     """
-    handler = type("Handler", (_Handler,), {"movies": movies, "token": token})
+    handler = type("Handler", (_Handler,), {"movies": movies, "token": token, "tabs": tabs})
     try:
         return _Server((HOST, port), handler)
     except OSError as error:
@@ -116,6 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     movies: list[Movies]
     token: str
+    tabs: Tabs
 
     def do_GET(self) -> None:
         """The page, or what it asks for."""
@@ -137,6 +182,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if name == "about":
                 self._json([movies.about() for movies in self.movies])
+                return
+            if name in ("opened", "closed"):
+                (self.tabs.opened if name == "opened" else self.tabs.closed)(words["tab"][:64])
+                self._json({})
                 return
             if name not in ("frame", "trace"):
                 self._refuse(HTTPStatus.NOT_FOUND, "There is nothing of this name.")

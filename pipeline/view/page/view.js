@@ -15,8 +15,8 @@ const state = {
   panels: [], limits: {}, shown: null, wanted: 0, drawn: 0,
 };
 
-async function ask(name, words = {}) {
-  const answer = await fetch(`${name}?${new URLSearchParams(words)}`, { headers: { "X-Token": token } });
+async function ask(name, words = {}, options = {}) {
+  const answer = await fetch(`${name}?${new URLSearchParams(words)}`, { headers: { "X-Token": token }, ...options });
   if (!answer.ok) throw new Error(await answer.text());
   return answer;
 }
@@ -590,8 +590,18 @@ function keys(event) {
   does();
 }
 
+// The program ends with its last tab. A page that the browser keeps for "back" is shown again without being loaded.
+function tellTab() {
+  const tab = { tab: Array.from(crypto.getRandomValues(new Uint32Array(4))).join("-") };
+  const tell = (what) => ask(what, tab, { keepalive: true }).catch(() => {});
+  window.addEventListener("pageshow", (event) => { if (event.persisted) tell("opened"); });
+  window.addEventListener("pagehide", () => tell("closed"));
+  return tell("opened");
+}
+
 async function begin() {
   try {
+    await tellTab();
     state.sets = await (await ask("about")).json();
   } catch (error) {
     complain(error);

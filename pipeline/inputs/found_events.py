@@ -1,4 +1,4 @@
-"""The changes that `events` found, for marks on the page."""
+"""The changes that `events` found, for marks in viewers and in the report."""
 
 from __future__ import annotations
 
