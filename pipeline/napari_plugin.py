@@ -48,7 +48,7 @@ def read(path: str | list[str]) -> list[LayerData]:
         movies = shown_movies(each)
         layers += [_layer(shown) for shown in movies]
         top = movies[-1].store
-        if "movie" in top.attributes and (found := changes_beside(top.path, top.attributes["movie"]["id"])):
+        if "movie" in top.attributes and (found := changes_beside(top)):
             layers.append(_points(movies[-1], found))
     return layers
 

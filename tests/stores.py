@@ -96,8 +96,10 @@ def blind_gaussian(counts: np.ndarray, sigma: tuple[float, float, float]) -> np.
     return (gaussian_filter(y, sigma) - own * y) / (1 - own)
 
 
-def events_beside(folder: Path, movie_id: str, rows: Iterable[str]) -> None:
-    """The folder that `events` writes beside a denoised store, with these changes of a movie."""
+def events_beside(denoised: Path, rows: Iterable[str], **other: Any) -> None:
+    """The folder that `events` writes beside a denoised store, with these changes."""
+    folder, opened = denoised.parent, store.open_store(denoised, store.DENOISED)
+    told = {"kind": "events", "movie": opened.attributes["movie"], "denoised": {"id": opened.id}, **other}
     (folder / "events").mkdir()
-    (folder / "events/events.json").write_text(json.dumps({"kind": "events", "movie": {"id": movie_id}}))
+    (folder / "events/events.json").write_text(json.dumps(told))
     (folder / "events/events.csv").write_text("\n".join([",".join(EVENTS), *rows, ""]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import struct
@@ -28,8 +29,9 @@ from tdenoise_pipeline.errors import InputError, ResourceError, Stopped, UsageEr
 from tdenoise_pipeline.export import kinds, tiff
 from tdenoise_pipeline.export.export import describe_plan, export
 from tdenoise_pipeline.export.values import Axis, Values
+from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.settings import showing
-from tdenoise_pipeline.settings.config import ExportConfig
+from tdenoise_pipeline.settings.config import ExportConfig, IngestConfig
 from tdenoise_pipeline.settings.setting import SettingError
 from tdenoise_pipeline.step_control import Control
 
@@ -169,6 +171,26 @@ def test_panels_that_are_computed_are_written_unscaled(panel: str, run: Path, tm
     if panel == "mean9":
         expected = np.stack([raw[max(0, k - 4) : k + 5].mean(axis=0) for k in range(len(raw))])
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), expected, rtol=1e-6)
+
+
+def test_mean9_leaves_out_frames_that_were_not_recorded(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).poisson(30, (40, 32, 32)).astype(np.uint8)
+    frames[20] = 0
+    movie_store(tmp_path / "movie.zarr", frames)
+    write(tmp_path / "movie.zarr", tmp_path / "a.npy", panels="mean9")
+    found = np.load(tmp_path / "a.npy")
+    assert np.all(np.abs(found.mean(axis=(1, 2)) - 30) < 0.5)
+    around = np.delete(frames[16:25], 4, axis=0).astype(float)
+    np.testing.assert_allclose(found[20], around.mean(axis=0), rtol=1e-6)
+
+
+def test_a_raw_file_whose_name_is_no_text_can_be_exported(tmp_path: Path) -> None:
+    raw = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcnchen.npy"))
+    np.save(raw, counts((6, 16, 16)))
+    ingest(IngestConfig(raw=raw, output=tmp_path / "movie.zarr"))
+    for name in (*DATA, *PICTURES):
+        write(tmp_path / "movie.zarr", tmp_path / "out" / name, **({"columns": 3} if name == "a.png" else {}))
+        assert (tmp_path / "out" / name).stat().st_size > 0
 
 
 def test_mean9_of_a_part_averages_frames_outside_of_it(run: Path, tmp_path: Path) -> None:

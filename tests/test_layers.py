@@ -92,7 +92,9 @@ COMMANDS = [
 ]
 COMMANDS += ["models import", "models show", "doctor", "resume", "cancel", "logs"]
 COMMANDS += ["profiles list", "profiles show", "profiles check"]
-COMMANDS += [f"archive {verb}" for verb in ("add", "list", "find", "html", "tag", "show", "verify", "index")]
+COMMANDS += [
+    f"archive {verb}" for verb in ("add", "list", "find", "suggest", "html", "tag", "show", "verify", "index")
+]
 
 # So that a function fits on a screen, and a module holds one idea.
 MOST_LINES = {"module": 450, "function": 60}

@@ -397,6 +397,23 @@ def test_a_film_that_takes_all_the_room_it_is_given_keeps_the_page_small(folder,
     assert len(written.text.encode()) - len(video) + rooms[0] <= report.MOST_BYTES
 
 
+def test_what_cannot_be_written_is_told_before_the_work(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "measure", lambda *_: pytest.fail("hours of work"))
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(UsageError, match=r"folder\.html: is a folder"):
+        write_report(settings(folder, tmp_path / "folder.html", force=True))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="file: is no folder"):
+        write_report(settings(folder, tmp_path / "file/r.html"))
+
+
+def test_a_film_that_no_quality_makes_small_ends_with_one_frame(monkeypatch):
+    monkeypatch.setattr(film, "_h264", lambda strips, quality, rate: bytes(9000 * len(strips)))
+    strips = [np.zeros((16, 48), np.uint8)] * 20
+    encoded, kept, numbers, shown = film._encode(strips, range(5, 25), 7, -1)
+    assert (len(encoded), len(kept), list(numbers), shown) == (9000, 1, [12], 0)
+
+
 def test_figures_are_typeset():
     assert (
         page.number(-1234.5) == "−1,234" and page.percent(None) == "–" and page.decimals(float("nan")) == "–"

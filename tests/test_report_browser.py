@@ -59,7 +59,7 @@ def pages(tmp_path_factory):
     (folder / "told").mkdir()
     told = denoised_store(folder / "told/denoised.zarr", movie, prediction)
     changes = ["0.24,12,12,13,0,30,40,0.4,0.6,5,0.5,-1,0.97", "0.1,5,5,5,1,20,20,0.3,0.3,1,2,1,0.3"]
-    events_beside(folder / "told", movie.id, changes)
+    events_beside(told.path, changes)
     write_report(ReportConfig(told.path, movie.path, folder / "events.html"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(film, "find_spec", lambda name: None)

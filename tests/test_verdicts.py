@@ -63,7 +63,7 @@ def good() -> Any:
             "gaussian": estimate(0.8, 0.05),
             "over_filter": estimate(0.1, 0.04),
         },
-        "refuted": {"n_places": 0, "places": [], "largest_z": 3.0, "corner": [0, 0]},
+        "refuted": {"n_places": 0, "n_missing": 0, "places": [], "largest_z": 3.0, "corner": [0, 0]},
         "evidence": {"misfit_sd": 1.0, "misfit_far": 0.003, "n_windows": 5000},
         "knowable": {
             "plane_distance_pixels": 14.0,
@@ -129,7 +129,9 @@ def test_without_calibration_sizes_and_times_are_in_pixels_and_frames():
 
 
 def test_states_are_told_by_words_and_not_by_colour_alone():
-    doubtful = changed("refuted", to={"n_places": 2, "places": [PLACE, PLACE], "largest_z": 7.0})
+    doubtful = changed(
+        "refuted", to={"n_places": 2, "n_missing": 1, "places": [PLACE, PLACE], "largest_z": 7.0}
+    )
     unknown = changed("knowable", to=None)
     for verdict in (trust, loss, next_step):
         states = [verdict(result, CALIBRATED) for result in (good(), doubtful)]
@@ -138,13 +140,20 @@ def test_states_are_told_by_words_and_not_by_colour_alone():
 
 
 def test_where_the_counts_refute_the_movie_it_is_not_trusted():
-    result = changed("refuted", to={"n_places": 2, "places": [PLACE, PLACE | {"z": -7.0}], "largest_z": 7.0})
+    result = changed(
+        "refuted",
+        to={"n_places": 2, "n_missing": 1, "places": [PLACE, PLACE | {"z": -7.0}], "largest_z": 7.0},
+    )
     said, lost, after = verdicts(result, CALIBRATED)
     assert said.state == "doubt" and "refute the movie in 2 places" in said.headline
     assert "The smallest event at this dose: one column" in said.detail
     assert lost.state == "doubt"
     assert "one place with more counts than shown and one place with fewer counts" in words(lost)
     assert after.state == "doubt" and "--from scratch" in after.headline
+    many = changed("refuted", to={"n_places": 5000, "n_missing": 400, "places": [PLACE], "largest_z": 7.0})
+    assert "400 places with more counts than shown and 4600 places with fewer counts" in words(
+        loss(many, CALIBRATED)
+    )
 
 
 def test_no_better_than_a_filter_is_said_first():
@@ -291,7 +300,9 @@ def test_a_drift_that_the_model_ignored_is_to_be_mended():
 @pytest.mark.parametrize("verdict", [trust, loss, next_step])
 def test_headlines_are_short_sentences(verdict):
     results = [good(), changed("knowable", to=None), changed("model_checks", to=None)]
-    results.append(changed("refuted", to={"n_places": 1, "places": [PLACE], "largest_z": 7.0}))
+    results.append(
+        changed("refuted", to={"n_places": 1, "n_missing": 1, "places": [PLACE], "largest_z": 7.0})
+    )
     for result in results:
         for finding in verdict(result, CALIBRATED).findings:
             assert finding.short.endswith(".") and len(finding.short) <= 100

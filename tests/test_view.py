@@ -164,6 +164,14 @@ def test_sums_of_whole_numbers_are_the_means_and_nan_stays_nan() -> None:
         expected = values.reshape(3, 24 // step, step, 32 // step, step).mean(axis=(2, 4))
         np.testing.assert_allclose(coarser(values, step), expected, rtol=1e-6)
     frame = np.array([[1.0, np.nan], [2.5, 3.0]], np.float32)
+    for kind in ("u2", "u4", "i2", "i4", "f8"):
+        counted = np.array([[0, 70, 9]], kind)
+        packed = pack(counted)
+        np.testing.assert_allclose(
+            packed.offset + packed.scale * packed.codes.astype(float), counted, atol=1e-2
+        )
+        flat = pack(np.full((2, 3), 7, kind))
+        np.testing.assert_array_equal(flat.offset + flat.scale * flat.codes.astype(float), 7)
     packed = pack(frame)
     assert packed.codes[0, 1] == EMPTY
     back = packed.offset + packed.scale * packed.codes.astype(float)
@@ -295,10 +303,10 @@ CHANGES = (
 )
 
 
-def with_events(run: Path, folder: Path, movie_id: str | None = None) -> Path:
+def with_events(run: Path, folder: Path, **other: Any) -> Path:
     """The run, and a folder beside its stores as `events` writes it."""
     shutil.copytree(run, folder)
-    events_beside(folder, movie_id or store.read_attributes(run / "movie.zarr")["id"], CHANGES)
+    events_beside(folder / "denoised.zarr", CHANGES, **other)
     return folder
 
 
@@ -309,11 +317,37 @@ def test_changes_are_those_of_this_movie_and_a_damaged_table_is_told(run: Path, 
         (30, 30, 31, 12.0, 50.0, 0.4),
     ]
     assert Movies(shown_movies(run)).about()["changes"] is None
-    assert Movies(shown_movies(with_events(run, tmp_path / "other", "f" * 64))).about()["changes"] is None
+    for number, of in enumerate(
+        ("movie", "denoised")
+    ):  # another recording; the same one, denoised anew since
+        other = with_events(run, tmp_path / str(number), **{of: {"id": "f" * 64}})
+        assert Movies(shown_movies(other)).about()["changes"] is None
     table = tmp_path / "run/events/events.csv"
     table.write_text(table.read_text().replace("0.97", "much"))
     with pytest.raises(InputError, match="is not a table that 'events' wrote"):
         Movies(shown_movies(tmp_path / "run"))
+
+
+@in_browser
+@pytest.mark.browser
+def test_another_movie_is_shown_with_its_own_pixels_and_crossed_limits_are_a_threshold(
+    run: Path, tmp_path: Path
+) -> None:
+    other = make_movie(tmp_path, counts((5, 8, 9)).astype(np.uint16))
+    for served in serve([Movies(shown_movies(other)), Movies(shown_movies(run))]):
+        with chromium.Page() as page:
+            open_page(page, served)
+            page.wait_for(READY)
+            page.value(
+                "document.getElementById('set').value = '1';"
+                "document.getElementById('set').dispatchEvent(new Event('change'))"
+            )
+            page.wait_for("state.shown !== null && Boolean(state.shown.layers.denoised)")
+            assert page.value("state.shown.layers.counts.columns") > 9
+            page.value("Object.assign(state.limits.denoised, { low: 2, high: 1 }); draw()")
+            shades = set(page.value(PIXELS.format("denoised")).split(","))
+            assert len(shades) < 40, "black, white and what the page paints beside and over them"
+            assert not page.errors
 
 
 @in_browser

@@ -92,6 +92,12 @@ def _archive_html(config: Any, control: Control) -> dict[str, Any]:
     return write_html(config, control)
 
 
+def _archive_suggest(config: Any, control: Control) -> dict[str, Any]:
+    from ..workflow.suggest import suggest
+
+    return suggest(config, control)
+
+
 def _archive_tag(config: Any, control: Control) -> dict[str, Any]:
     from ..archive.notes import tag
 
@@ -373,6 +379,12 @@ COMMANDS = {
         "Write a page of an archive, with pictures and what was made from what.",
         _archive_html,
         show.archive_html,
+    ),
+    "archive suggest": Command(
+        "ArchiveSuggestConfig",
+        "Rank the models of an archive for a movie.",
+        _archive_suggest,
+        show.archive_suggest,
     ),
     "archive tag": Command(
         "ArchiveTagConfig", "Write notes on an item of an archive.", _archive_tag, show.archive_tag

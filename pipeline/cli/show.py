@@ -75,6 +75,24 @@ def archive_html(result: dict[str, Any]) -> str:
     return f"{result['page']}: {result['n_cards']} cards, {result['n_pictures']} with a picture"
 
 
+def archive_suggest(result: dict[str, Any]) -> str:
+    lines = []
+    for number, model in enumerate(result["models"], 1):
+        above, error = model["error_above_best"], model["standard_error"]
+        how = (
+            "least error"
+            if number == 1
+            else f"error higher by {above:.2g} ± {error:.2g} of the noise variance"
+        )
+        seen = "; learned from this recording" if model["learned_from_it"] else ""
+        lines.append(f"{number}. {one_line(model['name'])}  {model['id'][:12]}  {how}{seen}")
+    lines += [f"not tried: {one_line(model['name'])}  {model['id'][:12]}" for model in result["not_tried"]]
+    lines += [f"left out: {one_line(m['name'])}: {one_line(m['reason'])}" for m in result["left_out"]]
+    chosen = result["suggested"]
+    use = {None: "no model", "base": "no --model, which means the one that comes with tdenoise"}
+    return "\n".join([*lines, f"Use {use.get(chosen, f'--model {chosen}')}: {result['reason']}."])
+
+
 def archive_tag(result: dict[str, Any]) -> str:
     notes = "".join(f"\n  {name} = {value}" for name, value in sorted(result["notes"].items()))
     return _card(result) + (notes or "\n  no notes")

@@ -149,6 +149,7 @@ class RefutedFigures(TypedDict):
     """Where the counts, summed over time, refute what is shown."""
 
     n_places: int  # that matter
+    n_missing: int  # of these, where more was counted than is shown
     places: list[RefutedPlace]  # the most significant first; of many, only some
     largest_z: float  # anywhere, over all frames [standard deviations]
     corner: list[int]  # row and column of the first frame in that of the scene [pixels]

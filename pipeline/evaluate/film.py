@@ -163,12 +163,14 @@ def _encode(
 ) -> tuple[bytes, list[Strip], range, int]:
     """The best film that is small enough; of a clip that stays too large, only the frames around the one shown."""
     while True:
+        if len(strips) == 1:
+            return _h264(strips, QUALITIES[-1], rate_of(1)), strips, numbers, shown
         for quality in QUALITIES:
             tried = strips[:TRIED]
             if len(_h264(tried, quality, RATE)) * len(strips) > 1.3 * most_bytes * len(tried):
                 continue
             encoded = _h264(strips, quality, rate_of(len(strips)))
-            if len(encoded) <= most_bytes or len(strips) == 1:
+            if len(encoded) <= most_bytes:
                 return encoded, strips, numbers, shown
         half = max(1, len(strips) // 2)
         first = min(max(0, shown - half // 2), len(strips) - half)

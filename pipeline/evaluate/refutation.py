@@ -101,6 +101,7 @@ class Refutation:
         )
         found: RefutedFigures = {
             "n_places": len(places),
+            "n_missing": sum(place["z"] > 0 for place in places),
             "places": places[:MAX_NAMED],
             "largest_z": float(np.abs(z).max()),
             "corner": self._corners[0].tolist(),

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tdenoise.evaluation.columns import plane_distance
-from tdenoise.files.atomic import write_atomically
+from tdenoise.files.atomic import unique_partial, write_atomically
 from tdenoise.noise.noise import choose as choose_blindness
 from tdenoise.noise.noise import widest
 
 from ..errors import UsageError
+from ..files.write_errors import named_failures
 from ..inputs.found_events import changes_beside
 from ..inputs.model_fit import movie_noise, movie_pixel_size_nm
 from ..inputs.paired import open_pair
@@ -82,9 +84,13 @@ def write_report(config: ReportConfig, control: Control | None = None) -> Evalua
         raise UsageError(f"{config.output}: names a picture. Name a page, such as REPORT.html.")
     picture_file = config.output.with_suffix(".png")
     for file in (config.output, picture_file):
+        if file.is_dir():
+            raise UsageError(f"{file}: is a folder. Choose another name.")
         if file.exists() and not config.force:
             raise UsageError(f"{file}: exists already. Choose another name, or --force to replace it.")
     movie, denoised = open_pair(config.movie, config.denoised)
+    found = changes_beside(denoised)
+    _check_open(config.output)
     memory.check_evaluate(movie, truth=config.truth is not None, report=True)
     training = None if config.model is None else read_training(config.model, denoised)
     settings = EvaluateConfig(config.denoised, config.movie, config.truth, config.baseline, config.model)
@@ -92,12 +98,24 @@ def write_report(config: ReportConfig, control: Control | None = None) -> Evalua
     control.progress("report", 0, 1)
     truth = None if config.truth is None else load_truth(config.truth, movie)
     clean = None if truth is None else lambda k: truth.level * truth.clean[k]
-    made, picture = render(movie, denoised, result, maps, training, clean)
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(picture_file, picture)
-    write_atomically(config.output, made.encode())
+    made, picture = render(movie, denoised, result, maps, training, clean, found)
+    with named_failures(config.output.parent):
+        config.output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(picture_file, picture)
+        write_atomically(config.output, made.encode("utf-8", "replace"))  # names of files may be no text
     control.progress("report", 1, 1)
     return result
+
+
+def _check_open(output: Path) -> None:
+    """See, before hours of work, that a file can be made there."""
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: is no folder, so {output} cannot be written. Choose another place.")
+    trial = unique_partial(folder / output.name)
+    with named_failures(folder):
+        trial.touch()
+        trial.unlink()
 
 
 def render(
@@ -107,6 +125,7 @@ def render(
     maps: evaluate.Pictures,
     training: Training | None,
     clean: Callable[[int], Array] | None = None,
+    found: Sequence[dict[str, Any]] | None = None,
 ) -> tuple[str, bytes]:
     """The page as text, and the picture of one frame in a row as PNG."""
     distance = plane_distance(np.reshape(result["lattice"]["spots"], (-1, 2)))
@@ -124,7 +143,6 @@ def render(
         "training": figures.training(training) if training and has_curve(training) else None,
     }
     everything = json.dumps(result, indent=1)
-    found = changes_beside(denoised.path, movie.id)
     room = MOST_BYTES - TEXT_BYTES - len(everything) - taken([shown, pictures])
     clip = film(look, changes, room, found or ())
     made = page.fill(

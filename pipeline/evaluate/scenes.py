@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..inputs.model_fit import movie_brightness
+from ..inputs.movie_facts import valid_frames
 from ..pictures import contrast
 from ..pictures.panels import HALF, shrink
 from ..pictures.sheet import in_units, round_length, time_in_words
@@ -127,9 +127,11 @@ class Scenes:
         first, stop = max(0, k - HALF), min(self.movie.shape[0], k + HALF + 1)
         around = store.read_region(self.movie, Region((first, stop), part.rows, part.columns))
         raw, smooth = around[k - first], self._whole(k, part)
-        mean = shrink(around.astype(np.float32).mean(axis=0), part.averaged)
+        whole = around[sound_mask(self.movie)[first:stop]]
+        whole = whole if len(whole) else around
+        mean = shrink(whole.astype(np.float32).mean(axis=0), part.averaged)
         pictures = [self.grey(shrink(raw, part.averaged), f"raw, {self.when(k)}")]
-        pictures.append(self.grey(mean, f"raw, mean of {stop - first} frames"))
+        pictures.append(self.grey(mean, f"raw, mean of {len(whole)} frames"))
         if step:
             last = self.movie.shape[0] - 1
             for name, at in (("before", max(0, k - WINDOW)), ("after", min(last, k + WINDOW - 1))):
@@ -229,8 +231,8 @@ def moments(scenes: Scenes, changes: Sequence[Change]) -> list[Moment]:
 
 def sound_mask(movie: store.Store) -> NDArray[np.bool_]:
     """Which frames were recorded whole."""
-    brightness = movie_brightness(movie)
-    return np.ones(movie.shape[0], dtype=bool) if brightness is None else brightness.valid
+    valid = valid_frames(movie)
+    return np.ones(movie.shape[0], dtype=bool) if valid is None else valid
 
 
 def sound_frames(movie: store.Store) -> NDArray[np.intp]:

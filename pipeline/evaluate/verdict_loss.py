@@ -55,8 +55,8 @@ def _lost_or_added(result: Evaluation) -> list[Finding]:
     if not found["n_places"]:
         text = "The summed counts prove nothing that is not shown, and refute nothing that is."
         return [Finding("sound", "The counts miss nothing.", text, section)]
-    missing = sum(place["z"] > 0 for place in found["places"])
-    invented = len(found["places"]) - missing
+    missing = found["n_missing"]
+    invented = found["n_places"] - missing
     said = [
         f"{places(n)} {words}"
         for n, words in (

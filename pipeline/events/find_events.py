@@ -60,7 +60,7 @@ def events(config: EventsConfig, control: Control | None = None) -> dict[str, An
     check_output(output, force=config.force, parquet=config.parquet)
     movie, denoised = open_pair(config.movie, config.denoised)
     found = look(movie, denoised, control)
-    result = describe(found, movie)
+    result = describe(found, movie, denoised)
     write_tables(output, found, result, movie, parquet=config.parquet)
     return {**result, "output": str(output)}
 
@@ -155,7 +155,7 @@ def _noise_law(movie: store.Store) -> tuple[float, float]:
     return 0.0, measured.noise_variance
 
 
-def describe(found: Found, movie: store.Store) -> dict[str, Any]:
+def describe(found: Found, movie: store.Store, denoised: store.Store) -> dict[str, Any]:
     """What was found, as plain values."""
     changes, traces = found.states.changes, found.traces
     typical = _typical_index(traces)
@@ -164,6 +164,7 @@ def describe(found: Found, movie: store.Store) -> dict[str, Any]:
     return {
         "kind": "events",
         "movie": {"id": movie.id, "name": movie.path.name, "source": movie.attributes["source"]["name"]},
+        "denoised": {"id": denoised.id, "name": denoised.path.name},
         "n_frames": movie.shape[0],
         "n_columns": len(found.columns.positions),
         "column_sigma_px": found.columns.sigma_px,

@@ -126,7 +126,8 @@ def notes_of(footage: Footage, panel: Panel | None) -> dict[str, str]:
         notes["values"] = TITLES[panel]
     if footage.shifts is not None:
         notes["drift"] = "followed by whole pixels"
-    return notes
+    # The name of a file may be no text; what a file holds must be.
+    return {key: text.encode("utf-8", "replace").decode() for key, text in notes.items()}
 
 
 def _usual_panels(config: ExportConfig) -> tuple[Panel, ...]:

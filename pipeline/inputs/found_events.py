@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files.sealed_json import read_json
+from ..store import store
 
 FOLDER, SUMMARY, TABLE = "events", "events.json", "events.csv"
 MOST_BYTES = 2**27
 MOST = 5000  # marks: of more, the most probable
 
 
-def changes_beside(denoised: Path, movie_id: str) -> list[dict[str, Any]] | None:
-    """What `events` found in a movie, if its folder lies beside the denoised store; None if there is none.
+def changes_beside(denoised: store.Store) -> list[dict[str, Any]] | None:
+    """What `events` found in a denoised movie, if its folder lies beside it; None if there is none.
 
     Parameters
     ----------
-    denoised : Path
-    movie_id : str
-        Of the movie store: a folder that tells of another movie is passed over.
+    denoised : Store
+        A folder that tells of another one, or of another recording, is passed over.
 
     Returns
     -------
@@ -35,10 +34,10 @@ def changes_beside(denoised: Path, movie_id: str) -> list[dict[str, Any]] | None
     InputError
         If the table is damaged.
     """
-    folder = denoised.parent / FOLDER
+    folder = denoised.path.parent / FOLDER
     told = read_json(folder / SUMMARY)
-    movie = told.get("movie")
-    if told.get("kind") != "events" or not isinstance(movie, dict) or movie.get("id") != movie_id:
+    of = (_id(told.get("movie")), _id(told.get("denoised")))
+    if told.get("kind") != "events" or of != (denoised.attributes["movie"]["id"], denoised.id):
         return None
     try:
         if (folder / TABLE).stat().st_size > MOST_BYTES:
@@ -51,6 +50,10 @@ def changes_beside(denoised: Path, movie_id: str) -> list[dict[str, Any]] | None
         ) from None
     kept = sorted(found, key=lambda change: -change["p"])[:MOST]
     return sorted(kept, key=lambda change: change["t"])
+
+
+def _id(told: Any) -> Any:
+    return told.get("id") if isinstance(told, dict) else None
 
 
 def _change(row: dict[str, str]) -> dict[str, Any]:

@@ -67,6 +67,15 @@ def movie_brightness(movie: store.Store) -> Brightness | None:
     return None if found.is_steady else found
 
 
+def valid_frames(movie: store.Store) -> NDArray[np.bool_] | None:
+    """Which frames were recorded whole, shape (n_frames,); None where a store does not tell or too few were."""
+    try:
+        brightness = movie_brightness(movie)
+    except InputError:
+        return None
+    return None if brightness is None else brightness.valid
+
+
 def measured_drift(movie: store.Store) -> NDArray[np.float64] | None:
     """Rows and columns by which the scene has moved since the first frame [pixels], shape (n_frames, 2).
 

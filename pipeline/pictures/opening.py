@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import UsageError
-from ..inputs.movie_facts import measured_drift
+from ..inputs.movie_facts import measured_drift, valid_frames
 from ..inputs.paired import open_pair
 from ..store import store
 from ..store.blocks import Region
@@ -60,8 +60,9 @@ def open_footage(
             raise UsageError(f"{name} {start}:{end} are not all in the movie, which has {size} {name}.")
         chosen.append((start, end))
     region = Region(*chosen)
+    valid = None if recording is None else valid_frames(recording)
     if not follow_drift:
-        return Footage(recording, denoised, region)
+        return Footage(recording, denoised, region, valid=valid)
     assert recording is not None
     moved = measured_drift(recording)
     if moved is None:
@@ -69,7 +70,7 @@ def open_footage(
             f"--follow-drift: no drift was measured in {recording.path.name}, so there is nothing to follow. "
             "Leave it out."
         )
-    return Footage(recording, denoised, *follow(moved, region, opened.shape, "mean9" in panels))
+    return Footage(recording, denoised, *follow(moved, region, opened.shape, "mean9" in panels), valid)
 
 
 def open_stores(

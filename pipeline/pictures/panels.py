@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -40,6 +40,7 @@ class Footage:
     region: Region  # frames that are shown, and rows and columns of the first of them
     # Rows and columns by which the scene lies further on than in the first frame shown, for every frame of the movie.
     shifts: NDArray[np.intp] | None = None  # None: it is not followed
+    valid: NDArray[np.bool_] | None = None  # frames that were recorded whole; None: all
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -57,7 +58,8 @@ class Footage:
         """Every frame with its number in the movie and its panels [counts], in order.
 
         ``raw`` and ``denoised`` are what the stores hold, in their own type; the others are float32. At the ends of the
-        movie ``mean9`` averages over as many frames as there are.
+        movie ``mean9`` averages over as many frames as there are, and always over those alone that were recorded whole;
+        where none of them was, it holds NaN.
         """
         first, last = self.region.frames
         half = HALF if "mean9" in panels else 0
@@ -77,7 +79,10 @@ class Footage:
                     begins += 1
                 shown["raw"] = window[k - begins]
             if half:
-                shown["mean9"] = _mean(window)
+                shown["mean9"] = _mean(
+                    [frame for number, frame in enumerate(window, begins) if self._is_valid(number)],
+                    window[0].shape,
+                )
             if smooth is not None:
                 shown["denoised"] = next(smooth)
             if "difference" in panels:
@@ -90,9 +95,10 @@ class Footage:
         for k in np.unique(np.linspace(first, last - 1, min(at_most, last - first)).round().astype(int)):
             here = Region((int(k), int(k) + 1), self.region.rows, self.region.columns)
             # The same shifts as in the whole, which may begin at another frame.
-            yield from (
-                shown for _, shown in Footage(self.movie, self.denoised, here, self.shifts).frames(panels)
-            )
+            yield from (shown for _, shown in replace(self, region=here).frames(panels))
+
+    def _is_valid(self, number: int) -> bool:
+        return self.valid is None or bool(self.valid[number])
 
     def _crops(self, opened: store.Store | None, first: int, last: int) -> Iterator[Array]:
         """The part of every frame that is shown; every chunk is decoded once."""
@@ -197,8 +203,10 @@ def checked(frames: Iterator[Any], n_frames: int, what: str, control: Control) -
     control.progress(what, n_frames, n_frames)
 
 
-def _mean(frames: Sequence[Array] | deque[Array]) -> Array:
-    total = np.zeros(frames[0].shape, np.float64)
+def _mean(frames: Sequence[Array], shape: tuple[int, ...]) -> Array:
+    if not frames:
+        return np.full(shape, np.nan, np.float32)
+    total = np.zeros(shape, np.float64)
     for frame in frames:
         total += frame
     return (total / len(frames)).astype(np.float32)

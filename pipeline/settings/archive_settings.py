@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from .fields import OUTPUT, WHAT, setting
-from .parse import NewPath, OptionalWords, Paths, Words, YesNo
+from .fields import MODEL, OUTPUT, WHAT, WHERE, setting
+from .parse import Count, MovieStore, NewPath, OptionalWords, Paths, Words, YesNo
 from .setting import Settings, settings
 
 
@@ -49,6 +50,22 @@ class ArchiveFindConfig(Settings):
         positional=True,
     )
     archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
+
+
+@settings()
+class ArchiveSuggestConfig(Settings):
+    """Rank the models of an archive for a movie."""
+
+    movie: MovieStore = setting(
+        help="movie store, or the folder of a run", metavar="MOVIE.zarr", positional=True
+    )
+    archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
+    try_models: Count = setting(
+        5, "models to try on the movie: those whose own movies are most like it", group=MODEL, metavar="N"
+    )
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
+    )
 
 
 @settings()

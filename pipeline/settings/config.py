@@ -6,6 +6,7 @@ from .archive_settings import ArchiveFindConfig as ArchiveFindConfig
 from .archive_settings import ArchiveHtmlConfig as ArchiveHtmlConfig
 from .archive_settings import ArchiveIndexConfig as ArchiveIndexConfig
 from .archive_settings import ArchiveShowConfig as ArchiveShowConfig
+from .archive_settings import ArchiveSuggestConfig as ArchiveSuggestConfig
 from .archive_settings import ArchiveTagConfig as ArchiveTagConfig
 from .archive_settings import ArchiveVerifyConfig as ArchiveVerifyConfig
 from .denoise_settings import ApplyConfig as ApplyConfig

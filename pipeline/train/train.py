@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.card import CURVE, CardDetails, KeptMetrics, ModelCard
-from tdenoise.network.registry import scale_for
+from tdenoise.network.registry import Architecture, scale_for
 from tdenoise.noise.noise import NoiseStatistics, persistence_warning
 from tdenoise.training.process_group import Team
 from tdenoise.training.train import TrainingState
@@ -137,7 +137,10 @@ def _follow(plan: Plan, control: Control, team: Team) -> None:
             )
     plan = replace(plan, settings=replace(plan.settings, mixed_precision=orders["mixed_precision"]))
     training = [
-        _training_movie(movie, plan, movie_noise(movie), movie_stand_ins(movie)) for movie in plan.movies
+        training_movie(
+            movie, plan.architecture, plan.drifts[movie.id], movie_noise(movie), movie_stand_ins(movie)
+        )
+        for movie in plan.movies
     ]
     Session(training, plan, None, control, team).train()
 
@@ -159,18 +162,23 @@ def _looked_at(movie: store.Store, plan: Plan) -> TrainingMovie:
         )
     if (warning := persistence_warning(noise)) is not None:
         log.warning("%s: %s", movie.path, warning)
-    return _training_movie(movie, plan, noise, bad)
+    return training_movie(movie, plan.architecture, plan.drifts[movie.id], noise, bad)
 
 
-def _training_movie(
-    movie: store.Store, plan: Plan, noise: NoiseStatistics, bad: NDArray[np.float32] | None
+def training_movie(
+    movie: store.Store,
+    architecture: Architecture,
+    drift: NDArray[np.float64] | None,
+    noise: NoiseStatistics,
+    bad: NDArray[np.float32] | None,
 ) -> TrainingMovie:
+    """A movie as networks of an architecture learn from it and are judged on it."""
     return TrainingMovie(
         movie.array,
-        scale_for(plan.architecture, noise),
+        scale_for(architecture, noise),
         hold_out(movie.shape[0]),
         stand_ins=bad,
-        drift=plan.drifts[movie.id],
+        drift=drift,
         pixel_size_nm=movie_pixel_size_nm(movie),
         gain=electron_counts(movie),
         brightness=movie_brightness(movie),

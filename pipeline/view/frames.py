@@ -135,16 +135,14 @@ def pack(values: NDArray[Any]) -> Packed:
     if values.dtype == np.uint8:
         return Packed(np.ascontiguousarray(values), 0.0, 1.0)
     finite = np.isfinite(values)
-    if not finite.any():
+    seen = values[finite]
+    if not seen.size:
         return Packed(np.full(values.shape, EMPTY, "<u2"), 0.0, 1.0)
-    low, high = (float(end(values, where=finite, initial=first)) for end, first in _ENDS)
+    low, high = float(seen.min()), float(seen.max())
     scale = (high - low) / (EMPTY - 1) or 1.0
     with np.errstate(invalid="ignore"):
-        codes = np.rint((values - np.float32(low)) / np.float32(scale))
+        codes = np.rint((values - low) / scale)
     return Packed(np.where(finite, np.clip(codes, 0, EMPTY - 1), EMPTY).astype("<u2"), low, scale)
-
-
-_ENDS: tuple[tuple[Any, float], ...] = ((np.min, np.inf), (np.max, -np.inf))
 
 
 @dataclass

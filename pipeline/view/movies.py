@@ -36,8 +36,7 @@ class Movies:
         self.layers = {each.store.name: Frames(each) for each in shown}
         self.title = shown[-1].store.path.parent.name + "/" + shown[-1].store.path.name
         self.store = shown[-1].store
-        movie = self.store.attributes.get("movie")
-        self.changes = None if movie is None else changes_beside(self.store.path, movie["id"])
+        self.changes = changes_beside(self.store) if "movie" in self.store.attributes else None
         self.law, self.correlations = _noise(self.layers.get(store.MOVIE))
 
     def about(self) -> dict[str, Any]:

@@ -8,12 +8,14 @@ import os
 import secrets
 import socket
 import sys
+import tempfile
 import threading
 import webbrowser
 from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -59,6 +61,7 @@ def view(config: ViewConfig, control: Control | None = None) -> Iterator[str]:
     port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, name="view", daemon=True)
     thread.start()
+    page = None
     try:
         address = f"http://{HOST}:{port}/#{token}"
         yield f"Open {address}"
@@ -68,12 +71,23 @@ def view(config: ViewConfig, control: Control | None = None) -> Iterator[str]:
         )
         yield "It ends with the last tab that shows it, or with Ctrl-C."
         if config.browser and _has_screen():
-            webbrowser.open(address)
+            page = _way_to(address)
+            webbrowser.open(page.as_uri())
         control.stop.wait()
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+        if page is not None:
+            page.unlink(missing_ok=True)
+
+
+def _way_to(address: str) -> Path:
+    """A page that leads to an address: what a browser is started with can be read by everybody on the machine."""
+    handle, name = tempfile.mkstemp(prefix="tdenoise-view-", suffix=".html")  # for its owner alone
+    with os.fdopen(handle, "w") as file:
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">')
+    return Path(name)
 
 
 def _user() -> str:
@@ -203,6 +217,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
         except (LookupError, TypeError, ValueError):
             self._refuse(HTTPStatus.BAD_REQUEST, "This question has no meaning here.")
+        except ConnectionError:  # a browser that turns away
+            raise
+        except (
+            OSError,
+            MemoryError,
+            ArithmeticError,
+        ) as error:  # of the disk, of memory: the page shows it and goes on
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
 
     def _json(self, document: Any) -> None:
         self._answer(json.dumps(document).encode(), "application/json")

@@ -129,11 +129,15 @@ class HeldOut:
         """Mean negative logarithm of the likelihood of the counts of a pixel, for a gamma head."""
         return float(self._means(network, likelihood_terms)[0])
 
-    def by_block(self, network: Network) -> Sums:
-        """Sums of the error, of a gamma head of the likelihood, over blocks of every frame; see `compare`."""
+    def by_block(self, network: Network, *, squares: bool = False) -> Sums:
+        """Sums of the error, of a gamma head of the likelihood, over blocks of every frame; see `compare`.
+
+        With ``squares``, of a gamma head the squared error, too: to compare it with others.
+        """
+        terms = _square if squares else _deciding
         found = [
-            [block_sums(terms.double().numpy(), (1, BLOCK, BLOCK))[0] for terms in (weight * error, weight)]
-            for error, weight in self._found(network, _deciding)
+            [block_sums(part.double().numpy(), (1, BLOCK, BLOCK))[0] for part in (weight * error, weight)]
+            for error, weight in self._found(network, terms)
         ]
         errors, weights = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return Sums(errors, weights)

@@ -38,7 +38,9 @@ const number = (value) => Number(value.toPrecision(3)).toString();
 function choose(index) {
   state.set = index;
   state.frame = 0;
-  state.place = state.trace = null;
+  state.place = state.trace = state.shown = null;
+  state.playing = false;
+  showPlay();
   cache.clear();
   const found = movie(), names = Object.keys(found.layers);
   if (names.length === 2) names.push("difference");
@@ -192,18 +194,21 @@ async function fetchLayer(set, layer, t, where) {
 }
 
 async function request() {
-  const wanted = ++state.wanted, t = state.frame, where = part();
+  const wanted = ++state.wanted, t = state.frame, where = part(), index = state.set;
   draw(); // what is there already, moved to its new place
   try {
     const found = await load(t, where);
-    if (wanted < state.drawn) return;
+    if (wanted < state.drawn || index !== state.set) return;
     state.drawn = wanted;
     state.shown = found;
     $("message").hidden = true;
     draw();
     if (!state.playing) load(Math.min(t + 1, movie().shape[0] - 1), where).catch(() => {});
   } catch (error) {
-    if (wanted === state.wanted) complain(error);
+    if (wanted !== state.wanted) return;
+    state.shown = null; // no other frame under the number of this one
+    for (const { canvas, context } of state.panels) context.clearRect(0, 0, canvas.width, canvas.height);
+    complain(error);
   }
 }
 
@@ -276,17 +281,17 @@ function picture(name, layers) {
     const { codes, offset, scale } = first, empty = codes.BYTES_PER_ELEMENT === 2 ? EMPTY : -1;
     const a = scale * gain, b = (offset - low) * gain;
     for (let i = 0; i < n; i++) {
-      const v = (a * codes[i] + b) | 0;
-      pixels[i] = table[codes[i] === empty ? 256 : v < 0 ? 0 : v > 255 ? 255 : v];
+      const v = a * codes[i] + b;
+      pixels[i] = table[codes[i] === empty ? 256 : v > 0 ? Math.min(v, 255) | 0 : 0];
     }
   } else {
     const one = layers.counts, two = layers.denoised;
     const emptyOne = one.codes.BYTES_PER_ELEMENT === 2 ? EMPTY : -1;
     const a = one.scale * gain, c = two.scale * gain, b = (one.offset - two.offset - low) * gain;
     for (let i = 0; i < n; i++) {
-      const v = (a * one.codes[i] - c * two.codes[i] + b) | 0;
+      const v = a * one.codes[i] - c * two.codes[i] + b;
       const empty = one.codes[i] === emptyOne || two.codes[i] === EMPTY;
-      pixels[i] = table[empty ? 256 : v < 0 ? 0 : v > 255 ? 255 : v];
+      pixels[i] = table[empty ? 256 : v > 0 ? Math.min(v, 255) | 0 : 0];
     }
   }
   return image;
@@ -361,7 +366,7 @@ function mark(context, canvas) {
 
 function markChanges(context, canvas) {
   if (!movie().changes || !$("marks").checked) return;
-  const view = state.view, ratio = window.devicePixelRatio || 1, t = state.frame;
+  const view = state.view, ratio = window.devicePixelRatio || 1, t = state.shown.t;
   context.font = `600 ${11 * ratio}px system-ui, sans-serif`;
   context.textBaseline = "middle";
   context.lineJoin = "round";
