@@ -96,9 +96,9 @@ def blind_gaussian(counts: np.ndarray, sigma: tuple[float, float, float]) -> np.
     return (gaussian_filter(y, sigma) - own * y) / (1 - own)
 
 
-def events_beside(denoised: Path, rows: Iterable[str], **other: Any) -> None:
+def events_beside(path: Path, rows: Iterable[str], **other: Any) -> None:
     """The folder that `events` writes beside a denoised store, with these changes."""
-    folder, opened = denoised.parent, store.open_store(denoised, store.DENOISED)
+    folder, opened = path.parent, store.open_store(path, store.DENOISED)
     told = {"kind": "events", "movie": opened.attributes["movie"], "denoised": {"id": opened.id}, **other}
     (folder / "events").mkdir()
     (folder / "events/events.json").write_text(json.dumps(told))

@@ -245,3 +245,30 @@ def test_the_page_filters_and_runs_no_script_of_a_hostile_card(made: Path, tmp_p
                 )
                 assert page.value(shown) == n
             assert not page.errors
+
+
+def test_a_result_that_was_measured_since_gets_a_new_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    movie = store.open_store(movie_store(tmp_path / "r", counts((8, 16, 16))), store.MOVIE)
+    denoised = denoised_store(tmp_path / "r/denoised.zarr", movie, movie.array[:])
+    add = ("archive", "add", denoised.path, "-A", tmp_path / "A")
+    assert said(capsys, *add)["added"][0].get("signal_shown") is None
+    measured = {"made_from": {"denoised": denoised.id}, "explained": {"denoised": {"estimate": 0.75}}}
+    (tmp_path / "r/metrics.json").write_text(json.dumps(measured))
+    (card,) = said(capsys, *add)["added"]
+    assert (card["signal_shown"], card["number"]) == (0.75, 1)
+    assert said(capsys, *add)["added"] == []
+    assert [
+        c["id"] for c in said(capsys, "archive", "find", "signal_shown > 0.5", "-A", tmp_path / "A")["cards"]
+    ]
+
+
+def test_a_drift_that_nobody_could_measure_is_not_none_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    movie = movie_store(tmp_path / "m", counts((8, 16, 16)))
+    assert store.read_attributes(movie)["drift"] is None
+    (card,) = said(capsys, "archive", "add", movie, "-A", tmp_path / "A")["added"]
+    assert card["drift"] is None
+    assert main(["archive", "find", "drift < 1", "-A", str(tmp_path / "A")]) == 1

@@ -14,6 +14,7 @@ from scipy import ndimage
 from stores import denoised_store, movie_store
 from tdenoise_pipeline.cli.command_line import main
 from tdenoise_pipeline.errors import Stopped
+from tdenoise_pipeline.events import find_events
 from tdenoise_pipeline.events.find_events import events
 from tdenoise_pipeline.settings.config import EventsConfig
 from tdenoise_pipeline.step_control import Control
@@ -98,6 +99,22 @@ def test_nothing_is_replaced_that_is_not_a_folder_of_events(stores, tmp_path, ca
     assert run(stores, tmp_path / "events", "-q") == 2
     assert run(stores, tmp_path / "events", "-q", "--force") == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["events", "mine"]
+
+
+def test_nothing_is_written_into_a_store_or_over_what_came_meanwhile(stores, tmp_path, monkeypatch, capsys):
+    assert run(stores, stores / "denoised.zarr/events") == 2
+    assert "lies in the store denoised.zarr" in capsys.readouterr().err
+    output, measured = tmp_path / "mine", find_events.look
+
+    def slow(*words):
+        output.mkdir()
+        (output / "notes.txt").write_text("written meanwhile")
+        return measured(*words)
+
+    monkeypatch.setattr(find_events, "look", slow)
+    assert run(stores, output, "-q") == 2
+    assert (output / "notes.txt").read_text() == "written meanwhile"
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_stop_leaves_nothing_behind(stores, tmp_path):

@@ -171,6 +171,22 @@ def test_brighter_and_darker_frames_of_all_columns_together_are_no_changes():
     assert sum(c.probability for c in find_states(traces).changes) < 2
 
 
+@pytest.mark.parametrize(("n", "n_changing"), [(1, 1), (2, 1), (3, 2), (12, 8), (20, 11), (40, 4)])
+def test_what_some_columns_do_is_not_told_of_the_others(n, n_changing):
+    rng = np.random.default_rng(n)
+    truth = np.ones((200, n))
+    for c in range(n_changing):
+        truth[20 + 160 * c // n_changing :, c] = 0.6
+    error = np.full((200, n), 0.05)
+    sure = [
+        c
+        for c in find_states(Traces(truth + 0.05 * rng.normal(size=truth.shape), error)).changes
+        if c.probability > 0.9
+    ]
+    assert {c.column for c in sure} <= set(range(n_changing)) and len(sure) >= 0.7 * n_changing
+    assert all(abs(c.before - 1) < 0.1 and abs(c.after - 0.6) < 0.1 for c in sure)
+
+
 def test_the_same_traces_have_the_same_states():
     traces, _ = made_up(np.random.default_rng(1), 10, 80, 3.0, 20)
     assert find_states(traces).changes == find_states(traces).changes

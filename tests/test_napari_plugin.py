@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tomllib
 from importlib import import_module
@@ -13,11 +12,11 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 from small import counts, model_folder, movie_store
+from stores import events_beside
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.events.tables import EVENTS
 from tdenoise_pipeline.napari_plugin import get_reader
 from tdenoise_pipeline.settings.config import ApplyConfig
-from tdenoise_pipeline.store import store
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,11 +62,8 @@ def test_a_run_is_two_layers_in_one_place_with_contrast(run: Path) -> None:
 def test_changes_that_events_found_are_points(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    (folder / "events").mkdir()
-    told = {"kind": "events", "movie": {"id": store.read_attributes(run / "movie.zarr")["id"]}}
-    (folder / "events/events.json").write_text(json.dumps(told))
     row = dict.fromkeys(EVENTS, "0") | {"frame": "3", "row_px": "4.5", "column_px": "7", "probability": "0.9"}
-    (folder / "events/events.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    events_beside(folder / "denoised.zarr", [",".join(row.values())])
     read = get_reader(str(folder))
     assert read is not None
     *_, (points, found, kind) = read(str(folder))

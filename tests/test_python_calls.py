@@ -28,6 +28,7 @@ from tdenoise_pipeline.cli import command_line
 from tdenoise_pipeline.errors import InputError, UsageError
 from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.python import array_reader
+from tdenoise_pipeline.python.array_reader import hold
 from tdenoise_pipeline.python.progress import shown
 from tdenoise_pipeline.python.scratch import make_scratch
 from tdenoise_pipeline.settings import config as settings
@@ -353,6 +354,7 @@ def test_a_call_has_no_side_effects_on_its_process(tmp_path: Path, model: Path) 
         (np.zeros((2, 5, 6)), {}, "2 frame"),
         (np.zeros((6, 20, 20)), {}, "no noise|noise"),
         (np.ma.zeros((4, 5, 6)), {}, "masked array"),
+        (dask.array.ma.masked_equal(dask.array.zeros((4, 5, 6)), 3.0), {}, "masked array"),
         ([[[1]]], {}, "is a list. Give a NumPy array"),
         (xr.DataArray(np.zeros((1, 4, 5, 6)), dims=("c", "t", "y", "x")), {}, "4 dimensions .c: 1"),
         (
@@ -514,3 +516,23 @@ def test_progress_in_a_notebook_is_one_line_for_each_step(monkeypatch: pytest.Mo
     assert [line.partition(":")[0] for line in lines] == ["ingest", "apply"]
     assert all("done in" in line for line in lines)
     assert any("apply: 50 %" in text for text in kernel.texts)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "attrs", "expected"),
+    [
+        (np.arange(8) * 0.02, {}, np.arange(8) * 0.02),
+        (np.arange(8) * 20.0, {"units": "ms"}, np.arange(8) * 0.02),
+        (np.datetime64("2026-01-01") + np.arange(8) * np.timedelta64(20, "ms"), {}, np.arange(8) * 0.02),
+        (np.array(["early"] * 8), {}, None),
+    ],
+)
+def test_time_stamps_are_read_in_their_unit(stamps, attrs, expected):
+    movie = xr.DataArray(counts((8, 12, 14)), dims=("t", "y", "x"))
+    found = hold(movie.assign_coords(timestamp=("t", stamps, attrs))).info.timestamps_s
+    if expected is None:
+        assert found is None
+    else:
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+    for other in (12.0, "2026-01-01T10:00", (("y", "x"), np.zeros((12, 14)))):
+        assert hold(movie.assign_coords(timestamp=other)).info.timestamps_s is None

@@ -26,7 +26,7 @@ CARDS = [
     [
         ("kind = movie", "ab"),
         ("kind=movie", "ab"),
-        ("KIND = Movie and not dose < 1", "b"),
+        ("KIND = Movie and not dose > 1", "a"),
         ("dose < 1 or kind = model", "ac"),
         ("dose != 3", "a"),  # what a card does not tell never fits
         ('sample like "Pt%"', "a"),
@@ -103,15 +103,15 @@ def written(tree):
     return "{} {} {}".format(*tree)
 
 
-def meant(tree, card):
+def meant(tree, card, contrary=False):
+    """Whether a card fits, or fits the contrary; it may do neither, where it does not tell."""
     if tree[0] == "not":
-        return not meant(tree[1], card)
-    if tree[0] == "and":
-        return meant(tree[1], card) and meant(tree[2], card)
-    if tree[0] == "or":
-        return meant(tree[1], card) or meant(tree[2], card)
+        return meant(tree[1], card, not contrary)
+    if tree[0] in ("and", "or"):
+        of_all = (tree[0] == "and") != contrary
+        return (all if of_all else any)(meant(part, card, contrary) for part in tree[1:])
     key, compare, value = tree
-    return key in card and COMPARE[compare](card[key], value)
+    return key in card and COMPARE[compare](card[key], value) != contrary
 
 
 @settings(max_examples=100, deadline=None)
@@ -128,4 +128,45 @@ def test_any_text_is_understood_or_refused(text):
     except UsageError:
         return
     for card in CARDS:
-        assert query.fits(card) in (True, False)
+        assert query.fits(card) in (True, False, None)
+
+
+def test_a_number_asks_for_the_whole_text_and_a_date_for_as_much_as_is_given():
+    cards = [{"recording": name} for name in ("1000", "10001", "2024_run", "2024")]
+
+    def found(query):
+        return [card["recording"] for card in matching(cards, [query])]
+
+    assert found("recording = 1000") == ["1000"] and found("recording = 2024") == ["2024"]
+    assert found("recording != 2024") == ["1000", "10001", "2024_run"]
+    added = [{"added": "2026-11-30T12:00:00+00:00"}]
+    for query in ("added > 2026-10", "added = 2026-11", "added < '2026-11-30 18:00'", "added >= 2026-11-30"):
+        assert matching(added, [query]) == added
+    for query in ("added > 2026-11", "added > '2026-11-30 18:00'", "not added = 2026"):
+        assert matching(added, [query]) == []
+    for query in ("added > 2026-9", "added < yesterday", "added = 2026-11-3"):
+        with pytest.raises(UsageError, match="write 2026, 2026-11"):
+            matching(added, [query])
+
+
+def test_a_note_that_is_no_number_is_neither_more_nor_less_than_one():
+    cards = [{"notes": {"temperature": t}} for t in ("300 C", "1200", 900)]
+    assert matching(cards, ["temperature > 1000"]) == cards[1:2]
+    assert matching(cards, ["not temperature > 1000"]) == cards[2:]
+    assert matching(cards, ["temperature = '300 C'"]) == cards[:1]
+
+
+def test_what_a_card_does_not_tell_fits_neither_a_question_nor_its_contrary():
+    cards = [{"dose": 2.0}, {"dose": 0.5}, {"kind": "model"}]
+    assert matching(cards, ["not dose < 1"]) == cards[:1]
+    assert matching(cards, ["not (dose < 1 or dose > 3)"]) == cards[:1]
+    assert matching(cards, ["not dose < 1 or kind = model"]) == [cards[0], cards[2]]
+
+
+def test_a_word_is_looked_for_in_what_a_card_says_and_not_in_names_of_entries_or_hashes():
+    id = "fe" * 32
+    card = {"id": id, "camera": None, "name": "Pt on ceria", "notes": {"gas": "CO"}, "parents": [id[::-1]]}
+    for word in ("ceria", "CO", "gas", id[:8]):
+        assert matching([card], [word]) == [card]
+    for word in ("camera", "parents", "fe", "fefef", "ef" * 4 + "0"):
+        assert matching([card], [word]) == []

@@ -48,16 +48,22 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
     for card in found:
         before = latest.get(card["id"])
         card["notes"] = (before or {}).get("notes", {}) | notes
-        if before is not None and (before["path"], before.get("notes", {})) == (card["path"], card["notes"]):
+        if before is not None and _says(before) == _says(card):
             known.append(card["id"])
             continue
         card["number"] = (
             0 if before is None else before["number"] + 1
-        )  # moved, or noted: the newest card says it
+        )  # moved, noted, or measured since: the newest card says it
         write_once(archive / CARDS / f"{card['id']}.{card['number']}.json", sealed_card(card))
         latest[card["id"]] = card
         added.append(card)
     return {"archive": str(archive), "added": added, "known": known}
+
+
+def _says(card: Card) -> Card:
+    """What a card says of a thing, but for when it was written."""
+    plain: Card = json.loads(json.dumps(card))
+    return {key: value for key, value in plain.items() if key not in ("added", "number", "sha256")}
 
 
 def describe(path: Path, archive: Path) -> Card:

@@ -24,8 +24,8 @@ def movie_facts(attributes: Mapping[str, Any], path: Path) -> Facts:
         "fano": noise.get("fano"),
         "correlation": max(correlations, default=None),
         "flicker": brightness.get("flicker"),
-        "drift": 0.0 if drift is None else drift["largest"],
-        "drift_units": "pixel" if drift is None else drift["units"],
+        "drift": None if drift is None else drift["largest"],  # None: it could not be measured
+        "drift_units": None if drift is None else drift["units"],
         "voltage_kv": detector.get("voltage_kv"),
         "camera": detector.get("camera"),
         "exposure_s": detector.get("exposure_s"),

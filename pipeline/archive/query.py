@@ -1,17 +1,16 @@
 """Ask an archive: ``dose < 1 and sample like "Pt%" and frame_time in 5ms..20ms``.
 
 A query is made of comparisons, joined by ``and``, ``or``, ``not`` and parentheses; a word on its own must occur
-somewhere in the card. What a card does not tell never fits.
+somewhere in the card. What a card does not tell never fits, nor does its contrary.
 """
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +20,11 @@ from ..errors import UsageError
 from ..settings.parse import nanometres, seconds, size
 
 Card = dict[str, Any]
-Test = Callable[[Card], bool]
+Test = Callable[[Card], bool | None]  # None: the card does not tell
 
 OPERATORS = ("<=", ">=", "!=", "=", "<", ">")
+LEAST_OF_ID = 6  # letters of an id, to look for it
+DATE = r"\d{4}(-\d\d){0,2}([t ].*)?"
 MOST_LETTERS, MOST_DEPTH = 4000, 50  # of a query
 
 
@@ -150,7 +151,7 @@ def _grammar(asked: list[str]) -> pp.ParserElement:
         name, low, high = tokens
         asked.append(name.lower())
         ends = _comparison(name.lower(), ">=", low), _comparison(name.lower(), "<=", high)
-        return lambda card: ends[0](card) and ends[1](card)
+        return _all(ends)
 
     compared = (key + (pp.one_of(OPERATORS) | pp.CaselessKeyword("like")) + value).set_parse_action(
         comparison
@@ -176,19 +177,43 @@ def _grammar(asked: list[str]) -> pp.ParserElement:
 
 
 def _all(tests: tuple[Test, ...]) -> Test:
-    return tests[0] if len(tests) == 1 else lambda card: all(test(card) for test in tests)
+    def fits(card: Card) -> bool | None:
+        found = [test(card) for test in tests]
+        return False if False in found else None if None in found else True
+
+    return tests[0] if len(tests) == 1 else fits
 
 
 def _any(tests: tuple[Test, ...]) -> Test:
-    return tests[0] if len(tests) == 1 else lambda card: any(test(card) for test in tests)
+    def fits(card: Card) -> bool | None:
+        found = [test(card) for test in tests]
+        return True if True in found else None if None in found else False
+
+    return tests[0] if len(tests) == 1 else fits
 
 
 def _negation(test: Test) -> Test:
-    return lambda card: not test(card)
+    return lambda card: None if (found := test(card)) is None else not found
 
 
 def _occurs(word: str) -> Test:
-    return lambda card: word.lower() in json.dumps(card, ensure_ascii=False).lower()
+    wanted = word.lower()
+
+    def is_in(text: str) -> bool:
+        if re.fullmatch("[0-9a-f]{32,64}", text):  # an id or a hash: chance has any two letters in it
+            return len(wanted) >= LEAST_OF_ID and text.startswith(wanted)
+        return wanted in text
+
+    return lambda card: any(map(is_in, _texts(card))) or wanted in map(str.lower, card.get("notes", {}))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """What stands in a card, without the names of its entries."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+    elif value is not None:
+        yield str(value).lower()
 
 
 def _comparison(name: str, operator: str, wanted: str) -> Test:
@@ -196,21 +221,25 @@ def _comparison(name: str, operator: str, wanted: str) -> Test:
     key = KEYS.get(name)
     if operator == "like":
         pattern = re.compile(fnmatch.translate(_glob(wanted)), re.IGNORECASE)
-        return lambda card: (found := _value(card, name)) is not None and bool(pattern.match(str(found)))
+        return lambda card: None if (found := _value(card, name)) is None else bool(pattern.match(str(found)))
     if key is not None and key.read is not str:
         try:
             number = key.read(wanted)
         except ValueError as error:
             raise ValueError(f"{name} cannot be {wanted!r}: {error}") from None
         return lambda card: _compared(_number(_value(card, name)), operator, number)
+    if name == "added" and not re.fullmatch(DATE, wanted.lower()):
+        raise ValueError(f"added cannot be {wanted!r}: write 2026, 2026-11, 2026-11-30 or 2026-11-30T18:00")
     if key is not None:
         return lambda card: _compared_text(_value(card, name), operator, wanted)
     noted = _number(wanted)
 
-    def note(card: Card) -> bool:
+    def note(card: Card) -> bool | None:
         found = _value(card, name)
         if noted is not None and _number(found) is not None:
             return _compared(_number(found), operator, noted)
+        if found is not None and noted is not None and operator not in ("=", "!=") and not _is_date(found):
+            return None  # "300 C" is neither more nor less than 1000
         return _compared_text(found, operator, wanted)
 
     return note
@@ -237,21 +266,26 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _compared(found: float | None, operator: str, wanted: float) -> bool:
+def _compared(found: float | None, operator: str, wanted: float) -> bool | None:
     if found is None:
-        return False
+        return None
     if operator in ("=", "!="):
         return math.isclose(found, wanted, rel_tol=1e-6) == (operator == "=")
     return {"<": found < wanted, ">": found > wanted, "<=": found <= wanted, ">=": found >= wanted}[operator]
 
 
-def _compared_text(found: Any, operator: str, wanted: str) -> bool:
+def _is_date(value: Any) -> bool:
+    return re.fullmatch(r"\d{4}-\d\d-\d\d([t ].*)?", str(value).lower()) is not None
+
+
+def _compared_text(found: Any, operator: str, wanted: str) -> bool | None:
     """Text without regard to case; of a date, as many letters as are given: ``added > 2026-06`` is July and later."""
     if found is None:
-        return False
+        return None
     one, other = str(found).lower(), wanted.lower()
-    if re.fullmatch(r"\d{4}(-\d\d){0,2}(t.*)?", other):
-        one = one[: len(other)]
+    if re.fullmatch(DATE, other) and _is_date(found):
+        other = other.replace(" ", "t")
+        one = one.replace(" ", "t")[: len(other)]
     return {
         "=": one == other,
         "!=": one != other,

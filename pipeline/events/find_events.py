@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import movie_brightness, movie_drift, movie_noise
 from ..inputs.paired import Slab, open_pair, slabs
+from ..resources import budget
 from ..settings.result_settings import EventsConfig
 from ..step_control import Control
 from ..store import store
@@ -28,6 +29,7 @@ from .tables import check_output, write_tables
 
 Array = NDArray[Any]
 
+BYTES_A_TRACE, BYTES_A_PAIR = 200, 24  # of memory, for a column in a frame, and for two columns
 STRETCH_FRAMES = 16  # a column that is there for so many frames is found
 UNMEASURED_PX = 2.0  # of drift that is told
 MEAN_FRAMES = 256  # that the mean is taken from, at most: evenly over the movie
@@ -61,7 +63,7 @@ def events(config: EventsConfig, control: Control | None = None) -> dict[str, An
     movie, denoised = open_pair(config.movie, config.denoised)
     found = look(movie, denoised, control)
     result = describe(found, movie, denoised)
-    write_tables(output, found, result, movie, parquet=config.parquet)
+    write_tables(output, found, result, movie, force=config.force, parquet=config.parquet)
     return {**result, "output": str(output)}
 
 
@@ -71,6 +73,13 @@ def look(movie: store.Store, denoised: store.Store, control: Control) -> Found:
     drift = movie_drift(movie, Architecture())
     whole, scene = corners(drift, n_frames, (height, width))
     columns, shown = _columns(movie, denoised, whole, scene, control)
+    n = len(columns.positions)
+    budget.check_memory(
+        BYTES_A_TRACE * n_frames * n + BYTES_A_PAIR * n * n,
+        budget.machine_memory_bytes(),
+        "what follows the columns",
+        "Ingest a part of the movie with --roi or --frames.",
+    )
     corner = whole.astype(np.float64)
     if drift is not None:
         corner = np.rint(drift).max(axis=0) - drift

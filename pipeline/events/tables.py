@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tdenoise.files.atomic import fsync_tree, make_folder, unique_partial, write_atomically
+from tdenoise.files.atomic import exchange, fsync, fsync_tree, make_folder, unique_partial, write_atomically
 
 from ..errors import UsageError
 from ..files.sealed_json import read_json
@@ -38,6 +38,9 @@ def check_output(output: Path, *, force: bool, parquet: bool) -> None:
 
     Only a folder that `events` made is ever replaced.
     """
+    for folder in output.absolute().parents:
+        if (folder / "zarr.json").exists():
+            raise UsageError(f"{output}: lies in the store {folder.name}. Choose another place.")
     if parquet and importlib.util.find_spec("pyarrow") is None:
         raise UsageError("--parquet needs the package pyarrow. Install tdenoise with its extra 'parquet'.")
     if output.exists():
@@ -48,7 +51,7 @@ def check_output(output: Path, *, force: bool, parquet: bool) -> None:
 
 
 def write_tables(
-    output: Path, found: Found, result: dict[str, Any], movie: store.Store, *, parquet: bool
+    output: Path, found: Found, result: dict[str, Any], movie: store.Store, *, force: bool, parquet: bool
 ) -> None:
     """Write the folder of tables; it is there as a whole or not at all."""
     events, columns = list(_events(found, movie)), list(_columns(found, movie))
@@ -64,9 +67,16 @@ def write_tables(
             _write_traces(partial / "traces.zarr", found, movie)
             write_atomically(partial / SUMMARY, json.dumps(result, indent=2, allow_nan=False).encode())
             fsync_tree(partial)
-            if output.exists():
-                shutil.rmtree(output)
-            partial.rename(output)
+            check_output(output, force=force, parquet=parquet)  # somebody may have written there meanwhile
+            if output.exists() and exchange(partial, output):
+                shutil.rmtree(partial)
+            else:
+                before = unique_partial(output)
+                if output.exists():
+                    output.rename(before)
+                partial.rename(output)
+                shutil.rmtree(before, ignore_errors=True)
+            fsync(output.parent)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -91,8 +101,11 @@ def _write_parquet(file: Path, header: Sequence[str], rows: list[list[Any]]) -> 
 
 
 def _in_nm(place: Any, movie: store.Store) -> list[float | None]:
-    size = movie.coordinates.pixel_size_nm
-    return [None, None] if size is None else [float(p * s) for p, s in zip(place, size, strict=True)]
+    """A place as the coordinates of the store have it; of a part of a movie they go on from those of the whole."""
+    size, first = movie.coordinates.pixel_size_nm, movie.coordinates.first[1:]
+    if size is None:
+        return [None, None]
+    return [float((f + p) * s) for f, p, s in zip(first, place, size, strict=True)]
 
 
 def _events(found: Found, movie: store.Store) -> Iterator[list[Any]]:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError
 from ..readers import MovieInfo
-from ..readers.axes import Axis, pixel_size_of, place_movie
+from ..readers.axes import Axis, clean_unit, pixel_size_of, place_movie
 from ..readers.frames import FrameReader, check_movie, library
 from ..readers.rawfile import RawFolder
+from ..readers.units import to_seconds
 
 KEPT_BYTES = 2**29  # of what Dask computed, and may be asked for again
 # Attributes of a DataArray that say what a file would; `xarray_engine` writes them.
@@ -73,11 +74,7 @@ def hold(movie: Any) -> Held:
     """
     if isinstance(movie, xarray.DataArray):
         return _hold_xarray(movie)
-    if isinstance(movie, np.ma.MaskedArray):
-        raise UsageError(
-            "the movie is a masked array, and masked pixels have no counts. Give its data, and name bad pixels with "
-            "defects=FILE."
-        )
+    _refuse_masked(movie)
     lazy = isinstance(movie, dask.array.Array)
     if not lazy and not isinstance(movie, np.ndarray):
         raise UsageError(
@@ -92,8 +89,19 @@ def hold(movie: Any) -> Held:
     return Held(movie, (0, 1, 2), info, lazy)
 
 
+def _refuse_masked(array: Any) -> None:
+    """Masked pixels have no counts, and would be read as if they had; of Dask arrays, their chunks are masked."""
+    if isinstance(getattr(array, "_meta", array), np.ma.MaskedArray):
+        raise UsageError(
+            "the movie is a masked array, and masked pixels have no counts. Give its data, and name bad pixels with "
+            "defects=FILE."
+        )
+
+
 def _hold_xarray(movie: xarray.DataArray) -> Held:
     name = str(movie.name or "array")
+    if dask.is_dask_collection(movie.variable) or movie.variable._in_memory:
+        _refuse_masked(movie.variable.data)
     if movie.ndim != 3:
         sizes = ", ".join(f"{dim}: {size}" for dim, size in movie.sizes.items())
         raise InputError(
@@ -105,8 +113,8 @@ def _hold_xarray(movie: xarray.DataArray) -> Held:
     t, y, x = place.movie_axes
     shape = check_movie(RawFolder(name), (movie.shape[t], movie.shape[y], movie.shape[x]), movie.dtype)
     time = axes[t]
-    stamps = movie.coords.get(TIMESTAMP)
-    times = time.times_s if stamps is None else np.asarray(stamps, np.float64)
+    stamps = _stamps(movie, str(movie.dims[t]))
+    times = time.times_s if stamps is None else stamps
     info = MovieInfo(
         shape=shape,
         dtype=movie.dtype.newbyteorder("="),
@@ -145,6 +153,18 @@ def _axis(movie: xarray.DataArray, dim: str) -> Axis:
     values = values.astype(np.float64)
     step = abs(float(values[-1] - values[0])) / (len(values) - 1) if len(values) > 1 else None
     return Axis(dim, unit, step, values=values)
+
+
+def _stamps(movie: xarray.DataArray, dim: str) -> NDArray[np.float64] | None:
+    """Time stamps of the camera, one for each frame [s]; None where there are none that can be read."""
+    found = movie.coords.get(TIMESTAMP)
+    if found is None or found.dims != (dim,):
+        return None
+    values, unit = found.values, str(found.attrs.get("units", "s"))
+    if values.dtype.kind in "mM":  # times that xarray has decoded
+        return np.asarray((values - values[:1]).astype("timedelta64[ns]").astype(np.float64) / 1e9)
+    factor = to_seconds(1.0, clean_unit(unit))
+    return np.asarray(values, np.float64) * factor if values.dtype.kind in "uif" and factor else None
 
 
 def _is_even(axis: Axis) -> bool:
@@ -219,4 +239,6 @@ class _DaskParts:
         return self._kept[number]
 
     def _computed(self, start: int, stop: int) -> NDArray[Any]:
-        return np.asarray(self._array[(*self._before, slice(start, stop))].compute())
+        found = self._array[(*self._before, slice(start, stop))].compute()
+        _refuse_masked(found)
+        return np.asarray(found)

@@ -33,6 +33,7 @@ EM_STEPS = 12
 LEAST_FRAMES = 4  # in which a column must be seen
 MOST_STATES = 2**24  # columns, frames and levels that are held at a time
 LEAST_STEP = 0.2  # of what the column's levels span; a smaller step is no change
+LEAST_COLUMNS = 4  # to tell what all of them do
 COMMON_FRAMES = 6.0  # over which what all columns do together is averaged
 N_PATHS = 400
 SHARE_PRIOR = (0.5, 1.0)  # columns counted beforehand as jumping and not
@@ -114,11 +115,16 @@ def find_states(traces: Traces, seed: int = 0) -> States:
 
 
 def _common(intensity: Array) -> Array:
-    """What all columns do together, as a factor around 1, shape (T,): tilt, focus, a wandering dose."""
+    """What all columns do together, as a factor around 1, shape (T,): tilt, focus, a wandering dose.
+
+    It is taken from the columns that change least: what one of them does alone must not be told of the others.
+    """
     mean = np.nanmean(intensity, axis=0)
     weight = np.where(np.isfinite(intensity), mean, 0.0)
     spread = np.nanstd(intensity, axis=0)
-    steady = spread <= np.nanmedian(spread) * 1.5
+    steady = spread <= np.nanquantile(spread, 0.25, method="lower") * 1.5
+    if intensity.shape[1] < LEAST_COLUMNS or steady.sum() < 2:
+        return np.ones(len(intensity))
     weight = np.where(steady, weight, 0.0)
     up = ndimage.gaussian_filter1d(np.sum(weight * np.nan_to_num(intensity), axis=1), COMMON_FRAMES)
     down = ndimage.gaussian_filter1d(np.sum(weight * mean, axis=1), COMMON_FRAMES)

@@ -69,9 +69,10 @@ class Tracks:
         )
 
         def around(values: Array) -> Array:
-            summed: Array = ndimage.gaussian_filter1d(
-                values[:, near].sum(axis=2), TRACK_FRAMES, axis=0, mode="nearest"
-            )
+            total = np.zeros_like(values)
+            for k in range(near.shape[1]):
+                total += values[:, near[:, k]]
+            summed: Array = ndimage.gaussian_filter1d(total, TRACK_FRAMES, axis=0, mode="nearest")
             return summed
 
         weight = around(self._weight)
