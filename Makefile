@@ -28,7 +28,7 @@ docs: .venv/.ready
 # The moving picture of README and documents, from what `make demo` left.
 picture: .venv/.ready
 	$(BIN)/tdenoise-pipeline export $(DEMO)/result -o docs/demo.webp --force --panels raw,mean9,denoised \
-		--frames 28:68 --roi 16:144,16:144 --speed 12fps
+		--frames 36:60 --speed 12fps
 
 # Tests mostly wait for processes that they started: three files run at a time. Those on a real Slurm run beside them, and
 # are shown when those are over.

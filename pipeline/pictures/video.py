@@ -20,7 +20,7 @@ THREADS = 1  # of the encoder
 SAME_EVERYWHERE = "cpu-independent=1"
 LOOKAHEAD = 16  # pictures that the encoder holds before it writes one
 GIF_TICK = Fraction(1, 100)  # of the clock of a GIF [s]
-WEBP_QUALITY = 40  # 0 is the worst, 100 the best
+WEBP_QUALITY = 25  # 0 is the worst, 100 the best
 MOST_FPS, MOST_GIF_FPS = 120, 50  # pictures per second that players show
 
 
