@@ -30,14 +30,14 @@ picture: .venv/.ready
 	$(BIN)/tdenoise-pipeline export $(DEMO)/result -o docs/demo.webp --force --panels raw,mean9,denoised \
 		--frames 36:60 --speed 12fps
 
-# Tests mostly wait for processes that they started: three files run at a time. Those on a real Slurm run beside them, and
+# Tests mostly wait for processes that they started: two files run at a time. Those on a real Slurm run beside them, and
 # are shown when those are over. What fails is run once more, alone: the machine may have been too busy for it. Both
 # results are shown, and the second one counts.
 AGAIN = --last-failed --last-failed-no-failures none
 test: .venv/.ready
 	@$(BIN)/python -m pytest -m slurm -o cache_dir=.pytest_cache_slurm >.slurm-tests.log 2>&1 & slurm=$$!; \
 	trap 'kill $$slurm; exit 130' INT TERM; \
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slurm"; others=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"; others=$$?; \
 	wait $$slurm; slurm=$$?; cat .slurm-tests.log; rm .slurm-tests.log; \
 	if [ $$others = 1 ]; then $(BIN)/python -m pytest -m "not slurm" $(AGAIN); others=$$?; fi; \
 	if [ $$slurm = 1 ]; then $(BIN)/python -m pytest -m slurm -o cache_dir=.pytest_cache_slurm $(AGAIN); slurm=$$?; fi; \
