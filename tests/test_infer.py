@@ -59,7 +59,7 @@ def in_blocks(
 
 @settings(max_examples=25, deadline=None)
 @given(
-    shape=st.tuples(st.integers(3, 14), st.integers(1, 150), st.integers(1, 150)),
+    shape=st.tuples(st.integers(3, 14), st.integers(1, 100), st.integers(1, 100)),
     frames=st.integers(1, 14),
     tile=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     ensemble=st.sampled_from([1, 4, 16]),

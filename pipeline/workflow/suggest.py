@@ -22,7 +22,6 @@ from ..archive.facts import movie_facts
 from ..errors import InputError, UsageError
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import movie_drift, movie_noise, movie_pixel_size_nm, open_model, signal_to_noise
-from ..resources import budget
 from ..settings.archive_settings import ArchiveSuggestConfig
 from ..settings.results import SHIPPED
 from ..step_control import Control
@@ -211,7 +210,7 @@ def _errors(
     movie: store.Store, tried: list[Candidate], config: ArchiveSuggestConfig, control: Control
 ) -> dict[str, Sums]:
     """Error of every candidate over the same blocks of held-out frames."""
-    torch_setup.prepare(budget.n_cores())
+    torch_setup.prepare(n_threads=1)
     device = checkpoint.default_device() if config.device == "auto" else config.device
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda, but no GPU is usable here. Use --device cpu, or ask for a GPU node.")
