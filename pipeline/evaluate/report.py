@@ -114,8 +114,12 @@ def _check_open(output: Path) -> None:
         raise UsageError(f"{folder}: is no folder, so {output} cannot be written. Choose another place.")
     trial = unique_partial(folder / output.name)
     with named_failures(folder):
-        trial.touch()
-        trial.unlink()
+        try:
+            trial.touch()
+            trial.unlink()
+        except OSError as error:
+            error.filename = str(output)  # the name that the user knows
+            raise
 
 
 def render(
