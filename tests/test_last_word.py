@@ -76,6 +76,21 @@ def test_a_good_movie_is_hardly_changed() -> None:
     assert np.sqrt(np.mean(change**2)) < 0.6 * noise
 
 
+def test_places_that_few_frames_show_spoil_no_other_place() -> None:
+    rng = np.random.default_rng(5)
+    drift = rng.normal(0, 2, (96, 2))
+    places, scene = corners(drift, 96, (64, 64))
+    truth = np.full((96, 64, 64), 1.0, np.float32)
+    counts, sums = rng.poisson(truth), Evidence.empty(scene)
+    for y, f, place in zip(counts, truth, places.tolist(), strict=True):
+        sums.add(y, f, 1.0, tuple(place))
+    given = give_back(sums)
+    frames = zip(counts, truth, places.tolist(), strict=True)
+    change = np.stack([given.to_frame(y, f, 1.0, tuple(place)) - f for y, f, place in frames])
+    # Less than the noise of the mean over a column in the whole movie, at the border, too.
+    assert np.sqrt(np.mean(change**2)) < 0.02 and np.sqrt(np.mean(change[:, :3] ** 2)) < 0.04
+
+
 def test_what_is_given_back_to_a_pixel_does_not_depend_on_its_own_count() -> None:
     rng = np.random.default_rng(2)
     counts = rng.poisson(2.0, (40, 32, 32))

@@ -37,7 +37,7 @@ COLUMN = 2.0  # standard deviation of the mean over a column [pixels]
 REACH = 1  # pixels around a place that belong to it
 BLUR = 1.7  # standard deviation of the smoothing of what is given back there [pixels]
 RULE = (
-    2  # raised with every change of what is given back, so that nothing made by another rule is gone on with
+    3  # raised with every change of what is given back, so that nothing made by another rule is gone on with
 )
 FINE_DOUBT = 2.4  # mean square of fine detail over its noise, at which giving back begins
 
@@ -72,18 +72,21 @@ def give_back(evidence: Evidence, correlations: Lags = ()) -> GivenBack:
     correlations : iterable of (int, int, float)
         Of the noise of neighbouring pixels.
     """
-    mean, variance, seen = evidence.mean, evidence.variance, evidence.level > 0
-    column, noise = mean_around(mean, variance, seen, COLUMN, correlations)
-    sure, coarse = _widened(_no_chance(ratio(column, np.sqrt(noise)), seen)), _coarse(mean, seen)
-    kernel = _twice(BLUR)
-    middle = float(kernel.max())
-    fine = -kernel
+    mean, variance, level = evidence.mean, evidence.variance, evidence.level
+    seen = level > 0
+    column, noise = mean_around(mean, variance, level, COLUMN, correlations)
+    sure, coarse = _widened(_no_chance(ratio(column, np.sqrt(noise)), seen)), _coarse(mean, level)
+    fine = -_twice(BLUR)
     fine[fine.shape[0] // 2, fine.shape[1] // 2] += 1
     detail, noise = mean - coarse, variance * noise_gain(fine, correlations)
-    found = mean_over(np.square(detail), seen, AROUND)
-    share = np.clip(1 - FINE_DOUBT * ratio(noise, found, 1.0), 0, None) * seen
-    given, own = sure * coarse + share * detail, sure * middle + share * (1 - middle)
-    return GivenBack(*(values.astype(np.float32) for values in (given * seen, own * seen, evidence.level)))
+    # At the border of a scene that moves, places were seen in a few frames only: their squares say little of others.
+    weight = ratio(seen, np.square(noise))
+    found, chance = (mean_over(values, weight, AROUND) for values in (np.square(detail), noise))
+    signal = np.clip(found - FINE_DOUBT * chance, 0, None) * seen
+    share = ratio(signal, signal + noise)
+    own = _own_share(level)
+    given, own = sure * coarse + share * detail, sure * own + share * (1 - own)
+    return GivenBack(*(values.astype(np.float32) for values in (given * seen, own * seen, level)))
 
 
 def give_back_what_stands_out(
@@ -105,15 +108,16 @@ def give_back_what_stands_out(
     variance : ndarray, optional
         Of the mean residual; otherwise as the squares tell [counts^2].
     """
-    mean, seen = evidence.mean, evidence.level > 0
+    mean, level = evidence.mean, evidence.level
+    seen = level > 0
     known = evidence.variance if variance is None else variance
-    column, noise = mean_around(mean, known, seen, COLUMN, correlations)
+    column, noise = mean_around(mean, known, level, COLUMN, correlations)
     deviation = np.sqrt(noise)
-    z = of_few_counts(ratio(column, deviation), mean_over(evidence.image, seen, COLUMN), deviation)
+    z = of_few_counts(ratio(column, deviation), mean_over(evidence.image, level, COLUMN), deviation)
     by_chance = 2 * n_looks * seen.sum() * special.ndtr(-np.abs(z))
     sure = _widened((1 - by_chance / BY_CHANCE).clip(0, 1) * seen)
-    given, own = sure * _coarse(mean, seen), sure * float(_twice(BLUR).max())
-    return GivenBack(*(values.astype(np.float32) for values in (given * seen, own * seen, evidence.level)))
+    given, own = sure * _coarse(mean, level), sure * _own_share(level)
+    return GivenBack(*(values.astype(np.float32) for values in (given * seen, own * seen, level)))
 
 
 @dataclass(frozen=True)
@@ -240,10 +244,15 @@ def _widened(sure: Array) -> Array:
     return np.asarray(ndimage.gaussian_filter(around, 1.0, mode="nearest", truncate=FARTHEST))
 
 
-def _coarse(mean: Array, seen: Array) -> Array:
-    """Without detail that is finer than a column."""
-    once = mean_over(mean, seen, BLUR)
-    return np.asarray(2 * once - mean_over(once, seen, BLUR))
+def _coarse(mean: Array, level: Array) -> Array:
+    """Without detail that is finer than a column; places that were seen in more frames weigh more."""
+    once = mean_over(mean, level, BLUR)
+    return np.asarray(2 * once - mean_over(once, level, BLUR))
+
+
+def _own_share(level: Array) -> Array:
+    """Share of its own residual that a place has in `_coarse`, nearly: its neighbours may have been seen more often."""
+    return float(_twice(BLUR).max()) * ratio(level, smoothed(level, BLUR))
 
 
 def _no_chance(z: Array, seen: Array) -> Array:

@@ -21,21 +21,23 @@ def ratio(values: Array, over: Array, otherwise: float = 0.0) -> Array:
     return np.asarray(np.divide(values, over, out=out, where=over > 0))
 
 
-def mean_over(values: Array, seen: Array, sigma: float) -> Array:
-    """Mean of values around every place, of those places that were seen."""
-    return ratio(smoothed(values * seen, sigma), smoothed(seen.astype(float), sigma)) if sigma else values
+def mean_over(values: Array, weight: Array, sigma: float) -> Array:
+    """Mean of values around every place; those of no weight are left out."""
+    return ratio(smoothed(values * weight, sigma), smoothed(weight.astype(float), sigma)) if sigma else values
 
 
 def mean_around(
-    values: Array, variance: Array, seen: Array, sigma: float, correlations: Lags
+    values: Array, variance: Array, weight: Array, sigma: float, correlations: Lags
 ) -> tuple[Array, Array]:
-    """Means of values around every place that was seen, and their variance."""
+    """Means of values around every place, and their variance; those of no weight are left out."""
     if not sigma:
         return values, variance
-    weight = smoothed(seen.astype(float), sigma)
+    total = smoothed(weight.astype(float), sigma)
     # The square of a Gaussian is one, too; its sum is that of the squared weights.
-    squares = noise_gain(kernel_of(sigma), correlations) * smoothed(variance * seen, sigma / np.sqrt(2))
-    return ratio(smoothed(values * seen, sigma), weight), ratio(squares, np.square(weight))
+    squares = noise_gain(kernel_of(sigma), correlations) * smoothed(
+        variance * np.square(weight), sigma / np.sqrt(2)
+    )
+    return ratio(smoothed(values * weight, sigma), total), ratio(squares, np.square(total))
 
 
 def smoothed(image: Array, sigma: float) -> Array:
