@@ -69,6 +69,23 @@ def test_drift_shows_under_noise_and_in_a_series_of_any_length() -> None:
     assert found[0] == pytest.approx(0)
 
 
+def test_errors_of_a_long_movie_do_not_add_up() -> None:
+    rng = np.random.default_rng(6)
+    path = np.stack([2 * np.sin(np.arange(256) / 40), np.arange(256) / 80], axis=1)
+    clean = np.stack([1 + 2 * moved(*step) for step in path]).clip(0)
+    first, second = rng.poisson(1.5 * clean, (2, *clean.shape)).astype(np.float32)
+    off = drift(np.stack([first, second], axis=1)) - path
+    assert (off - off.mean(axis=0)).std() < 0.15
+
+
+@pytest.mark.parametrize("dose", [1, 4, 16])
+def test_a_scene_that_stays_has_no_drift(dose: float) -> None:
+    clean = dose * (1 + 2 * moved(0, 0)).clip(0)
+    for seed in range(6):
+        images = np.random.default_rng(seed).poisson(clean, (12, 2, *clean.shape)).astype(np.float32)
+        assert not np.nan_to_num(drift(images)).any()
+
+
 def test_a_lattice_is_not_mistaken_for_itself_one_period_further() -> None:
     y, x = np.mgrid[:96, :96]
     rng = np.random.default_rng(3)

@@ -250,6 +250,20 @@ def test_drift_is_measured_stored_and_not_applied(tmp_path: Path) -> None:
     assert "drift" not in xr.open_zarr(noise)
 
 
+def test_a_scene_that_jumps_from_frame_to_frame_is_followed(tmp_path: Path) -> None:
+    jumps = np.random.default_rng(5).normal(0, 1.5, (64, 2))
+    y, x = np.mgrid[:64, :64].astype(float)
+    places = np.random.default_rng(6).uniform(8, 56, (24, 2))
+    frames = []
+    for row, column in jumps:
+        columns = [np.exp(-((y - a - row) ** 2 + (x - b - column) ** 2) / 9) for a, b in places]
+        frames.append(2 + 6 * sum(columns))
+    path = movie_store(tmp_path, np.random.default_rng(7).poisson(frames).astype(np.uint8))
+    found = xr.open_zarr(path)["drift"].values
+    assert np.std(found - jumps - (found - jumps).mean(axis=0)) < 0.5
+    assert store.read_attributes(path)["drift"]["every_n_frames"] == 1
+
+
 def test_hot_pixels_that_are_kept_do_not_hold_the_drift(tmp_path: Path) -> None:
     frames = drifting_scene(80)
     places = np.random.default_rng(0).integers(2, 94, (12, 2))

@@ -30,6 +30,7 @@ from ..settings.result_settings import EvaluateConfig, ReportConfig
 from ..step_control import Control
 from ..store import store
 from ..store.blocks import Region
+from ..store.store_attributes import DriftAttributes
 from . import evaluate, figures, frame_checks, page, scenes, sentences
 from .changes import Change
 from .estimates import noise_law
@@ -212,11 +213,17 @@ def recording_of(movie: store.Store, denoised: store.Store, training: Training |
         frame_time_s=movie.coordinates.frame_time_s,
         pixel_size_nm=movie_pixel_size_nm(movie),
         warnings=attributes["warnings"],
-        drift=None if drift is None else f"up to {drift['largest']:.3g} {units} from the first frame",
+        drift=None if drift is None else _moves(drift, units),
         ignores_drift=training is not None and bool(training.card.get("ignore_drift")),
         n_dropped=0 if timing is None else timing["n_dropped"],
         sees_noise=fitting.reason if sees_noise else None,
     )
+
+
+def _moves(drift: DriftAttributes, units: str) -> str:
+    """How far the scene moves, in words."""
+    jumps = ", with jumps that are new in every frame" if drift["every_n_frames"] == 1 else ""
+    return f"up to {drift['largest']:.3g} {units} from the first frame{jumps}"
 
 
 def sections_of(result: Evaluation, training: Training | None) -> dict[str, str]:

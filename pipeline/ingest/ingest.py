@@ -232,7 +232,7 @@ def _add_arrays(path: Path, plan: IngestPlan, found: Findings) -> None:
         writing.add_array(
             path,
             "drift",
-            found.drift * (1.0 if steps is None else np.asarray(steps)),
+            found.drift.moved * (1.0 if steps is None else np.asarray(steps)),
             ("t", "yx"),
             {
                 "units": "pixel" if steps is None else "nm",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from tdenoise.noise.bad_pixels import PixelStatistics
 from tdenoise.noise.brightness import Brightness, measure
 from tdenoise.noise.camera_pattern import PixelAccumulator, stand_ins
 from tdenoise.noise.drift import drift
+from tdenoise.noise.jitter import jitter
 from tdenoise.noise.noise import NoiseStatistics
 from tdenoise.noise.noise_measurement import NoiseAccumulator
 
@@ -35,7 +36,7 @@ WINDOW = 512  # rows and columns looked at for noise and drift, at most [pixels]
 STRETCH = (8, 32)  # successive frames looked at for the noise: at least, at most
 DRIFT_FRAMES, DRIFT_PIXELS = 8, 256  # frames averaged for an image that is correlated, and its extent
 DRIFT_BIN = 2  # pixels that are joined for it: atomic columns are larger than four
-READ_GROUPS = 8  # such images that are made at once
+READ_FRAMES = 64  # that are read for it at once
 UNEVEN = 0.1  # of the usual interval
 
 Window = tuple[slice, slice, slice]
@@ -199,8 +200,15 @@ def noise_windows(
     return windows
 
 
-class _Groups:
-    """Means of one and the other half of every few successive frames, of a part in the middle of the field."""
+class Drift(NamedTuple):
+    """How a scene moves."""
+
+    moved: NDArray[np.float64]  # (n_frames, 2), since the first frame [pixels]
+    every_n_frames: int  # that it was measured at; 1 where it jumps from frame to frame
+
+
+class _Middle:
+    """Frames of a part in the middle of the field, pixels joined; frames that are not sound are zero."""
 
     def __init__(
         self,
@@ -214,36 +222,56 @@ class _Groups:
             _middle(n, chunk) for n, chunk in zip(array.shape[1:], array.chunks[1:], strict=True)
         )
         self._bad = np.zeros(array.shape[1:], bool)[self._part] if bad is None else bad[self._part]
-        self._length = DRIFT_FRAMES
-        extent = ((part.stop - part.start) // DRIFT_BIN for part in self._part)
-        self.shape = (array.shape[0] // self._length, 2, *extent)
+        self.shape = (array.shape[0], *((part.stop - part.start) // DRIFT_BIN for part in self._part))
+
+    def is_sound(self, frame: int) -> bool:
+        return frame not in self._unsound
+
+    def __getitem__(self, key: slice) -> NDArray[np.float32]:
+        frames = range(*key.indices(self.shape[0]))
+        out = np.zeros((len(frames), *self.shape[1:]), np.float32)
+        # A few at a time: as they are stored they take more memory.
+        for first in range(frames.start, frames.stop, READ_FRAMES):
+            self._check()
+            last = min(first + READ_FRAMES, frames.stop)
+            read = np.asarray(self._array[first:last, *self._part], np.float32)
+            for frame, values in zip(range(first, last), read, strict=True):
+                if self.is_sound(frame):  # else zero: a constant image shows nothing
+                    if self._bad.any() and not self._bad.all():
+                        values[self._bad] = stand_ins(values, self._bad)[self._bad]
+                    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is left out later
+                        out[frame - frames.start] = bin_pixels(values[None], DRIFT_BIN)[0]
+        return out
+
+
+class _Groups:
+    """Means of one and the other half of every few successive frames."""
+
+    def __init__(self, frames: _Middle) -> None:
+        self._frames, self.n_frames = frames, frames.shape[0]
+        self.shape = (self.n_frames // DRIFT_FRAMES, 2, *frames.shape[1:])
 
     @property
     def times(self) -> NDArray[np.float64]:
         """Middle of every group [frames]."""
-        return np.asarray(np.arange(self.shape[0]) * self._length + (self._length - 1) / 2)
+        return np.asarray(np.arange(self.shape[0]) * DRIFT_FRAMES + (DRIFT_FRAMES - 1) / 2)
 
     def __getitem__(self, key: slice) -> NDArray[np.float32]:
         groups = range(*key.indices(self.shape[0]))
         out = np.zeros((len(groups), *self.shape[1:]), np.float32)
         # A few groups at a time: their frames take more memory than their means.
-        for first in range(groups.start, groups.stop, READ_GROUPS):
-            self._check()
-            last = min(first + READ_GROUPS, groups.stop)
-            begin = first * self._length
-            frames = self._array[begin : last * self._length, *self._part]
+        step = max(1, READ_FRAMES // DRIFT_FRAMES)
+        for first in range(groups.start, groups.stop, step):
+            last = min(first + step, groups.stop)
+            begin = first * DRIFT_FRAMES
+            frames = self._frames[begin : last * DRIFT_FRAMES]
             for group in range(first, last):
                 for half in (0, 1):
-                    wanted = range(group * self._length + half, (group + 1) * self._length, 2)
-                    sound = [frame - begin for frame in wanted if frame not in self._unsound]
-                    if sound:  # else zero: a constant image shows nothing
-                        with np.errstate(
-                            over="ignore", invalid="ignore"
-                        ):  # `drift` leaves out what is not finite
-                            mean = frames[sound].mean(axis=0, dtype=np.float32)
-                            if self._bad.any() and not self._bad.all():
-                                mean[self._bad] = stand_ins(mean, self._bad)[self._bad]
-                            out[group - groups.start, half] = bin_pixels(mean[None], DRIFT_BIN)[0]
+                    wanted = range(group * DRIFT_FRAMES + half, (group + 1) * DRIFT_FRAMES, 2)
+                    sound = [frame - begin for frame in wanted if self._frames.is_sound(frame)]
+                    if sound:
+                        with np.errstate(over="ignore", invalid="ignore"):
+                            out[group - groups.start, half] = frames[sound].mean(axis=0, dtype=np.float32)
         return out
 
 
@@ -252,15 +280,28 @@ def measure_drift(
     unsound: Collection[int],
     bad: NDArray[np.bool_] | None = None,
     check: Callable[[], None] = lambda: None,
-) -> NDArray[np.float64] | None:
-    """Displacement of the scene in every frame [pixels], shape (n_frames, 2); None where it does not show.
+) -> Drift | None:
+    """How the scene moves; None where it does not show.
 
-    From the mean of some frames at a time in the middle of the field; between these, along straight lines. Pixels that
-    are bad, shape (height, width), would hold it at zero: those around stand in for them. ``check`` raises an error
-    if a stop was asked for.
+    From the mean of some frames at a time in the middle of the field; between these, along straight lines, unless
+    single frames show that they jump. Pixels that are bad, shape (height, width), would hold it at zero: those around
+    stand in for them. ``check`` raises an error if a stop was asked for.
     """
-    groups = _Groups(array, unsound, bad, check)
-    if groups.shape[0] < 2 or min(groups.shape[2:]) < 8:
+    middle = _Middle(array, unsound, bad, check)
+    if min(middle.shape[1:]) < 8:
+        return None
+    course = _course(_Groups(middle))
+    still = np.zeros((array.shape[0], 2))
+    jumps = jitter(middle, still if course is None else course / DRIFT_BIN)
+    if jumps is None:
+        return None if course is None else Drift(course, DRIFT_FRAMES)
+    moved = DRIFT_BIN * jumps + (0 if course is None else course)
+    return Drift(np.asarray(moved - moved[0]), 1)
+
+
+def _course(groups: _Groups) -> NDArray[np.float64] | None:
+    """Where means of some frames lie, and between these along straight lines; None where the scene does not show."""
+    if groups.shape[0] < 2:
         return None
     moved = DRIFT_BIN * drift(groups)
     known = np.isfinite(moved[:, 0])
@@ -273,7 +314,7 @@ def measure_drift(
     slopes = (moved[[1, -1]] - moved[[0, -2]]) / (at[[1, -1]] - at[[0, -2]])[:, None]
     beyond = moved[[0, -1]] + slopes * (ends - at[[0, -1]])[:, None]
     at, moved = np.r_[ends[0], at, ends[1]], np.r_[beyond[:1], moved, beyond[1:]]
-    frames = np.arange(array.shape[0])
+    frames = np.arange(groups.n_frames)
     return np.stack(
         [np.interp(frames, at, moved[:, k]) - np.interp(0, at, moved[:, k]) for k in (0, 1)], axis=1
     )

@@ -24,7 +24,7 @@ from ..version import VERSION
 from .corrections import Corrections, summed_type
 from .fingerprint import Source
 from .ingest_plan import IngestPlan
-from .measurements import DRIFT_FRAMES, NOISE_LIMIT
+from .measurements import NOISE_LIMIT, Drift
 
 MAX_NAMED = 1000  # pixels and X-ray hits that are named one by one
 GAIN_NEAR_1 = 0.1  # a gain reference whose mean is further from 1 rescales the movie
@@ -46,7 +46,7 @@ class Findings:
     hits: list[tuple[float, ...]]  # frame, row, column, value
     n_hits: int
     noise: NoiseStatistics | None
-    drift: NDArray[np.float64] | None  # (n_frames, 2) [pixels of the store]
+    drift: Drift | None  # [pixels of the store]
     timestamps: NDArray[np.float64] | None  # (n_frames,) [s]
     timing: TimingAttributes | None
 
@@ -131,15 +131,15 @@ def _places(pixels: NDArray[np.bool_], plan: IngestPlan) -> list[list[int]]:
     return named
 
 
-def _drift(moved: NDArray[np.float64], plan: IngestPlan) -> DriftAttributes:
+def _drift(drift: Drift, plan: IngestPlan) -> DriftAttributes:
     steps = plan.coordinates.pixel_size_nm
-    moved = moved * (1.0 if steps is None else np.asarray(steps))
+    moved = drift.moved * (1.0 if steps is None else np.asarray(steps))
     return {
         "units": "pixel" if steps is None else "nm",
         "end": moved[-1].round(6).tolist(),
         "largest": float(np.hypot(*moved.T).max().round(6)),
         "applied": False,
-        "every_n_frames": DRIFT_FRAMES,
+        "every_n_frames": drift.every_n_frames,
     }
 
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.fft import fftfreq, irfft2, rfft2, rfftfreq
 from numpy.typing import NDArray
-from scipy.fft import dct
 from scipy.signal.windows import tukey
 
 AGREEMENT = 1.0  # of the halves within the reach: standard deviation of what they differ by [pixels]
@@ -20,9 +19,14 @@ REACH = 3  # images on each side that an image is compared with
 NEAR = 2  # pixels that the scene usually moves by from one image to the next, at most
 ODD = 1e6  # times the usual contrast: no image of the scene
 JUMP = 2.0  # a peak further away is taken if it is so many times as high: those of a lattice are all alike
-SURE = 2.0  # of a band of frequencies, in which a course has to be so far above its noise
+SURE = 3.5  # standard errors by which images have to fit better where a course puts them
+COARSE = 0.25  # waves per pixel that a single frame shows, at most
 ROUNDS = 6  # of comparing every image with those around it
 STRETCH = 64  # images that are in memory at once
+FOLD, MANY = (
+    8,
+    4096,
+)  # images that are joined to one that is compared over longer times; a stretch of them if more
 MAX_SHIFT = 16  # pixels that a frame is shifted by in a window, at most
 
 
@@ -48,7 +52,8 @@ def drift(images: Images) -> NDArray[np.float64]:
     images. Only images near one another in time are compared, so a scene may change and leave the field.
 
     Noise, too, has a highest peak somewhere. So it is done for two halves of the frames apart, and believed where they
-    agree, in four images or more. A course that is nowhere more than the halves differ by is none: the scene stays.
+    agree, in four images or more. The scene stays if the course of one half does not bring the images of the other half
+    closer to all others than they are without it.
     What lies between images too far apart to be compared is not known: the scene is taken to stay.
 
     Parameters
@@ -68,22 +73,7 @@ def drift(images: Images) -> NDArray[np.float64]:
     >>> drift(np.stack([images, images], axis=1)).round().tolist()
     [[0.0, 0.0], [2.0, -1.0], [4.0, -2.0], [6.0, -3.0]]
     """
-    n = images.shape[0]
-    tracks = np.empty((3, n, 2))  # of all frames, and of the halves
-    margin = REACH * ROUNDS  # further images have no influence
-    for first in range(0, n, STRETCH):
-        before, last = max(0, first - margin), min(first + STRETCH, n)
-        part = np.asarray(images[before : min(n, last + margin)], dtype=np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # of a pixel that is no count
-            both = part.mean(axis=1)
-        for track, some in zip(tracks, (both, part[:, 0], part[:, 1]), strict=True):
-            found = _Stretch(some).drift()
-            # Joined to what is known by the images that both have.
-            shared = track[before:first] - found[: first - before]
-            known = shared[np.isfinite(shared[:, 0])]
-            track[first:last] = found[first - before : last - before] + (
-                known.mean(axis=0) if len(known) else 0
-            )
+    n, (tracks, sure) = images.shape[0], _tracks(images)
     moved, difference = tracks[0], tracks[1] - tracks[2]
     for i in range(n):
         around = difference[max(0, i - REACH) : i + REACH + 1]
@@ -95,30 +85,83 @@ def drift(images: Images) -> NDArray[np.float64]:
     for before, after in pairwise(believed.tolist()):
         if after - before > REACH:  # they were not compared
             moved[after:] += moved[before] - moved[after]
-    parts = np.split(believed, np.flatnonzero(np.diff(believed) > REACH) + 1)
-    if len(believed) and not any(_is_more_than_noise(moved[p], difference[p] / 2) for p in parts):
+    if not sure:
         moved[believed] = 0
     return np.asarray(moved - moved[believed[0]] if len(believed) else moved)
 
 
-def _is_more_than_noise(moved: Array, error: Array) -> bool:
-    """Whether a course over time holds, in any band of frequencies, more than errors like these explain.
+def _tracks(images: Images, guess: Array | None = None) -> tuple[NDArray[np.float64], bool]:
+    """Course of the scene by all frames, and by the halves, shape (3, n, 2), and whether it is more than noise."""
+    n = images.shape[0]
+    tracks, gains = np.empty((3, n, 2)), np.full((2, n), np.nan)
+    margin = REACH * ROUNDS  # further images have no influence
+    fold = FOLD if n <= MANY else STRETCH
+    joined: list[Array] = []
+    for first in range(0, n, STRETCH):
+        before, last = max(0, first - margin), min(first + STRETCH, n)
+        part = np.asarray(images[before : min(n, last + margin)], dtype=np.float32)
+        nearby = None if guess is None else guess[before : before + len(part)]
+        with np.errstate(over="ignore", invalid="ignore"):  # of a pixel that is no count
+            every, one, other = (Spectra(some) for some in (part.mean(axis=1), part[:, 0], part[:, 1]))
+        courses = [stretch.drift(nearby) for stretch in (every, one, other)]
+        own = slice(first - before, last - before)
+        for track, found in zip(tracks, courses, strict=True):
+            # Joined to what is known by the images that both have.
+            shared = track[before:first] - found[: first - before]
+            known = shared[np.isfinite(shared[:, 0])]
+            track[first:last] = found[own] + (known.mean(axis=0) if len(known) else 0)
+        gains[0, first:last] = other.gain(courses[1], one)[own]
+        gains[1, first:last] = one.gain(courses[2], other)[own]
+        for start in range(first, last - fold + 1, fold):
+            joined.append(
+                _joined(part[start - before : start - before + fold], tracks[0, start : start + fold])
+            )
+    sure = stands_out(gains)
+    if len(joined) > REACH:
+        sure |= _hold_over_time(tracks, np.stack(joined), fold)
+    return tracks, sure
 
-    Parameters
-    ----------
-    moved, error : ndarray, shape (n, 2)
-        A displacement, and one sample of its error [pixels].
-    """
-    power, noise = (np.square(dct(values, axis=0, norm="ortho")) for values in (moved, error))
-    first = 1
-    while first < len(moved):
-        last = min(len(moved), max(first + 1, int(np.ceil(1.5 * first))))
-        # Errors add up from image to image, so those of lower frequencies are larger; they are counted, too.
-        chance = float(noise[1 : max(last, 4)].mean())
-        if float(power[first:last].mean()) > chance * (1 + SURE * np.sqrt(1 / (last - first))):
-            return True
-        first = last
-    return False
+
+def stands_out(gains: Array) -> bool:
+    """Whether the mean of some gains is more than chance."""
+    known = gains[np.isfinite(gains)]
+    if len(known) < 2:
+        return False
+    return bool(known.mean() > SURE * known.std(ddof=1) / np.sqrt(len(known)))
+
+
+def _joined(images: Array, moved: Array) -> Array:
+    """Mean of successive images where their mean place is, of either half; zero where nothing is known."""
+    known = np.isfinite(moved[:, 0])
+    if not known.any():
+        return np.zeros(images.shape[1:], np.float32)
+    steps = moved[known] - moved[known].mean(axis=0)
+    spectra = rfft2(images[known])
+    ky, kx = fftfreq(images.shape[-2])[:, None], rfftfreq(images.shape[-1])
+    phases = np.exp(2j * np.pi * (ky * steps[:, 0, None, None] + kx * steps[:, 1, None, None]))
+    return np.asarray(irfft2((spectra * phases[:, None]).mean(axis=0), images.shape[-2:]), dtype=np.float32)
+
+
+def _hold_over_time(tracks: Array, joined: Array, fold: int) -> bool:
+    """Correct courses, in place, by that of means of ``fold`` images; whether that one is more than noise."""
+    n = len(joined) * fold
+    cut = tracks[:, :n].reshape(3, len(joined), fold, 2)
+    # Where the halves do not agree, the scene was lost, and nothing is known of how the two sides lie to each other.
+    known = (np.std(cut[1] - cut[2], axis=1) <= AGREEMENT).all(axis=1)
+    places = np.where(known[:, None], cut.mean(axis=2), 0)
+    longer, sure = _tracks(joined, places[0])
+    known &= np.isfinite(longer[..., 0]).all(axis=0)
+    if not sure or known.sum() <= REACH:
+        return False
+    numbers, images = np.flatnonzero(known), np.arange(tracks.shape[1])
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    borders = [(before[-1] + after[0] + 1) * fold / 2 for before, after in pairwise(runs)]
+    run_of = np.searchsorted(borders, images, side="right")
+    for track, change in zip(tracks, longer - places, strict=True):
+        for number, run in enumerate(runs):
+            here, middles = images[run_of == number], run * fold + (fold - 1) / 2
+            track[here] += np.stack([np.interp(here, middles, change[run, k]) for k in (0, 1)], axis=1)
+    return True
 
 
 def window_shifts(
@@ -154,12 +197,12 @@ def largest_shift(moved: NDArray[np.floating] | None, window: int) -> int:
     return min(MAX_SHIFT, int(np.rint(largest)))
 
 
-class _Stretch:
+class Spectra:
     """Images that are compared with one another, as spectra."""
 
     def __init__(self, images: Array) -> None:
-        self._shape = images.shape[1:]
-        window = np.outer(*(tukey(n + 2, 0.2)[1:-1] for n in self._shape)).astype(np.float32)
+        self.shape = images.shape[1:]
+        window = np.outer(*(tukey(n + 2, 0.2)[1:-1] for n in self.shape)).astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # of images that are left out below
             means = (images * window).sum((1, 2), keepdims=True) / window.sum()
             flat = ((images - means) * window).astype(np.float32)
@@ -173,25 +216,28 @@ class _Stretch:
         # A power of two changes no digit, and keeps squares of squares within what float32 holds.
         flat *= np.float32(2.0 ** -np.clip(np.rint(np.log2(usual)), -120, 120))
         flat[~shows] = 0
-        self._shows = shows
-        self._fy, self._fx = fftfreq(self._shape[0])[:, None], rfftfreq(self._shape[1])[None]
+        self.shows = shows
+        self._fy, self._fx = fftfreq(self.shape[0])[:, None], rfftfreq(self.shape[1])[None]
         self._spectra = rfft2(flat).astype(np.complex64)
-        steps = [np.minimum(np.arange(n), n - np.arange(n)) for n in self._shape]
+        steps = [np.minimum(np.arange(n), n - np.arange(n)) for n in self.shape]
         self._near = (steps[0][:, None] <= NEAR) & (steps[1][None] <= NEAR)
 
-    def drift(self) -> NDArray[np.float64]:
-        """NaN where an image is constant, or shows nothing but a pixel that is no count."""
+    def drift(self, guess: Array | None = None) -> NDArray[np.float64]:
+        """NaN where an image is constant, or shows nothing but a pixel that is no count.
+
+        With a guess of where they lie, the images are looked for near it only.
+        """
         n = len(self._spectra)
         moved = np.zeros((n, 2))
-        shows = self._shows
+        shows = self.shows
         weight = np.ones(self._spectra.shape[1:], np.float32)
         for i in range(1, n):
-            moved[i] = moved[i - 1]
-            reference = sum(self._back(j, moved[j]) for j in range(max(0, i - REACH), i) if shows[j])
+            moved[i] = moved[i - 1] + (0 if guess is None else guess[i] - guess[i - 1])
+            reference = sum(self.back(j, moved[j]) for j in range(max(0, i - REACH), i) if shows[j])
             if shows[i] and isinstance(reference, np.ndarray):
-                moved[i] += self._peak(self._back(i, moved[i]), reference, weight, jump=True)
+                moved[i] += self._peak(self.back(i, moved[i]), reference, weight, jump=guess is None)
         for _ in range(ROUNDS):
-            back = np.stack([self._back(i, moved[i]) for i in range(n)])
+            back = np.stack([self.back(i, moved[i]) for i in range(n)])
             weight = self._weight(back)
             step = np.zeros((n, 2))
             for i in np.flatnonzero(shows).tolist():
@@ -203,10 +249,38 @@ class _Stretch:
         moved[~shows] = np.nan
         return moved
 
-    def _back(self, number: int, moved: Array) -> Spectrum:
+    def gain(self, course: Array, found_on: Spectra) -> Array:
+        """How much better every image fits all others when they follow a course than when they stay; NaN if unknown.
+
+        It has to be found on images whose noise is not that of these.
+        """
+        gains = np.full(len(course), np.nan)
+        numbers = np.flatnonzero(np.isfinite(course[:, 0]) & self.shows & found_on.shows).tolist()
+        if len(numbers) < 2:
+            return gains
+        own, others = (np.stack([images.back(i, course[i]) for i in numbers]) for images in (self, found_on))
+        weight = found_on._weight(others)
+        follow = own.sum(axis=0) + others.sum(axis=0)
+        stay = self._spectra[numbers].sum(axis=0) + found_on._spectra[numbers].sum(axis=0)
+        for k, i in enumerate(numbers):
+            moved = own[k] * (follow - own[k] - others[k]).conj()
+            still = self._spectra[i] * (stay - self._spectra[i] - found_on._spectra[i]).conj()
+            gains[i] = float((weight * (moved - still).real).sum())
+        return gains
+
+    def back(self, number: int, moved: Array) -> Spectrum:
         """An image moved back by so much."""
         phase = np.exp(2j * np.pi * (self._fy * moved[0] + self._fx * moved[1])).astype(np.complex64)
         return np.asarray(self._spectra[number] * phase)
+
+    def coarse(self, numbers: NDArray[np.intp]) -> tuple[Spectrum, tuple[Array, Array]]:
+        """Spectra of some images, without detail finer than four pixels, and their waves along rows and columns [1/px].
+
+        Their squares are such that white noise of one count^2 per pixel has one.
+        """
+        rows, columns = (np.flatnonzero(np.abs(waves) <= COARSE) for waves in (self._fy[:, 0], self._fx[0]))
+        found = self._spectra[np.ix_(numbers, rows, columns)] / np.sqrt(np.float32(np.prod(self.shape)))
+        return np.asarray(found), (self._fy[rows, 0], self._fx[0, columns])
 
     def _weight(self, back: Spectrum) -> Array:
         """Share of signal at every frequency of what an image is compared with."""
@@ -221,12 +295,12 @@ class _Stretch:
         self, image: Spectrum, reference: Spectrum, weight: Array, jump: bool = False
     ) -> NDArray[np.float64]:
         """Shift of the image against the reference, to a fraction of a pixel."""
-        correlation = irfft2(image * reference.conj() * weight, self._shape)
+        correlation = irfft2(image * reference.conj() * weight, self.shape)
         near = np.where(self._near, correlation, -np.inf)
         far = jump and correlation.max() > JUMP * near.max()
         highest = int((correlation if far else near).argmax())
-        top = divmod(highest, self._shape[1])
-        for _ in range(sum(self._shape)):  # uphill, should that lead further away
+        top = divmod(highest, self.shape[1])
+        for _ in range(sum(self.shape)):  # uphill, should that lead further away
             rows, columns = (np.arange(p - 1, p + 2) % n for p, n in zip(top, correlation.shape, strict=True))
             around = correlation[np.ix_(rows, columns)]
             if around.argmax() == 4 or around.max() <= correlation[top]:

@@ -36,6 +36,7 @@ DOSES = 0.8, 1.25  # of a scene, over the movie's; from 0.05 to 100 electrons pe
 PLANES_NM = PT_LATTICE_NM / 3**0.25 / math.sqrt(2)
 ALIKE = 1.2  # ratio, up to which lattice planes are about as far apart
 AS_CALIBRATED = 1.1  # ratio of the size of a scene's pixels to what the movie says of its own, at most
+AVERAGED = 16  # frames over which a scene that is shaken does not move, but drifts
 MEAN_SPEED = 0.3  # of a scene that drifts, over its largest
 LOOKED_AT = 16, 1024, 1024  # at most, of frames, rows and columns in the middle of a movie
 
@@ -148,6 +149,12 @@ def drift_speeds_px(movie: TrainingMovie) -> tuple[float, float]:
     """Least and largest of scenes that drift no faster than a movie; of all where no drift is followed."""
     if movie.drift is None or len(movie.drift) < 2:
         return DRIFT_SPEEDS_PX
-    largest = float(np.abs(np.diff(movie.drift, axis=0)).mean()) / MEAN_SPEED
+    steps = np.diff(movie.drift, axis=0)
+    if len(steps) >= 3 * AVERAGED and (steps[1:] * steps[:-1]).mean() < -0.3 * np.square(steps).mean():
+        # It is shaken: half of a jump that is new in every frame is undone by the next. That is no drift.
+        n = len(movie.drift) // AVERAGED
+        means = movie.drift[: n * AVERAGED].reshape(n, AVERAGED, 2).mean(axis=1)
+        steps = np.diff(means, axis=0) / AVERAGED
+    largest = float(np.abs(steps).mean()) / MEAN_SPEED
     low, high = np.clip([largest / 3, largest], *DRIFT_SPEEDS_PX)
     return float(low), float(high)
