@@ -52,6 +52,11 @@ def test_the_benchmark_of_events_compares_with_the_truth() -> None:
     assert "still seed 0 dose 2: " in run("events.py", "--quick")
 
 
+def test_the_benchmark_of_drift_tells_scenes_that_stay_from_those_that_move() -> None:
+    printed = run("drift.py", "--quick")
+    assert "are left out" in printed or "0 of 8 scenes that stay have a drift" in printed
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
 def test_the_benchmark_of_the_viewer_runs_through() -> None:
