@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 from .drift import Array, Images, Spectra, Spectrum, stands_out
 
 AROUND = 24  # frames on each side that a frame is compared with
-FOLDS = 4  # of the frames, one of which is predicted from the others
+FOLDS = 4  # parts of the frames, each of which is predicted from the others
 ROUNDS, HELD = 14, 10  # of comparing; so many of them before the width of the jumps is measured
 FURTHER = 1.6  # of a step, that is gone: the mean of frames that are not yet in place shows too small ones
 FARTHEST = 8  # pixels of the images that a frame is looked for around where the course puts it
 FIRST_GUESS = 1.0  # standard deviation of the jumps along an axis, to begin with [pixels of the images]
-STRETCH, LOOKS = (
-    128,
-    4,
-)  # frames that are in memory at once, and stretches that tell whether it is worth while
+STRETCH = 128  # frames that are in memory at once
+LOOKS = 4  # stretches that tell whether the scene jumps at all
 
 
 def jitter(frames: Images, course: Array) -> NDArray[np.float64] | None:
@@ -29,8 +27,8 @@ def jitter(frames: Images, course: Array) -> NDArray[np.float64] | None:
     prior whose width is that of all jumps (empirical Bayes; Morris 1983), it gives the expected shift, which is near
     zero where the frame does not tell.
 
-    Frames of noise can be moved so that they look alike. So jumps are believed only if every other frame, moved by its
-    own, predicts the frames between better than it does without (cross-validation; Stone 1974).
+    Frames of noise can be moved so that they look alike. So jumps are believed only if three quarters of the frames,
+    moved by theirs, predict the other quarter better than they do without (cross-validation; Stone 1974).
 
     Parameters
     ----------
