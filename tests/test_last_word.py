@@ -131,6 +131,16 @@ def test_sums_of_parts_add_up_and_follow_the_scene(drift: np.ndarray, cut: int) 
     assert whole.level.sum() == counts.size
 
 
+def test_nothing_is_refuted_where_no_frame_shows_the_scene() -> None:
+    sums = Evidence.empty((90, 90))
+    rng = np.random.default_rng(8)
+    for _ in range(4):
+        sums.add(rng.poisson(1.0, (64, 64)), np.ones((64, 64), np.float32), 1.0, (13, 13))
+    for size in SIZES:
+        assert not significance(sums, size)[sums.level == 0].any()
+    assert not refuted(sums)
+
+
 def test_noise_that_neighbours_share_is_no_evidence() -> None:
     rng = np.random.default_rng(3)
     shown = np.full((60, 64, 64), 4.0, np.float32)

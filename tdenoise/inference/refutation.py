@@ -30,7 +30,7 @@ class Refuted:
 
 
 def significance(evidence: Evidence, size: str, correlations: Lags = (), floor: float = 0.0) -> Array:
-    """Map of the time-summed residual over its noise, shape (rows, columns).
+    """Map of the time-summed residual over its noise, shape (rows, columns); 0 where no frame shows the scene.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def significance(evidence: Evidence, size: str, correlations: Lags = (), floor: 
     smooth, variance = mean_around(evidence.mean, evidence.variance, seen, sigma, correlations)
     deviation = np.sqrt(variance + floor**2)
     z = ratio(smooth, deviation)
-    return of_few_counts(z, mean_over(evidence.image, seen, sigma), deviation)
+    return of_few_counts(z, mean_over(evidence.image, seen, sigma), deviation) * seen
 
 
 def refuted(
