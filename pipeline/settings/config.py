@@ -2,6 +2,7 @@
 
 from .archive_settings import ArchiveAddConfig as ArchiveAddConfig
 from .archive_settings import ArchiveConfig as ArchiveConfig
+from .archive_settings import ArchiveCrateConfig as ArchiveCrateConfig
 from .archive_settings import ArchiveFindConfig as ArchiveFindConfig
 from .archive_settings import ArchiveHtmlConfig as ArchiveHtmlConfig
 from .archive_settings import ArchiveIndexConfig as ArchiveIndexConfig
