@@ -91,7 +91,7 @@ COMMANDS = [
     "submit",
     "view",
 ]
-COMMANDS += ["models import", "models show", "doctor", "resume", "cancel", "logs"]
+COMMANDS += ["models import", "models export", "models show", "doctor", "resume", "cancel", "logs"]
 COMMANDS += ["profiles list", "profiles show", "profiles check"]
 COMMANDS += [
     f"archive {verb}"

@@ -25,6 +25,7 @@ from ..errors import InputError, UsageError
 from ..files.sealed_json import read_json
 from ..files.write_errors import named_failures
 from ..settings.archive_settings import ArchiveCrateConfig
+from ..settings.licences import known_licence
 from ..step_control import Control
 from ..store import store
 from .archive import Card, cards, place_of
@@ -41,10 +42,6 @@ FACTS = (
     + ("voltage", "camera", "model_kind", "steps", "signal_shown", "refuted_places")
 )  # fmt: skip
 UNITS = {"pixel_size": "nm", "frame_time": "s", "voltage": "kV", "dose": "electrons per pixel and frame"}
-LICENCES = (
-    ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC-BY-ND-4.0", "CC-BY-NC-ND-4.0")
-    + ("ODbL-1.0", "ODC-By-1.0", "PDDL-1.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0")
-)  # fmt: skip
 LICENCE_NOTES = ("license", "licence")
 
 Entity = dict[str, Any]
@@ -340,8 +337,7 @@ def _noted_licence(card: Card) -> str | None:
 
 def _licence_address(words: str) -> tuple[str, str]:
     """Where a licence is to be read, and its name; one that we do not know keeps its words."""
-    known = {name.lower(): name for name in LICENCES}.get(words.lower())
-    if known is not None:
+    if (known := known_licence(words)) is not None:
         return f"https://spdx.org/licenses/{known}", known
     if re.fullmatch(r"https?://[\w.~:/?#@!$&()*+,;=%-]+", words, flags=re.ASCII):
         return words, words

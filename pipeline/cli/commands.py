@@ -304,9 +304,15 @@ COMMANDS = {
     ),
     "models import": Command(
         "ModelsImportConfig",
-        "Turn UDVD weights that the original script saved into a model.",
+        "Make a model of a file that 'models export' wrote, or of UDVD weights.",
         keeping.models_import,
         show.models_import,
+    ),
+    "models export": Command(
+        "ModelsExportConfig",
+        "Write a model as a file that other programs open: a package of bioimage.io.",
+        keeping.models_export,
+        show.models_export,
     ),
     "archive add": Command(
         "ArchiveAddConfig",
@@ -377,7 +383,7 @@ SUBMITTABLE = ("ingest", "train", "apply", "report", "run")
 # Commands of two words, by the first.
 GROUPS = {
     "profiles": "List, show and check the descriptions of clusters that --profile accepts.",
-    "models": "Show a model, or import old weights.",
+    "models": "Show a model, export it for other programs, or import it.",
     "archive": "Keep movies, models and results together, and find them again.",
 }
 # What a user wants to do, and the first words of the commands for it.

@@ -54,9 +54,18 @@ def archive_verify(config: Any, control: Control) -> dict[str, Any]:
 
 
 def models_import(config: Any, control: Control) -> dict[str, Any]:
+    from ..archive import bioimageio
     from ..train.import_udvd import import_model
 
-    return {"model": str(config.output), **import_model(config)}
+    package = bioimageio.is_package(config.weights)
+    card = bioimageio.import_package(config) if package else import_model(config)
+    return {"model": str(config.output), **card}
+
+
+def models_export(config: Any, control: Control) -> dict[str, Any]:
+    from ..archive.bioimageio import export_model
+
+    return export_model(config, control)
 
 
 def models_show(config: Any, control: Control) -> dict[str, Any]:

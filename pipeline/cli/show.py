@@ -271,7 +271,14 @@ def profiles_check(result: dict[str, Any]) -> str:
 
 
 def models_import(result: dict[str, Any]) -> str:
-    return f"{result['model']}: model {result['sha256'][:12]}, imported from {result['imported']['name']}"
+    imported = result.get("imported")
+    origin = f", imported from {one_line(imported['name'])}" if imported else ""
+    return f"{result['model']}: model {result['sha256'][:12]}{origin}"
+
+
+def models_export(result: dict[str, Any]) -> str:
+    size = f"{result['file']}: model {result['model'][:12]}, {result['bytes'] / 1e6:.1f} MB"
+    return "\n".join([size, *(f"note: {warning}" for warning in result["warnings"])])
 
 
 def models_show(result: Any) -> str:
