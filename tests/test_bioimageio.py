@@ -180,7 +180,7 @@ def test_an_export_that_cannot_be_right_is_refused(
         assert said in capsys.readouterr().err
     assert main(["models", "export", str(tmp_path / "model"), "-o", str(tmp_path / "n.zip")]) == 0
     assert "a licence, which bioimage.io asks for. Use --license" in capsys.readouterr().out
-    assert main(["models", "export", str(tmp_path), "-o", str(tmp_path / "o.zip"), "-q"]) == 3
+    assert main(["models", "export", str(tmp_path / "none"), "-o", str(tmp_path / "o.zip"), "-q"]) == 3
 
 
 def test_a_hostile_name_stays_harmless(tmp_path: Path) -> None:
