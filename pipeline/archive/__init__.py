@@ -1,1 +1,1 @@
-"""Keep cards of movies, models and results, verify them, describe them for others; may import resources and what is below it."""
+"""Keep cards of movies, models and results, verify and describe them; may import resources and what is below it."""

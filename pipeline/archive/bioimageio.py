@@ -255,7 +255,7 @@ def _yaml(described: dict[str, Any]) -> str:
 
     writer = YAML(typ="safe", pure=True)
     writer.default_flow_style = False
-    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    writer.sort_base_mapping_type_on_output = False
     text = io.StringIO()
     writer.dump(described, text)
     return text.getvalue()

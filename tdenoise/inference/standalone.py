@@ -78,7 +78,9 @@ def to_torchscript(network: Network) -> bytes:
     with warnings.catch_warnings(), torch.no_grad():
         # torch recommends torch.export, but TorchScript is what other programs for microscopists load.
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # tests run it at other sizes
-        traced = torch.jit.trace(Standalone(network).eval(), example, check_trace=False)
+        # Tests run it at other sizes.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        whole = Standalone(network).eval()
+        traced = torch.jit.trace(whole, example, check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, file)
     return file.getvalue()
