@@ -9,11 +9,13 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pytest
+import torch
 from small import counts, model_folder, movie_store
 from stores import denoised_store
 from tdenoise_pipeline.archive import crate
 from tdenoise_pipeline.cli.command_line import main
 from tdenoise_pipeline.store import store
+from test_udvd import state_dict
 from validators import judged, needs_validators
 
 from tdenoise.network.checkpoint import read_card
@@ -86,7 +88,7 @@ def test_a_crate_tells_who_made_what_from_what_and_how(tmp_path: Path) -> None:
         }.items()
     )
     assert used("data/movie.zarr/")["counts_per_electron"] == 1.0
-    assert used("data/movie.zarr/")["raw.npy"].startswith("#raw-")
+    assert used("data/movie.zarr/")["raw.npy"].startswith("#file-")
     program = found[actions["data/movie.zarr/"]["instrument"]["@id"]]
     assert program["version"] == "0.1.0" and "torch 2" in program["description"]
     movie = found["data/movie.zarr/"]
@@ -149,6 +151,16 @@ def test_hostile_names_and_notes_stay_what_they_are(tmp_path: Path) -> None:
     values = [e.get("value") for e in found.values() if e["@type"] == "PropertyValue"]
     assert values.count(note) == 3
     assert found[found["./"]["license"]["@id"]]["name"] == note
+
+
+def test_an_imported_model_names_the_file_it_came_from(tmp_path: Path) -> None:
+    torch.save(state_dict(), tmp_path / "lab.pth")
+    assert main(["models", "import", str(tmp_path / "lab.pth"), "-o", str(tmp_path / "udvd"), "-q"]) == 0
+    assert main(["archive", "add", str(tmp_path / "udvd"), "-A", str(tmp_path / "archive"), "-q"]) == 0
+    found = crate_of(tmp_path)
+    (made,) = (entity for entity in found.values() if entity["@type"] == "CreateAction")
+    assert made["name"] == "tdenoise-pipeline models import"
+    assert found[made["object"]["@id"]]["name"] == "lab.pth"
 
 
 def test_what_lies_elsewhere_or_is_gone_is_described_and_told(

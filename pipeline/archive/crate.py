@@ -102,6 +102,7 @@ class _Crate:
         self.missing: list[str] = []
         self._actions: list[str] = []
         self._root, self._archive, self._cards = root.resolve(), archive, everything
+        self._title = all_works()[0].fields["title"]
         self._places = {card["id"]: self._place(card) for card in everything}
         self._ids = {card["id"]: self._id(card) for card in everything}
         noted = {_noted_licence(card) for card in everything}
@@ -153,7 +154,8 @@ class _Crate:
             key = KEYS[name]
             value = card.get(name) if key.of is None else key.of(card)
             if value is not None:
-                unit = {"unitText": UNITS[name]} if name in UNITS else {}
+                told = card.get("drift_units") if name == "drift" else UNITS.get(name)
+                unit = {"unitText": told} if told else {}
                 yield self._value(f"#{card['id'][:16]}-{name}", name, value, **unit)
 
     def _notes(self, card: Card) -> Iterable[Entity]:
@@ -189,18 +191,21 @@ class _Crate:
 
     def _made(self, card: Card) -> None:
         """The action that made a thing: by which program, from what, with which settings."""
-        software, settings = _how(card, self._places[card["id"]])
-        step, short = MADE_BY[card["kind"]], card["id"][:16]
+        software, settings, imported = _how(card, self._places[card["id"]])
+        step, short = "models import" if imported else MADE_BY[card["kind"]], card["id"][:16]
         sources = [self._source(parent) for parent in card["parents"] if parent != card["id"]]
         if "source" in card:
-            sources.append(self._raw(card["source"]))
+            about = f"Raw movie, {readable(card['source']['format'])}; its identifier is its sha256"
+            sources.append(self._file(card["source"], about))
+        if imported:
+            sources.append(self._file(imported, "Weights of UDVD; its identifier is its sha256"))
         values = [
             self._value(f"#{short}-setting-{name}", name, value)
             for name, value in sorted(settings.items())
             if value is not None
         ]
         action: Entity = {
-            "@id": f"#{short}-{step}",
+            "@id": f"#made-{short}",
             "@type": "CreateAction",
             "name": f"tdenoise-pipeline {step}",
             "description": f"{step} made {readable(card['name'])}",
@@ -226,16 +231,17 @@ class _Crate:
             }
         )
 
-    def _raw(self, source: dict[str, Any]) -> Entity:
-        """The file of the camera, which is no part of an archive."""
+    def _file(self, file: dict[str, Any], about: str) -> Entity:
+        """A file that is no part of an archive, such as that of the camera."""
+        size = {"contentSize": str(file["bytes"])} if "bytes" in file else {}
         return self._put(
             {
-                "@id": f"#raw-{source['sha256']}",
+                "@id": f"#file-{file['sha256']}",
                 "@type": "CreativeWork",
-                "name": readable(source["name"]),
-                "description": f"Raw movie, {readable(source['format'])}; its identifier is its sha256",
-                "identifier": source["sha256"],
-                "contentSize": str(source["bytes"]),
+                "name": readable(file["name"]),
+                "description": about,
+                "identifier": file["sha256"],
+                **size,
             }
         )
 
@@ -249,7 +255,7 @@ class _Crate:
             # A SoftwareApplication must have an address.
             "@type": "SoftwareApplication" if address else "CreativeWork",
             "name": f"tdenoise {version}",
-            "description": f"{all_works()[0].fields['title']}. Versions: {told or 'not known'}",
+            "description": f"{self._title}. Versions: {told or 'not known'}",
             "version": version,
             **({"url": address} if address else {}),
         }
@@ -312,16 +318,20 @@ def project_address() -> str | None:
     return next((address for name, address in told if name == "Source"), None)
 
 
-def _how(card: Card, place: Path | None) -> tuple[dict[str, str], dict[str, Any]]:
-    """Versions and settings that made a thing, as it says itself; nothing where it is not at hand."""
+def _how(card: Card, place: Path | None) -> tuple[dict[str, str], dict[str, Any], dict[str, Any] | None]:
+    """Versions and settings that made a thing, and the file it was imported from, if it was, as it says itself.
+
+    Nothing where it is not at hand.
+    """
     if place is None:
-        return {}, {}
+        return {}, {}, None
     if card["kind"] == "model":
         told = read_json(place / MODEL_CARD)
-        settings = {**(told.get("settings") or {}), **(told.get("simulated") or {})}
-        return told.get("software") or {}, {**settings, "seed": told.get("seed")}
+        settings = {**(told.get("settings") or {}), **(told.get("simulated") or {}), "seed": told.get("seed")}
+        imported = None if told.get("movies") else told.get("imported")  # and not trained since
+        return told.get("software") or {}, settings, imported
     attributes = store.read_attributes(place)
-    return attributes.get("software") or {}, (attributes.get("command") or {}).get("settings") or {}
+    return attributes.get("software") or {}, (attributes.get("command") or {}).get("settings") or {}, None
 
 
 def _description(card: Card) -> str:
