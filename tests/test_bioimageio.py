@@ -175,6 +175,7 @@ def test_an_export_that_cannot_be_right_is_refused(
         (["-o", str(tmp_path / "m.zip")], "exists already"),
         (["-o", str(tmp_path / "m.tar")], "ends in .zip"),
         (["-o", str(tmp_path / "n.zip"), "--license", "mine"], "names of SPDX"),
+        (["-o", str(tmp_path / "n.zip"), "--author", "a/b"], "has no / and no"),
     ):
         assert main(["models", "export", str(tmp_path / "model"), *words, "-q"]) == 2
         assert said in capsys.readouterr().err

@@ -70,17 +70,7 @@ def export_model(config: ModelsExportConfig, control: Control | None = None) -> 
     UsageError
         If the file exists, does not end in .zip, or the licence is none that bioimage.io knows.
     """
-    if config.output.suffix.lower() != ".zip":
-        raise UsageError(
-            f"{config.output}: a package of bioimage.io is a ZIP file. Choose a name that ends in .zip."
-        )
-    if config.output.exists() and not config.force:
-        raise UsageError(f"{config.output}: exists already. Choose another name, or --force to replace it.")
-    licence = None if config.license is None else known_licence(config.license)
-    if config.license is not None and licence is None:
-        raise UsageError(
-            f"--license {config.license}: bioimage.io takes names of SPDX. Use one of {', '.join(LICENCES)}."
-        )
+    licence = _checked_licence(config)
     try:
         model = checkpoint.load_model(config.model)
         own = {name: (config.model / name).read_bytes() for name in (CARD, WEIGHTS)}
@@ -97,13 +87,7 @@ def export_model(config: ModelsExportConfig, control: Control | None = None) -> 
     described = _describe(model, config.model.name, files, licence, authors)
     with named_failures(config.output):
         make_folder(config.output.parent)
-        with (
-            written_whole(config.output) as partial,
-            zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as package,
-        ):
-            package.writestr(DESCRIPTION, _yaml(described))
-            for name, content in files.items():
-                package.writestr(name, content)
+        _write(config.output, {DESCRIPTION: _yaml(described).encode(), **files})
     warnings = [
         f"the file does not say {what}, which bioimage.io asks for. Use {option}."
         for what, option, given in (
@@ -112,15 +96,38 @@ def export_model(config: ModelsExportConfig, control: Control | None = None) -> 
         )
         if not given
     ]
-    size = config.output.stat().st_size
     return {
         "file": str(config.output),
-        "bytes": size,
+        "bytes": config.output.stat().st_size,
         "model": model.id,
         "license": licence,
         "authors": authors,
         "warnings": warnings,
     }
+
+
+def _checked_licence(config: ModelsExportConfig) -> str | None:
+    """Refuse what cannot be written; the licence by its SPDX name."""
+    if config.output.suffix.lower() != ".zip":
+        raise UsageError(
+            f"{config.output}: a package of bioimage.io is a ZIP file. Choose a name that ends in .zip."
+        )
+    if config.output.exists() and not config.force:
+        raise UsageError(f"{config.output}: exists already. Choose another name, or --force to replace it.")
+    if any(set(author) & set("/\\") for author in config.author):
+        raise UsageError(f"--author {' '.join(config.author)}: a name of bioimage.io has no / and no \\.")
+    licence = None if config.license is None else known_licence(config.license)
+    if config.license is not None and licence is None:
+        raise UsageError(
+            f"--license {config.license}: bioimage.io takes names of SPDX. Use one of {', '.join(LICENCES)}."
+        )
+    return licence
+
+
+def _write(file: Path, content: dict[str, bytes]) -> None:
+    with written_whole(file) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as package:
+        for name, data in content.items():
+            package.writestr(name, data)
 
 
 def _network_and_tests(model: checkpoint.Model) -> dict[str, bytes]:
