@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo docs picture test test-fast lint audit lock bench bench-quality bench-honesty reliability clean
+.PHONY: demo docs picture validators test test-fast lint audit lock bench bench-quality bench-honesty reliability clean
 
 # The environment is made when it is missing, and renewed when what it is made from changes.
 .venv/.ready: pyproject.toml constraints.txt
@@ -29,6 +29,17 @@ docs: .venv/.ready
 picture: .venv/.ready
 	$(BIN)/tdenoise-pipeline export $(DEMO)/result -o docs/demo.webp --force --panels raw,mean9,denoised \
 		--frames 36:60 --speed 12fps
+
+# Official validators of the files that we write, in an environment of their own; tests that ask them are skipped without.
+# One to three minutes, most of them downloads. torch is that of .venv: a second one would take a gigabyte and more.
+validators: .venv-validators/.ready
+.venv-validators/.ready: tests/validators/requirements.txt .venv/.ready
+	rm -rf .venv-validators
+	$(BIN)/python -m venv .venv-validators
+	$(BIN)/python -c "import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])" \
+		>"$$(.venv-validators/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/of_tdenoise.pth"
+	.venv-validators/bin/python -m pip install --quiet --disable-pip-version-check -r tests/validators/requirements.txt
+	touch $@
 
 # Tests mostly wait for processes that they started: two files run at a time. Those on a real Slurm run beside them, and
 # are shown when those are over. What fails is run once more, alone: the machine may have been too busy for it. Both
@@ -81,4 +92,4 @@ reliability: .venv/.ready
 	$(BIN)/python benchmarks/reliability.py --save --minutes $(MINUTES)
 
 clean:
-	rm -rf .venv $(DEMO) build dist *.egg-info docs/_build
+	rm -rf .venv .venv-validators $(DEMO) build dist *.egg-info docs/_build

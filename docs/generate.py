@@ -89,7 +89,8 @@ def notebook_page(notebook: Path, pictures: Path) -> str:
             lines += [source, ""]
             continue
         language = "bash" if source.startswith("!") else "python"
-        lines += [f"```{language}", source.removeprefix("!"), "```", ""]
+        plain = "\n".join(line.removeprefix("!") for line in source.splitlines())
+        lines += [f"```{language}", plain, "```", ""]
         for output in cell["outputs"]:
             data = output.get("data", {})
             if "image/png" in data:
@@ -115,7 +116,8 @@ def write_generated_pages(folder: Path) -> None:
     """Write them, unless they are the same already: then Sphinx need not read them again."""
     tutorial = folder.parent / "tutorial"
     pages = {folder / "command_line.md": command_line(), folder / "modules.md": modules()}
-    pages[tutorial / "first_movie_notebook.md"] = notebook_page(tutorial / "first_movie.ipynb", tutorial)
+    for notebook in sorted(tutorial.glob("*.ipynb")):
+        pages[tutorial / f"{notebook.stem}_notebook.md"] = notebook_page(notebook, tutorial)
     for page, text in pages.items():
         if not page.exists() or page.read_text() != text:
             page.write_text(text)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-GENERATED = ("command_line.md", "modules.md", "first_movie_notebook.md")  # by docs/generate.py
+NOTEBOOKS = sorted(path for path in DOCS.rglob("*.ipynb") if "_build" not in path.parts)
+# By docs/generate.py.
+GENERATED = ("command_line.md", "modules.md", *(f"{notebook.stem}_notebook.md" for notebook in NOTEBOOKS))
 PAGES = [
     ROOT / "README.md",
     *sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts and p.name not in GENERATED),

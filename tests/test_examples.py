@@ -53,6 +53,7 @@ GIVEN = {
     "docs/how_to/many_movies.md": ("day1", "day2"),
     "docs/how_to/notebook.md": ("movie.dm4", "movie.npy"),
     "docs/how_to/paper.md": ("results",),
+    "docs/how_to/share.md": ("results",),
     "docs/how_to/repair.md": ("movie.dm4", "results"),
     "docs/how_to/udvd_weights.md": ("movie.zarr", "movie_udvd_mf.pth"),
     "docs/how_to/export.md": ("results",),

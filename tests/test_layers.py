@@ -68,6 +68,7 @@ LATE_MODULES = {
     "tdenoise_pipeline.python.accessor": "xarray loads it with every engine, and torch takes a second",
     "tdenoise_pipeline.cli.command_line": "--help answers at once",
     "tdenoise_pipeline.cli.commands": "--help answers at once",
+    "tdenoise_pipeline.cli.keeping": "--help answers at once",
     "tdenoise_pipeline.cli.show": "--help answers at once",
     "tdenoise_pipeline.ingest.ingest_many": "only HDF5 files need h5py",
     "tdenoise_pipeline.workers.cluster": "only jobs of a batch system need the extra [slurm]",
@@ -90,10 +91,11 @@ COMMANDS = [
     "submit",
     "view",
 ]
-COMMANDS += ["models import", "models show", "doctor", "resume", "cancel", "logs"]
+COMMANDS += ["models import", "models export", "models show", "doctor", "resume", "cancel", "logs"]
 COMMANDS += ["profiles list", "profiles show", "profiles check"]
 COMMANDS += [
-    f"archive {verb}" for verb in ("add", "list", "find", "suggest", "html", "tag", "show", "verify", "index")
+    f"archive {verb}"
+    for verb in ("add", "list", "find", "suggest", "html", "crate", "tag", "show", "verify", "index")
 ]
 
 # So that a function fits on a screen, and a module holds one idea.

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import DOCS, ROOT
+from pages import NOTEBOOKS, ROOT
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
-NOTEBOOKS = sorted(path for path in DOCS.rglob("*.ipynb") if "_build" not in path.parts)
 # A test has no half minute to train.
 SHORTER = {'"adapt", time_limit="30s"': '"adapt", steps=2'}
 # Not of the machine that ran it: folders of users, hosts of packages.
@@ -35,6 +34,26 @@ def shown(cell: Any) -> str:
     """The text under a cell."""
     found = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
     return "\n".join(found)
+
+
+def first_movie(text: str) -> None:
+    assert "ingest: done in" in text and "apply: done in" in text, "progress is under the cell"
+    gain = re.search(r"raw (-?[\d.]+) dB, denoised ([\d.]+) dB", text)
+    assert gain is not None and float(gain[2]) > float(gain[1]) + 15
+
+
+def counts_to_events(text: str) -> None:
+    right = re.search(r"(\d+) of (\d+) sure changes are true", text)
+    assert right is not None and int(right[2]) > 5 and int(right[1]) > 0.8 * int(right[2])
+
+
+def archive_with_xarray(text: str) -> None:
+    assert re.search(r"first: dose 2\.\d+, Fano factor (1\.0|0\.9)", text)
+    assert "second.zarr" in text and "first.zarr  movie" not in text, "the query chose one"
+
+
+# What each must say when it is run.
+SAYS = {check.__name__: check for check in (first_movie, counts_to_events, archive_with_xarray)}
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
@@ -79,12 +98,11 @@ def test_a_notebook_runs_and_shows_what_it_showed(
     for before, after in zip(kept.cells, ran.cells, strict=True):
         if before.cell_type == "code":
             assert kinds(before) == kinds(after), after.source
-    text = "\n".join(shown(cell) for cell in ran.cells if cell.cell_type == "code")
-    assert "ingest: done in" in text and "apply: done in" in text, "progress is under the cell"
-    gain = re.search(r"raw (-?[\d.]+) dB, denoised ([\d.]+) dB", text)
-    assert gain is not None and float(gain[2]) > float(gain[1]) + 15
+    SAYS[notebook.stem]("\n".join(shown(cell) for cell in ran.cells if cell.cell_type == "code"))
 
 
-def test_there_is_a_notebook_and_the_pages_lead_to_it() -> None:
-    assert [path.name for path in NOTEBOOKS] == ["first_movie.ipynb"]
-    assert "first_movie.ipynb" in (ROOT / "docs/how_to/notebook.md").read_text()
+def test_there_are_notebooks_and_the_pages_lead_to_them() -> None:
+    assert {path.stem for path in NOTEBOOKS} == set(SAYS)
+    for path in NOTEBOOKS:
+        assert path.name in (ROOT / "docs/how_to/notebook.md").read_text()
+        assert f"tutorial/{path.stem}_notebook" in (ROOT / "docs/index.md").read_text()

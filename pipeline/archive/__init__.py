@@ -1,1 +1,1 @@
-"""Keep cards of movies, models and results, and verify stores; may import resources and what is below it."""
+"""Keep cards of movies, models and results, verify and describe them; may import resources and what is below it."""

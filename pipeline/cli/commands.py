@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..step_control import Control
-from . import show
+from . import keeping, show
 from .terminal import say
 
 
@@ -69,45 +69,6 @@ def _apply_plan(config: Any) -> dict[str, Any]:
     from ..workflow.apply_many import describe_plans
 
     return describe_plans(config)
-
-
-def _archive(name: str) -> Callable[[Any, Control], dict[str, Any]]:
-    def run(config: Any, control: Control) -> dict[str, Any]:
-        from ..archive import archive
-
-        return dict(getattr(archive, name)(config))
-
-    return run
-
-
-def _archive_add(config: Any, control: Control) -> dict[str, Any]:
-    from ..archive.add import add
-
-    return add(config, control)
-
-
-def _archive_html(config: Any, control: Control) -> dict[str, Any]:
-    from ..archive.html import write_html
-
-    return write_html(config, control)
-
-
-def _archive_suggest(config: Any, control: Control) -> dict[str, Any]:
-    from ..workflow.suggest import suggest
-
-    return suggest(config, control)
-
-
-def _archive_tag(config: Any, control: Control) -> dict[str, Any]:
-    from ..archive.notes import tag
-
-    return tag(config)
-
-
-def _archive_verify(config: Any, control: Control) -> dict[str, Any]:
-    from ..archive.verify_archive import verify_archive
-
-    return verify_archive(config, control)
 
 
 def _run(config: Any, control: Control) -> dict[str, Any]:
@@ -228,18 +189,6 @@ def _profiles_check(config: Any, control: Control) -> dict[str, Any]:
     return check_profile(config.profile)
 
 
-def _models_import(config: Any, control: Control) -> dict[str, Any]:
-    from ..train.import_udvd import import_model
-
-    return {"model": str(config.output), **import_model(config)}
-
-
-def _models_show(config: Any, control: Control) -> dict[str, Any]:
-    from ..train.show_model import show_model
-
-    return {**show_model(config)}
-
-
 def _simulate(config: Any, control: Control) -> dict[str, Any]:
     from ..workflow.simulate import write_simulation
 
@@ -350,61 +299,76 @@ COMMANDS = {
     "models show": Command(
         "ModelsShowConfig",
         "Show the architecture, training and figures of a model.",
-        _models_show,
+        keeping.models_show,
         show.models_show,
     ),
     "models import": Command(
         "ModelsImportConfig",
-        "Turn UDVD weights that the original script saved into a model.",
-        _models_import,
+        "Make a model of a file that 'models export' wrote, or of UDVD weights.",
+        keeping.models_import,
         show.models_import,
+    ),
+    "models export": Command(
+        "ModelsExportConfig",
+        "Write a model as a file that other programs open: a package of bioimage.io.",
+        keeping.models_export,
+        show.models_export,
     ),
     "archive add": Command(
         "ArchiveAddConfig",
         "Add finished stores and models to an archive.",
-        _archive_add,
+        keeping.archive_add,
         show.archive_add,
     ),
     "archive list": Command(
-        "ArchiveConfig", "List everything in an archive.", _archive("list_all"), show.archive_list
+        "ArchiveConfig",
+        "List everything in an archive.",
+        keeping.archive_cards("list_all"),
+        show.archive_list,
     ),
     "archive find": Command(
         "ArchiveFindConfig",
         "Find movies, models and results in an archive.",
-        _archive("find"),
+        keeping.archive_cards("find"),
         show.archive_find,
     ),
     "archive html": Command(
         "ArchiveHtmlConfig",
         "Write a page of an archive, with pictures and what was made from what.",
-        _archive_html,
+        keeping.archive_html,
         show.archive_html,
+    ),
+    "archive crate": Command(
+        "ArchiveCrateConfig",
+        "Describe an archive for others: RO-Crate metadata beside the stores.",
+        keeping.archive_crate,
+        show.archive_crate,
     ),
     "archive suggest": Command(
         "ArchiveSuggestConfig",
         "Rank the models of an archive for a movie.",
-        _archive_suggest,
+        keeping.archive_suggest,
         show.archive_suggest,
     ),
     "archive tag": Command(
-        "ArchiveTagConfig", "Write notes on an item of an archive.", _archive_tag, show.archive_tag
+        "ArchiveTagConfig", "Write notes on an item of an archive.", keeping.archive_tag, show.archive_tag
     ),
     "archive show": Command(
         "ArchiveShowConfig",
         "Show one item, what it was made from and what was made from it.",
-        _archive("show"),
+        keeping.archive_cards("show"),
         show.archive_show,
     ),
     "archive verify": Command(
         "ArchiveVerifyConfig",
         "Check every card of an archive and everything that the cards refer to.",
-        _archive_verify,
+        keeping.archive_verify,
         show.archive_count,
     ),
     "archive index": Command(
         "ArchiveIndexConfig",
         "Rebuild the index of an archive from its cards.",
-        _archive("index"),
+        keeping.archive_cards("index"),
         show.archive_count,
     ),
     "simulate": Command(
@@ -419,7 +383,7 @@ SUBMITTABLE = ("ingest", "train", "apply", "report", "run")
 # Commands of two words, by the first.
 GROUPS = {
     "profiles": "List, show and check the descriptions of clusters that --profile accepts.",
-    "models": "Show a model, or import old weights.",
+    "models": "Show a model, export it for other programs, or import it.",
     "archive": "Keep movies, models and results together, and find them again.",
 }
 # What a user wants to do, and the first words of the commands for it.

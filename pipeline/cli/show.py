@@ -75,6 +75,13 @@ def archive_html(result: dict[str, Any]) -> str:
     return f"{result['page']}: {result['n_cards']} cards, {result['n_pictures']} with a picture"
 
 
+def archive_crate(result: dict[str, Any]) -> str:
+    lines = [f"{result['crate']}: {result['n_parts']} parts"]
+    lines += [f"not in that folder, only described: {one_line(name)}" for name in result["described"]]
+    lines += [f"not at hand, so its settings are left out: {one_line(why)}" for why in result["missing"]]
+    return "\n".join([*lines, f"licence: {one_line(result['license'] or 'none; state one with --license')}"])
+
+
 def archive_suggest(result: dict[str, Any]) -> str:
     lines = []
     for number, model in enumerate(result["models"], 1):
@@ -264,7 +271,14 @@ def profiles_check(result: dict[str, Any]) -> str:
 
 
 def models_import(result: dict[str, Any]) -> str:
-    return f"{result['model']}: model {result['sha256'][:12]}, imported from {result['imported']['name']}"
+    imported = result.get("imported")
+    origin = f", imported from {one_line(imported['name'])}" if imported else ""
+    return f"{result['model']}: model {result['sha256'][:12]}{origin}"
+
+
+def models_export(result: dict[str, Any]) -> str:
+    size = f"{result['file']}: model {result['model'][:12]}, {result['bytes'] / 1e6:.1f} MB"
+    return "\n".join([size, *(f"note: {warning}" for warning in result["warnings"])])
 
 
 def models_show(result: Any) -> str:

@@ -37,7 +37,7 @@ OTHER_COMMANDS = {
     "finetune": "train --from MODEL",
     "adapt": "train --from MODEL",
     "convert": "ingest",
-    "import": "ingest (a raw movie) or models import (old weights)",
+    "import": "ingest (a raw movie) or models import (a model of others)",
     "read": "ingest",
     "load": "ingest",
     "check": "verify (a store) or doctor (this machine)",

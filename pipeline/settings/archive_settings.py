@@ -100,6 +100,27 @@ class ArchiveHtmlConfig(Settings):
 
 
 @settings()
+class ArchiveCrateConfig(Settings):
+    """Describe an archive for a repository such as Zenodo: RO-Crate metadata beside the stores."""
+
+    archive: Path = setting(help="archive folder", group=WHAT, metavar="ARCHIVE", short="-A")
+    output: Path = setting(
+        help="folder that holds the stores; ro-crate-metadata.json is written there",
+        group=OUTPUT,
+        metavar="FOLDER",
+        short="-o",
+    )
+    license: str | None = setting(
+        None,
+        "licence of the whole, such as CC-BY-4.0, an address, or words of your own",
+        group=WHAT,
+        metavar="LICENCE",
+        default_text="the note 'license', if it is the same on everything",
+    )
+    force: YesNo = setting(False, "replace the metadata if they exist", group=OUTPUT)
+
+
+@settings()
 class ArchiveVerifyConfig(Settings):
     """Check every card of an archive and everything that the cards refer to."""
 

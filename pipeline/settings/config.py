@@ -2,6 +2,7 @@
 
 from .archive_settings import ArchiveAddConfig as ArchiveAddConfig
 from .archive_settings import ArchiveConfig as ArchiveConfig
+from .archive_settings import ArchiveCrateConfig as ArchiveCrateConfig
 from .archive_settings import ArchiveFindConfig as ArchiveFindConfig
 from .archive_settings import ArchiveHtmlConfig as ArchiveHtmlConfig
 from .archive_settings import ArchiveIndexConfig as ArchiveIndexConfig
@@ -35,6 +36,7 @@ from .job_settings import StatusConfig as StatusConfig
 from .result_settings import CiteConfig as CiteConfig
 from .result_settings import EvaluateConfig as EvaluateConfig
 from .result_settings import EventsConfig as EventsConfig
+from .result_settings import ModelsExportConfig as ModelsExportConfig
 from .result_settings import ModelsImportConfig as ModelsImportConfig
 from .result_settings import ModelsShowConfig as ModelsShowConfig
 from .result_settings import ReportConfig as ReportConfig

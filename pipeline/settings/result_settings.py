@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .fields import MODEL, OUTPUT, WHAT, WHERE, setting
-from .parse import DenoisedStore, Model, MovieStore, NewPath, Paths, Port, UdvdRadius, WorkersSetting, YesNo
+from .parse import (
+    DenoisedStore,
+    Model,
+    MovieStore,
+    NewPath,
+    OptionalWords,
+    Paths,
+    Port,
+    UdvdRadius,
+    WorkersSetting,
+    YesNo,
+)
 from .results import beside_in_run, was_compared
 from .setting import SettingError, Settings, settings
 from .workers import LOCAL
@@ -182,17 +193,36 @@ class CiteConfig(Settings):
 
 @settings()
 class ModelsImportConfig(Settings):
-    """Turn UDVD weights that the original script saved into a model."""
+    """Make a model of a file that 'models export' wrote, or of UDVD weights that the original script saved."""
 
     weights: Path = setting(
-        help="file of weights (a state dict) that the script saved", metavar="FILE.pth", positional=True
+        help="package of bioimage.io that 'models export' wrote; or file of weights (a state dict) of UDVD",
+        metavar="FILE",
+        positional=True,
     )
     output: NewPath = setting(help="model folder to write", group=OUTPUT, metavar="MODEL", short="-o")
-    blind_radius: UdvdRadius = setting(
-        1,
-        "1, or 0 if the script ran with --include-neighbor",
+    blind_radius: UdvdRadius | None = setting(
+        None,
+        "of UDVD weights: 1, or 0 if the script ran with --include-neighbor",
         group=MODEL,
         metavar="N",
+        default_text="1",
+    )
+    force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
+
+
+@settings()
+class ModelsExportConfig(Settings):
+    """Write a model as a file that other programs open: a package of bioimage.io."""
+
+    model: Model = setting(help="model folder, or the folder of a run", metavar="MODEL", positional=True)
+    output: NewPath = setting(help="ZIP file to write", group=OUTPUT, metavar="FILE.zip", short="-o")
+    to: Literal["bioimageio"] = setting("bioimageio", "kind of file", group=OUTPUT)
+    license: str | None = setting(
+        None, "licence of the model by its SPDX name, such as CC-BY-4.0", group=WHAT, metavar="LICENCE"
+    )
+    author: OptionalWords = setting(
+        (), "who made the model; can be repeated", group=WHAT, metavar="NAME", default_text="nobody"
     )
     force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 

@@ -31,11 +31,12 @@ def import_model(config: ModelsImportConfig) -> ModelCard:
     UsageError
         If the output exists and is another model.
     """
+    radius = 1 if config.blind_radius is None else config.blind_radius
     try:
-        network, sha256 = read_weights(config.weights, config.blind_radius)
+        network, sha256 = read_weights(config.weights, radius)
     except ValueError as error:
         raise InputError(config.weights, f"{error}.") from None
-    identity = {"step": "models import", "weights": sha256, "blind_radius": config.blind_radius}
+    identity = {"step": "models import", "weights": sha256, "blind_radius": radius}
     if not config.force and _imported_as(config, plans.plan_id(identity)):
         return checkpoint.read_card(config.output)
     details: CardDetails = {
