@@ -47,16 +47,18 @@ def _ingest_plan(config: Any) -> dict[str, Any]:
 
 
 def _train(config: Any, control: Control) -> dict[str, Any]:
-    from ..train.train import train_model
+    from ..workflow.chosen import train_chosen
 
-    card = train_model(config, control)
+    card = train_chosen(config, control)
     return {"model": str(config.output), **card} if card else {}
 
 
 def _train_plan(config: Any) -> dict[str, Any]:
     from ..train.train_plan import describe_plan
+    from ..workflow.chosen import chosen
 
-    return describe_plan(config)
+    with chosen(config, Control()) as decided:
+        return describe_plan(decided)
 
 
 def _apply(config: Any, control: Control) -> dict[str, Any]:

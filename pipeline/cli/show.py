@@ -46,16 +46,26 @@ def train(result: dict[str, Any]) -> str:
     error = result["metrics"]["held_out_error"]
     return (
         f"{result['model']}: model {result['sha256'][:12]}, {result['steps']} steps, best at "
-        f"{result['best_step']} (held-out error {error:.5f} of the noise variance)"
+        f"{result['best_step']} (held-out error {error:.5f} of the noise variance){_chosen(result)}"
     )
 
 
 def apply(result: dict[str, Any]) -> str:
     if "movies" not in result:
-        return f"{result['store']}: denoised with model {result['model']['id'][:12]}"
+        return f"{result['store']}: denoised with model {result['model']['id'][:12]}{_chosen(result)}"
     failed = [m for m in result["movies"] if m["error"] is not None]
     done = f"{len(result['movies']) - len(failed)} of {len(result['movies'])} movies denoised"
     return "\n".join([done, *(f"failed ({m['exit_code']}): {m['error']}" for m in failed)])
+
+
+def _chosen(result: dict[str, Any]) -> str:
+    """Why a model was chosen by itself; nothing where it was not."""
+    chosen = result.get("chosen")
+    return (
+        ""
+        if chosen is None
+        else f"\nauto chose {one_line(chosen['model'] or 'no model')}: {chosen['reason']}"
+    )
 
 
 def archive_add(result: dict[str, Any]) -> str:

@@ -28,7 +28,8 @@ from .parse import (
     WorkersSetting,
     YesNo,
 )
-from .setting import Settings, settings
+from .results import AUTO, is_archive
+from .setting import SettingError, Settings, settings
 from .workers import LOCAL
 
 
@@ -44,7 +45,16 @@ class Following(Settings):
 
 
 @settings(kw_only=True)
-class Learning(Following):
+class Choosing(Settings):
+    """Where ``auto`` chooses from; the same for ``train``, ``apply`` and ``run``."""
+
+    archive: Path | None = setting(
+        None, "archive whose models auto chooses from", group=MODEL, metavar="ARCHIVE", short="-A"
+    )
+
+
+@settings(kw_only=True)
+class Learning(Following, Choosing):
     """How a model is trained; the same for ``train`` and ``run``."""
 
     steps: Count | None = setting(
@@ -62,7 +72,8 @@ class Learning(Following):
     )
     from_model: Model | None = setting(
         None,
-        "model to start from, base for the one that comes with tdenoise, or scratch for random weights",
+        "model to start from, base for the one that comes with tdenoise, scratch for random weights, or auto for the "
+        "one of --archive that predicts the movie best",
         group=MODEL,
         metavar="MODEL",
         flag="--from",
@@ -158,14 +169,21 @@ class TrainConfig(Learning):
     )
     force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 
+    def __post_init__(self) -> None:
+        if self.from_model == AUTO and (len(self.movie) > 1 or is_archive(self.movie[0])):
+            raise SettingError.of(
+                "--from auto chooses for one movie. Name one, or a model to start from.", "from_model"
+            )
+        _check_archive(self.from_model, self.archive, "from_model", "--from")
+
 
 @settings(kw_only=True)
-class Denoising(Placement):
+class Denoising(Placement, Choosing):
     """Settings of apply that are the same for one movie and for several."""
 
     model: Model | None = setting(
         None,
-        "model folder",
+        "model folder, or auto for the one of --archive that predicts the movie best",
         group=MODEL,
         metavar="MODEL",
         default_text="the model that comes with tdenoise, not adapted to the movie",
@@ -188,6 +206,10 @@ class Denoising(Placement):
         False, "only continue unfinished work; never start from the beginning", group=OUTPUT
     )
     force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_archive(self.model, self.archive, "model", "--model")
 
 
 @settings(kw_only=True)
@@ -235,3 +257,19 @@ class RunConfig(Preparation, Learning, Placement):
         None, "do only this step; the steps before it must be done", group=WHAT
     )
     force: YesNo = setting(False, "replace what is there", group=OUTPUT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_archive(self.from_model, self.archive, "from_model", "--from")
+
+
+def _check_archive(model: Path | None, archive: Path | None, name: str, flag: str) -> None:
+    """``auto`` and an archive belong together."""
+    if model == AUTO and archive is None:
+        raise SettingError.of(
+            f"{flag} auto chooses a model of an archive: name it with --archive FOLDER.", name
+        )
+    if model != AUTO and archive is not None:
+        raise SettingError.of(
+            f"--archive is where {flag} auto chooses. Add {flag} auto, or remove it.", "archive"
+        )

@@ -31,7 +31,7 @@ from ..inputs.model_fit import (
     tell_drift,
 )
 from ..resources import memory
-from ..runs import plans, progress
+from ..runs import choices, plans, progress
 from ..settings.denoise_settings import TrainConfig
 from ..step_control import Control
 from ..store import store
@@ -229,6 +229,7 @@ def _save(
         "metrics": {**kept, "elapsed_s": session.elapsed_s},
         "software": VERSION,
     }
+    details.update(choices.told(run.output))  # type: ignore[typeddict-item]
     if parent is not None and "imported" in parent:
         details["imported"] = parent["imported"]
     if (curve := run.partial / CURVE).exists():
