@@ -19,10 +19,12 @@ from .parse import (
     NewFolder,
     NewPath,
     NewStore,
+    OptionalWords,
     Processes,
     Radius,
     RawPath,
     Seed,
+    Share,
     Size,
     Symmetries,
     WorkersSetting,
@@ -147,7 +149,24 @@ class Placement(Following):
 class TrainConfig(Learning):
     """Train a model on one or several noisy movies."""
 
-    movie: MoviePaths = setting(help="movie stores", metavar="MOVIE.zarr", positional=True)
+    movie: MoviePaths = setting(
+        help="movie stores, or an archive for the next version of its base model",
+        metavar="MOVIE.zarr",
+        positional=True,
+    )
+    where: OptionalWords = setting(
+        (),
+        "of an archive, only the movies that fit, as for archive find",
+        group=WHAT,
+        metavar="QUERY",
+        default_text="all its movies",
+    )
+    replay: Share = setting(
+        0.5,
+        "of an archive, share of the patches that are of movies which the model has learned from before",
+        group=MODEL,
+        metavar="FRACTION",
+    )
     output: NewPath = setting(help="model folder to write", group=OUTPUT, metavar="MODEL", short="-o")
     model: KindName | None = setting(
         None, "kind of network", group=MODEL, default_text="split-blind, or the kind of --from"
@@ -170,7 +189,12 @@ class TrainConfig(Learning):
     force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 
     def __post_init__(self) -> None:
-        if self.from_model == AUTO and (len(self.movie) > 1 or is_archive(self.movie[0])):
+        several = is_archive(self.movie[0])
+        if len(self.movie) > 1 and any(map(is_archive, self.movie)):
+            raise SettingError.of("name one archive, and nothing beside it.", "movie")
+        if self.where and not several:
+            raise SettingError.of("--where chooses movies of an archive: name one to train on.", "where")
+        if self.from_model == AUTO and (len(self.movie) > 1 or several):
             raise SettingError.of(
                 "--from auto chooses for one movie. Name one, or a model to start from.", "from_model"
             )
