@@ -42,10 +42,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_S = 120.0  # time between checkpoints
-LOOKED_AT, SUMMED = (
-    24,
-    4,
-)  # of the movies of an archive, those that choose the weights to keep; in sums over time
+# Of the movies of an archive, those that choose the weights to keep, and in sums over time.
+LOOKED_AT, SUMMED = 24, 2
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from tdenoise.network.registry import Network, architecture_of
 from tdenoise.training.acceptance import Difference, accept, interval_factor
 
 from ..archive.add import add
+from ..archive.archive import cards
+from ..errors import UsageError
 from ..files.sealed_json import read_sealed, write_sealed
 from ..inputs.model_fit import open_model
 from ..runs import choices
@@ -81,6 +83,8 @@ def describe(config: TrainConfig) -> dict[str, Any]:
 def _selected(config: TrainConfig) -> tuple[TrainConfig, Material, Parent]:
     """The movies and the model to start from; those of a run that goes on stay what they were."""
     known = {} if config.force else _known(config)
+    if config.force:
+        _check_replaced(config)
     found = select(config, known)
     if known:
         return found
@@ -89,6 +93,18 @@ def _selected(config: TrainConfig) -> tuple[TrainConfig, Material, Parent]:
     mine = {"parent": parent.card["sha256"], "movies": ids}
     agreed = choices.remember(config.output, mine, force=config.force)
     return found if agreed == mine else select(config, agreed)
+
+
+def _check_replaced(config: TrainConfig) -> None:
+    """Refuse to replace an accepted version: the next one may be refused, and it is what others go on from."""
+    try:
+        id = checkpoint.read_card(config.output)["sha256"]
+    except checkpoint.ModelError:
+        return
+    if any(card["id"] == id and card.get("version") for card in cards(config.movie[0])):
+        raise UsageError(
+            f"{config.output}: is an accepted version of {config.movie[0]}. Choose another name."
+        )
 
 
 def _known(config: TrainConfig) -> dict[str, Any]:
@@ -177,10 +193,10 @@ def _reason(
     if forgotten:
         worst = max(forgotten, key=lambda id: over_old[id].excess / over_old[id].error)
         excess, error = over_old[worst]
-        more = f", and {len(forgotten) - 1} more movies," if len(forgotten) > 1 else ""
+        others = f" ({len(forgotten) - 1} more are forgotten, too)" if len(forgotten) > 1 else ""
         return (
-            f"{new} is not accepted: it forgets {names[worst]}{more}, where its error rises by {excess:.2g} ± "
-            f"{interval_factor(n_earlier) * error:.2g} of the noise variance; {told}"
+            f"{new} is not accepted: it forgets {names[worst]}, where its error rises by {excess:.2g} ± "
+            f"{interval_factor(n_earlier) * error:.2g} of the noise variance{others}; {told}"
         )
     if mean.excess >= -width:
         return f"{new} is not accepted: it is not clearly better; {told}"
