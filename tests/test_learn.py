@@ -297,9 +297,9 @@ def test_a_new_family_is_learned_without_forgetting_the_old_one_and_not_without_
 ) -> None:
     archive = archive_of(tmp_path, **{f"old{i}": stripes(i, 8.0, 3.0) for i in range(3)})
     one = tmp_path / "one"
-    assert learn(archive, one, "--from", str(tiny), "--steps", "300", "--movie-only") == 0
+    assert learn(archive, one, "--from", str(tiny), "--steps", "150", "--movie-only") == 0
     archive_of(tmp_path, **{f"new{i}": stripes(10 + i, 8.0, 5.0) for i in range(3)})
-    words = ("--from", str(one), "--steps", "400", "--movie-only")
+    words = ("--from", str(one), "--steps", "200", "--movie-only")
     assert learn(archive, tmp_path / "without", *words, "--replay", "0") == 1
     report = read_sealed(tmp_path / "without" / LEARNED)
     assert report is not None and not report["accepted"] and "it forgets old" in report["reason"]
