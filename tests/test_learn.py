@@ -292,6 +292,7 @@ def test_a_training_that_is_stopped_goes_on_with_the_movies_it_began_with(tmp_pa
     assert [m["name"] for m in card["movies"]] == ["a.zarr"] and (tmp_path / "one" / LEARNED).exists()
 
 
+@pytest.mark.slow
 def test_a_new_family_is_learned_without_forgetting_the_old_one_and_not_without_replay(
     tmp_path: Path, tiny: Path
 ) -> None:
