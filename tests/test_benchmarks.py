@@ -103,6 +103,13 @@ def test_pretraining_goes_on_from_a_model(tmp_path: Path) -> None:
     assert child.card["steps"] > 0
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_learning_runs_through() -> None:
+    printed = run("learn.py", "--quick")
+    assert "version 1 is" in printed and "replay 0.0: version 2 is" in printed
+    assert printed.count("dB over the shipped model") == 2
+
+
 def test_the_benchmark_of_honesty_measures_every_method() -> None:
     printed = run("honesty.py", "--quick")
     if "is not there" in printed:

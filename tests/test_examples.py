@@ -51,6 +51,7 @@ GIVEN = {
     "docs/how_to/corrections.md": ("movie.mrc", "dark.mrc", "gain.mrc", "defects.txt"),
     "docs/how_to/damaged_files.md": ("movie.mrc", "my_frames"),
     "docs/how_to/many_movies.md": ("day1", "day2"),
+    "docs/how_to/let_it_learn.md": ("day1", "day2"),
     "docs/how_to/notebook.md": ("movie.dm4", "movie.npy"),
     "docs/how_to/paper.md": ("results",),
     "docs/how_to/share.md": ("results",),
@@ -154,7 +155,9 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page: Path, place: Path, w
             (place / text.splitlines()[0].removeprefix("# ")).write_text(text)
         else:
             for line in text.splitlines():
-                assert line in NOT_RUN_HERE or run_line(line, workers) == 0, line
+                # In two steps nothing is learned, and a version that is no better is not accepted.
+                fine = (0, 1) if line.startswith("tdenoise-pipeline train archive") else (0,)
+                assert line in NOT_RUN_HERE or run_line(line, workers) in fine, line
 
 
 def test_every_block_says_what_it_is() -> None:

@@ -29,7 +29,7 @@ from ..errors import PipelineError, ResourceError, UsageError, VerificationError
 from ..files.write_errors import DISK_FULL
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
-from ..runs import markers, paths, plans, progress
+from ..runs import choices, markers, paths, plans, progress
 from ..settings.denoise_settings import ApplyConfig
 from ..settings.recorded_settings import record
 from ..settings.workers import LOCAL
@@ -415,7 +415,6 @@ def _describe(
 ) -> dict[str, Any]:
     """What the denoised store says about itself."""
     movie, card, plan = request.movie, request.card, request.plan
-    records = run.done().values()
 
     def content(layer: str) -> str:
         array = zarr.open_array(run.partial / layer, mode="r")
@@ -444,7 +443,8 @@ def _describe(
         "held_out_frames": held_out[0] if held_out else [],
         # Also by a model it was adapted from, or on another cut of the same raw file.
         "trained_on_this": trained,
+        **choices.told(request.config.output),
         "settings": plan.identity,
-        "devices": sorted({r["device"] for r in records}),
+        "devices": sorted({r["device"] for r in run.done().values()}),
         "software": VERSION,
     }

@@ -41,8 +41,7 @@ def cards(archive: Path) -> Iterator[Card]:
     InputError
         If it is no archive, or a card is damaged.
     """
-    if not is_archive(archive):
-        raise InputError(archive, "is not an archive. Create one with 'archive add STORE -A FOLDER'")
+    check_archive(archive)
     known = _read_index(archive)
     latest: dict[str, Card] = {}
     fresh = False
@@ -55,6 +54,12 @@ def cards(archive: Path) -> Iterator[Card]:
     if fresh or len(known) > len(names):
         write_index(archive, latest.values(), names)
     yield from latest.values()
+
+
+def check_archive(archive: Path) -> None:
+    """Refuse what is no archive."""
+    if not is_archive(archive):
+        raise InputError(archive, "is not an archive. Create one with 'archive add STORE -A FOLDER'")
 
 
 def read_card(file: Path) -> Card:

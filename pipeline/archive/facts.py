@@ -68,6 +68,7 @@ def model_facts(card: Mapping[str, Any], path: Path) -> Facts:
     metrics = card.get("metrics") or {}
     return {
         "model_kind": card["kind"],
+        "version": (card.get("learned") or {}).get("version"),  # of the archive's base model
         "steps": card.get("steps"),
         "held_out_error": metrics.get("held_out_error"),
         "learned_from": [movie["name"] for movie in card["movies"] if "name" in movie],

@@ -77,6 +77,7 @@ KEYS = {
     "camera": Key("name of the camera"),
     "format": Key("of the raw file", of=lambda c: (c.get("source") or {}).get("format")),
     "model_kind": Key("kind of network"),
+    "version": Key("of the archive's base model", float),
     "steps": Key("of a training", float),
     "signal_shown": Key("share of the signal's variance that a denoised movie shows", float),
     "refuted_places": Key("places where the counts refute a denoised movie", float),

@@ -47,16 +47,19 @@ def _ingest_plan(config: Any) -> dict[str, Any]:
 
 
 def _train(config: Any, control: Control) -> dict[str, Any]:
-    from ..train.train import train_model
+    from ..workflow.learn import train
 
-    card = train_model(config, control)
-    return {"model": str(config.output), **card} if card else {}
+    card, learned = train(config, control)
+    if card is None:
+        return {}
+    told = {} if learned is None else {"versions": learned, "exit_code": 0 if learned["accepted"] else 1}
+    return {"model": str(config.output), **card, **told}
 
 
 def _train_plan(config: Any) -> dict[str, Any]:
-    from ..train.train_plan import describe_plan
+    from ..workflow.learn import describe
 
-    return describe_plan(config)
+    return describe(config)
 
 
 def _apply(config: Any, control: Control) -> dict[str, Any]:
@@ -217,7 +220,11 @@ COMMANDS = {
         _ingest_plan,
     ),
     "train": Command(
-        "TrainConfig", "Train a model on one or several noisy movies.", _train, show.train, _train_plan
+        "TrainConfig",
+        "Train a model on one or several noisy movies, or on those of an archive.",
+        _train,
+        show.train,
+        _train_plan,
     ),
     "apply": Command(
         "ApplyManyConfig",

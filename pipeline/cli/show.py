@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..evaluate.evaluation_result import Evaluation
 from .terminal import one_line
+
+MOST_MOVIES = 40  # that a terminal is shown
 
 
 def ingest(result: dict[str, Any]) -> str:
@@ -35,27 +38,57 @@ def _table(movies: list[dict[str, Any]]) -> str:
         size = (str(n_frames), f"{height} x {width}", movie["dtype"])
         name, made = one_line(movie["name"]), one_line(Path(movie["store"]).name)
         lines.append((name, *size, *figures, str(len(movie["warnings"])), made))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
-        "  ".join(f"{word:<{w}}" for word, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
-    return "\n".join([*table, *(one_line(movie["error"]) for movie in movies if movie["error"] is not None)])
+    return "\n".join(
+        [*_columns(lines), *(one_line(movie["error"]) for movie in movies if movie["error"] is not None)]
+    )
 
 
 def train(result: dict[str, Any]) -> str:
     error = result["metrics"]["held_out_error"]
+    versions = "" if "versions" not in result else "\n" + _versions(result["versions"])
     return (
         f"{result['model']}: model {result['sha256'][:12]}, {result['steps']} steps, best at "
-        f"{result['best_step']} (held-out error {error:.5f} of the noise variance)"
+        f"{result['best_step']} (held-out error {error:.5f} of the noise variance){_chosen(result)}{versions}"
     )
 
 
 def apply(result: dict[str, Any]) -> str:
     if "movies" not in result:
-        return f"{result['store']}: denoised with model {result['model']['id'][:12]}"
+        return f"{result['store']}: denoised with model {result['model']['id'][:12]}{_chosen(result)}"
     failed = [m for m in result["movies"] if m["error"] is not None]
     done = f"{len(result['movies']) - len(failed)} of {len(result['movies'])} movies denoised"
     return "\n".join([done, *(f"failed ({m['exit_code']}): {m['error']}" for m in failed)])
+
+
+def _versions(report: dict[str, Any]) -> str:
+    """The errors of all versions on all movies, over those of the first; and what became of the last."""
+    rows = report["versions"]
+    table = [("movie", "", *(row["name"] for row in rows))]
+    for movie in report["movies"][:MOST_MOVIES]:
+        found = (row["over_first"].get(movie["id"]) for row in rows)
+        cells = ["" if cell is None else f"{cell[0]:+.5f} ± {1.96 * cell[1]:.5f}" for cell in found]
+        table.append((one_line(movie["name"]), "known" if movie["earlier"] else "new", *cells))
+    more = len(report["movies"]) - MOST_MOVIES
+    head = f"error over that of {report['first']}, in units of the noise variance, with 95 % intervals:"
+    rest = [f"and {more} more movies: learned.json of the model has all"] if more > 0 else []
+    return "\n".join([head, *_columns(table), *rest, f"{report['reason']}."])
+
+
+def _columns(table: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(f"{word:<{w}}" for word, w in zip(line, widths, strict=True)).rstrip() for line in table
+    ]
+
+
+def _chosen(result: dict[str, Any]) -> str:
+    """Why a model was chosen by itself; nothing where it was not."""
+    chosen = result.get("chosen")
+    return (
+        ""
+        if chosen is None
+        else f"\nauto chose {one_line(chosen['model'] or 'no model')}: {chosen['reason']}"
+    )
 
 
 def archive_add(result: dict[str, Any]) -> str:

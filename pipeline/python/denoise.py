@@ -47,10 +47,13 @@ log = logging.getLogger(__name__)
 BASE, ADAPT = "base", "adapt"
 # Settings that are passed on; the others are arguments of their own, or have no meaning here.
 INGEST = {f.name for f in dataclasses.fields(Preparation)}
-TRAIN = {f.name for f in dataclasses.fields(TrainConfig)} - {"movie", "output", "model", "device", "force"}
+TRAIN = {f.name for f in dataclasses.fields(TrainConfig)} - {
+    *("movie", "output", "model", "device", "force"),
+    "archive",
+}
 APPLY = {f.name for f in dataclasses.fields(ApplyConfig)} - {
     *("movie", "output", "model", "device", "force"),
-    *("share", "variance", "resume"),
+    *("share", "variance", "resume", "archive"),
 }
 OF_FILES = {"dataset", "channel", "allow_truncated"}  # settings that an array has no use for
 

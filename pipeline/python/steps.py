@@ -34,7 +34,8 @@ from ..settings.ingest_settings import IngestConfig
 from ..settings.result_settings import EvaluateConfig, EventsConfig, ReportConfig, VerifyConfig
 from ..settings.setting import Settings
 from ..store.store_attributes import DenoisedAttributes, MovieAttributes
-from ..train.train import train_model
+from ..workflow.chosen import chosen
+from ..workflow.learn import train as train_all
 from ..workflow.repair import repair as repair_store
 from ..workflow.run import run as run_all
 from .opening import open_lazily
@@ -191,7 +192,7 @@ def train(movie: Any, output: AnyPath, *, progress: bool = True, **settings: Any
     Parameters
     ----------
     movie : str, Path or list
-        Movie store, or several.
+        Movie store, or several; or an archive, for the next version of its base model.
     output : str or Path
         Model folder to write.
     progress : bool, optional
@@ -208,7 +209,7 @@ def train(movie: Any, output: AnyPath, *, progress: bool = True, **settings: Any
     if config.processes == "slurm":
         raise UsageError("processes='slurm' is for the command line, in a job step. Give a number.")
     with shown(progress) as control:
-        card = train_model(config, control)
+        card, _ = train_all(config, control)
     assert card is not None  # this process leads
     return Made(config.output, card)
 
@@ -236,8 +237,8 @@ def apply(
         The denoised store.
     """
     config = ApplyConfig(**_given(movie=movie, output=output, **settings))
-    with shown(progress) as control:
-        return Made(config.output, cast("DenoisedAttributes", apply_model(config, control)))
+    with shown(progress) as control, chosen(config, control) as decided:
+        return Made(config.output, cast("DenoisedAttributes", apply_model(decided, control)))
 
 
 @_takes(RunConfig, "raw", "output")

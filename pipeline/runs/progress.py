@@ -39,6 +39,7 @@ from ..files.write_errors import named_failures, owner_name
 from ..settings import recorded_settings
 from ..settings.recorded_settings import COMMAND, record
 from . import lease as leases
+from .choices import CHOICE
 from .lease import HEARTBEAT_S, check_lease, holds_lease, lease_holder
 from .markers import marker
 from .paths import partial_path, work_folder
@@ -278,7 +279,7 @@ class OutputRun:
             *(fresh for fresh in self.folder.glob("lease-*") if fresh.is_dir()),
         ):
             shutil.rmtree(left, ignore_errors=True)
-        for name in ("created", "array.json", COMMAND, "plan.json"):
+        for name in ("created", "array.json", COMMAND, CHOICE, "plan.json"):
             (self.folder / name).unlink(missing_ok=True)
         for orphan in self.folder.glob(".*.partial"):
             orphan.unlink(missing_ok=True)

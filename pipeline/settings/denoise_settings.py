@@ -19,16 +19,19 @@ from .parse import (
     NewFolder,
     NewPath,
     NewStore,
+    OptionalWords,
     Processes,
     Radius,
     RawPath,
     Seed,
+    Share,
     Size,
     Symmetries,
     WorkersSetting,
     YesNo,
 )
-from .setting import Settings, settings
+from .results import AUTO, is_archive
+from .setting import SettingError, Settings, settings
 from .workers import LOCAL
 
 
@@ -44,7 +47,16 @@ class Following(Settings):
 
 
 @settings(kw_only=True)
-class Learning(Following):
+class Choosing(Settings):
+    """Where ``auto`` chooses from; the same for ``train``, ``apply`` and ``run``."""
+
+    archive: Path | None = setting(
+        None, "archive whose models auto chooses from", group=MODEL, metavar="ARCHIVE", short="-A"
+    )
+
+
+@settings(kw_only=True)
+class Learning(Following, Choosing):
     """How a model is trained; the same for ``train`` and ``run``."""
 
     steps: Count | None = setting(
@@ -62,7 +74,8 @@ class Learning(Following):
     )
     from_model: Model | None = setting(
         None,
-        "model to start from, base for the one that comes with tdenoise, or scratch for random weights",
+        "model to start from, base for the one that comes with tdenoise, scratch for random weights, or auto for the "
+        "one of --archive that predicts the movie best",
         group=MODEL,
         metavar="MODEL",
         flag="--from",
@@ -136,7 +149,24 @@ class Placement(Following):
 class TrainConfig(Learning):
     """Train a model on one or several noisy movies."""
 
-    movie: MoviePaths = setting(help="movie stores", metavar="MOVIE.zarr", positional=True)
+    movie: MoviePaths = setting(
+        help="movie stores, or an archive for the next version of its base model",
+        metavar="MOVIE.zarr",
+        positional=True,
+    )
+    where: OptionalWords = setting(
+        (),
+        "of an archive, only the movies that fit, as for archive find",
+        group=WHAT,
+        metavar="QUERY",
+        default_text="all its movies",
+    )
+    replay: Share = setting(
+        0.5,
+        "of an archive, share of the patches that are of movies which the model has learned from before",
+        group=MODEL,
+        metavar="FRACTION",
+    )
     output: NewPath = setting(help="model folder to write", group=OUTPUT, metavar="MODEL", short="-o")
     model: KindName | None = setting(
         None, "kind of network", group=MODEL, default_text="split-blind, or the kind of --from"
@@ -158,14 +188,26 @@ class TrainConfig(Learning):
     )
     force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 
+    def __post_init__(self) -> None:
+        several = is_archive(self.movie[0])
+        if len(self.movie) > 1 and any(map(is_archive, self.movie)):
+            raise SettingError.of("name one archive, and nothing beside it.", "movie")
+        if self.where and not several:
+            raise SettingError.of("--where chooses movies of an archive: name one to train on.", "where")
+        if self.from_model == AUTO and (len(self.movie) > 1 or several):
+            raise SettingError.of(
+                "--from auto chooses for one movie. Name one, or a model to start from.", "from_model"
+            )
+        _check_archive(self.from_model, self.archive, "from_model", "--from")
+
 
 @settings(kw_only=True)
-class Denoising(Placement):
+class Denoising(Placement, Choosing):
     """Settings of apply that are the same for one movie and for several."""
 
     model: Model | None = setting(
         None,
-        "model folder",
+        "model folder, or auto for the one of --archive that predicts the movie best",
         group=MODEL,
         metavar="MODEL",
         default_text="the model that comes with tdenoise, not adapted to the movie",
@@ -188,6 +230,10 @@ class Denoising(Placement):
         False, "only continue unfinished work; never start from the beginning", group=OUTPUT
     )
     force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_archive(self.model, self.archive, "model", "--model")
 
 
 @settings(kw_only=True)
@@ -235,3 +281,19 @@ class RunConfig(Preparation, Learning, Placement):
         None, "do only this step; the steps before it must be done", group=WHAT
     )
     force: YesNo = setting(False, "replace what is there", group=OUTPUT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_archive(self.from_model, self.archive, "from_model", "--from")
+
+
+def _check_archive(model: Path | None, archive: Path | None, name: str, flag: str) -> None:
+    """``auto`` and an archive belong together."""
+    if model == AUTO and archive is None:
+        raise SettingError.of(
+            f"{flag} auto chooses a model of an archive: name it with --archive FOLDER.", name
+        )
+    if model != AUTO and archive is not None:
+        raise SettingError.of(
+            f"--archive is where {flag} auto chooses. Add {flag} auto, or remove it.", "archive"
+        )

@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..files.sealed_json import write_sealed
 from .denoise_settings import ApplyConfig, RunConfig, TrainConfig
 from .ingest_settings import IngestConfig
-from .results import SCRATCH, SHIPPED
+from .results import WORDS
 from .workers import Workers
 
 COMMAND = "command.json"  # the settings of a step, in the work folder of its output
@@ -59,7 +59,7 @@ def recall(document: dict[str, Any], **changes: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
-        return str(value if value in (SCRATCH, SHIPPED) else value.absolute())
+        return str(value if value in WORDS else value.absolute())
     if isinstance(value, Workers):
         return str(value)
     return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -8,8 +8,10 @@ from ..files.sealed_json import read_json
 
 # What each step leaves in the folder.
 OUTPUTS = {"ingest": "movie.zarr", "train": "model", "apply": "denoised.zarr", "report": "report.html"}
-# In place of a model: random weights; the model that comes with tdenoise, which is not compared with others then.
-SCRATCH, SHIPPED = Path("scratch"), Path("base")
+# In place of a model: random weights; the model that comes with tdenoise, which is not compared with others then; the
+# one of an archive that suits the movie best.
+SCRATCH, SHIPPED, AUTO = Path("scratch"), Path("base"), Path("auto")
+WORDS = (SCRATCH, SHIPPED, AUTO)
 ARCHIVE_MARK = "archive.json"  # in the folder of an archive
 
 
@@ -33,7 +35,7 @@ def is_run_folder(path: Path) -> bool:
 
 def part_of_run(path: Path, step: str) -> Path:
     """What a step of a run made, if ``path`` is the folder of a run; else ``path`` itself."""
-    return path / OUTPUTS[step] if path not in (SCRATCH, SHIPPED) and is_run_folder(path) else path
+    return path / OUTPUTS[step] if path not in WORDS and is_run_folder(path) else path
 
 
 def parts_of_run(path: Path) -> list[Path]:

@@ -16,7 +16,9 @@ StepConfig = TypeVar("StepConfig", IngestConfig, TrainConfig, ApplyConfig)
 def apply_settings(config: RunConfig, force: bool) -> ApplyConfig:
     """The settings of the step that denoises."""
     movie, model, denoised = (config.output / OUTPUTS[step] for step in ("ingest", "train", "apply"))
-    return step_settings(ApplyConfig, config, movie=movie, model=model, output=denoised, force=force)
+    return step_settings(
+        ApplyConfig, config, movie=movie, model=model, archive=None, output=denoised, force=force
+    )
 
 
 def step_settings(kind: type[StepConfig], config: RunConfig, **own: Any) -> StepConfig:

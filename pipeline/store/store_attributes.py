@@ -183,6 +183,7 @@ class DenoisedAttributes(MadeAttributes, IdentifiedAttributes):
     pyramid: NotRequired[dict[str, LevelAttributes]]  # by paths; of large frames, and not in old stores
     held_out_frames: list[int]  # of this movie, in the training of the model
     trained_on_this: NotRequired[bool | None]  # whether the model learned from this movie; None: nobody knows
+    chosen: NotRequired[dict[str, Any]]  # where the model was chosen by itself: from what, and why
     settings: dict[str, Any]  # the plan: all that decides the bytes
     devices: list[str]  # that blocks were denoised on
 

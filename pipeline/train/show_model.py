@@ -49,6 +49,10 @@ def summary(card: ShownModel) -> list[str]:
             f"imported from: {card['imported']['name']} (sha256 {card['imported']['sha256'][:12]}); "
             "what it was trained on is not known"
         )
+    if learned := card.get("learned"):
+        lines.append(
+            f"version {learned['version']} of the model of {learned['archive']}, from {learned['from']}"
+        )
     if card.get("simulated"):
         lines.append("trained on: simulated movies")
     for movie in card["movies"]:

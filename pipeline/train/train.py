@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.card import CURVE, CardDetails, KeptMetrics, ModelCard
 from tdenoise.network.registry import Architecture, scale_for
 from tdenoise.noise.noise import NoiseStatistics, persistence_warning
+from tdenoise.training.many_movies import OpenedWhenNeeded
 from tdenoise.training.process_group import Team
 from tdenoise.training.train import TrainingState
 from tdenoise.training.training_movie import TrainingMovie, hold_out
@@ -31,26 +33,31 @@ from ..inputs.model_fit import (
     tell_drift,
 )
 from ..resources import memory
-from ..runs import plans, progress
+from ..runs import choices, plans, progress
 from ..settings.denoise_settings import TrainConfig
 from ..step_control import Control
 from ..store import store
 from ..version import VERSION
 from . import launch
-from .train_plan import Plan, make_plan, memory_bytes
+from .material import Material
+from .train_plan import Plan, make_plan
 from .training_session import CHECKPOINT, Session
 
 log = logging.getLogger(__name__)
 
 
 @torch_setup.restored()
-def train_model(config: TrainConfig, control: Control | None = None) -> ModelCard | None:
+def train_model(
+    config: TrainConfig, control: Control | None = None, material: Material | None = None
+) -> ModelCard | None:
     """Train a model on one or several movies; safe to stop and start again.
 
     Parameters
     ----------
     config : TrainConfig
     control : Control, optional
+    material : Material, optional
+        What is known of the movies where they are those of an archive.
 
     Returns
     -------
@@ -65,20 +72,26 @@ def train_model(config: TrainConfig, control: Control | None = None) -> ModelCar
         If a signal came; the next run goes on from the checkpoint.
     """
     control = control or Control()
-    plan = make_plan(config)
+    plan = make_plan(config, material)
     known = plans.plan_id(plan.identity)
     if config.processes != "slurm" and _already_trained(config, known):
         progress.tidy_up(config.output)
         return checkpoint.read_card(config.output)
-    memory.check_train(memory_bytes(plan.movies, plan.rehearses))
+    memory.check_train(plan.memory_bytes)
     n_local = config.processes or min(plan.n_devices, plan.settings.batch)
-    with launch.team(n_local, plan.settings.batch, partial(train_in_team, config)) as team:
-        return train_in_team(config, control, team)
+    with launch.team(n_local, plan.settings.batch, partial(_in_team, config, material)) as team:
+        return train_in_team(config, control, team, material)
 
 
-def train_in_team(config: TrainConfig, control: Control, team: Team) -> ModelCard | None:
+def _in_team(config: TrainConfig, material: Material | None, control: Control, team: Team) -> None:
+    train_in_team(config, control, team, material)
+
+
+def train_in_team(
+    config: TrainConfig, control: Control, team: Team, material: Material | None = None
+) -> ModelCard | None:
     """The share of one process; the first leads, and alone holds the output and writes."""
-    plan = make_plan(config)
+    plan = make_plan(config, material)
     if team.rank > 0:
         _follow(plan, control, team)
         return None
@@ -87,13 +100,38 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> ModelCar
         progress.tidy_up(config.output)
         team.broadcast(b"{}")
         return checkpoint.read_card(config.output)
+    _tell(plan)
+    training = opened(plan, quiet=False)
+    inputs = [path for path in (*config.movie, plan.start) if path is not None]
+    with progress.OutputRun(
+        config.output,
+        plan.identity,
+        inputs,
+        force=config.force,
+        command=config if material is None else material.command,
+        stop=control.stop,
+    ) as run:
+        run.prepare(lambda path: path.mkdir(parents=True))
+        orders = {"plan": run.id, "mixed_precision": plan.settings.mixed_precision, "software": VERSION}
+        team.broadcast(json.dumps(orders).encode())
+        session = Session(training, plan, run, control, team)
+        state, kept = session.train()
+        card = _save(run, plan, state, session, kept)
+        run.commit()
+    log.info("model %s: %d steps, best at %d", card["sha256"][:12], card["steps"], card["best_step"])
+    if kept.get("share", 1.0) < 1:
+        log.info("%.0f %% of its change from the given weights is kept", 100 * kept["share"])
+    return card
+
+
+def _tell(plan: Plan) -> None:
+    """Say what is special about a training; of the movies of an archive, ingest has said it."""
     log.info("%s", plan.reason)
-    if not config.ignore_drift:
-        for movie in plan.movies:
-            tell_drift(movie, plan.drifts[movie.id], plan.architecture)
+    for movie in () if plan.material else plan.movies:
+        tell_drift(movie, plan.drift(movie), plan.architecture)
     if plan.rehearses:
         log.info("training also uses simulated scenes (--movie-only leaves them out)")
-        for movie in plan.movies:
+        for movie in () if plan.material else plan.movies:
             if movie_pixel_size_nm(movie) is None:
                 log.info(
                     "%s has no pixel size: simulated scenes would resemble it more if you gave one to ingest "
@@ -105,22 +143,26 @@ def train_in_team(config: TrainConfig, control: Control, team: Team) -> ModelCar
             "a model trained on a few noisy movies gives only a rough variance: compare it with the errors that "
             "'evaluate' measures (docs/explanation/uncertainty.md)."
         )
-    training = [_looked_at(movie, plan) for movie in plan.movies]
-    inputs = [path for path in (*config.movie, plan.start) if path is not None]
-    with progress.OutputRun(
-        config.output, plan.identity, inputs, force=config.force, command=config, stop=control.stop
-    ) as run:
-        run.prepare(lambda path: path.mkdir(parents=True))
-        orders = {"plan": run.id, "mixed_precision": plan.settings.mixed_precision, "software": VERSION}
-        team.broadcast(json.dumps(orders).encode())
-        session = Session(training, plan, run, control, team)
-        state, kept = session.train()
-        card = _save(run, plan, training, state, session, kept)
-        run.commit()
-    log.info("model %s: %d steps, best at %d", card["sha256"][:12], card["steps"], card["best_step"])
-    if kept.get("share", 1.0) < 1:
-        log.info("%.0f %% of its change from the given weights is kept", 100 * kept["share"])
-    return card
+
+
+def opened(plan: Plan, *, quiet: bool) -> Sequence[TrainingMovie]:
+    """Movies as the network learns from them; of many, only those that are needed are open."""
+
+    def open_movie(number: int) -> TrainingMovie:
+        movie = plan.movies[number]
+        if not quiet and plan.material is None:
+            return _looked_at(movie, plan, plan.held_out(number))
+        return training_movie(
+            movie,
+            plan.architecture,
+            plan.drift(movie),
+            movie_noise(movie),
+            movie_stand_ins(movie),
+            plan.held_out(number),
+        )
+
+    movies = OpenedWhenNeeded(len(plan.movies), open_movie)
+    return list(movies) if plan.material is None else movies
 
 
 def _follow(plan: Plan, control: Control, team: Team) -> None:
@@ -136,16 +178,10 @@ def _follow(plan: Plan, control: Control, team: Team) -> None:
                 f"{orders[name]}. All nodes must use one installation and see the same files."
             )
     plan = replace(plan, settings=replace(plan.settings, mixed_precision=orders["mixed_precision"]))
-    training = [
-        training_movie(
-            movie, plan.architecture, plan.drifts[movie.id], movie_noise(movie), movie_stand_ins(movie)
-        )
-        for movie in plan.movies
-    ]
-    Session(training, plan, None, control, team).train()
+    Session(opened(plan, quiet=True), plan, None, control, team).train()
 
 
-def _looked_at(movie: store.Store, plan: Plan) -> TrainingMovie:
+def _looked_at(movie: store.Store, plan: Plan, held_out: tuple[int, ...]) -> TrainingMovie:
     """A movie to learn from; says what of it cannot be learned from."""
     noise = movie_noise(movie)
     pixels = measure(movie)
@@ -162,7 +198,7 @@ def _looked_at(movie: store.Store, plan: Plan) -> TrainingMovie:
         )
     if (warning := persistence_warning(noise)) is not None:
         log.warning("%s: %s", movie.path, warning)
-    return training_movie(movie, plan.architecture, plan.drifts[movie.id], noise, bad)
+    return training_movie(movie, plan.architecture, plan.drift(movie), noise, bad, held_out)
 
 
 def training_movie(
@@ -171,12 +207,13 @@ def training_movie(
     drift: NDArray[np.float64] | None,
     noise: NoiseStatistics,
     bad: NDArray[np.float32] | None,
+    held_out: tuple[int, ...] | None = None,
 ) -> TrainingMovie:
     """A movie as networks of an architecture learn from it and are judged on it."""
     return TrainingMovie(
         movie.array,
         scale_for(architecture, noise),
-        hold_out(movie.shape[0]),
+        hold_out(movie.shape[0]) if held_out is None else held_out,
         stand_ins=bad,
         drift=drift,
         pixel_size_nm=movie_pixel_size_nm(movie),
@@ -195,7 +232,6 @@ def _already_trained(config: TrainConfig, plan: str) -> bool:
 def _save(
     run: progress.OutputRun,
     plan: Plan,
-    training: list[TrainingMovie],
     state: TrainingState,
     session: Session,
     kept: KeptMetrics,
@@ -210,11 +246,11 @@ def _save(
                 "source": movie.attributes["source"]["sha256"],
                 "name": movie.path.name,
                 "shape": list(movie.shape),
-                "scale": asdict(trained.scale),
+                "scale": asdict(scale_for(plan.architecture, movie_noise(movie))),
                 "snr": signal_to_noise(movie_noise(movie)),
-                "held_out": list(trained.held_out),
+                "held_out": list(plan.held_out(number)),
             }
-            for movie, trained in zip(plan.movies, training, strict=True)
+            for number, movie in enumerate(plan.movies)
         ],
         "ancestors": [] if parent is None else [*parent["movies"], *parent["ancestors"]],
         "settings": asdict(plan.settings),
@@ -229,6 +265,12 @@ def _save(
         "metrics": {**kept, "elapsed_s": session.elapsed_s},
         "software": VERSION,
     }
+    if plan.material is not None:
+        details["learned"] = plan.material.told
+        own = {movie["id"] for movie in details["movies"]}
+        details["ancestors"] = [movie for movie in details["ancestors"] if movie["id"] not in own]
+    else:
+        details.update(choices.told(run.output))  # type: ignore[typeddict-item]
     if parent is not None and "imported" in parent:
         details["imported"] = parent["imported"]
     if (curve := run.partial / CURVE).exists():

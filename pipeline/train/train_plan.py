@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.noise import thinning
 from tdenoise.noise.noise import NoiseStatistics, choose, widest
 from tdenoise.training.candidates import CANDIDATES, SHARE
-from tdenoise.training.patches import POOL_BYTES
+from tdenoise.training.patches import POOL_BYTES, REGION_FRAMES, REGION_PIXELS
 from tdenoise.training.train import TrainingSettings
 from tdenoise.training.training_movie import hold_out
 
@@ -28,9 +29,13 @@ from ..resources import memory
 from ..settings.denoise_settings import TrainConfig
 from ..settings.results import SCRATCH, SHIPPED
 from ..store import integrity, store
+from .material import Material, Stores
 
 UNLIMITED = 10**9  # steps, where the time limit ends the training
 LEAST_STEPS, LEAST_TIME_S = 100, 60.0  # to compare candidates; in less, none of them learns much
+REGION_BYTES = (
+    2 * (REGION_FRAMES + 40) * (REGION_PIXELS + 96) ** 2
+)  # of 16-bit counts, with what is around it
 GAIN_SHARE = 0.15  # of the time, when a model is adapted
 REHEARSED_GAIN_SHARE = 0.05  # who rehearses forgets little: all weights may learn sooner, as fast as new ones
 
@@ -39,18 +44,34 @@ REHEARSED_GAIN_SHARE = 0.05  # who rehearses forgets little: all weights may lea
 class Plan:
     """Everything that decides the model, known before training starts."""
 
-    movies: list[store.Store]
+    movies: Sequence[store.Store]
     architecture: Architecture
     reason: str  # why it is blind as it is
     settings: TrainingSettings
     device: str
     start: Path | None  # the model whose weights are adapted
     parent: ModelCard | None  # its card
-    drifts: dict[str, NDArray[np.float64] | None]  # that windows follow, of every movie by its id
     ignore_drift: bool  # as `apply` then does, too
     rehearses: bool  # simulated scenes beside the movies
     compares: bool  # several ways to a model, before one of them goes on; see `tdenoise.training.candidates`
     identity: dict[str, Any]
+    material: Material | None = None  # where the movies are those of an archive
+
+    def drift(self, movie: store.Store) -> NDArray[np.float64] | None:
+        """Of the scene of a movie, which windows follow; None where they do not."""
+        return None if self.ignore_drift else movie_drift(movie, self.architecture)
+
+    def held_out(self, number: int) -> tuple[int, ...]:
+        """Frames of a movie that are never a target."""
+        if self.material is not None:
+            return self.material.held_out[number]
+        return hold_out(self.movies[number].shape[0])
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that the training will need."""
+        at_once = 0 if self.material is None else self.settings.batch
+        return memory_bytes(self.movies, self.rehearses, at_once)
 
     @property
     def n_devices(self) -> int:
@@ -58,9 +79,9 @@ class Plan:
         return torch.cuda.device_count() if self.device == "cuda" else 1
 
 
-def make_plan(config: TrainConfig) -> Plan:
+def make_plan(config: TrainConfig, material: Material | None = None) -> Plan:
     """Check the movies and choose what the settings leave open."""
-    movies = _opened(config)
+    movies = _opened(config, material)
     device = checkpoint.default_device() if config.device == "auto" else config.device
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda, but no GPU is usable here. Use --device cpu, or ask for a GPU node.")
@@ -73,7 +94,7 @@ def make_plan(config: TrainConfig) -> Plan:
     _check_noise(config, movies, architecture)
     rehearses = not config.movie_only and _can_rehearse(architecture, parent)
     settings = _settings(config, architecture, device, parent is not None, rehearses)
-    drifts = {movie.id: None if config.ignore_drift else movie_drift(movie, architecture) for movie in movies}
+    drifts = [None if config.ignore_drift else _hash(movie_drift(movie, architecture)) for movie in movies]
     long_enough = settings.steps >= LEAST_STEPS and (config.time_limit or LEAST_TIME_S) >= LEAST_TIME_S
     compares = rehearses and config.from_model is None and long_enough
     identity = _identity(movies, architecture, settings, parent)
@@ -81,8 +102,12 @@ def make_plan(config: TrainConfig) -> Plan:
         identity["candidates"] = [SHARE, *(candidate.name for candidate in CANDIDATES)]
     if rehearses:
         identity["rehearses"] = [movie_pixel_size_nm(movie) for movie in movies]
-    if any(drift is not None for drift in drifts.values()):
-        identity["drifts"] = [None if d is None else integrity.content_hash(d) for d in drifts.values()]
+    if any(drift is not None for drift in drifts):
+        identity["drifts"] = drifts
+    if material is not None:
+        stride = architecture.stride
+        settings = replace(settings, patch=min(settings.patch, -(-material.largest // stride) * stride))
+        identity |= {"mix": asdict(material.mix), "held_out": [list(held) for held in material.held_out]}
     return Plan(
         movies,
         architecture,
@@ -91,20 +116,28 @@ def make_plan(config: TrainConfig) -> Plan:
         device,
         start,
         parent,
-        drifts,
         config.ignore_drift,
         rehearses,
         compares,
         identity,
+        material,
     )
 
 
-def _opened(config: TrainConfig) -> list[store.Store]:
+def _hash(drift: NDArray[np.float64] | None) -> str | None:
+    return None if drift is None else integrity.content_hash(drift)
+
+
+def _opened(config: TrainConfig, material: Material | None) -> Sequence[store.Store]:
     """The movies, every shard of which is there."""
-    movies = [store.open_store(path, store.MOVIE) for path in config.movie]
+    movies: Sequence[store.Store] = Stores(config.movie)
+    if material is None:
+        movies = list(movies)
+    ids = set()
     for movie in movies:
         movie.array.check_all()  # a short training may never come to the shard that is lost
-    if len({movie.id for movie in movies}) < len(movies):
+        ids.add(movie.id)
+    if len(ids) < len(movies):
         raise UsageError("you gave the same movie twice. Name each movie once.")
     return movies
 
@@ -140,7 +173,7 @@ def _settings(
 
 
 def _identity(
-    movies: list[store.Store],
+    movies: Sequence[store.Store],
     architecture: Architecture,
     settings: TrainingSettings,
     parent: ModelCard | None,
@@ -159,9 +192,9 @@ def _identity(
     }
 
 
-def describe_plan(config: TrainConfig) -> dict[str, Any]:
+def describe_plan(config: TrainConfig, material: Material | None = None) -> dict[str, Any]:
     """What ``--dry-run`` prints."""
-    plan = make_plan(config)
+    plan = make_plan(config, material)
     for movie in plan.movies:
         movie_noise(movie)
     return {
@@ -169,20 +202,21 @@ def describe_plan(config: TrainConfig) -> dict[str, Any]:
         "reason": plan.reason,
         "device": plan.device,
         "n_parameters": sum(p.numel() for p in build(plan.architecture).parameters()),
-        "held_out": [list(hold_out(m.shape[0])) for m in plan.movies],
-        "memory_bytes": memory_bytes(plan.movies, plan.rehearses),
+        "held_out": [list(plan.held_out(number)) for number in range(len(plan.movies))],
+        "memory_bytes": plan.memory_bytes,
     }
 
 
-def memory_bytes(movies: list[store.Store], rehearses: bool) -> int:
-    """Memory that a training will need."""
+def memory_bytes(movies: Sequence[store.Store], rehearses: bool, at_once: int = 0) -> int:
+    """Memory that a training will need, whatever the number of movies."""
     held = sum(len(hold_out(m.shape[0])) * m.shape[1] * m.shape[2] for m in movies)
     n_bytes = sum(int(np.prod(m.shape)) * m.array.dtype.itemsize for m in movies)
-    return memory.train_bytes(held, min(n_bytes, POOL_BYTES), rehearses)
+    # Of an archive, every patch of a batch has a region of another movie.
+    return memory.train_bytes(held, min(n_bytes, max(POOL_BYTES, at_once * REGION_BYTES)), rehearses)
 
 
 def choose_architecture(
-    config: TrainConfig, movies: list[store.Store], parent: ModelCard | None
+    config: TrainConfig, movies: Sequence[store.Store], parent: ModelCard | None
 ) -> tuple[Architecture, str]:
     """The parent's architecture, or the standard one with a blind spot that fits the noise; and why.
 
@@ -200,7 +234,7 @@ def choose_architecture(
 
 
 def _choose_blindness(
-    config: TrainConfig, movies: list[store.Store], parent: ModelCard | None
+    config: TrainConfig, movies: Sequence[store.Store], parent: ModelCard | None
 ) -> tuple[Architecture, str]:
     if parent is not None:
         inherited = architecture_of(parent)
@@ -242,7 +276,7 @@ def _can_rehearse(architecture: Architecture, parent: ModelCard | None) -> bool:
     return is_split_blind and architecture.blind_radius == 0 and not has_gamma_head(architecture)
 
 
-def _check_noise(config: TrainConfig, movies: list[store.Store], architecture: Architecture) -> None:
+def _check_noise(config: TrainConfig, movies: Sequence[store.Store], architecture: Architecture) -> None:
     """Refuse movies whose noise is not what the settings are for."""
     if kind_of(architecture) == "thinned":
         _check_thinning(movies, "--model thinned", "Use --model split-blind.")
@@ -253,7 +287,7 @@ def _check_noise(config: TrainConfig, movies: list[store.Store], architecture: A
             check_gamma(movie, "--head gamma", "Use --head mean.")
 
 
-def _check_thinning(movies: list[store.Store], what: str, instead: str) -> None:
+def _check_thinning(movies: Sequence[store.Store], what: str, instead: str) -> None:
     """Refuse movies whose counts cannot be split into independent frames."""
     for movie in movies:
         refused = thinning.refusal(movie_noise(movie), movie.attributes["detector"]["counts_per_electron"])

@@ -6,7 +6,9 @@ import json
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +20,10 @@ from tdenoise.network.registry import Network, kind_of
 from tdenoise.noise import thinning
 from tdenoise.training.candidates import CANDIDATES, SHARE, Measured, choose
 from tdenoise.training.contradiction import Contradiction
+from tdenoise.training.many_movies import BalancedLoader
 from tdenoise.training.patches import PatchLoader
 from tdenoise.training.process_group import Team
-from tdenoise.training.rehearsal import RehearsedLoader
+from tdenoise.training.rehearsal import RehearsedBalancedLoader, RehearsedLoader
 from tdenoise.training.train import TrainingSettings, TrainingState, train, turn_back
 from tdenoise.training.training_movie import TrainingMovie
 from tdenoise.training.validation import HeldOut, Sums, mean_of
@@ -31,6 +34,7 @@ from ..inputs.model_fit import open_model
 from ..resources import budget
 from ..runs import progress
 from ..step_control import Control
+from .material import for_choosing
 from .train_plan import Plan
 from .training_state import fill, restore, snapshot, state_bytes
 
@@ -38,6 +42,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_S = 120.0  # time between checkpoints
+# Of the movies of an archive, those that choose the weights to keep, and in sums over time.
+LOOKED_AT, SUMMED = 24, 2
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Session:
 
     def __init__(
         self,
-        movies: list[TrainingMovie],
+        movies: Sequence[TrainingMovie],
         plan: Plan,
         run: progress.OutputRun | None,
         control: Control,
@@ -69,7 +75,11 @@ class Session:
         self._movies, self._plan, self._run, self._control, self._team = movies, plan, run, control, team
         self._device = _device(plan, team)
         self._thinned = kind_of(plan.architecture) == "thinned"
-        known = movies if team.rank == 0 else []
+        known: Sequence[TrainingMovie] = movies if team.rank == 0 else []
+        if (
+            plan.material is not None
+        ):  # the frames that judge the version have no part in choosing its weights
+            known = [replace(m, held_out=for_choosing(m.held_out)) for m in known[:LOOKED_AT]]
         self._validation = HeldOut(
             known,
             plan.architecture,
@@ -78,7 +88,7 @@ class Session:
             thinning.split_for_validation if self._thinned else None,
             plan.settings.least_dose,
         )
-        self._contradiction = Contradiction(known, self._device)
+        self._contradiction = Contradiction(known if plan.material is None else known[:SUMMED], self._device)
         self._records: list[dict[str, Any]] = []  # of the stages before
         self.stage: Stage  # the latest
         self.n_steps, self.elapsed_s = 0, 0.0  # of all stages so far
@@ -195,7 +205,11 @@ class Session:
 
     def _loop(self, state: TrainingState, stage: Stage) -> None:
         plan, team, settings = self._plan, self._team, stage.settings
-        loader = (RehearsedLoader if stage.rehearses else PatchLoader)(
+        kind: Any = RehearsedLoader if stage.rehearses else PatchLoader
+        if plan.material is not None:
+            kind = RehearsedBalancedLoader if stage.rehearses else BalancedLoader
+            kind = partial(kind, mix=plan.material.mix)
+        loader = kind(
             self._movies,
             plan.architecture,
             patch=settings.patch,

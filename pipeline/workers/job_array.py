@@ -24,6 +24,7 @@ from ..runs import paths, plans
 from ..runs.shared_run import SharedRun
 from ..settings.denoise_settings import ApplyConfig
 from ..settings.fields import flag_of
+from ..settings.results import WORDS
 from ..slurm.batch_script import BatchJob, pipeline_command, queue, render_script, submit_script
 from ..slurm.job_reasons import Pending, newest_log
 from ..slurm.site_profile import JobProfile, worker_profile
@@ -146,7 +147,7 @@ def task_words(config: ApplyConfig) -> list[str]:
         value = getattr(config, field.name)
         if field.name in ("workers", "profile", "share", "resume") or value == field.default:
             continue
-        text = str(value.absolute()) if isinstance(value, Path) else str(value)
+        text = str(value.absolute()) if isinstance(value, Path) and value not in WORDS else str(value)
         if field.metadata["positional"]:
             positional.append(text)
             continue

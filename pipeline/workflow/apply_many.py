@@ -20,11 +20,12 @@ from ..errors import InputError, PipelineError, Stopped, UsageError
 from ..inputs.model_fit import open_model
 from ..resources import budget
 from ..settings.denoise_settings import ApplyConfig, ApplyManyConfig
-from ..settings.results import is_archive
+from ..settings.results import AUTO, is_archive
 from ..settings.steps import is_single, one_movie, single
 from ..step_control import Control
 from ..store import blocks, store
 from ..workers.executors import Connect
+from .chosen import chosen
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ def apply_many(config: ApplyManyConfig, control: Control | None = None) -> dict[
     """
     control = control or Control()
     if is_single(config):
-        job = single(config)
-        return {"store": str(job.output), **apply(job, control)}
+        with chosen(single(config), control) as job:
+            return {"store": str(job.output), **apply(job, control)}
     for _ in jobs(config):  # whether all can be told apart, before the first is begun
         pass
     records = []
@@ -63,8 +64,10 @@ def describe_plans(config: ApplyManyConfig) -> dict[str, Any]:
     The cards do not tell a drift, which takes somewhat more memory: ``n_movies_drift_not_counted``.
     """
     if is_single(config):
-        return describe_plan(single(config))
-    model = open_model(config.model or checkpoint.BASE).card
+        with chosen(single(config), Control()) as job:
+            return describe_plan(job)
+    # Of models that are chosen for each movie, the one that comes with tdenoise stands for all.
+    model = open_model(checkpoint.BASE if config.model in (None, AUTO) else config.model).card
     architecture = architecture_of(model)
     total = {"n_movies": 0, "n_blocks": 0, "n_files": 0, "disk_estimate_bytes": 0, "worker_memory_bytes": 0}
     total["n_movies_drift_not_counted"] = 0
@@ -157,7 +160,8 @@ def _attempt(
     try:
         if identity is not None and store.read_attributes(job.movie)["id"] != identity:
             raise InputError(job.movie, f"is not the movie {identity[:12]} of the archive")
-        apply(job, control, connect)
+        with chosen(job, control) as decided:
+            apply(decided, control, connect)
     except Stopped:
         raise
     except (PipelineError, OSError) as error:

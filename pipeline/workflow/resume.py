@@ -20,7 +20,7 @@ from ..settings.job_settings import StatusConfig
 from ..settings.recorded_settings import COMMAND, RUN
 from ..settings.workers import Workers
 from ..step_control import Control
-from ..train.train import train_model
+from .learn import train
 from .run import run
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def _call(file: Path, output: Path, now: _Now, control: Control) -> None:
     elif type(config) is recorded_settings.STEPS["ingest"]:
         ingest(config, control)
     elif type(config) is recorded_settings.STEPS["train"]:
-        train_model(config, control)
+        train(config, control)
     else:
         apply(config, control)
 

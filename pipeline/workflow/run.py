@@ -11,6 +11,7 @@ from typing import Any
 from tdenoise.files.atomic import make_folder, make_shared_folder, write_atomically
 
 from ..apply.apply import apply
+from ..archive.archive import check_archive
 from ..errors import UsageError
 from ..evaluate.report import write_report
 from ..evaluate.truth import check_truth, load_truth
@@ -27,13 +28,13 @@ from ..settings.denoise_settings import RunConfig, TrainConfig
 from ..settings.ingest_settings import IngestConfig
 from ..settings.recorded_settings import RUN
 from ..settings.result_settings import ReportConfig
-from ..settings.results import OUTPUTS, SCRATCH, SHIPPED
+from ..settings.results import OUTPUTS, WORDS
 from ..settings.steps import apply_settings, step_settings
 from ..slurm.site_profile import load_profile
 from ..step_control import Control
 from ..store import store
-from ..train.train import train_model
 from ..version import VERSION
+from .chosen import train_chosen
 
 
 def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
         own = step_settings(
             TrainConfig, config, movie=(movie,), output=model, head=head, force=forced("train")
         )
-        if not train_model(own, control):
+        if not train_chosen(own, control):
             return {}  # the first of the processes that train together says it
         forced.done("train")
     if config.step in (None, "apply"):
@@ -108,8 +109,10 @@ def check(config: RunConfig) -> None:
     if config.processes == "slurm" and config.step != "train":
         raise UsageError("--processes slurm is for --step train: several nodes share a training only.")
     load_profile(config.profile, "workers")
-    if config.from_model not in (None, SCRATCH, SHIPPED):
+    if config.from_model is not None and config.from_model not in WORDS:
         open_model(config.from_model)
+    if config.archive is not None:
+        check_archive(config.archive)
     if config.step not in (None, "ingest"):
         return  # it was checked before the first step, and the raw file may be gone by now
     movies = movies_meant([config.raw])

@@ -12,7 +12,7 @@ from ..ingest.ingest_plan import open_movie, stored_shape
 from ..resources import budget
 from ..runs import paths
 from ..settings.denoise_settings import RunConfig
-from ..settings.results import OUTPUTS, SCRATCH, SHIPPED
+from ..settings.results import AUTO, OUTPUTS, SCRATCH, SHIPPED
 from ..store import store
 from .costs import sizes
 from .run import check
@@ -79,6 +79,8 @@ def _training(config: RunConfig) -> str:
         start = "the model that comes with tdenoise"
     elif config.from_model == SCRATCH:
         start = "random weights"
+    elif config.from_model == AUTO:
+        start = f"the model of {config.archive} that predicts the movie best"
     limit = None if config.time_limit is None else f"{config.time_limit / 60:.3g} minutes"
     steps = f"{config.steps or TrainingSettings.steps} steps" if config.steps or limit is None else None
     return f"at most {' or '.join(filter(None, (steps, limit)))}, from {start}"

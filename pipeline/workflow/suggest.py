@@ -77,7 +77,7 @@ def suggest(config: ArchiveSuggestConfig, control: Control | None = None) -> dic
     fitting.sort(key=lambda c: (math.inf if c.distance is None else c.distance, c.id))
     tried, not_tried = fitting[: config.try_models], fitting[config.try_models :]
     base = checkpoint.read_card(checkpoint.BASE)
-    refused = _refusal(movie, base)
+    refused = refusal(movie, base)
     if refused is None:
         tried = [Candidate("base", base["sha256"], SHIPPED, base, None), *tried]
     else:
@@ -172,7 +172,7 @@ def _candidates(
         except InputError as error:
             left_out.append({"name": card["name"], "reason": str(error)})
             continue
-        if (refused := _refusal(movie, model)) is not None:
+        if (refused := refusal(movie, model)) is not None:
             left_out.append({"name": card["name"], "reason": refused})
             continue
         signatures = [_signature(learned, known) for learned in model["movies"]]
@@ -195,7 +195,7 @@ def _signature(learned: Mapping[str, Any], known: Mapping[str, Card]) -> dict[st
     return {**card, "pixel_size_nm": size, "snr": learned.get("snr")}
 
 
-def _refusal(movie: store.Store, model: ModelCard) -> str | None:
+def refusal(movie: store.Store, model: ModelCard) -> str | None:
     """Why a model cannot be compared on this movie."""
     kind, radius = kind_of(architecture_of(model)), model["blind_radius"]
     if kind != "split-blind" or radius == "seen":

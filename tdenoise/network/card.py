@@ -76,6 +76,8 @@ class CardDetails(TypedDict):
     seed: NotRequired[int]
     device: NotRequired[str]  # "cpu" or "cuda"
     parent: NotRequired[str | None]  # sha256 of the model it was adapted from
+    learned: NotRequired[dict[str, Any]]  # of a version of an archive's base model: its number, and from what
+    chosen: NotRequired[dict[str, Any]]  # where the parent was chosen by itself: from what, and why
     metrics: NotRequired[TrainingMetrics]
     curve_sha256: NotRequired[str]  # of the file with the training curve
     software: NotRequired[dict[str, str]]  # versions of packages, by their names

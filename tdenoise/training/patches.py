@@ -128,73 +128,19 @@ class _Cut(NamedTuple):
         return slice(row, row + self.size), slice(column, column + self.size)
 
 
-class PatchLoader:
-    """Draw batches for given steps; a background thread reads ahead.
+class BatchLoader:
+    """Draw batches for given steps; a background thread reads ahead."""
 
-    Parameters
-    ----------
-    movies : sequence of TrainingMovie
-    architecture : Architecture
-    patch : int
-        Height and width of a patch [pixels], a multiple of the stride.
-    batch : int
-        Patches per step.
-    seed : int
-    pool_bytes : int
-        Bound on the memory of the regions.
-    split : callable, optional
-        What is shown of a centre frame, and what is its target; see `tdenoise.noise.thinning.split`. Without it both
-        are the whole frame, for a network that is blind.
-    least_dose : float
-        Half of the patches hold a random share of the movie's electrons, down to this one; see
-        `tdenoise.noise.thinning.thin`. 1: all hold them all.
-    share : (int, int)
-        Number of this process, and how many there are that share every batch.
-    """
+    patch: int  # height and width of a patch [pixels]
+    shares: list[int]  # patches of a batch that every process draws
+    _movies: Sequence[TrainingMovie]
+    _architecture: Architecture
+    _seed: int
+    _least_dose: float
 
-    def __init__(
-        self,
-        movies: Sequence[TrainingMovie],
-        architecture: Architecture,
-        *,
-        patch: int = 96,
-        batch: int = 8,
-        seed: int = 0,
-        pool_bytes: int = POOL_BYTES,
-        split: Split | None = None,
-        least_dose: float = 1.0,
-        share: tuple[int, int] = (0, 1),
-    ) -> None:
-        stride = architecture.stride
-        largest = max(max(m.frames.shape[1:]) for m in movies)
-        self.patch = min(patch, -(-largest // stride) * stride)
-        self._movies = movies
-        self._architecture = architecture
-        self._batch = batch
-        self._seed = seed
-        self._split = split
-        self._least_dose = least_dose
-        self._shifts = [largest_shift(m.drift, architecture.window) for m in movies]
-        self._brightness = [(m.seen, m.seen.around(architecture.window)) for m in movies]
-        parts = np.array_split(np.arange(batch), share[1])
-        self._own = parts[share[0]]  # patches of a batch
-        self.shares = [len(part) for part in parts]  # patches of every process
-        regions = regions_of(movies, self.patch)
-        if not regions:
-            raise ValueError("every frame is held out; nothing is left to train on")
-        order = np.random.default_rng([seed, 1]).permutation(len(regions))
-        self._regions = [regions[i] for i in order]
-        context = REGION_FRAMES + 2 * architecture.window
-        bytes_each = max(
-            min(context, m.frames.shape[0])
-            * min(REGION_PIXELS + self.patch + 2 * shift, m.frames.shape[1])
-            * min(REGION_PIXELS + self.patch + 2 * shift, m.frames.shape[2])
-            * (m.frames.dtype.itemsize + (0 if m.clean is None else m.clean.dtype.itemsize))
-            for m, shift in zip(movies, self._shifts, strict=True)
-        )
-        self._pool_size = int(min(len(regions), max(2, pool_bytes // bytes_each)))
-        self._steps_per_region = max(1, round(256 / batch))
-        self._cache: dict[int, _Held] = {}  # by number of region
+    def draw(self, step: int) -> Batch:
+        """The batch of one step, or this process's share: a pure function of the seed and the step."""
+        raise NotImplementedError
 
     def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """Batches for steps ``[start, stop)``, prepared ahead in a background thread."""
@@ -229,6 +175,78 @@ class PatchLoader:
         finally:
             cancelled.set()
             thread.join()
+
+
+class PatchLoader(BatchLoader):
+    """Draw batches from regions of movies.
+
+    Parameters
+    ----------
+    movies : sequence of TrainingMovie
+    architecture : Architecture
+    patch : int
+        Height and width of a patch [pixels], a multiple of the stride.
+    batch : int
+        Patches per step.
+    seed : int
+    pool_bytes : int
+        Bound on the memory of the regions.
+    split : callable, optional
+        What is shown of a centre frame, and what is its target; see `tdenoise.noise.thinning.split`. Without it both
+        are the whole frame, for a network that is blind.
+    least_dose : float
+        Half of the patches hold a random share of the movie's electrons, down to this one; see
+        `tdenoise.noise.thinning.thin`. 1: all hold them all.
+    share : (int, int)
+        Number of this process, and how many there are that share every batch.
+    padded : bool
+        Keep the size of patches also where all frames are smaller; nothing outside of them is a target.
+    """
+
+    def __init__(
+        self,
+        movies: Sequence[TrainingMovie],
+        architecture: Architecture,
+        *,
+        patch: int = 96,
+        batch: int = 8,
+        seed: int = 0,
+        pool_bytes: int = POOL_BYTES,
+        split: Split | None = None,
+        least_dose: float = 1.0,
+        share: tuple[int, int] = (0, 1),
+        padded: bool = False,
+    ) -> None:
+        stride = architecture.stride
+        largest = patch if padded else max(max(m.frames.shape[1:]) for m in movies)
+        self.patch = min(patch, -(-largest // stride) * stride)
+        self._movies = movies
+        self._architecture = architecture
+        self._batch = batch
+        self._seed = seed
+        self._split = split
+        self._least_dose = least_dose
+        self._shifts = [largest_shift(m.drift, architecture.window) for m in movies]
+        self._brightness = [(m.seen, m.seen.around(architecture.window)) for m in movies]
+        parts = np.array_split(np.arange(batch), share[1])
+        self._own = parts[share[0]]  # patches of a batch
+        self.shares = [len(part) for part in parts]  # patches of every process
+        regions = regions_of(movies, self.patch)
+        if not regions:
+            raise ValueError("every frame is held out; nothing is left to train on")
+        order = np.random.default_rng([seed, 1]).permutation(len(regions))
+        self._regions = [regions[i] for i in order]
+        context = REGION_FRAMES + 2 * architecture.window
+        bytes_each = max(
+            min(context, m.frames.shape[0])
+            * min(REGION_PIXELS + self.patch + 2 * shift, m.frames.shape[1])
+            * min(REGION_PIXELS + self.patch + 2 * shift, m.frames.shape[2])
+            * (m.frames.dtype.itemsize + (0 if m.clean is None else m.clean.dtype.itemsize))
+            for m, shift in zip(movies, self._shifts, strict=True)
+        )
+        self._pool_size = int(min(len(regions), max(min(2, batch), pool_bytes // bytes_each)))
+        self._steps_per_region = max(1, round(256 / batch))
+        self._cache: dict[int, _Held] = {}  # by number of region
 
     def draw(self, step: int) -> Batch:
         """The batch of one step, or this process's share: a pure function of the seed and the step."""

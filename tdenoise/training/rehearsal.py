@@ -21,7 +21,8 @@ from ..evaluation.columns import plane_distance
 from ..evaluation.residuals import lattice_spots
 from ..network.registry import Architecture
 from ..simulation.particle import PT_LATTICE_NM
-from .patches import Batch, PatchLoader
+from .many_movies import BalancedLoader
+from .patches import Batch, BatchLoader, PatchLoader
 from .pretraining import DRIFT_SPEEDS_PX, PIXEL_SIZES_NM, noisy, scene, varied_scene
 from .training_movie import TrainingMovie
 
@@ -41,12 +42,12 @@ MEAN_SPEED = 0.3  # of a scene that drifts, over its largest
 LOOKED_AT = 16, 1024, 1024  # at most, of frames, rows and columns in the middle of a movie
 
 
-class RehearsedLoader(PatchLoader):
+class Rehearsing(BatchLoader):
     """Draw patches of movies, and half as many of simulated scenes.
 
-    The parameters are those of `PatchLoader`. Each scene has the dose of one of the movies: the electrons that would
-    give its ratio of mean to noise. Those of the simulator have lattice planes about as far apart, and drift no
-    faster.
+    The parameters are those of the loader of movies that it is joined with. Each scene has the dose of one of the
+    movies: the electrons that would give its ratio of mean to noise. Those of the simulator have lattice planes about
+    as far apart, and drift no faster.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class RehearsedLoader(PatchLoader):
         share: tuple[int, int] = (0, 1),
         **others: Any,
     ) -> None:
-        super().__init__(movies, architecture, batch=batch, share=share, **others)
+        super().__init__(movies, architecture, batch=batch, share=share, **others)  # type: ignore[call-arg]
         self._n_of_scenes = max(1, batch // 2)
         parts = np.array_split(np.arange(self._n_of_scenes), share[1])
         self._own_of_scenes = parts[share[0]].tolist()
@@ -107,6 +108,14 @@ class RehearsedLoader(PatchLoader):
         if number not in self._pixel_sizes:
             self._pixel_sizes[number] = pixel_sizes_nm(self._movies[number])
         return self._pixel_sizes[number]
+
+
+class RehearsedLoader(Rehearsing, PatchLoader):
+    """Patches of movies, and of simulated scenes like them."""
+
+
+class RehearsedBalancedLoader(Rehearsing, BalancedLoader):
+    """Patches of many movies, balanced, and of simulated scenes like them."""
 
 
 def pixel_sizes_nm(movie: TrainingMovie) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..network.registry import Architecture, Network, build
 from ..noise.gamma_poisson import likelihood_terms
-from .patches import Batch, PatchLoader
+from .patches import Batch, BatchLoader
 from .process_group import ALONE, Team
 from .validation import Sums, compare
 
@@ -107,7 +107,7 @@ class TrainingState:
 
 def train(
     state: TrainingState,
-    loader: PatchLoader,
+    loader: BatchLoader,
     validation: Callable[[Network], float],
     settings: TrainingSettings,
     device: str = "cpu",
@@ -123,7 +123,7 @@ def train(
     ----------
     state : TrainingState
         Changed in place; may come from a checkpoint.
-    loader : PatchLoader
+    loader : BatchLoader
     validation : callable
         Held-out error of a network; see `tdenoise.training.validation`.
     settings : TrainingSettings
