@@ -1,0 +1,178 @@
+"""The newest frames of a recording, also while it grows: whole ones only."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..readers import MovieInfo, Reader, open_raw, recognise
+from ..readers.rawfile import RawFile
+from ..readers.sequence import find_frames
+from .recordings import Recording
+
+KEPT = 40  # frames: what a network sees before the newest one, and five means of eight to see a drift in
+# Formats of which header and size tell how many whole frames there are, however little of a file is there.
+GROWING = {"dm", "mrc", "seq", "tiff", "tvips"}
+
+
+class NotYet(Exception):
+    """Nothing can be shown of a recording before it is finished; a sentence why."""
+
+
+class Frames(Protocol):
+    """The whole frames of a recording at one moment."""
+
+    n_frames: int
+    info: MovieInfo
+
+    def read(self, number: int) -> NDArray[Any]:
+        """One of them, shape (height, width)."""
+
+
+@dataclass
+class _OfFile:
+    reader: Reader
+
+    def __post_init__(self) -> None:
+        self.info = self.reader.info
+        self.n_frames = self.info.shape[0]
+
+    def read(self, number: int) -> NDArray[Any]:
+        out = np.empty((1, *self.info.shape[1:]), self.info.dtype)
+        self.reader.read(number, number + 1, out)
+        return np.asarray(out[0])
+
+
+@dataclass
+class _OfFolder:
+    files: list[Path]
+
+    def __post_init__(self) -> None:
+        self.n_frames = len(self.files)
+        with open_raw(self.files[-1], single=True) as first:
+            self.info = first.info
+
+    def read(self, number: int) -> NDArray[Any]:
+        with open_raw(self.files[number], single=True) as reader:
+            if reader.info.shape != self.info.shape:
+                raise InputError(self.files[number], "is not of the size of the newest frame.")
+            return _OfFile(reader).read(0)
+
+
+@contextlib.contextmanager
+def opened(path: Path, finished: bool) -> Iterator[Frames]:
+    """The whole frames that are there now.
+
+    Parameters
+    ----------
+    path : Path
+    finished : bool
+        It has rested for long enough that nobody writes it any more.
+
+    Raises
+    ------
+    NotYet
+        If only a finished recording of its format shows which frames are whole.
+    InputError
+        If it cannot be read, or there is no whole frame yet.
+    """
+    if path.is_dir() and not any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
+        files, _ = find_frames(path)
+        # The last file may still be written; whoever has begun the next one has finished it.
+        yield _OfFolder(files if finished else files[:-1])
+        return
+    if not finished:
+        _check_growing(path)
+    with open_raw(path, allow_truncated=True) as reader:
+        if not finished and any(_has_hole(file) for file in (path, *reader.info.files)):
+            raise NotYet(
+                "The program that writes it has set its space aside, so it is shown when it is finished."
+            )
+        yield _OfFile(reader)
+
+
+def _check_growing(path: Path) -> None:
+    if path.is_dir():
+        raise NotYet("A Zarr store is shown when it is finished.")
+    with contextlib.closing(RawFile(path)) as file:
+        form = recognise(file)
+    if form.module not in GROWING:
+        raise NotYet(f"A {form.name} file is shown when it is finished.")
+
+
+def _has_hole(path: Path) -> bool:
+    """Whether a part of a file was never written, though its size says that it is there."""
+    with path.open("rb") as file:
+        try:
+            return os.lseek(file.fileno(), 0, os.SEEK_HOLE) < os.fstat(file.fileno()).st_size
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENXIO, errno.ENOTSUP):  # a file system that does not tell
+                return False
+            raise
+
+
+@dataclass
+class Newest:
+    """The newest frames of the recording that is looked at, of a part in the middle of the field.
+
+    Attributes
+    ----------
+    part : int
+        Rows and columns of the part, at most [pixels].
+    """
+
+    part: int
+    info: MovieInfo | None = None
+    n_frames: int = 0
+    _of: tuple[str, int] = ("", 0)
+    _kept: OrderedDict[int, NDArray[Any]] = field(default_factory=OrderedDict)
+
+    def update(self, recording: Recording) -> bool:
+        """Read what is new.
+
+        Returns
+        -------
+        bool
+            Whether there is anything new.
+
+        Raises
+        ------
+        NotYet, InputError, OSError
+        """
+        of = recording.name, recording.signature.first
+        with opened(recording.path, recording.state == "finished") as frames:
+            known = self.info.shape[1:] if self.info is not None else None
+            if of != self._of or frames.n_frames < self.n_frames or frames.info.shape[1:] != known:
+                self._kept.clear()
+                self._of, self.n_frames = of, 0
+            if frames.n_frames == self.n_frames:
+                return False
+            rows, columns = self.middle(frames.info)
+            for number in range(max(0, frames.n_frames - KEPT), frames.n_frames):
+                if number not in self._kept:
+                    self._kept[number] = frames.read(number)[rows, columns].copy()
+            self.info, self.n_frames = frames.info, frames.n_frames
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return True
+
+    @property
+    def frames(self) -> NDArray[Any]:
+        """Shape (n, rows, columns), the newest frame last [counts]."""
+        return np.stack(list(self._kept.values()))
+
+    def middle(self, info: MovieInfo) -> tuple[slice, slice]:
+        """The part that is looked at."""
+        starts = [max(0, (n - self.part) // 2) for n in info.shape[1:]]
+        rows, columns = (slice(s, min(n, s + self.part)) for s, n in zip(starts, info.shape[1:], strict=True))
+        return rows, columns
