@@ -1,6 +1,6 @@
 """Writers such as cameras have: they append frames at a rate, each in two halves. Tests start them as processes.
 
-    python tests/writers.py KIND PATH [--frames 100] [--rate 25] [--size 64 64] [--wait 0] [--dose 2]
+    python tests/writers.py KIND PATH [--frames 100] [--rate 25] [--size 64 64] [--wait 0] [--until FILE] [--dose 2]
 
 It prints number and time of every frame that is whole. ``--wait`` is its pause within a frame.
 """
@@ -128,6 +128,7 @@ def main() -> None:
     options.add_argument("--rate", type=float, default=25.0)
     options.add_argument("--size", type=int, nargs=2, default=(64, 64))
     options.add_argument("--wait", type=float, default=0.0)
+    options.add_argument("--until", type=Path, help="file that ends it, once it is there")
     options.add_argument("--dose", type=float, default=2.0)
     chosen = options.parse_args()
     shape = tuple(chosen.size)
@@ -138,10 +139,12 @@ def main() -> None:
         time.sleep(max(0.0, began + number / chosen.rate - time.monotonic()))
         put(number, made[number % len(made)])
         print(number, time.monotonic(), flush=True)
+        if chosen.until is not None and chosen.until.exists():
+            break
     if chosen.kind == "mrc":
         with os.fdopen(os.open(chosen.path, os.O_WRONLY), "wb") as file:
             file.seek(8)
-            file.write(struct.pack("<i", chosen.frames))
+            file.write(struct.pack("<i", number + 1))
 
 
 if __name__ == "__main__":

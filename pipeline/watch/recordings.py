@@ -108,11 +108,13 @@ class Folder:
             self._away = True
             return
         now = time.monotonic()
-        for name, recording in self.recordings.items():
+        for name, recording in list(self.recordings.items()):
             if self._away:
                 recording.since = now  # nobody saw whether it rested
             if name not in found:
                 recording.state = "gone"
+                if recording.path.parent in {path for path, _ in found.values()}:
+                    del self.recordings[name]  # it was the first of many frames
         self._away = False
         for name, (path, signature) in found.items():
             if name in self.recordings:

@@ -135,8 +135,10 @@ class Watched:
         folder, problems = self._folder, []
         folder.look()
         try:
-            for recording in list(folder.recordings.values()):
+            for recording in folder.recordings.values():
                 self._keep(recording)
+            for record in list(self._session.records.values()):
+                self._forget(record)
             self._queue.step(folder)
         except LockedError:
             raise
@@ -157,17 +159,18 @@ class Watched:
                 record = self._session.add(recording.name)
             else:
                 return
-        if recording.state == "gone" and record == Record(
-            record.name, record.first_seen, record.finished, problem=record.problem, n_bytes=record.n_bytes
-        ):
-            # The first of many frames looked like a recording of its own, or nobody will miss it.
-            if not recording.path.exists() or record.problem is not None:
-                self._session.forget(record.name)
-                self._folder.recordings.pop(record.name)
-        elif recording.state == "finished" and (
+        if recording.state == "finished" and (
             not record.finished or record.n_bytes != recording.signature.n_bytes
         ):
             self._session.change(record.name, finished=True, **_facts(recording))
+
+    def _forget(self, record: Record) -> None:
+        """Forget what is gone and was never seen to be a movie, such as the first of many frames."""
+        seen = self._folder.recordings.get(record.name)
+        untouched = (record.shape, record.decision, record.note, record.run) == (None, None, "", None)
+        if untouched and not self._folder.problems and (seen is None or seen.state == "gone"):
+            self._session.forget(record.name)
+            self._folder.recordings.pop(record.name, None)
 
     def _listed(self) -> list[dict[str, Any]]:
         """What the page lists, the newest first."""

@@ -110,13 +110,14 @@ const number = (value, digits = 3) => Number(value.toPrecision(digits)).toString
 const ordinal = (n) => `${n}${["th", "st", "nd", "rd"][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10 < 4 ? n % 10 : 0]}`;
 
 function showFigures(look) {
-  const f = look.figures, found = state.told.recordings.find((each) => each.name === look.recording);
+  const f = look.figures;
   $("title").textContent = look.recording;
   const [height, width] = look.shape, [rows, columns] = look.size;
   const part = rows < height || columns < width ? `, the middle ${rows} × ${columns} of ${height} × ${width} pixels` : "";
-  const growing = found && found.state === "growing";
-  $("behind").textContent = `Frame ${look.frame}${part}. ${growing ? `${look.delay_s.toFixed(1)} s behind` : `Not growing; shown ${look.delay_s.toFixed(1)} s after it was read`}.`
-    + (look.every > 1 ? ` Showing every ${ordinal(look.every)} frame.` : "") + (look.problem ? ` ${look.problem}` : "");
+  state.behind = `Frame ${look.frame}${part}. ${look.delay_s.toFixed(1)} s behind when it was shown, `;
+  state.skipped = (look.every > 1 ? ` Showing every ${ordinal(look.every)} frame.` : "") + (look.problem ? ` ${look.problem}` : "");
+  state.arrived = performance.now();
+  showBehind();
   $("dose").textContent = f.dose === null ? `${number(f.mean)} counts/px/frame (counts per electron are not known)`
     : `${number(f.dose)} e/px/frame` + (f.dose_per_square_angstrom === null ? "" : `, ${number(f.dose_per_square_angstrom)} e/Å² per frame`);
   $("brightness").textContent = f.brightness === null ? "not known" : `${(100 * f.brightness).toFixed(1)} % of the frames before`;
@@ -124,6 +125,11 @@ function showFigures(look) {
     : number(f.fano) + (f.fano_error === null ? "" : ` ± ${number(f.fano_error, 1)}`) + (Math.abs(f.fano - 1) < 0.05 ? ": counts electrons" : "");
   $("drift").textContent = f.drift === null ? "does not show" : f.drift < 0.01 ? "less than 0.01 px/frame" : `${number(f.drift, 2)} px/frame`;
   $("event").textContent = f.event + (f.advice ? ` ${f.advice}` : "");
+}
+
+// What stays on the page grows old.
+function showBehind() {
+  if (state.behind) $("behind").textContent = `${state.behind}${((performance.now() - state.arrived) / 1000).toFixed(0)} s ago.${state.skipped}`;
 }
 
 // ---- the list --------------------------------------------------------------------------------------------------
@@ -195,5 +201,6 @@ function showList() {
   $("heading").textContent = more > 0 ? `Recordings (${more} older ones are not listed)` : "Recordings";
 }
 
+setInterval(showBehind, 1000);
 $("newest").addEventListener("click", () => tell("show", { id: null }));
 stay();
