@@ -63,7 +63,6 @@ class Looker:
 
     def _look(self, recording: Recording) -> bool:
         """Whether there was anything new."""
-        began = time.monotonic()
         try:
             if not self._newest.update(recording):
                 return False
@@ -74,7 +73,7 @@ class Looker:
             self._shown.told(recording.name, str(error))
             return False
         try:
-            look = self._make(recording, began)
+            look = self._make(recording)
         except (ArithmeticError, ValueError, RuntimeError, MemoryError) as error:
             log.warning("%s: %s", recording.path, error)
             self._shown.told(recording.name, f"its newest frames cannot be shown ({error}).")
@@ -82,7 +81,7 @@ class Looker:
         self._shown.publish(look)
         return True
 
-    def _make(self, recording: Recording, began: float) -> Look:
+    def _make(self, recording: Recording) -> Look:
         newest, frames = self._newest, self._newest.frames
         assert newest.info is not None
         first = self._before[0] != recording.name or self._measured is None
@@ -101,6 +100,7 @@ class Looker:
             recording=recording.name,
             frame=frame,
             n_frames=newest.n_frames,
+            finished=recording.state == "finished",
             every=every,
             part=(rows.start, columns.start),
             shape=(newest.info.shape[1], newest.info.shape[2]),
@@ -108,7 +108,7 @@ class Looker:
             denoised=None if denoised is None else _picture(denoised),
             problem=problem,
             figures=told,
-            delay_s=time.monotonic() - began,
+            delay_s=time.monotonic() - newest.seen_at,
         )
 
     def _denoised(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from ..readers.sequence import find_frames
 from .recordings import Recording
 
 KEPT = 40  # frames: what a network sees before the newest one, and five means of eight to see a drift in
+STILL_S = 1.0  # for which a folder stands still, and its last file is taken for whole
 # Formats of which header and size tell how many whole frames there are, however little of a file is there.
 GROWING = {"dm", "mrc", "seq", "tiff", "tvips"}
 
@@ -33,6 +35,7 @@ class Frames(Protocol):
     """The whole frames of a recording at one moment."""
 
     n_frames: int
+    n_there: int  # with one that may still be written
     info: MovieInfo
 
     def read(self, number: int) -> NDArray[Any]:
@@ -45,7 +48,7 @@ class _OfFile:
 
     def __post_init__(self) -> None:
         self.info = self.reader.info
-        self.n_frames = self.info.shape[0]
+        self.n_frames = self.n_there = self.info.shape[0]
 
     def read(self, number: int) -> NDArray[Any]:
         out = np.empty((1, *self.info.shape[1:]), self.info.dtype)
@@ -56,6 +59,7 @@ class _OfFile:
 @dataclass
 class _OfFolder:
     files: list[Path]
+    n_there: int
 
     def __post_init__(self) -> None:
         self.n_frames = len(self.files)
@@ -70,7 +74,7 @@ class _OfFolder:
 
 
 @contextlib.contextmanager
-def opened(path: Path, finished: bool) -> Iterator[Frames]:
+def opened(path: Path, finished: bool, still: bool = False) -> Iterator[Frames]:
     """The whole frames that are there now.
 
     Parameters
@@ -78,6 +82,8 @@ def opened(path: Path, finished: bool) -> Iterator[Frames]:
     path : Path
     finished : bool
         It has rested for long enough that nobody writes it any more.
+    still : bool, optional
+        It has not changed for a moment: whoever writes a file for each frame is between two of them.
 
     Raises
     ------
@@ -89,7 +95,8 @@ def opened(path: Path, finished: bool) -> Iterator[Frames]:
     if path.is_dir() and not any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
         files, _ = find_frames(path)
         # The last file may still be written; whoever has begun the next one has finished it.
-        yield _OfFolder(files if finished else files[:-1])
+        whole = finished or (still and not _has_hole(files[-1]))
+        yield _OfFolder(files if whole else files[:-1], len(files))
         return
     if not finished:
         _check_growing(path)
@@ -134,6 +141,8 @@ class Newest:
     part: int
     info: MovieInfo | None = None
     n_frames: int = 0
+    seen_at: float = 0.0  # when the newest frame was first there, by the monotonic clock [s]
+    _there: int = 0
     _of: tuple[str, int] = ("", 0)
     _kept: OrderedDict[int, NDArray[Any]] = field(default_factory=OrderedDict)
 
@@ -150,11 +159,15 @@ class Newest:
         NotYet, InputError, OSError
         """
         of = recording.name, recording.signature.first
-        with opened(recording.path, recording.state == "finished") as frames:
+        began = time.monotonic()
+        still = began - recording.since > STILL_S
+        with opened(recording.path, recording.state == "finished", still) as frames:
             known = self.info.shape[1:] if self.info is not None else None
             if of != self._of or frames.n_frames < self.n_frames or frames.info.shape[1:] != known:
                 self._kept.clear()
-                self._of, self.n_frames = of, 0
+                self._of, self.n_frames, self._there = of, 0, 0
+            if frames.n_there > self._there:
+                self._there, self.seen_at = frames.n_there, began
             if frames.n_frames == self.n_frames:
                 return False
             rows, columns = self.middle(frames.info)

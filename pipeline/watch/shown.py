@@ -20,8 +20,9 @@ class Look:
     recording: str  # name
     frame: int  # counted from 0
     n_frames: int  # whole ones that were there
+    finished: bool  # the recording, and so this is its last frame
     every: int  # frames from the one that was shown before to this one
-    delay_s: float  # from the moment at which it was seen to be the newest one to this look's end
+    delay_s: float  # from the moment at which it was first seen to this look's end
     part: tuple[int, int]  # corner [pixels]
     shape: tuple[int, int]  # of the field [pixels]
     raw: NDArray[np.uint8]
@@ -31,7 +32,18 @@ class Look:
 
     def to_json(self) -> dict[str, Any]:
         """All but the pictures."""
-        plain = ("number", "recording", "frame", "n_frames", "every", "part", "shape", "problem", "figures")
+        plain = (
+            "number",
+            "recording",
+            "frame",
+            "n_frames",
+            "finished",
+            "every",
+            "part",
+            "shape",
+            "problem",
+            "figures",
+        )
         return {name: getattr(self, name) for name in plain} | {
             "delay_s": round(self.delay_s, 2),
             "size": self.raw.shape,

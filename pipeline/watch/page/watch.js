@@ -114,6 +114,7 @@ function showFigures(look) {
   $("title").textContent = look.recording;
   const [height, width] = look.shape, [rows, columns] = look.size;
   const part = rows < height || columns < width ? `, the middle ${rows} × ${columns} of ${height} × ${width} pixels` : "";
+  state.last = look.finished ? `Frame ${look.frame}${part}, the last one.` : null;
   state.behind = `Frame ${look.frame}${part}. ${look.delay_s.toFixed(1)} s behind when it was shown, `;
   state.skipped = (look.every > 1 ? ` Showing every ${ordinal(look.every)} frame.` : "") + (look.problem ? ` ${look.problem}` : "");
   state.arrived = performance.now();
@@ -129,7 +130,7 @@ function showFigures(look) {
 
 // What stays on the page grows old.
 function showBehind() {
-  if (state.behind) $("behind").textContent = `${state.behind}${((performance.now() - state.arrived) / 1000).toFixed(0)} s ago.${state.skipped}`;
+  if (state.behind) $("behind").textContent = state.last || `${state.behind}${((performance.now() - state.arrived) / 1000).toFixed(0)} s ago.${state.skipped}`;
 }
 
 // ---- the list --------------------------------------------------------------------------------------------------
