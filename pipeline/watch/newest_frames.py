@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import heapq
 import os
 import time
 from collections import OrderedDict
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..readers import MovieInfo, Reader, open_raw, recognise
+from ..readers.numbering import in_order, natural
 from ..readers.rawfile import RawFile
-from ..readers.sequence import find_frames
-from .recordings import Recording
+from ..readers.sequence import CAPTURE, FRAME_SUFFIXES, find_frames
+from .recordings import Recording, Signature, files_below
 
 KEPT = 40  # frames: what a network sees before the newest one, and five means of eight to see a drift in
 STILL_S = 1.0  # for which a folder stands still, and its last file is taken for whole
@@ -58,18 +60,19 @@ class _OfFile:
 
 @dataclass
 class _OfFolder:
-    files: list[Path]
+    files: list[Path]  # of the newest frames, or of all
+    n_frames: int
     n_there: int
 
     def __post_init__(self) -> None:
-        self.n_frames = len(self.files)
         with open_raw(self.files[-1], single=True) as first:
             self.info = first.info
 
     def read(self, number: int) -> NDArray[Any]:
-        with open_raw(self.files[number], single=True) as reader:
+        file = self.files[number - self.n_frames]
+        with open_raw(file, single=True) as reader:
             if reader.info.shape != self.info.shape:
-                raise InputError(self.files[number], "is not of the size of the newest frame.")
+                raise InputError(file, "is not of the size of the newest frame.")
             return _OfFile(reader).read(0)
 
 
@@ -93,10 +96,16 @@ def opened(path: Path, finished: bool, still: bool = False) -> Iterator[Frames]:
         If it cannot be read, or there is no whole frame yet.
     """
     if path.is_dir() and not any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
-        files, _ = find_frames(path)
+        if finished:
+            files, _ = find_frames(path)
+            yield _OfFolder(files, len(files), len(files))
+            return
+        files, n_files = _newest_files(path)
         # The last file may still be written; whoever has begun the next one has finished it.
-        whole = finished or (still and not _has_hole(files[-1]))
-        yield _OfFolder(files if whole else files[:-1], len(files))
+        if still and not _has_hole(files[-1]):
+            yield _OfFolder(files, n_files, n_files)
+        else:
+            yield _OfFolder(files[:-1], n_files - 1, n_files)
         return
     if not finished:
         _check_growing(path)
@@ -106,6 +115,25 @@ def opened(path: Path, finished: bool, still: bool = False) -> Iterator[Frames]:
                 "The program that writes it has set its space aside, so it is shown when it is finished."
             )
         yield _OfFile(reader)
+
+
+def _newest_files(folder: Path) -> tuple[list[Path], int]:
+    """The last files of a folder with a file for each frame, and how many there are.
+
+    To put all in order by their numbers, as `find_frames` does, takes four times as long.
+    """
+    with os.scandir(folder) as entries:
+        inside = list(entries)
+    capture = any(CAPTURE.fullmatch(entry.name) for entry in inside)
+    suffixes = (".dm3", ".dm4") if capture else FRAME_SUFFIXES
+    files = files_below(folder) if capture else inside
+    found = [Path(e.path) for e in files if e.name.lower().endswith(suffixes) and not e.name.startswith(".")]
+    if capture:
+        found = [path for path in found if path.parent != folder]  # the file that directs to them
+    if len(found) < 2:
+        raise InputError(folder, "holds fewer than two frames yet.")
+    newest = heapq.nlargest(KEPT + 2, found, key=natural)[::-1]
+    return in_order(folder, newest, clock=capture)[0], len(found)
 
 
 def _check_growing(path: Path) -> None:
@@ -143,6 +171,7 @@ class Newest:
     n_frames: int = 0
     seen_at: float = 0.0  # when the newest frame was first there, by the monotonic clock [s]
     _there: int = 0
+    _done: tuple[str, Signature] | None = None  # the finished recording that was looked at last
     _of: tuple[str, int] = ("", 0)
     _kept: OrderedDict[int, NDArray[Any]] = field(default_factory=OrderedDict)
 
@@ -159,6 +188,9 @@ class Newest:
         NotYet, InputError, OSError
         """
         of = recording.name, recording.signature.first
+        if recording.state == "finished" and self._done == (recording.name, recording.signature):
+            return False
+        self._done = (recording.name, recording.signature) if recording.state == "finished" else None
         began = time.monotonic()
         still = began - recording.since > STILL_S
         with opened(recording.path, recording.state == "finished", still) as frames:

@@ -144,7 +144,7 @@ class Folder:
                 hidden_zarr = any((folder / name).is_file() for name in _ZARR)
                 folders = [e for e in inside if e.is_dir(follow_symlinks=False)]
                 whole = hidden_zarr or any(CAPTURE.fullmatch(e.name) for e in folders)
-                files = list(_below(folder)) if whole else [e for e in inside if e.is_file()]
+                files = list(files_below(folder)) if whole else [e for e in inside if e.is_file()]
                 if whole:
                     found = [(folder, files)] if files else []
                 else:
@@ -207,11 +207,11 @@ def _holds_one(path: Path) -> bool:
     return False
 
 
-def _below(folder: Path) -> Iterator[os.DirEntry[str]]:
+def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
     """All files below a folder."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             if entry.is_dir(follow_symlinks=False):
-                yield from _below(Path(entry.path))
+                yield from files_below(Path(entry.path))
             elif entry.is_file():
                 yield entry
