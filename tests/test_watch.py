@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -287,7 +287,6 @@ class Watching:
 
     process: subprocess.Popen[str]
     address: str
-    events: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         port, self.token = re.fullmatch(r"http://127.0.0.1:(\d+)/#(\S+)", self.address).groups()  # type: ignore[union-attr]

@@ -17,7 +17,7 @@ from tdenoise.network.registry import kind, kind_of, scale_for
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.drift import largest_shift
 
-from ..errors import InputError
+from ..errors import PipelineError
 from ..pictures.contrast import PERCENT, Limits, grey
 from ..settings.denoise_settings import RunConfig
 from .figures import Measured, course, figures
@@ -69,7 +69,7 @@ class Looker:
         except NotYet as reason:
             self._shown.told(recording.name, str(reason))
             return False
-        except (InputError, OSError) as error:  # not one whole frame yet, or the folder is away
+        except (PipelineError, OSError) as error:  # not one whole frame yet, or the folder is away
             self._shown.told(recording.name, str(error))
             return False
         try:

@@ -72,7 +72,7 @@ def watch(config: WatchConfig, control: Control | None = None) -> Iterator[str]:
         looker = Looker(shown, model, device, config.part, calibration)
         looking = threading.Thread(target=looker.run, args=(stop,), name="look", daemon=True)
         queue = Queue(session, config.profile, scheduler, config.run_config)
-        watched = Watched(Folder(config.folder, config.rest), session, queue, shown)
+        watched = Watched(Folder(config.folder, config.rest), session, queue, shown, looking)
         token = secrets.token_urlsafe(24)
         server = open_server(WatchHandler, config.port or 0, token=token, shown=shown, session=session)
         with serving(server, token, config.browser) as lines:
@@ -116,9 +116,14 @@ class Watched:
     session : Session
     queue : Queue
     shown : Shown
+    looking : threading.Thread
+        That looks at the newest frames.
     """
 
-    def __init__(self, folder: Folder, session: Session, queue: Queue, shown: Shown) -> None:
+    def __init__(
+        self, folder: Folder, session: Session, queue: Queue, shown: Shown, looking: threading.Thread
+    ) -> None:
+        self._looking = looking
         self._folder, self._session, self._queue, self._shown = folder, session, queue, shown
         self._told: list[str] = []
 
@@ -144,6 +149,8 @@ class Watched:
             raise
         except PipelineError as error:  # such as a full disk: what cannot be kept now is kept later
             problems.append(str(error))
+        if not self._looking.is_alive():
+            problems.append("No more frames are shown, for an unexpected reason. Start watch again.")
         problems = [*folder.problems, *problems, *self._session.damaged]
         for problem in problems:
             if problem not in self._told:
