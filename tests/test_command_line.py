@@ -105,7 +105,7 @@ def test_defaults_are_words(capsys: pytest.CaptureFixture[str]) -> None:
         ("help ingst", "Did you mean ingest?"),
         ("train m.zarr -o model --gpu", "Did you mean --device cuda?"),
         ("apply m.zarr -o d.zarr --cuda", "Did you mean --device cuda?"),
-        ("ingest m.tif -o m.zarr --gpu", "--device belongs to run, train, apply and archive suggest"),
+        ("ingest m.tif -o m.zarr --gpu", "--device belongs to run, train, apply, watch and archive suggest"),
         ("ingest --input m.tif -o m.zarr", "Write RAW without a flag: ingest RAW"),
         ("train m.zarr -o model --lr 0.1", "the learning rate is chosen for you"),
         ("train m.zarr -o model --patch-size 3", "patches are chosen automatically"),

@@ -61,6 +61,7 @@ GIVEN = {
     "docs/how_to/events.md": ("results",),
     "docs/how_to/read_the_report.md": ("results",),
     "docs/how_to/viewers.md": ("results",),
+    "docs/how_to/watch.md": (),
     "docs/reference/api.md": ("movie.dm4", "results"),
     "docs/reference/metrics.md": ("results",),
     "docs/reference/model_card.md": ("results",),
@@ -68,6 +69,8 @@ GIVEN = {
 # Lines of other programs, and what looks at them.
 NOT_RUN_HERE = {
     "tdenoise-pipeline view results": "it goes on until Ctrl-C; tests/test_view.py starts it",
+    "tdenoise-pipeline watch camera -o session": "it goes on until Ctrl-C; tests/test_watch.py starts it",
+    "tdenoise-pipeline watch camera -o session --run-config runs.yaml": "the same, with a file of settings",
     "make demo": "its commands are run below",
     "python3 -m venv .venv": "the tests run in an environment",
     ". .venv/bin/activate": "the tests run in an environment",

@@ -24,14 +24,14 @@ FLOORS = {
         ("front",),
         ("python",),
         ("cli", "napari_plugin"),
-        ("workflow",),
+        ("watch", "workflow"),
         ("apply", "archive", "evaluate", "events", "export", "ingest", "jobs", "train", "view"),
         ("pictures",),
         ("inputs", "workers"),
         ("resources",),
         ("runs", "slurm", "store"),
         ("settings",),
-        ("files", "readers"),
+        ("files", "local_page", "readers"),
         ("step_control", "version"),
         ("errors",),
     ),
@@ -90,6 +90,7 @@ COMMANDS = [
     "simulate",
     "submit",
     "view",
+    "watch",
 ]
 COMMANDS += ["models import", "models export", "models show", "doctor", "resume", "cancel", "logs"]
 COMMANDS += ["profiles list", "profiles show", "profiles check"]

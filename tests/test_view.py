@@ -28,11 +28,12 @@ from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.cli.command_line import main
 from tdenoise_pipeline.errors import InputError, ResourceError
 from tdenoise_pipeline.inputs.shown import shown_movies
+from tdenoise_pipeline.local_page.server import Tabs
 from tdenoise_pipeline.settings.config import ApplyConfig
 from tdenoise_pipeline.store import store
 from tdenoise_pipeline.view.frames import EMPTY, View, coarser, pack, read_view
 from tdenoise_pipeline.view.movies import Movies
-from tdenoise_pipeline.view.server import Tabs, open_server
+from tdenoise_pipeline.view.server import open_server
 
 TOKEN = "a-token-of-a-test"
 SHAPE = (40, 60, 400)

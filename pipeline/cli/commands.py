@@ -118,6 +118,14 @@ def _view(config: Any, control: Control) -> dict[str, Any]:
     return {}
 
 
+def _watch(config: Any, control: Control) -> dict[str, Any]:
+    from ..watch.watch import watch
+
+    for line in watch(config, control):
+        say(line)
+    return {}
+
+
 def _events(config: Any, control: Control) -> dict[str, Any]:
     from ..events.find_events import events
 
@@ -240,10 +248,7 @@ COMMANDS = {
         show.resume,
     ),
     "report": Command(
-        "ReportConfig",
-        "Write a page with pictures and figures of a denoised movie.",
-        _report,
-        show.report,
+        "ReportConfig", "Write a page with pictures and figures of a denoised movie.", _report, show.report
     ),
     "export": Command(
         "ExportConfig",
@@ -253,6 +258,7 @@ COMMANDS = {
         _export_plan,
     ),
     "view": Command("ViewConfig", "Look at movies of any size in your browser.", _view, str),
+    "watch": Command("WatchConfig", "See recordings while the microscope writes them.", _watch, str),
     "evaluate": Command(
         "EvaluateConfig",
         "Measure how good a denoised movie is, with or without a truth.",
@@ -396,6 +402,7 @@ GROUPS = {
 # What a user wants to do, and the first words of the commands for it.
 PURPOSES = {
     "denoise a movie": ("run", "ingest", "train", "apply", "resume"),
+    "record at the microscope": ("watch",),
     "look at the result": ("view", "report", "export", "evaluate", "events", "verify", "cite"),
     "work on a cluster": ("submit", "status", "logs", "cancel", "profiles", "doctor"),
     "keep and find": ("models", "archive"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tdenoise.evaluation.columns import DISC_SHARE
 
-from .evaluation_result import Evaluation
+from .evaluation_result import Evaluation, KnowableFigures
 from .frame_checks import CHECKED_FRAMES
 from .sentences import percent
 from .verdict import (
@@ -62,8 +62,28 @@ def _within(smallest: Finding) -> str:
 
 
 def _smallest_event(result: Evaluation, recording: Recording) -> Finding:
-    """By size and duration, at this dose; of an ideal observer, whom no denoiser surpasses."""
-    known, section = result["knowable"], "detectable"
+    # The model was seen to show what lasts as long as the atoms that were added, and nothing shorter.
+    atoms = atoms_of(result)
+    tested = 1 if atoms is None else atoms["dwell_frames"]
+    return smallest_event(result["knowable"], result["shape"][0], recording, tested)
+
+
+def smallest_event(
+    known: KnowableFigures | None, n_frames: int | None, recording: Recording, tested: int = 1
+) -> Finding:
+    """By size and duration, at this dose; of an ideal observer, whom no denoiser surpasses.
+
+    Parameters
+    ----------
+    known : KnowableFigures or None
+        None where there is no lattice, or the counts per electron are not known.
+    n_frames : int or None
+        Of the movie; None while it is recorded.
+    recording : Recording
+    tested : int
+        The shortest stay for which the model was seen to show a column [frames].
+    """
+    section = "detectable"
     if known is None:
         text = (
             "The movie shows no lattice, or its counts per electron are not known: nothing says how large the "
@@ -80,10 +100,10 @@ def _smallest_event(result: Evaluation, recording: Recording) -> Finding:
         )
         return Finding("doubt", "At this dose, no change of a single column.", text, section)
     lasting = recording.lasting(whole)
-    if 2 * whole > result["shape"][0]:
+    if n_frames is not None and 2 * whole > n_frames:
         text = (
             f"At this dose a column (about {size} wide) must stay for {lasting} to be recognised. The movie has "
-            f"{result['shape'][0]} frames: too few to show one that comes and goes."
+            f"{n_frames} frames: too few to show one that comes and goes."
         )
         return Finding("unknown", f"A column must stay {lasting}: the movie is too short.", text, section)
     also = "Half a column is not recognised within 64 frames."
@@ -93,10 +113,8 @@ def _smallest_event(result: Evaluation, recording: Recording) -> Finding:
         f"A column (about {size} wide) that appears or disappears is recognised at best if that lasts {lasting} or "
         f"longer. {also} No denoiser can do better at this dose."
     )
-    # The model was seen to show what lasts as long as the atoms that were added, and nothing shorter.
-    atoms = atoms_of(result)
-    tested = whole if atoms is None else max(whole, atoms["dwell_frames"])
-    short = f"One column, about {size} wide, that comes or goes for {recording.lasting(tested)} or longer."
+    stays = recording.lasting(max(whole, tested))
+    short = f"One column, about {size} wide, that comes or goes for {stays} or longer."
     return Finding("sound", short, text, section)
 
 

@@ -18,8 +18,8 @@ from .frames import FlatReader, FrameReader, check_movie, frame_size, whole_fram
 from .numbering import in_order
 from .rawfile import RawFile, RawFolder, is_pattern
 
-_SUFFIXES = (".tif", ".tiff", ".dm3", ".dm4", ".mrc", ".npy")
-_CAPTURE = re.compile(r"(Hour|Minute|Second)_[0-9]+", re.IGNORECASE)
+FRAME_SUFFIXES = (".tif", ".tiff", ".dm3", ".dm4", ".mrc", ".npy")
+CAPTURE = re.compile(r"(Hour|Minute|Second)_[0-9]+", re.IGNORECASE)
 # Of a DM file: the type and number of pixels lie before them, the size of the image before or behind them.
 _PROOF_BEFORE, _PROOF_AFTER = 256, 144  # [bytes]
 _MAX_PROOF = 2**16  # of other formats all that is not pixels is compared [bytes]
@@ -194,12 +194,12 @@ def find_frames(path: Path) -> tuple[list[Path], tuple[str, ...]]:
         files = sorted(p for p in path.parent.glob(path.name) if p.is_file())
         return in_order(path, _at_least_two(path, files))
     entries = [p for p in path.iterdir() if not p.name.startswith(".")]
-    parts = [p for p in entries if _CAPTURE.fullmatch(p.name) and p.is_dir()]
+    parts = [p for p in entries if CAPTURE.fullmatch(p.name) and p.is_dir()]
     if parts:
         found = (p for part in parts for p in part.rglob("*") if p.suffix.lower() in {".dm3", ".dm4"})
         files = sorted(p for p in found if not p.name.startswith("."))
         return in_order(path, _at_least_two(path, files), clock=True)
-    files = sorted(p for p in entries if p.suffix.lower() in _SUFFIXES and p.is_file())
+    files = sorted(p for p in entries if p.suffix.lower() in FRAME_SUFFIXES and p.is_file())
     return in_order(path, _at_least_two(path, files))
 
 
@@ -209,7 +209,7 @@ def _at_least_two(path: Path, files: list[Path]) -> list[Path]:
     if not files:
         raise InputError(
             path,
-            f"holds no movie: neither a Zarr store nor frames in files ({' '.join(_SUFFIXES)}) are in it.",
+            f"holds no movie: neither a Zarr store nor frames in files ({' '.join(FRAME_SUFFIXES)}) are in it.",
         )
     if len(files) == 1:
         raise InputError(path, f"holds one file, {files[0].name}; if that is the movie, name that file.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,14 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
         ),
     )
     return FlatReader(joined, info, stored, [at + lead for at in starts])
+
+
+def belongs_to(path: Path) -> Path | None:
+    """The first file of the recording that a later file continues, by its name; None of any other file."""
+    named = _PART.fullmatch(path.stem)
+    if path.suffix.lower() != ".tvips" or named is None or int(named.group(2)) == 0:
+        return None
+    return path.with_name(f"{named.group(1)}000{path.suffix}")
 
 
 def _lost(counters: list[int]) -> tuple[str, ...]:
