@@ -24,7 +24,7 @@ FLOORS = {
         ("front",),
         ("python",),
         ("cli", "napari_plugin"),
-        ("workflow",),
+        ("study", "workflow"),
         ("apply", "archive", "evaluate", "events", "export", "ingest", "jobs", "train", "view"),
         ("pictures",),
         ("inputs", "workers"),
@@ -87,6 +87,7 @@ COMMANDS = [
     "cite",
     "status",
     "simulate",
+    "study",
     "submit",
     "view",
 ]

@@ -246,6 +246,18 @@ def _simulate(config: Any, control: Control) -> dict[str, Any]:
     return write_simulation(config)
 
 
+def _study(config: Any, control: Control) -> dict[str, Any]:
+    from ..study.study import study
+
+    return study(config, control)
+
+
+def _study_plan(config: Any) -> dict[str, Any]:
+    from ..study.study import describe_plan
+
+    return describe_plan(config)
+
+
 def _doctor(config: Any, control: Control) -> dict[str, Any]:
     from ..jobs.doctor import examine
 
@@ -407,6 +419,13 @@ COMMANDS = {
         _archive("index"),
         show.archive_count,
     ),
+    "study": Command(
+        "StudyConfig",
+        "Find out how many frames your movie needs, and how large they must be.",
+        _study,
+        show.study,
+        _study_plan,
+    ),
     "simulate": Command(
         "SimulateConfig",
         "Write a simulated raw movie and its noise-free truth.",
@@ -428,7 +447,7 @@ PURPOSES = {
     "look at the result": ("view", "report", "export", "evaluate", "events", "verify", "cite"),
     "work on a cluster": ("submit", "status", "logs", "cancel", "profiles", "doctor"),
     "keep and find": ("models", "archive"),
-    "try and learn": ("simulate", "completion", "help"),
+    "try and learn": ("study", "simulate", "completion", "help"),
 }
 _OWN = {
     "submit": "Queue ingest, train, apply, report or run as Slurm jobs, or run it in the background.",
