@@ -90,12 +90,12 @@ def measure(
     )
     judge = Judge(plan, "cpu")
     truth = load_truth(chosen.truth, store.open_store(movie, store.MOVIE))
-    clean = truth.level * truth.clean[plan.judged.slices]
+    clean = truth.level * truth.clean[plan.looked.slices]
     cells = []
     for cell, row in zip(plan.cells, told["cells"], strict=True):
         model = open_model(folder_of(output, cell) / "model")
         predicted = np.stack(list(judge.predictions(model)))
-        true = float(np.square(predicted - clean, dtype=np.float64).mean()) / judge.law.variance
+        true = float(np.square(judge.inner(predicted - clean), dtype=np.float64).mean()) / judge.law.variance
         cells.append({**row, "true_error_of_noise_variance": true})
     points = [{**p, "true_error": mean_of(cells, p)} for p in told["points"]]
     estimated, true = (

@@ -88,7 +88,7 @@ def run_cell(config: StudyConfig, plan: Plan, cell: Cell, judge: Judge, control:
     data = io.BytesIO()
     np.save(data, judged.frame)
     write_atomically(folder / FRAME, data.getvalue())
-    n_frames, *field = plan.judged.shape
+    n_frames, *field = plan.looked.shape
     facts = {
         "model": card["sha256"],
         "steps": card["steps"],

@@ -51,6 +51,7 @@ class Point(TypedDict):
     resolvable: bool  # whether the error is clearly above zero
     fewer: Compared | None  # against all frames of this size; None of these
     smaller: Compared | None  # against the largest frames, with as many of them
+    above: Loss | None  # error above that of all of the largest frames, of the noise variance; None of these
     fringes: dict[str, float] | None  # mean over the seeds
     training_s: float
     inference_s_per_megapixel: float
@@ -73,6 +74,7 @@ def points(results: Sequence[Result], judge: Judge) -> list[Point]:
     sizes = list(dict.fromkeys(size for _, size in groups))  # the smallest first
     most = max(n for n, _ in groups)
     found: list[Point] = []
+    best = groups[most, sizes[-1]]
     for (n, size), members in groups.items():
         error = _error(members, judge)
         fringes = [f for r in members if (f := r.facts["fringes"]) is not None]
@@ -86,6 +88,7 @@ def points(results: Sequence[Result], judge: Judge) -> list[Point]:
                 "resolvable": error.low > 0,
                 "fewer": None if n == most else _compared(members, groups[most, size], judge),
                 "smaller": None if size == sizes[-1] else _compared(members, groups[n, sizes[-1]], judge),
+                "above": None if members is best else _compared(members, best, judge)["difference"],
                 "fringes": _mean(fringes),
                 "training_s": float(np.mean([r.facts["training_s"] for r in members])),
                 "inference_s_per_megapixel": float(
@@ -232,9 +235,11 @@ def _amount(compared: Compared | None) -> str:
     return f"{100 * compared['difference']['estimate']:.2g} % of the noise variance"
 
 
-def warnings(found: Sequence[Point], n_seeds: int) -> list[str]:
+def warnings(found: Sequence[Point], results: Sequence[Result], n_seeds: int) -> list[str]:
     """What a reader must know to take the figures for what they are."""
     notes = []
+    if all(r.facts["kept_share"] == 0 for r in results):
+        notes.append("No training improved on the model that it began with, so all cells are the same model.")
     better = [p for p in found if p["fewer"] is not None and _is_better(p["fewer"])]
     if better:
         best = min(better, key=lambda p: p["error"])

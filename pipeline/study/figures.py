@@ -79,25 +79,19 @@ def _figure(
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
         colours = COLOURS[-len(curves) :]
-        for (name, curve), colour in zip(curves, colours, strict=True):
-            _errors(left, [place(p) for p in curve], curve, colour, name)
-            _fringes(right, [place(p) for p in curve], curve, colour, name)
         everything = [p for _, curve in curves for p in curve]
-        if all(p["low"] > 0 for p in everything):
-            left.set_yscale("log")
-            left.yaxis.set_minor_locator(NullLocator())
-            low, high = min(p["low"] for p in everything), max(p["high"] for p in everything)
-            shown = np.geomspace(low, high, 5)
-            left.yaxis.set_major_locator(FixedLocator(shown.tolist()))
-            left.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.2g}")
+        for (name, curve), colour in zip(curves, colours, strict=True):
+            _errors(left, [place(p) for p in curve], curve, colour, name, _resolved(everything))
+            _fringes(right, [place(p) for p in curve], curve, colour, name)
+        if _resolved(everything):
+            _logarithmic(left, everything)
+            left.set(ylabel="error [% of the noise variance]", title="error of frames that no model has seen")
         else:
             left.axhline(0, color=MIDDLE, lw=0.8)
             left.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
-        left.set(
-            xlabel=title,
-            ylabel="error [% of the noise variance]",
-            title="error of frames that no model has seen",
-        )
+            words = "error above that of all frames, at the largest size"
+            left.set(ylabel="difference [% of the noise variance]", title=words)
+        left.set(xlabel=title)
         right.set(xlabel=title, ylabel="power, over that of chance", title="lattice fringes in the vacuum")
         for axis in (left, right):
             axis.set_xscale("log")
@@ -119,11 +113,30 @@ def _figure(
         return {ending: _saved(figure, ending) for ending in ("svg", "png")}
 
 
-def _errors(axis: Axes, x: Sequence[float], curve: Sequence[Point], colour: str, name: str) -> None:
-    y = np.array([p["error"] for p in curve])
-    down, up = (np.array([p["low"] for p in curve]), np.array([p["high"] for p in curve]))
+def _resolved(found: Sequence[Point]) -> bool:
+    """Whether every error is clearly above zero, so that errors themselves can be drawn."""
+    return all(p["resolvable"] for p in found)
+
+
+def _logarithmic(axis: Axes, found: Sequence[Point]) -> None:
+    axis.set_yscale("log")
+    axis.yaxis.set_minor_locator(NullLocator())
+    shown = np.geomspace(min(p["low"] for p in found), max(p["high"] for p in found), 5)
+    axis.yaxis.set_major_locator(FixedLocator(shown.tolist()))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.2g}")
+
+
+def _errors(
+    axis: Axes, x: Sequence[float], curve: Sequence[Point], colour: str, name: str, absolute: bool
+) -> None:
+    none = {"estimate": 0.0, "low": 0.0, "high": 0.0}
+    of = [
+        {"estimate": p["error"], "low": p["low"], "high": p["high"]} if absolute else p["above"] or none
+        for p in curve
+    ]
+    y, low, high = (np.array([f[key] for f in of]) for key in ("estimate", "low", "high"))
     axis.errorbar(
-        x, y, yerr=(y - down, up - y), color=colour, marker="o", ms=3.5, lw=1.4, capsize=2, label=name
+        x, y, yerr=(y - low, high - y), color=colour, marker="o", ms=3.5, lw=1.4, capsize=2, label=name
     )
 
 

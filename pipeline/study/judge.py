@@ -73,45 +73,39 @@ class Judge:
             )
         self.law: NoiseLaw = noise_law(movie)
         self._stand_ins, self._brightness = movie_stand_ins(movie), movie_brightness(movie)
-        frames, rows, columns = plan.judged.frames, plan.judged.rows, plan.judged.columns
+        self._inner = plan.judged.within(plan.looked).slices[
+            1:
+        ]  # of the frames looked at, where errors count
+        frames, rows, columns = plan.looked.frames, plan.looked.rows, plan.looked.columns
         known = self._brightness or Brightness.steady(movie.shape[0])
         # The noise law may need the frame before and the one behind.
-        self._around = max(0, frames[0] - 1), min(movie.shape[0], frames[1] + 1)
-        counts = _read(movie, self._around, rows, columns)
-        self._levels = known.at(slice(*self._around), rows, columns)
-        own = slice(frames[0] - self._around[0], frames[1] - self._around[0])
-        self.counts = counts[own]
+        around = max(0, frames[0] - 1), min(movie.shape[0], frames[1] + 1)
+        own = slice(frames[0] - around[0], frames[1] - around[0])
+        counts, levels = _read(movie, around, rows, columns), known.at(slice(*around), rows, columns)
+        self.counts, self._levels = counts[own], levels[own]
         self.sound = known.valid[slice(*frames)].copy()
         if self.law.estimator == "temporal":
             # Without both neighbours, nothing tells the noise of a frame.
-            valid, inner = known.valid[slice(*self._around)], np.zeros(len(counts), bool)
+            valid, inner = known.valid[slice(*around)], np.zeros(len(counts), bool)
             inner[1:-1] = valid[2:] & valid[:-2]
             self.sound &= inner[own]
-        self._own_levels = self._levels[own]
-        used = np.ones(self.counts.shape[1:], bool)
+        self._used = np.ones(self.counts.shape[1:], bool)
         if self._stand_ins is not None:
-            used = ~np.isfinite(self._stand_ins[slice(*rows), slice(*columns)])
-        self._used = used
-        noise = self._noise_terms(counts)[own]
+            self._used = ~np.isfinite(self._stand_ins[slice(*rows), slice(*columns)])
+        noise = _noise_terms(self.law, counts, levels)[own][:, *self._inner]
         self.noise, self.weights = block_sums(noise, BLOCK, self._mask())
         # Number of the frame to look at.
         self.shown = frames[0] + int(np.flatnonzero(self.sound)[self.sound.sum() // 2])
-        mean = (self.counts / self._own_levels)[self.sound].mean(axis=0)
-        variance = movie_noise(movie).noise_variance
-        self.spots = lattice_spots(mean, variance / int(self.sound.sum()))
-        self._variance = variance
+        mean = (self.counts / self._levels)[self.sound].mean(axis=0)
+        self._variance = movie_noise(movie).noise_variance
+        self.spots = lattice_spots(mean, self._variance / int(self.sound.sum()))
 
     def _mask(self) -> Array:
-        return self.sound[:, None, None] & self._used[None]
+        return self.sound[:, None, None] & self._used[self._inner][None]
 
-    def _noise_terms(self, counts: Array) -> Array:
-        """Terms whose mean is the variance of the noise, in units that brightness does not change."""
-        y = counts / self._levels
-        if self.law.estimator == "poisson":
-            return np.asarray((self.law.gain * counts + self.law.read_variance) / np.square(self._levels))
-        terms = np.zeros(y.shape)
-        terms[1:-1] = np.square(y[2:] - y[:-2]) / 2
-        return terms
+    def inner(self, frame: Array) -> Array:
+        """The part of a frame, or of frames, in which errors count."""
+        return frame[..., *self._inner]
 
     def predictions(self, model: checkpoint.Model, control: Control | None = None) -> Iterator[Array]:
         """What a model predicts of every judged frame, one after the other [counts].
@@ -132,7 +126,7 @@ class Judge:
         corner = field[0][0], field[1][0]
         core = [
             (span[0] - start, span[1] - start)
-            for span, start in zip((self._plan.judged.rows, self._plan.judged.columns), corner, strict=True)
+            for span, start in zip((self._plan.looked.rows, self._plan.looked.columns), corner, strict=True)
         ]
         bad = None if self._stand_ins is None else self._stand_ins[slice(*field[0]), slice(*field[1])]
         first, last = self._plan.judged.frames
@@ -165,8 +159,8 @@ class Judge:
         for number, frame in enumerate(self.predictions(model, control)):
             if number + self._plan.judged.frames[0] == self.shown:
                 shown = frame.copy()
-            difference = (self.counts[number] - frame) / self._own_levels[number]
-            slab.append(np.square(difference, dtype=np.float64))
+            difference = (self.counts[number] - frame) / self._levels[number]
+            slab.append(np.square(self.inner(difference), dtype=np.float64))
             if looked.possible and self.sound[number]:
                 looked.add(self.counts[number].astype(np.float64), frame.astype(np.float64))
             if len(slab) == BLOCK[0] or number + 1 == len(self.counts):
@@ -174,6 +168,16 @@ class Judge:
                 squares.append(block_sums(np.stack(slab), BLOCK, mask[first : number + 1])[0])
                 slab = []
         return Judged(np.concatenate(squares), shown, looked.result(), time.perf_counter() - began)
+
+
+def _noise_terms(law: NoiseLaw, counts: Array, levels: Array) -> Array:
+    """Terms whose mean is the variance of the noise, in units that brightness does not change."""
+    if law.estimator == "poisson":
+        return np.asarray((law.gain * counts + law.read_variance) / np.square(levels))
+    y = counts / levels
+    terms = np.zeros(y.shape)
+    terms[1:-1] = np.square(y[2:] - y[:-2]) / 2
+    return terms
 
 
 def _read(

@@ -4,6 +4,9 @@ The frames that judge lie near the end of the movie. A cell of N frames trains o
 on one of those behind: so all cells learn from the frames next to the judged ones, and a larger cell from more of them.
 Frames that judge are targets of no training. They are inputs of no training either, for every cell has its own copy of
 its frames. When a frame is judged, the frames around it are shown to every model alike, whatever it was trained on.
+
+The error is judged in the field that the smallest frames show, for all models have learned from it. Fringes and pictures
+are of a larger field: in a small one, the spots of a lattice cannot be told apart.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ FEWEST_FRAMES, SMALLEST_SIZE = 8, 32  # of a cell
 FRAMES = (25, 50, 100, 200, 400, 800, 1600, 3200)  # what is tried if nothing is asked for
 SIZES = (128, 256, 512, 1024, 2048)
 JUDGED_SHARE, FEWEST_JUDGED, MOST_JUDGED = 0.1, 6, 128  # frames of the movie
-MOST_FIELD = 512  # rows and columns that are judged
+MOST_FIELD = 512  # rows and columns that are looked at
 VACUUM, STRUCTURE = 0.25, 0.5  # of the judged field that should be the one and the other
 
 Span = tuple[int, int]
@@ -59,7 +62,8 @@ class Plan:
 
     movie: store.Store
     judged: Region  # frames that no cell trains on, and the part of the field that all see
-    vacuum: NDArray[np.bool_]  # of that part
+    looked: Region  # the same frames, and a larger part
+    vacuum: NDArray[np.bool_]  # in the larger part
     blind_radius: int | None
     cells: list[Cell]
     identity: dict[str, Any]
@@ -117,11 +121,17 @@ def make_plan(config: StudyConfig) -> Plan:
             for seed in range(config.seeds):
                 region = Region((judged[0] - n, judged[0]), rows_of, columns_of)
                 cells.append(Cell(len(cells), n, size, seed, region))
+    looked = Region(
+        judged,
+        grown(rows, min(MOST_FIELD, movie.shape[1]), movie.shape[1]),
+        grown(columns, min(MOST_FIELD, movie.shape[2]), movie.shape[2]),
+    )
     radius = choose(noise).blind_radius
     identity = {
         "step": "study",
         "movie": movie.id,
         "judged": [list(judged), list(rows), list(columns)],
+        "looked": [list(looked.rows), list(looked.columns)],
         "settings": {
             "frames": numbers,
             "sizes": list(extents),
@@ -132,8 +142,8 @@ def make_plan(config: StudyConfig) -> Plan:
             "blind_radius": radius,
         },
     }
-    field = vacuum[slice(*rows), slice(*columns)]
-    return Plan(movie, Region(judged, rows, columns), field, radius, cells, identity)
+    part = vacuum[looked.slices[1:]]
+    return Plan(movie, Region(judged, rows, columns), looked, part, radius, cells, identity)
 
 
 def judged_frames(n_frames: int) -> Span:

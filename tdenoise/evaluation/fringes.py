@@ -22,8 +22,8 @@ Array = NDArray[Any]
 EDGE = 6  # pixels over which the window falls at the edge of the vacuum
 LEAST_PIXELS = 200.0  # of vacuum, weighted by the window
 ROTATIONS = 180  # of the spots, to see what chance gives: over half a turn, for the other half is the same
-LEAST_ROTATIONS = 20
-APART = 2.5  # [cycles per field] from every spot, for a rotated one
+LEAST_ROTATIONS = 12
+APART = 2.0  # [cycles per field] from every spot, for a rotated one
 
 
 class Found(NamedTuple):
