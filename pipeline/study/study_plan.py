@@ -5,8 +5,8 @@ on one of those behind: so all cells learn from the frames next to the judged on
 Frames that judge are targets of no training. They are inputs of no training either, for every cell has its own copy of
 its frames. When a frame is judged, the frames around it are shown to every model alike, whatever it was trained on.
 
-The error is judged in the field that the smallest frames show, for all models have learned from it. Fringes and pictures
-are of a larger field: in a small one, the spots of a lattice cannot be told apart.
+The error is judged in the field that the smallest frames show, for all models have learned from it. Fringes and
+pictures are of a larger field: in a small one, the spots of a lattice cannot be told apart.
 """
 
 from __future__ import annotations
