@@ -433,7 +433,7 @@ COMMANDS = {
         show.simulate,
     ),
 }
-SUBMITTABLE = ("ingest", "train", "apply", "report", "run")
+SUBMITTABLE = ("ingest", "train", "apply", "report", "study", "run")
 
 # Commands of two words, by the first.
 GROUPS = {
@@ -450,7 +450,7 @@ PURPOSES = {
     "try and learn": ("study", "simulate", "completion", "help"),
 }
 _OWN = {
-    "submit": "Queue ingest, train, apply, report or run as Slurm jobs, or run it in the background.",
+    "submit": "Queue ingest, train, apply, report, study or run as Slurm jobs, or run it in the background.",
     "completion": "Print a script that completes commands and options in your shell.",
     "help": "Show the help of a command.",
 }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ..errors import UsageError
 from .fields import CLUSTER, MODEL, OUTPUT, WHAT, WHERE, setting
-from .parse import Count, Duration, FrameNumbers, FrameSizes, MovieStore, NewFolder
+from .parse import Count, Duration, FrameNumbers, FrameSizes, MovieStore, NewFolder, WorkersSetting
 from .setting import Settings, settings
+from .workers import LOCAL
 
 
 @settings(kw_only=True)
@@ -56,9 +58,22 @@ class StudyConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
     )
+    workers: WorkersSetting = setting(
+        LOCAL,
+        "where to train: local, or array:N for a job array with N tasks (with submit)",
+        group=CLUSTER,
+        metavar="WHERE",
+        default_text="local",
+    )
     share: str | None = setting(
         None,
         "do part I of N of the trainings (counted from 0) in this process; array in a job array",
         group=CLUSTER,
         metavar="I/N",
     )
+
+    def __post_init__(self) -> None:
+        if self.workers.kind not in ("local", "array"):
+            raise UsageError(
+                f"--workers {self.workers}: a study trains here, or in a job array: array:N, with submit."
+            )

@@ -119,7 +119,7 @@ def _part(plan: Plan, cell: Cell, folder: Path) -> IngestConfig:
     bad = named_at_ingest(movie)
     if bad is not None and bad.any():
         data = io.BytesIO()
-        np.save(data, (~bad).astype(np.uint8)[None])
+        np.save(data, bad.astype(np.uint8)[None])
         write_atomically(folder / DEFECTS, data.getvalue())
     return IngestConfig(
         raw=movie.path,

@@ -15,7 +15,7 @@ from tdenoise.files.atomic import make_folder, write_atomically
 from tdenoise.network import torch_setup
 from tdenoise.training.train import TrainingSettings
 
-from ..errors import UsageError
+from ..errors import LockedError, UsageError
 from ..files.sealed_json import read_sealed, write_sealed
 from ..files.write_errors import named_failures
 from ..runs.plans import plan_difference
@@ -59,13 +59,20 @@ def study(config: StudyConfig, control: Control | None = None) -> dict[str, Any]
     """
     control = control or Control()
     share = None if config.share is None else parse_share(config.share, os.environ)
+    if share is None and config.workers.kind == "array":
+        raise UsageError(f"--workers {config.workers} needs submit: 'tdenoise-pipeline submit study ...'.")
     plan = make_plan(config)
     _begin(config.output, plan)
     judge = Judge(plan, config.device)
     own = plan.cells if share is None else plan.cells[share.number :: share.count]
     for number, cell in enumerate(own):
         log.info("cell %d of %d: %s", number + 1, len(own), cell.name)
-        run_cell(config, plan, cell, judge, _part_of(control, number, len(own)))
+        try:
+            run_cell(config, plan, cell, judge, _part_of(control, number, len(own)))
+        except LockedError:
+            if share is None:
+                raise
+            log.warning("%s: another process has it in hand", cell.name)
         control.check("study")
     control.progress("study", len(own), len(own))
     results = [r for c in plan.cells if (r := read_result(config.output, plan, c)) is not None]
@@ -106,8 +113,10 @@ def _begin(output: Path, plan: Plan) -> None:
     """Make the folder, or see that it is that of this very study."""
     file = output / PLAN
     with named_failures(output):
+        # Looked at first: of several processes that begin at once, none writes here before there is a plan.
+        known = {f.name for f in output.iterdir()} if output.exists() else set()
         begun = read_sealed(file)
-        if begun is None and output.exists() and any(f.name != PLAN for f in output.iterdir()):
+        if begun is None and any(name != PLAN and not name.startswith(".") for name in known):
             raise UsageError(f"{output}: holds something else than a study. Choose another folder.")
         if begun is not None and begun.get("id") != plan.id:
             raise UsageError(
