@@ -296,10 +296,7 @@ COMMANDS = {
         show.resume,
     ),
     "report": Command(
-        "ReportConfig",
-        "Write a page with pictures and figures of a denoised movie.",
-        _report,
-        show.report,
+        "ReportConfig", "Write a page with pictures and figures of a denoised movie.", _report, show.report
     ),
     "export": Command(
         "ExportConfig",
@@ -372,10 +369,7 @@ COMMANDS = {
         show.models_import,
     ),
     "archive add": Command(
-        "ArchiveAddConfig",
-        "Add finished stores and models to an archive.",
-        _archive_add,
-        show.archive_add,
+        "ArchiveAddConfig", "Add finished stores and models to an archive.", _archive_add, show.archive_add
     ),
     "archive list": Command(
         "ArchiveConfig", "List everything in an archive.", _archive("list_all"), show.archive_list
@@ -420,17 +414,10 @@ COMMANDS = {
         show.archive_count,
     ),
     "study": Command(
-        "StudyConfig",
-        "Find out how many frames your movie needs, and how large they must be.",
-        _study,
-        show.study,
-        _study_plan,
+        "StudyConfig", "Find out how many frames your movie needs.", _study, show.study, _study_plan
     ),
     "simulate": Command(
-        "SimulateConfig",
-        "Write a simulated raw movie and its noise-free truth.",
-        _simulate,
-        show.simulate,
+        "SimulateConfig", "Write a simulated raw movie and its noise-free truth.", _simulate, show.simulate
     ),
 }
 SUBMITTABLE = ("ingest", "train", "apply", "report", "study", "run")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
 
 from tdenoise.evaluation.places import KINDS, kinds_of_place
 from tdenoise.network.split_blind import Architecture
@@ -36,6 +37,8 @@ SIZES = (128, 256, 512, 1024, 2048)
 JUDGED_SHARE, FEWEST_JUDGED, MOST_JUDGED = 0.1, 6, 128  # frames of the movie
 MOST_FIELD = 512  # rows and columns that are looked at
 VACUUM, STRUCTURE = 0.25, 0.5  # of the judged field that should be the one and the other
+
+MARGIN = 8  # pixels of vacuum beside structure that are left out
 
 Span = tuple[int, int]
 
@@ -111,16 +114,9 @@ def make_plan(config: StudyConfig) -> Plan:
     kinds = kinds_of_place(measure(movie).mean(), noise.noise_variance / n_seen)
     vacuum = kinds == KINDS.index("vacuum")
     rows, columns = place(vacuum, field_size)
-    cells: list[Cell] = []
-    for size, extent in sorted(extents.items(), key=lambda item: item[1]):
-        rows_of, columns_of = (
-            grown(span, n, whole)
-            for span, n, whole in zip((rows, columns), extent, movie.shape[1:], strict=True)
-        )
-        for n in numbers:
-            for seed in range(config.seeds):
-                region = Region((judged[0] - n, judged[0]), rows_of, columns_of)
-                cells.append(Cell(len(cells), n, size, seed, region))
+    # Kinds of place are known to half a cell; what lies at the edge of a crystal is no vacuum.
+    inside = binary_erosion(vacuum, iterations=MARGIN, border_value=1)
+    cells = _cells(extents, numbers, config.seeds, Region(judged, rows, columns), movie)
     looked = Region(
         judged,
         grown(rows, min(MOST_FIELD, movie.shape[1]), movie.shape[1]),
@@ -142,8 +138,25 @@ def make_plan(config: StudyConfig) -> Plan:
             "blind_radius": radius,
         },
     }
-    part = vacuum[looked.slices[1:]]
+    part = inside[looked.slices[1:]]
     return Plan(movie, Region(judged, rows, columns), looked, part, radius, cells, identity)
+
+
+def _cells(
+    extents: dict[str, tuple[int, int]], numbers: list[int], n_seeds: int, judged: Region, movie: store.Store
+) -> list[Cell]:
+    """Every cell, the smallest frames first, around the judged field."""
+    cells: list[Cell] = []
+    first = judged.frames[0]
+    for size, extent in sorted(extents.items(), key=lambda item: item[1]):
+        rows, columns = (
+            grown(span, n, whole)
+            for span, n, whole in zip((judged.rows, judged.columns), extent, movie.shape[1:], strict=True)
+        )
+        for n in numbers:
+            region = Region((first - n, first), rows, columns)
+            cells += [Cell(len(cells) + seed, n, size, seed, region) for seed in range(n_seeds)]
+    return cells
 
 
 def judged_frames(n_frames: int) -> Span:
