@@ -358,7 +358,10 @@ def test_a_curve_that_still_falls_has_no_knee() -> None:
 def test_smaller_frames_lose_what_they_lose() -> None:
     small = {(n, "128"): [mean * 1.1 for mean in means] for (n, _), means in CURVE.items()}
     said = compare.conclude(compare.points(*results(small | CURVE, 0.02)), "")
-    assert said["sentence"].endswith("; frames of 128 pixels lose 0.4 dB.")
+    assert said["sentence"].endswith("; frames of 128 pixels lose 0.4 dB.") and said["size_knee"] is None
+    alike = {(n, "128"): [mean * 1.01 for mean in means] for (n, _), means in CURVE.items()}
+    said = compare.conclude(compare.points(*results(alike | CURVE, 0.02)), "")
+    assert said["sentence"].endswith("; frames of 128 pixels lose nothing.") and said["size_knee"] == "128"
 
 
 def test_nothing_is_said_of_what_the_luck_of_trainings_explains() -> None:
@@ -381,7 +384,7 @@ def test_an_error_that_may_be_nothing_gives_no_decibels() -> None:
 
 def test_figures_have_the_same_bytes_each_time() -> None:
     found = compare.points(*results(CURVE, 0.02))
-    one, other = (figures.draw(found, {"full": (64, 64)}, 400) for _ in range(2))
+    one, other = (figures.draw(found, {"full": (64, 64)}, compare.conclude(found, "")) for _ in range(2))
     assert one == other and set(one) == {"frames", "sizes"}
     assert b"<dc:date>" not in one["frames"]["svg"]
 

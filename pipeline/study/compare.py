@@ -6,7 +6,7 @@ All cells are judged on the same counts, so most of the noise is the same in all
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -62,9 +62,9 @@ class Point(TypedDict):
 class Conclusion(TypedDict):
     """What a figure says."""
 
-    knee: (
-        int | None
-    )  # the fewest frames beyond which nothing is gained; None where there is none, or nobody can tell
+    # Beyond which nothing is gained; None where there is none, or nobody can tell.
+    knee: int | None  # number of frames
+    size_knee: str | None
     sentence: str
 
 
@@ -176,24 +176,30 @@ def conclude(found: Sequence[Point], dose: str) -> Conclusion:
     """
     largest = [p for p in found if p["size"] == found[-1]["size"]]
     parts, at = [], f"at this dose ({dose})" if dose else "at this dose"
-    place = knee(largest)
+    at_knee = knee(largest, lambda p: p["fewer"])
+    place = None if at_knee is None else at_knee["frames"]
     if len(largest) > 1:
         parts.append(_of_frames(largest, place, at))
-    smaller = [p for p in found if p["frames"] == found[-1]["frames"] and p["size"] != found[-1]["size"]]
-    parts += [_of_size(p) for p in smaller]
+    by_size = [p for p in found if p["frames"] == found[-1]["frames"]]
+    parts += [_of_size(p) for p in by_size[:-1]]
+    smallest = knee(by_size, lambda p: p["smaller"])
     if not parts:
         parts.append("one cell compares nothing")
     text = "; ".join(parts)
-    return {"knee": place, "sentence": f"{text[0].upper()}{text[1:]}."}
+    return {
+        "knee": place,
+        "size_knee": None if smallest is None else smallest["size"],
+        "sentence": f"{text[0].upper()}{text[1:]}.",
+    }
 
 
-def knee(curve: Sequence[Point]) -> int | None:
-    """The fewest frames from which on every point is as good as that of the most frames; None where there is none."""
+def knee(curve: Sequence[Point], against: Callable[[Point], Compared | None]) -> Point | None:
+    """The first point from which on every one is as good as the last; None where there is none."""
     place = None
     for point in reversed(curve[:-1]):
-        if _state(point["fewer"]) != "as good":
+        if _state(against(point)) != STATES[0]:
             break
-        place = point["frames"]
+        place = point
     return place
 
 

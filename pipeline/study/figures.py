@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from ..evaluate.figures import DPI, INK, MIDDLE, PALE, SECOND, STYLE
-from .compare import Point
+from .compare import Conclusion, Point
 
 FIXED: Any = {"svg.hashsalt": "tdenoise", "svg.fonttype": "path"}  # the same bytes each time
 COLOURS = ("#9ecae1", "#4a97c9", "#1b6ca8", "#0b4a7a", "#07304f")
@@ -22,7 +22,7 @@ MOST_CURVES = 5
 
 
 def draw(
-    found: Sequence[Point], extents: dict[str, tuple[int, int]], knee: int | None
+    found: Sequence[Point], extents: dict[str, tuple[int, int]], said: Conclusion
 ) -> dict[str, dict[str, bytes]]:
     """Figures as files, by name and by the ending of the file.
 
@@ -32,8 +32,8 @@ def draw(
         The smallest frames first, and of each size the fewest frames first.
     extents : dict
         Rows and columns of every size.
-    knee : int or None
-        The fewest frames beyond which nothing is gained.
+    said : Conclusion
+        Where the knees are.
     """
     sizes = list(dict.fromkeys(p["size"] for p in found))
     numbers = sorted({p["frames"] for p in found})
@@ -42,15 +42,22 @@ def draw(
     of_numbers = _few(numbers)
     by_frames = [(f"{_name(s, extents)} pixels", [p for p in found if p["size"] == s]) for s in of_sizes]
     by_size = [(f"{n} frames", [p for p in found if p["frames"] == n]) for n in of_numbers]
+    words = None if said["knee"] is None else f"knee: {said['knee']} frames"
+    smallest = said["size_knee"]
+    small = None if smallest is None else f"knee: {_name(smallest, extents)} pixels"
+    ticks, names = [side[s] for s in sizes], [_name(s, extents) for s in sizes]
     return {
-        "frames": _figure(by_frames, lambda p: p["frames"], numbers, list(map(str, numbers)), "frames", knee),
+        "frames": _figure(
+            by_frames, lambda p: p["frames"], numbers, list(map(str, numbers)), "frames", said["knee"], words
+        ),
         "sizes": _figure(
             by_size,
             lambda p: side[p["size"]],
-            [side[s] for s in sizes],
-            [_name(s, extents) for s in sizes],
+            ticks,
+            names,
             "rows and columns of a frame",
-            None,
+            None if smallest is None else side[smallest],
+            small,
         ),
     }
 
@@ -72,13 +79,14 @@ def _figure(
     ticks: Sequence[float],
     labels: Sequence[str],
     title: str,
-    knee: int | None,
+    knee: float | None,
+    words: str | None,
 ) -> dict[str, bytes]:
     with mpl.rc_context(STYLE | FIXED):
         figure = Figure(figsize=(9.6, 3.6), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
-        colours = COLOURS[-len(curves) :]
+        colours = [COLOURS[round(i)] for i in np.linspace(len(COLOURS) - 1, 0, len(curves))][::-1]
         everything = [p for _, curve in curves for p in curve]
         for (name, curve), colour in zip(curves, colours, strict=True):
             _errors(left, [place(p) for p in curve], curve, colour, name, _resolved(everything))
@@ -89,10 +97,14 @@ def _figure(
         else:
             left.axhline(0, color=MIDDLE, lw=0.8)
             left.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
-            words = "error above that of all frames, at the largest size"
-            left.set(ylabel="difference [% of the noise variance]", title=words)
+            above = "error above that of all frames, at the largest size"
+            left.set(ylabel="difference [% of the noise variance]", title=above)
         left.set(xlabel=title)
-        right.set(xlabel=title, ylabel="power, over that of chance", title="lattice fringes in the vacuum")
+        right.set(
+            xlabel=title,
+            ylabel="power at the spots, over that elsewhere",
+            title="lattice fringes in the vacuum",
+        )
         for axis in (left, right):
             axis.set_xscale("log")
             axis.xaxis.set_major_locator(FixedLocator(list(ticks)))
@@ -103,13 +115,13 @@ def _figure(
                 axis.axvline(knee, color=SECOND, lw=1, ls="--")
         if knee is not None:
             left.annotate(
-                f"knee: {knee} frames", (knee, 0.97), xycoords=("data", "axes fraction"), color=SECOND, fontsize=8,
+                words or "", (knee, 0.97), xycoords=("data", "axes fraction"), color=SECOND, fontsize=8,
                 rotation=90, va="top", ha="right",
             )  # fmt: skip
         left.legend(fontsize=7.5, loc="upper right")
         if not any(p["fringes"] for p in everything):
-            words = "no vacuum, or no lattice"
-            right.text(0.5, 0.5, words, transform=right.transAxes, ha="center", color=INK)
+            none = "no vacuum, or no lattice"
+            right.text(0.5, 0.5, none, transform=right.transAxes, ha="center", color=INK)
         return {ending: _saved(figure, ending) for ending in ("svg", "png")}
 
 

@@ -144,7 +144,7 @@ def _write(config: StudyConfig, plan: Plan, results: Sequence[Result], judge: Ju
     dose = _dose(plan)
     conclusion = compare.conclude(found, dose)
     extents = {c.size: c.region.shape[1:] for c in plan.cells}
-    drawn = figures.draw(found, extents, conclusion["knee"])
+    drawn = figures.draw(found, extents, conclusion)
     told = {
         "movie": {"id": plan.movie.id, "name": plan.movie.path.name, "shape": list(plan.movie.shape)},
         "settings": plan.identity["settings"],
