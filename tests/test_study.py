@@ -300,6 +300,20 @@ def test_the_steps_have_a_function_for_it(movie: Path, again: Path) -> None:
     assert "4 trainings" in describe_plan(StudyConfig(movie=movie, output=again, **GRID))["effort"]
 
 
+def test_the_noise_is_known_whatever_its_law(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    level = 4 * np.linspace(1.3, 0.7, SHAPE[0])[:, None, None]  # the beam fades
+    electrons = rng.poisson(np.broadcast_to(level, SHAPE)).astype(np.uint16)
+    smeared = (electrons + rng.normal(20, 3, SHAPE)).astype(np.float32)  # noise that is not that of electrons
+    for name, frames, wanted in (("electrons", electrons, 4 / 0.8), ("smeared", smeared, 12.6)):
+        made = movie_store(tmp_path / name, frames)
+        judge = Judge(
+            make_plan(StudyConfig(movie=made, output=tmp_path / "x", frames=(8,), sizes=("full",))), "cpu"
+        )
+        assert judge.law.estimator == ("poisson" if name == "electrons" else "temporal")
+        assert judge.noise.sum() / judge.weights.sum() == pytest.approx(wanted, rel=0.15)
+
+
 def test_bad_pixels_of_the_movie_are_bad_in_every_cell(tmp_path: Path) -> None:
     frames = scene()
     frames[:, 20, 22] = 200

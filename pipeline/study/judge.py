@@ -78,27 +78,37 @@ class Judge:
         ]  # of the frames looked at, where errors count
         frames, rows, columns = plan.looked.frames, plan.looked.rows, plan.looked.columns
         known = self._brightness or Brightness.steady(movie.shape[0])
-        # The noise law may need the frame before and the one behind.
-        around = max(0, frames[0] - 1), min(movie.shape[0], frames[1] + 1)
-        own = slice(frames[0] - around[0], frames[1] - around[0])
-        counts, levels = _read(movie, around, rows, columns), known.at(slice(*around), rows, columns)
+        # The noise law may need the frame before and the one behind; there are such.
+        around, own = (frames[0] - 1, frames[1] + 1), slice(1, -1)
+        counts = _read(movie, around, rows, columns)
+        levels = np.broadcast_to(known.at(slice(*around), rows, columns), counts.shape)
         self.counts, self._levels = counts[own], levels[own]
         self.sound = known.valid[slice(*frames)].copy()
         if self.law.estimator == "temporal":
             # Without both neighbours, nothing tells the noise of a frame.
-            valid, inner = known.valid[slice(*around)], np.zeros(len(counts), bool)
-            inner[1:-1] = valid[2:] & valid[:-2]
-            self.sound &= inner[own]
+            valid = known.valid[slice(*around)]
+            self.sound &= valid[2:] & valid[:-2]
         self._used = np.ones(self.counts.shape[1:], bool)
         if self._stand_ins is not None:
             self._used = ~np.isfinite(self._stand_ins[slice(*rows), slice(*columns)])
-        noise = _noise_terms(self.law, counts, levels)[own][:, *self._inner]
-        self.noise, self.weights = block_sums(noise, BLOCK, self._mask())
+        self.noise, self.weights = self._noise(counts, levels)
         # Number of the frame to look at.
         self.shown = frames[0] + int(np.flatnonzero(self.sound)[self.sound.sum() // 2])
-        mean = (self.counts / self._levels)[self.sound].mean(axis=0)
+        mean = np.zeros(self.counts.shape[1:])
+        for k in np.flatnonzero(self.sound):
+            mean += self.counts[k] / self._levels[k] / self.sound.sum()
         self._variance = movie_noise(movie).noise_variance
         self.spots = lattice_spots(mean, self._variance / int(self.sound.sum()))
+
+    def _noise(self, counts: Array, levels: Array) -> tuple[Array, Array]:
+        """Sums over blocks of what the noise of the counts is, and of their pixels; a few frames at a time."""
+        found, mask = [], self._mask()
+        for start, stop in spans(len(self.counts), BLOCK[0]):
+            part = slice(start, stop + 2)
+            terms = _noise_terms(self.law, self.inner(counts[part]), self.inner(levels[part]))
+            found.append(block_sums(terms, BLOCK, mask[start:stop]))
+        sums, weights = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return sums, weights
 
     def _mask(self) -> Array:
         return self.sound[:, None, None] & self._used[self._inner][None]
@@ -171,13 +181,11 @@ class Judge:
 
 
 def _noise_terms(law: NoiseLaw, counts: Array, levels: Array) -> Array:
-    """Terms whose mean is the variance of the noise, in units that brightness does not change."""
-    if law.estimator == "poisson":
-        return np.asarray((law.gain * counts + law.read_variance) / np.square(levels))
+    """Terms whose mean is the variance of the noise of all frames but the outer two, at one brightness."""
     y = counts / levels
-    terms = np.zeros(y.shape)
-    terms[1:-1] = np.square(y[2:] - y[:-2]) / 2
-    return terms
+    if law.estimator == "poisson":
+        return np.asarray((law.gain * y / levels + law.read_variance / np.square(levels))[1:-1])
+    return np.asarray(np.square(y[2:] - y[:-2]) / 2)
 
 
 def _read(
