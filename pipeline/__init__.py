@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from .python.steps import ingest as ingest
     from .python.steps import report as report
     from .python.steps import run as run
+    from .python.steps import study as study
     from .python.steps import train as train
     from .python.steps import verify as verify
 
 # What is imported when it is first asked for: torch takes a second, and workers need none of it.
 _DENOISE = ("denoise", "Measured")
-_STEPS = ("ingest", "train", "apply", "run", "evaluate", "report", "events", "export", "verify")
+_STEPS = ("ingest", "train", "apply", "run", "evaluate", "report", "events", "export", "study", "verify")
 _MADE = ("Made", "Ran", "Verified")
 
 

@@ -42,7 +42,7 @@ def test_apply_with_and_without_its_protocol_writes_the_same_files() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["block_cost", "scale", "pyramid", pytest.param("workers", marks=pytest.mark.slow)]
+    "name", ["study", "block_cost", "scale", "pyramid", pytest.param("workers", marks=pytest.mark.slow)]
 )
 def test_the_benchmarks_of_what_grows_run_through(name: str) -> None:
     run(f"{name}.py", "--quick")

@@ -58,6 +58,7 @@ GIVEN = {
     "docs/how_to/repair.md": ("movie.dm4", "results"),
     "docs/how_to/udvd_weights.md": ("movie.zarr", "movie_udvd_mf.pth"),
     "docs/how_to/export.md": ("results",),
+    "docs/how_to/how_many_frames.md": (),
     "docs/how_to/events.md": ("results",),
     "docs/how_to/read_the_report.md": ("results",),
     "docs/how_to/viewers.md": ("results",),
@@ -136,7 +137,7 @@ def run_line(line: str, workers: str) -> int:
     if command == "submit":
         assert "--print" in words, f"nothing is to be queued: {line}"
         return cli.main(words[1:])
-    if command in ("run", "train"):  # what a settings file allows is shortened too
+    if command in ("run", "train", "study"):  # what a settings file allows is shortened too
         words += ["--steps", "2"]
     if command in APPLIES and "--ensemble" not in words:
         words += ["--ensemble", "1"]

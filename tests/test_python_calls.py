@@ -431,6 +431,7 @@ STEPS = {
     "report": settings.ReportConfig,
     "events": settings.EventsConfig,
     "export": settings.ExportConfig,
+    "study": settings.StudyConfig,
     "verify": settings.VerifyConfig,
 }
 

@@ -206,6 +206,18 @@ def _simulate(config: Any, control: Control) -> dict[str, Any]:
     return write_simulation(config)
 
 
+def _study(config: Any, control: Control) -> dict[str, Any]:
+    from ..study.study import study
+
+    return study(config, control)
+
+
+def _study_plan(config: Any) -> dict[str, Any]:
+    from ..study.study import describe_plan
+
+    return describe_plan(config)
+
+
 def _doctor(config: Any, control: Control) -> dict[str, Any]:
     from ..jobs.doctor import examine
 
@@ -384,14 +396,14 @@ COMMANDS = {
         keeping.archive_cards("index"),
         show.archive_count,
     ),
+    "study": Command(
+        "StudyConfig", "Find out how many frames your movie needs.", _study, show.study, _study_plan
+    ),
     "simulate": Command(
-        "SimulateConfig",
-        "Write a simulated raw movie and its noise-free truth.",
-        _simulate,
-        show.simulate,
+        "SimulateConfig", "Write a simulated raw movie and its noise-free truth.", _simulate, show.simulate
     ),
 }
-SUBMITTABLE = ("ingest", "train", "apply", "report", "run")
+SUBMITTABLE = ("ingest", "train", "apply", "report", "study", "run")
 
 # Commands of two words, by the first.
 GROUPS = {
@@ -406,10 +418,10 @@ PURPOSES = {
     "look at the result": ("view", "report", "export", "evaluate", "events", "verify", "cite"),
     "work on a cluster": ("submit", "status", "logs", "cancel", "profiles", "doctor"),
     "keep and find": ("models", "archive"),
-    "try and learn": ("simulate", "completion", "help"),
+    "try and learn": ("study", "simulate", "completion", "help"),
 }
 _OWN = {
-    "submit": "Queue ingest, train, apply, report or run as Slurm jobs, or run it in the background.",
+    "submit": "Queue ingest, train, apply, report, study or run as Slurm jobs, or run it in the background.",
     "completion": "Print a script that completes commands and options in your shell.",
     "help": "Show the help of a command.",
 }

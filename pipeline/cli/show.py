@@ -184,6 +184,12 @@ def events(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def study(result: dict[str, Any]) -> str:
+    if "total" in result:
+        return f"{result['folder']}: {result['done']} of {result['total']} cells are done"
+    return "\n".join([result["sentence"], *result["warnings"], f"report: {result['report']}"])
+
+
 def report(result: dict[str, Any]) -> str:
     return str(result["report"])
 

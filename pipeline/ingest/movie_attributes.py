@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def describe(
             "shape": list(info.shape),
             "selection": [list(selection.frames), list(selection.rows), list(selection.columns)],
             "missing_frames": info.missing_frames,
-            "metadata": info.metadata,
+            "metadata": _without_seals(info.metadata),
         },
         "detector": {
             "counts_per_electron": config.counts_per_electron,
@@ -105,6 +106,16 @@ def describe(
         "warnings": [*info.warnings, *plan.left_out, *plan.doubts, *_warnings(config, info, plan, found)],
         "software": VERSION,
     }
+
+
+def _without_seals(value: Any) -> Any:
+    """Metadata in which no entry can be taken for the seal of the store that it is kept in, as that of a store can."""
+    if isinstance(value, dict):
+        return {
+            "seal of the source" if key == "seal" else key: _without_seals(inner)
+            for key, inner in value.items()
+        }
+    return [_without_seals(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _scaled(value: float | None, factor: float) -> float | None:

@@ -73,7 +73,7 @@ def plan(
     Parameters
     ----------
     command : str
-        ``ingest``, ``train``, ``apply``, ``report`` or ``run``.
+        ``ingest``, ``train``, ``apply``, ``report``, ``study`` or ``run``.
     words : sequence of str
         The command line after the program's name, already checked.
     config : dataclass
@@ -100,10 +100,14 @@ def plan(
     for kind in kinds:
         # Workers in jobs of their own: the job of the step itself computes nothing.
         section = "driver" if kind == "apply" and workers.system == "slurm" else kind
+        if kind == "study":
+            section = "train"  # each of its tasks does nothing else
         one_step = command == "run" and config.step is None
         step = Step(kind, section, (*words, "--step", kind) if one_step else tuple(words))
         if kind == "apply" and workers.kind == "array" and (movie := _movie(config)) is not None:
             step = Step(kind, "workers", tuple(job_array.task_words(movie)), workers.count)
+        if kind == "study" and workers.kind == "array":
+            step = Step(kind, section, tuple(words), workers.count)
         steps.append(step)
     return Submission(
         id=f"tdn-{uuid.uuid4().hex[:8]}",
@@ -343,7 +347,10 @@ def estimate(submission: Submission, sizes: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{step.kind}: {shared}{gpus}, {asks.cpus} cores, {asks.memory_gib} GiB, at most {asks.time} at a time"
         )
-        if step.array is not None:  # its tasks are told as workers, below
+        if step.kind == "study":
+            jobs = f"{step.array} jobs, each with " if step.array else ""
+            lines[-1] = lines[-1].replace("study: ", f"study: {jobs}", 1)
+        elif step.array is not None:  # its tasks are told as workers, below
             lines.pop()
         elif asks.scheduler == "local":
             lines[-1] = f"{step.kind}: on this machine"

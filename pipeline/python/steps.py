@@ -33,7 +33,9 @@ from ..settings.export_settings import ExportConfig
 from ..settings.ingest_settings import IngestConfig
 from ..settings.result_settings import EvaluateConfig, EventsConfig, ReportConfig, VerifyConfig
 from ..settings.setting import Settings
+from ..settings.study_settings import StudyConfig
 from ..store.store_attributes import DenoisedAttributes, MovieAttributes
+from ..study.study import study as study_movie
 from ..workflow.chosen import chosen
 from ..workflow.learn import train as train_all
 from ..workflow.repair import repair as repair_store
@@ -337,6 +339,31 @@ def events(denoised: AnyPath, *, progress: bool = True, **settings: Any) -> Made
     config = EventsConfig(**_given(denoised=denoised, **settings))
     with torch_setup.restored(), shown(progress) as control:
         return Made(config.output, find_events(config, control))
+
+
+@_takes(StudyConfig, "movie", "output")
+def study(movie: AnyPath, output: AnyPath, *, progress: bool = True, **settings: Any) -> Made[dict[str, Any]]:
+    """Find out how many frames a movie needs, and how large they must be; safe to stop and start again.
+
+    Parameters
+    ----------
+    movie : str or Path
+        Movie store, or the folder of a run.
+    output : str or Path
+        Folder for models, figures and report.
+    progress : bool, optional
+        Show how far it is.
+    **settings
+        Those of ``tdenoise-pipeline study``, such as ``frames=(25, 100, "all")``.
+
+    Returns
+    -------
+    Made
+        The folder, and what its ``study.json`` holds.
+    """
+    config = StudyConfig(**_given(movie=movie, output=output, **settings))
+    with shown(progress) as control:
+        return Made(config.output, study_movie(config, control))
 
 
 @_takes(ExportConfig, "store", "output")

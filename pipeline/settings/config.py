@@ -43,4 +43,5 @@ from .result_settings import ReportConfig as ReportConfig
 from .result_settings import VerifyConfig as VerifyConfig
 from .result_settings import ViewConfig as ViewConfig
 from .results import SCRATCH as SCRATCH
+from .study_settings import StudyConfig as StudyConfig
 from .watch_settings import WatchConfig as WatchConfig

@@ -179,6 +179,26 @@ def _processes(value: Any) -> Any:
     return int(value)
 
 
+def _counts_or(word: str) -> BeforeValidator:
+    """Whole numbers in ascending order, each once, and a word for the largest that there is."""
+
+    def read(value: Any) -> tuple[int | str, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        parts = (parts,) if isinstance(parts, int) else parts
+        found: set[int] = set()
+        try:
+            words = [str(part).strip() for part in parts]
+        except TypeError:
+            words = [""]
+        for part in words:
+            if part != word and not re.fullmatch("[1-9][0-9]{0,8}", part):
+                raise ValueError(f"write whole numbers, with commas between them, and {word} for the whole")
+            found |= set() if part == word else {int(part)}
+        return (*sorted(found), *([word] if word in words else []))
+
+    return BeforeValidator(read)
+
+
 def _one_of(*numbers: int) -> BeforeValidator:
     """One of some whole numbers."""
     words = [str(number) for number in numbers]
@@ -299,6 +319,8 @@ Radius = Annotated[int | str, BeforeValidator(_radius)]
 Processes = Annotated[int | str, BeforeValidator(_processes)]
 WorkersSetting = Annotated[InstanceOf[Workers], _of_text(Workers.of)]
 Symmetries = Annotated[int, _one_of(1, 2, 4, 8, 16)]
+FrameNumbers = Annotated[tuple[int | str, ...], _counts_or("all"), Field(min_length=1)]
+FrameSizes = Annotated[tuple[int | str, ...], _counts_or("full"), Field(min_length=1)]
 UdvdRadius = Annotated[int, _one_of(0, 1)]
 RawPath = Annotated[Path, BeforeValidator(_no_url)]
 RawPaths = Annotated[tuple[RawPath, ...], BeforeValidator(_several), Field(min_length=1)]

@@ -81,7 +81,8 @@ class Measured:
 
 def course(frames: NDArray[Any]) -> NDArray[np.float64] | None:
     """How the scene moves in some frames [pixels], shape (n, 2); None where it does not show."""
-    return measure_drift(_Held(frames), ())
+    drift = measure_drift(_Held(frames), ())
+    return None if drift is None else drift.moved
 
 
 def figures(

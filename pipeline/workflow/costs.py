@@ -17,6 +17,7 @@ from ..ingest.ingest_many import plan_jobs
 from ..ingest.ingest_plan import open_movie, plan_geometry, stored_shape
 from ..settings.denoise_settings import ApplyManyConfig, RunConfig
 from ..settings.ingest_settings import IngestManyConfig
+from ..settings.study_settings import StudyConfig
 from ..store.blocks import n_blocks
 from .apply_many import describe_plans
 
@@ -33,6 +34,8 @@ def sizes(config: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if limit := getattr(config, "time_limit", None):
         found["train_s"] = limit
+    if isinstance(config, StudyConfig):
+        return {}  # what a cell takes, its training does
     if (workers := getattr(config, "workers", None)) and workers.system is not None:
         found["n_workers"] = workers.count
     with suppress(PipelineError, OSError):

@@ -239,13 +239,18 @@ def spot_power(power: Array, spots: Array, shape: tuple[int, int]) -> tuple[floa
     shape : tuple of int
         (height, width) of the frames.
     """
+    near = near_spots(spots, shape)
+    at, around = _at_and_around(power, near, _ring(shape))
+    return at, around, int(near.sum())
+
+
+def near_spots(spots: Array, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The coefficients of the half-plane spectrum at spots [cycles per pixel] and next to them."""
     found = [
         np.rint(np.asarray(s) * n).astype(int)
         for s, n in zip(np.reshape(spots, (-1, 2)).T, shape, strict=True)
     ]
-    near = _near((found[0] % shape[0], found[1]), power.shape)
-    at, around = _at_and_around(power, near, _ring(shape))
-    return at, around, int(near.sum())
+    return _near((found[0] % shape[0], found[1]), (shape[0], shape[1] // 2 + 1))
 
 
 def _ring(shape: tuple[int, int]) -> Array:
