@@ -6,9 +6,11 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -50,6 +52,33 @@ def test_what_recipes_install_resolves_within_the_constraints(recipe: str) -> No
     assert done.returncode == 0, done.stderr
     would = re.findall(r"^Would install (.*)$", done.stdout, flags=re.M)
     assert would == [] or re.fullmatch(r"tdenoise-[\w.]+", would[0])
+
+
+def test_the_conda_recipe_asks_for_what_the_package_does() -> None:
+    recipe = YAML(typ="safe").load(DEPLOY / "conda" / "recipe.yaml")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    of_conda = {
+        "torch": "pytorch",
+        "xxhash": "python-xxhash",
+        "dask": "dask-core",
+        "matplotlib": "matplotlib-base",
+    }
+
+    def bounds(requirements: list[str]) -> dict[str, str]:
+        parts = [re.fullmatch(r"([\w.-]+) *>=([\w.]+)", entry) for entry in requirements]
+        return {part[1]: part[2] for part in parts if part is not None}
+
+    wanted = {of_conda.get(name, name): bound for name, bound in bounds(project["dependencies"]).items()}
+    assert len(wanted) == len(project["dependencies"])
+    python = project["requires-python"].removeprefix(">=")
+    assert bounds(recipe["requirements"]["run"]) == wanted | {"python": python}
+    extras = project["optional-dependencies"]
+    besides = [entry for extra in ("slurm", "parquet", "video") for entry in extras[extra]]
+    assert bounds(recipe["requirements"]["run_constraints"]) == bounds(besides)
+    assert str(recipe["context"]["version"]) == project["version"]
+    scripts = [f"{name} = {target}" for name, target in project["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == scripts
+    assert (DEPLOY / "conda" / recipe["source"]["path"] / recipe["about"]["license_file"]).exists()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
