@@ -86,6 +86,20 @@ def test_a_scene_that_stays_has_no_drift(dose: float) -> None:
         assert not np.nan_to_num(drift(images)).any()
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_scene_that_stays_has_no_drift_however_long_it_is_looked_at(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scene = gaussian_filter(rng.normal(size=(24, 24)), 2, mode="wrap")
+    images = rng.normal(size=(512, 2, 24, 24)) + 0.3 * scene / scene.std()
+    assert not np.nan_to_num(drift(images.astype(np.float32))).any()
+
+
+def test_a_stop_that_is_asked_for_is_looked_at_between_stretches() -> None:
+    calls: list[int] = []
+    drift(np.random.default_rng(0).normal(size=(600, 2, 8, 8)), lambda: calls.append(1))
+    assert len(calls) >= 10
+
+
 def test_a_lattice_is_not_mistaken_for_itself_one_period_further() -> None:
     y, x = np.mgrid[:96, :96]
     rng = np.random.default_rng(3)

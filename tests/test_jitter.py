@@ -47,6 +47,21 @@ def test_noise_has_no_jumps() -> None:
         assert jitter(noise, still) is None
 
 
+def test_noise_that_a_row_of_the_detector_shares_is_no_jump() -> None:
+    still = np.zeros((96, 2))
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        frames = rng.poisson(1.0, (96, 64, 64)) + rng.normal(0, 1.0, (96, 64, 1))
+        assert jitter(frames.astype(np.float32), still) is None
+
+
+def test_frames_of_a_few_counts_have_no_jumps() -> None:
+    still = np.zeros((256, 2))
+    for seed in range(3):
+        frames = np.random.default_rng(seed).poisson(0.001, (256, 32, 32)).astype(np.float32)
+        assert jitter(frames, still) is None
+
+
 @pytest.mark.parametrize("n", [1, 3, 20, 40])
 def test_a_short_movie_has_no_jumps_that_could_be_known(n: int) -> None:
     jumps = np.random.default_rng(3).normal(0, 2, (n, 2))

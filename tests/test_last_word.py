@@ -91,6 +91,18 @@ def test_places_that_few_frames_show_spoil_no_other_place() -> None:
     assert np.sqrt(np.mean(change**2)) < 0.02 and np.sqrt(np.mean(change[:, :3] ** 2)) < 0.04
 
 
+def test_fine_detail_of_a_bright_place_is_given_back_beside_a_dark_one() -> None:
+    y, x = np.mgrid[:64, :64]
+    shown = np.where(x < 32, 0.2, 20.0)
+    truth = shown * (1 + 0.05 * np.where(x < 32, 0, (-1.0) ** (x + y)))
+    counts = np.random.default_rng(9).poisson(truth, (200, 64, 64))
+    given = give_back(summed(counts, np.broadcast_to(shown, counts.shape).astype(np.float32)))
+    asked = truth - shown
+    for first in (33, 40):  # beside the border, and away from it
+        part = np.s_[8:56, first : first + 6]
+        assert np.mean((given.mean[part] - asked[part]) ** 2) < 0.15 * np.mean(asked[part] ** 2)
+
+
 def test_what_is_given_back_to_a_pixel_does_not_depend_on_its_own_count() -> None:
     rng = np.random.default_rng(2)
     counts = rng.poisson(2.0, (40, 32, 32))

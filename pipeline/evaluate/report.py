@@ -222,7 +222,7 @@ def recording_of(movie: store.Store, denoised: store.Store, training: Training |
 
 def _moves(drift: DriftAttributes, units: str) -> str:
     """How far the scene moves, in words."""
-    jumps = ", with jumps that are new in every frame" if drift["every_n_frames"] == 1 else ""
+    jumps = ", measured in every frame" if drift["every_n_frames"] == 1 else ""
     return f"up to {drift['largest']:.3g} {units} from the first frame{jumps}"
 
 

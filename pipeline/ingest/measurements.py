@@ -217,7 +217,7 @@ class _Middle:
         bad: NDArray[np.bool_] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._array, self._unsound, self._check = array, unsound, check
+        self._array, self._unsound, self.check = array, unsound, check
         self._part = tuple(
             _middle(n, chunk) for n, chunk in zip(array.shape[1:], array.chunks[1:], strict=True)
         )
@@ -232,15 +232,16 @@ class _Middle:
         out = np.zeros((len(frames), *self.shape[1:]), np.float32)
         # A few at a time: as they are stored they take more memory.
         for first in range(frames.start, frames.stop, READ_FRAMES):
-            self._check()
+            self.check()
             last = min(first + READ_FRAMES, frames.stop)
-            read = np.asarray(self._array[first:last, *self._part], np.float32)
-            for frame, values in zip(range(first, last), read, strict=True):
-                if self.is_sound(frame):  # else zero: a constant image shows nothing
-                    if self._bad.any() and not self._bad.all():
-                        values[self._bad] = stand_ins(values, self._bad)[self._bad]
-                    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is left out later
-                        out[frame - frames.start] = bin_pixels(values[None], DRIFT_BIN)[0]
+            read = np.array(self._array[first:last, *self._part], np.float32)
+            sound = [frame for frame in range(first, last) if self.is_sound(frame)]
+            kept = read[[frame - first for frame in sound]]
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is left out later
+                if sound and self._bad.any() and not self._bad.all():
+                    kept[:, self._bad] = stand_ins(kept.mean(axis=0), self._bad)[self._bad]
+                # Others stay zero: a constant image shows nothing.
+                out[[frame - frames.start for frame in sound]] = bin_pixels(kept, DRIFT_BIN)
         return out
 
 
@@ -248,7 +249,7 @@ class _Groups:
     """Means of one and the other half of every few successive frames."""
 
     def __init__(self, frames: _Middle) -> None:
-        self._frames, self.n_frames = frames, frames.shape[0]
+        self._frames, self.n_frames, self.check = frames, frames.shape[0], frames.check
         self.shape = (self.n_frames // DRIFT_FRAMES, 2, *frames.shape[1:])
 
     @property
@@ -303,7 +304,7 @@ def _course(groups: _Groups) -> NDArray[np.float64] | None:
     """Where means of some frames lie, and between these along straight lines; None where the scene does not show."""
     if groups.shape[0] < 2:
         return None
-    moved = DRIFT_BIN * drift(groups)
+    moved = DRIFT_BIN * drift(groups, groups.check)
     known = np.isfinite(moved[:, 0])
     if known.sum() < max(2, len(moved) / 2):
         return None

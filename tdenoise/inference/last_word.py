@@ -80,7 +80,7 @@ def give_back(evidence: Evidence, correlations: Lags = ()) -> GivenBack:
     fine[fine.shape[0] // 2, fine.shape[1] // 2] += 1
     detail, noise = mean - coarse, variance * noise_gain(fine, correlations)
     # At the border of a scene that moves, places were seen in a few frames only: their squares say little of others.
-    weight = ratio(seen, np.square(noise))
+    weight = np.square(level)
     found, chance = (mean_over(values, weight, AROUND) for values in (np.square(detail), noise))
     signal = np.clip(found - FINE_DOUBT * chance, 0, None) * seen
     share = ratio(signal, signal + noise)

@@ -6,6 +6,7 @@ pixels, they show it where it is, and stay as noisy and as independent as they w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -43,7 +44,7 @@ Array = NDArray[np.floating]
 Spectrum = NDArray[np.complexfloating]
 
 
-def drift(images: Images) -> NDArray[np.float64]:
+def drift(images: Images, check: Callable[[], None] = lambda: None) -> NDArray[np.float64]:
     """Displacement of a scene in a series of groups of frames, relative to the first group.
 
     Each image is first compared with those before it, then, in rounds, with those on both sides, all moved to where
@@ -60,6 +61,8 @@ def drift(images: Images) -> NDArray[np.float64]:
     ----------
     images : array or anything that is sliced like one, shape (n, 2, height, width)
         Means of one and the other half of each group of successive frames. Some are read at a time.
+    check : callable
+        Called now and then; raises an error if a stop was asked for.
 
     Returns
     -------
@@ -73,7 +76,7 @@ def drift(images: Images) -> NDArray[np.float64]:
     >>> drift(np.stack([images, images], axis=1)).round().tolist()
     [[0.0, 0.0], [2.0, -1.0], [4.0, -2.0], [6.0, -3.0]]
     """
-    n, (tracks, sure) = images.shape[0], _tracks(images)
+    n, (tracks, sure) = images.shape[0], _tracks(images, check)
     moved, difference = tracks[0], tracks[1] - tracks[2]
     for i in range(n):
         around = difference[max(0, i - REACH) : i + REACH + 1]
@@ -90,35 +93,48 @@ def drift(images: Images) -> NDArray[np.float64]:
     return np.asarray(moved - moved[believed[0]] if len(believed) else moved)
 
 
-def _tracks(images: Images, guess: Array | None = None) -> tuple[NDArray[np.float64], bool]:
-    """Course of the scene by all frames, and by the halves, shape (3, n, 2), and whether it is more than noise."""
-    n = images.shape[0]
+def _tracks(
+    images: Images, check: Callable[[], None], guesses: Array | None = None, still: Array | None = None
+) -> tuple[NDArray[np.float64], bool]:
+    """Course of the scene by all frames, and by the halves, shape (3, n, 2), and whether it is more than noise.
+
+    Of images that were joined, ``still`` are the same without their frames moved: those tell whether to follow.
+    """
+    n, field = images.shape[0], images.shape[2:]
     tracks, gains = np.empty((3, n, 2)), np.full((2, n), np.nan)
     margin = REACH * ROUNDS  # further images have no influence
     fold = FOLD if n <= MANY else STRETCH
-    joined: list[Array] = []
+    joined, joined_still = (np.zeros((n // fold, 2, *field), np.float32) for _ in range(2))
     for first in range(0, n, STRETCH):
+        check()
         before, last = max(0, first - margin), min(first + STRETCH, n)
-        part = np.asarray(images[before : min(n, last + margin)], dtype=np.float32)
-        nearby = None if guess is None else guess[before : before + len(part)]
+        near, own = slice(before, min(n, last + margin)), slice(first - before, last - before)
+        part = np.asarray(images[near], dtype=np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # of a pixel that is no count
-            every, one, other = (Spectra(some) for some in (part.mean(axis=1), part[:, 0], part[:, 1]))
-        courses = [stretch.drift(nearby) for stretch in (every, one, other)]
-        own = slice(first - before, last - before)
+            stretches = [Spectra(some) for some in (part.mean(axis=1), part[:, 0], part[:, 1])]
+            tested = stretches[1:] if still is None else [Spectra(still[near, half]) for half in (0, 1)]
+        courses = [
+            stretch.drift(None if guesses is None else guesses[k, near])
+            for k, stretch in enumerate(stretches)
+        ]
         for track, found in zip(tracks, courses, strict=True):
             # Joined to what is known by the images that both have.
             shared = track[before:first] - found[: first - before]
             known = shared[np.isfinite(shared[:, 0])]
             track[first:last] = found[own] + (known.mean(axis=0) if len(known) else 0)
-        gains[0, first:last] = other.gain(courses[1], one)[own]
-        gains[1, first:last] = one.gain(courses[2], other)[own]
+        gains[0, first:last] = tested[1].gain(courses[1], tested[0])[own]
+        gains[1, first:last] = tested[0].gain(courses[2], tested[1])[own]
         for start in range(first, last - fold + 1, fold):
-            joined.append(
-                _joined(part[start - before : start - before + fold], tracks[0, start : start + fold])
-            )
+            group, number = slice(start, start + fold), start // fold
+            for half in (0, 1):  # by its own course: that of the other half is to be tested on it
+                images_of = part[start - before : start - before + fold, half]
+                joined[number, half] = _joined(images_of, tracks[1 + half, group])
+            unmoved = part[own] if still is None else still[first:last]
+            with np.errstate(over="ignore", invalid="ignore"):
+                joined_still[number] = unmoved[start - first : start - first + fold].mean(axis=0)
     sure = stands_out(gains)
     if len(joined) > REACH:
-        sure |= _hold_over_time(tracks, np.stack(joined), fold)
+        sure |= _hold_over_time(tracks, joined, joined_still, fold, check)
     return tracks, sure
 
 
@@ -131,7 +147,7 @@ def stands_out(gains: Array) -> bool:
 
 
 def _joined(images: Array, moved: Array) -> Array:
-    """Mean of successive images where their mean place is, of either half; zero where nothing is known."""
+    """Mean of successive images where their mean place is; zero where nothing is known."""
     known = np.isfinite(moved[:, 0])
     if not known.any():
         return np.zeros(images.shape[1:], np.float32)
@@ -139,17 +155,22 @@ def _joined(images: Array, moved: Array) -> Array:
     spectra = rfft2(images[known])
     ky, kx = fftfreq(images.shape[-2])[:, None], rfftfreq(images.shape[-1])
     phases = np.exp(2j * np.pi * (ky * steps[:, 0, None, None] + kx * steps[:, 1, None, None]))
-    return np.asarray(irfft2((spectra * phases[:, None]).mean(axis=0), images.shape[-2:]), dtype=np.float32)
+    return np.asarray(irfft2((spectra * phases).mean(axis=0), images.shape[-2:]), dtype=np.float32)
 
 
-def _hold_over_time(tracks: Array, joined: Array, fold: int) -> bool:
+def _hold_over_time(tracks: Array, joined: Array, still: Array, fold: int, check: Callable[[], None]) -> bool:
     """Correct courses, in place, by that of means of ``fold`` images; whether that one is more than noise."""
-    n = len(joined) * fold
-    cut = tracks[:, :n].reshape(3, len(joined), fold, 2)
+    cut = tracks[:, : len(joined) * fold].reshape(3, len(joined), fold, 2)
+    shown: NDArray[np.bool_] = np.all(np.isfinite(cut[..., 0]), axis=0)
     # Where the halves do not agree, the scene was lost, and nothing is known of how the two sides lie to each other.
-    known = (np.std(cut[1] - cut[2], axis=1) <= AGREEMENT).all(axis=1)
-    places = np.where(known[:, None], cut.mean(axis=2), 0)
-    longer, sure = _tracks(joined, places[0])
+    enough: NDArray[np.bool_] = np.sum(shown, axis=1) > fold // 2
+    places = np.zeros((3, len(joined), 2))
+    places[:, enough] = np.nanmean(np.where(shown[..., None], cut, np.nan)[:, enough], axis=2)
+    apart = np.where(shown[..., None], cut[1] - cut[2], np.nan)
+    known = np.zeros(len(joined), dtype=bool)
+    known[enough] = np.all(np.nanstd(apart[enough], axis=1) <= AGREEMENT, axis=1)
+    places[:, ~known] = 0
+    longer, sure = _tracks(joined, check, places, still)
     known &= np.isfinite(longer[..., 0]).all(axis=0)
     if not sure or known.sum() <= REACH:
         return False
@@ -276,11 +297,17 @@ class Spectra:
     def coarse(self, numbers: NDArray[np.intp]) -> tuple[Spectrum, tuple[Array, Array]]:
         """Spectra of some images, without detail finer than four pixels, and their waves along rows and columns [1/px].
 
-        Their squares are such that white noise of one count^2 per pixel has one.
+        All have a mean square of one: brighter ones do not count more. Waves along rows or columns alone are left out,
+        for noise that a whole row of the detector shares has no others.
         """
         rows, columns = (np.flatnonzero(np.abs(waves) <= COARSE) for waves in (self._fy[:, 0], self._fx[0]))
-        found = self._spectra[np.ix_(numbers, rows, columns)] / np.sqrt(np.float32(np.prod(self.shape)))
-        return np.asarray(found), (self._fy[rows, 0], self._fx[0, columns])
+        found = self._spectra[np.ix_(numbers, rows, columns)]
+        waves = self._fy[rows, 0], self._fx[0, columns]
+        least = [1.5 / n for n in self.shape]  # the window spreads the first wave over the second
+        found[:, np.abs(waves[0]) < least[0]] = 0
+        found[:, :, np.abs(waves[1]) < least[1]] = 0
+        power = np.square(np.abs(found)).mean(axis=(1, 2), keepdims=True)
+        return np.asarray(found / np.sqrt(np.maximum(power, 1e-30))), waves
 
     def _weight(self, back: Spectrum) -> Array:
         """Share of signal at every frequency of what an image is compared with."""

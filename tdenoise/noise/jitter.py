@@ -15,6 +15,7 @@ ROUNDS, HELD = 14, 10  # of comparing; so many of them before the width of the j
 FURTHER = 1.6  # of a step, that is gone: the mean of frames that are not yet in place shows too small ones
 FARTHEST = 8  # pixels of the images that a frame is looked for around where the course puts it
 FIRST_GUESS = 1.0  # standard deviation of the jumps along an axis, to begin with [pixels of the images]
+LEAST = 0.01  # of the pixels of a frame that hold counts: the noise of fewer is not normal
 STRETCH = 128  # frames that are in memory at once
 LOOKS = 4  # stretches that tell whether the scene jumps at all
 
@@ -45,13 +46,13 @@ def jitter(frames: Images, course: Array) -> NDArray[np.float64] | None:
     n = frames.shape[0]
     starts = list(range(0, n, STRETCH))
     looks = sorted({starts[int(k)] for k in np.linspace(0, len(starts) - 1, min(LOOKS, len(starts))).round()})
-    if not stands_out(np.concatenate([_read(frames, course, start).gains() for start in looks])):
+    if not stands_out(np.concatenate([_gains(frames, course, start) for start in looks])):
         return None
     jumps = np.zeros((n, 2))
     for start in starts:
         stretch = _read(frames, course, start)
         moved = _fitted(stretch.seen, stretch.waves, stretch.numbers)[0]
-        own = (stretch.numbers >= start) & (stretch.numbers < start + STRETCH)
+        own = stretch.own(start)
         jumps[stretch.numbers[own]] = moved[own]
     return jumps
 
@@ -62,6 +63,10 @@ class _Stretch(NamedTuple):
     seen: Spectrum  # (n, rows, columns)
     waves: tuple[Array, Array]  # along rows and columns [1/pixel]
     numbers: NDArray[np.intp]  # of the frames
+
+    def own(self, start: int) -> NDArray[np.bool_]:
+        """Which frames are those of the stretch, and not of those around it."""
+        return np.asarray((self.numbers >= start) & (self.numbers < start + STRETCH))
 
     def gains(self) -> NDArray[np.float64]:
         """How much better frames are predicted by the others when these jump than when they stay [nats]."""
@@ -97,12 +102,19 @@ class _Stretch(NamedTuple):
         return np.asarray(stays + _expected(likelihood, spread)[1] if spread else stays)
 
 
+def _gains(frames: Images, course: Array, start: int) -> NDArray[np.float64]:
+    """By which the frames of a stretch are predicted better if they jump."""
+    stretch = _read(frames, course, start)
+    return np.asarray(stretch.gains()[stretch.own(start)])
+
+
 def _read(frames: Images, course: Array, start: int) -> _Stretch:
     """Of a stretch of frames and those around it."""
     part = slice(max(0, start - AROUND), min(frames.shape[0], start + STRETCH + AROUND))
+    images = np.asarray(frames[part], dtype=np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # of a pixel that is no count
-        spectra = Spectra(np.asarray(frames[part], dtype=np.float32))
-    shows = np.flatnonzero(spectra.shows)
+        spectra = Spectra(images)
+    shows = np.flatnonzero(spectra.shows & ((images != 0).mean(axis=(1, 2)) >= LEAST))
     seen, waves = spectra.coarse(shows)
     return _Stretch(_shifted(seen, waves, course[part][shows]), waves, shows + part.start)
 
