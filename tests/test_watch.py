@@ -22,6 +22,7 @@ from typing import Any
 import chromium
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import write_mrc, write_seq, write_tvips
@@ -200,6 +201,25 @@ def test_each_recording_is_listed_once_with_all_its_files(tmp_path: Path) -> Non
     assert folder.recordings["day/capture"].signature.n_files == 30
 
 
+def test_snapshots_beside_movies_hide_none_of_them(tmp_path: Path) -> None:
+    for number in (1, 2):
+        tifffile.imwrite(tmp_path / f"Image_{number}.tif", frame(number, SIZE))
+    for name in ("movie.mrc", "run_000.mrc"):
+        write_mrc(tmp_path / name, np.stack([frame(k, SIZE) for k in range(4)]), 4)
+    folder = Folder(tmp_path, 0.0)
+    folder.look()
+    assert {"movie.mrc", "run_000.mrc"} <= set(folder.recordings)
+
+
+def test_a_link_that_leads_nowhere_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "loop.mrc").symlink_to("loop.mrc")
+    (tmp_path / "away.mrc").symlink_to(tmp_path / "not" / "there.mrc")
+    write_mrc(tmp_path / "movie.mrc", np.stack([frame(k, SIZE) for k in range(4)]), 4)
+    folder = Folder(tmp_path, 0.0)
+    folder.look()
+    assert list(folder.recordings) == ["movie.mrc"] and folder.problems == []
+
+
 # ---- the session -----------------------------------------------------------------------------------------------
 
 
@@ -242,7 +262,7 @@ def test_a_session_is_for_one_watch_and_one_folder_and_never_in_that_folder(tmp_
         session_of(path, folder).__enter__()
     with pytest.raises(UsageError, match=r"is the session of .*in, not of .*other"):
         session_of(path, other).__enter__()
-    for inside in (folder, folder / "session", folder / "x/../session"):
+    for inside in (folder, folder / "session", folder / "x/../session", tmp_path):
         with pytest.raises(UsageError, match="where nothing is ever written"):
             session_of(inside, folder).__enter__()
     (other / "thesis.tex").write_text("mine")

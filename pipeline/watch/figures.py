@@ -121,6 +121,7 @@ def figures(
     mean = float(frames.mean(dtype=np.float64))
     dose = None if gain is None else mean / gain
     newest = float(frames[-1].mean(dtype=np.float64))
+    before = float((frames[:-1] if len(frames) > 1 else frames).mean(dtype=np.float64))
     steps = None if moved is None else moved[-1] - moved[0]
     law = None if noise is None else noise_law(noise, calibration.counts_per_electron)
     known = None if law is None else _knowable(denoised, law.gain, measured.spots)
@@ -129,7 +130,7 @@ def figures(
         "mean": _finite(mean),
         "dose": _finite(dose),
         "dose_per_square_angstrom": None if dose is None or size is None else _finite(dose / (100 * size**2)),
-        "brightness": _finite(newest / mean if mean > 0 else None),
+        "brightness": _finite(newest / before if before > 0 else None),
         "fano": None if noise is None else _finite(noise.fano),
         "fano_error": None if noise is None else _finite(noise.fano_error),
         "drift": None if steps is None else _finite(float(np.hypot(*steps)) / max(1, len(frames) - 1)),

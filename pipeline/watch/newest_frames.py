@@ -190,10 +190,11 @@ class Newest:
         of = recording.name, recording.signature.first
         if recording.state == "finished" and self._done == (recording.name, recording.signature):
             return False
-        self._done = (recording.name, recording.signature) if recording.state == "finished" else None
+        # Another thread looks at the folder, and may change them meanwhile.
+        finished, signature, self._done = recording.state == "finished", recording.signature, None
         began = time.monotonic()
         still = began - recording.since > STILL_S
-        with opened(recording.path, recording.state == "finished", still) as frames:
+        with opened(recording.path, finished, still) as frames:
             known = self.info.shape[1:] if self.info is not None else None
             if of != self._of or frames.n_frames < self.n_frames or frames.info.shape[1:] != known:
                 self._kept.clear()
@@ -201,6 +202,7 @@ class Newest:
             if frames.n_there > self._there:
                 self._there, self.seen_at = frames.n_there, began
             if frames.n_frames == self.n_frames:
+                self._done = (recording.name, signature) if finished else None
                 return False
             rows, columns = self.middle(frames.info)
             for number in range(max(0, frames.n_frames - KEPT), frames.n_frames):
@@ -209,6 +211,7 @@ class Newest:
             self.info, self.n_frames = frames.info, frames.n_frames
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
+        self._done = (recording.name, signature) if finished else None
         return True
 
     @property

@@ -50,6 +50,7 @@ class Queue:
         self._is_local = scheduler == "local"
         self._ask_s = ASK_S["local" if self._is_local else "slurm"]
         self._asked = 0.0
+        self._to_ask: list[str] = []  # names of recordings whose runs are asked about, one at each step
         self._errand: _Errand | None = None
 
     def step(self, folder: Folder) -> None:
@@ -64,9 +65,11 @@ class Queue:
             if self._errand.process.poll() is None:
                 return
             self._back(self._errand)
-        if time.monotonic() - self._asked > self._ask_s:
-            self._ask()
+        if not self._to_ask and time.monotonic() - self._asked > self._ask_s:
+            self._to_ask = [r.name for r in self._session.records.values() if r.run not in (None, *OVER)]
             self._asked = time.monotonic()
+        if self._to_ask:  # one at a time: a cluster may take its time to answer
+            self._ask(self._session.records.get(self._to_ask.pop()))
         if (record := self._next(folder)) is not None:
             self._submit(record, folder.recordings[record.name].path)
 
@@ -127,23 +130,23 @@ class Queue:
         last = next((line for line in reversed(lines) if line.strip()), f"submit ended with {code}")
         self._session.change(errand.name, run="refused", why=last.removeprefix("tdenoise-pipeline: "))
 
-    def _ask(self) -> None:
-        """Ask how runs stand that are not over."""
-        for record in list(self._session.records.values()):
-            if record.run is None or record.run in OVER:
-                continue
-            if record.run == "submitting" and self._errand is None:  # of a watch that was killed
-                there = run_folder.find(self._session.run_folder(record)) is not None
-                self._session.change(record.name, run="pending" if there else None)
-                continue
-            try:
-                found = job_status.describe(self._session.run_folder(record))
-            except NoAnswer:
-                continue
-            except PipelineError as error:
-                self._session.change(record.name, run="refused", why=str(error))
-                continue
-            why = next((job["why"] for job in found["jobs"] if job["state"] == found["state"]), None)
-            if found["state"] in ("failed", "interrupted"):
-                why = next((job["why"] for job in found["jobs"] if job["state"] not in ("done",)), why)
-            self._session.change(record.name, run=found["state"], why=why)
+    def _ask(self, record: Record | None) -> None:
+        """Ask how a run stands that is not over."""
+        if record is None or record.run is None or record.run in OVER:
+            return
+        if record.run == "submitting" and self._errand is None:  # of a watch that was killed
+            there = run_folder.find(self._session.run_folder(record)) is not None
+            self._session.change(record.name, run="pending" if there else None)
+            return
+        try:
+            found = job_status.describe(self._session.run_folder(record))
+        except (NoAnswer, OSError):  # such as a marker that went while it was looked at
+            self._to_ask.clear()
+            return
+        except PipelineError as error:
+            self._session.change(record.name, run="refused", why=str(error))
+            return
+        why = next((job["why"] for job in found["jobs"] if job["state"] == found["state"]), None)
+        if found["state"] in ("failed", "interrupted"):
+            why = next((job["why"] for job in found["jobs"] if job["state"] not in ("done",)), why)
+        self._session.change(record.name, run=found["state"], why=why)

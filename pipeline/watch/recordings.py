@@ -108,12 +108,13 @@ class Folder:
             self._away = True
             return
         now = time.monotonic()
+        paths = {path for path, _ in found.values()}
         for name, recording in list(self.recordings.items()):
             if self._away:
                 recording.since = now  # nobody saw whether it rested
             if name not in found:
-                recording.state = "gone"
-                if recording.path.parent in {path for path, _ in found.values()}:
+                recording.state, recording.since = "gone", now
+                if recording.path.parent in paths:
                     del self.recordings[name]  # it was the first of many frames
         self._away = False
         for name, (path, signature) in found.items():
@@ -144,7 +145,7 @@ class Folder:
                 hidden_zarr = any((folder / name).is_file() for name in _ZARR)
                 folders = [e for e in inside if e.is_dir(follow_symlinks=False)]
                 whole = hidden_zarr or any(CAPTURE.fullmatch(e.name) for e in folders)
-                files = list(files_below(folder)) if whole else [e for e in inside if e.is_file()]
+                files = list(files_below(folder)) if whole else [e for e in inside if _is_file(e)]
                 if whole:
                     found = [(folder, files)] if files else []
                 else:
@@ -152,10 +153,10 @@ class Folder:
                     waiting += [Path(e.path) for e in folders]
                 yield from ((self._name(path), (path, Signature.of(own))) for path, own in found)
             except FileNotFoundError:
-                if folder == self.path:
+                if folder == self.path and not self.path.is_dir():
                     raise
                 continue  # it went away between two questions
-            except PermissionError as error:
+            except OSError as error:
                 if folder == self.path:
                     raise
                 self.problems.append(f"{folder}: cannot be read ({error.strerror}), so it is not watched.")
@@ -170,8 +171,10 @@ class Folder:
         own: dict[Path, list[os.DirEntry[str]]] = {}
         known = [e for e in files if Path(e.name).suffix.lower() in _SUFFIXES]
         known.sort(key=lambda e: natural(Path(e.name)))
-        if len(known) > 1 and all(self._is_single(e) for e in known[:2]):
-            return [(folder, known)]
+        alike = [e for e in known if _unnumbered(e.name) == _unnumbered(known[0].name)]
+        if len(alike) > 1 and all(self._is_single(e) for e in alike[:2]):
+            own[folder] = alike  # what else lies there is no frame of it
+            known = [e for e in known if e not in alike]
         for entry in known:
             path = Path(entry.path)
             first = belongs_to(path)
@@ -213,5 +216,19 @@ def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
         for entry in sorted(entries, key=lambda e: e.name):
             if entry.is_dir(follow_symlinks=False):
                 yield from files_below(Path(entry.path))
-            elif entry.is_file():
+            elif _is_file(entry):
                 yield entry
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        if entry.is_symlink():  # one that leads nowhere
+            return False
+        raise
+
+
+def _unnumbered(name: str) -> str:
+    """A name without its numbers."""
+    return re.sub(r"[0-9]+", "0", name.lower())

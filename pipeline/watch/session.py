@@ -43,6 +43,7 @@ class Record:
     decision: Decision | None = None
     note: str = ""
     n_bytes: int = 0  # when it was finished
+    changed_ns: int = 0  # when it was written to last, as far as was known then
     run: str | None = None  # state of its run: "submitting", "refused", or as `status` says it
     why: str | None = None  # of that state, in words
 
@@ -209,9 +210,10 @@ def opened(path: Path, folder: Path, stop: threading.Event) -> Iterator[Session]
     """
     if not folder.is_dir():
         raise InputError(folder, "no such folder. Name the one that the microscope writes into.")
-    if path.resolve().is_relative_to(folder.resolve()):
+    own, watched = path.resolve(), folder.resolve()
+    if any(p.exists() and p.samefile(watched) for p in (own, *own.parents)) or watched.is_relative_to(own):
         raise UsageError(
-            f"{path}: lies in {folder}, where nothing is ever written. Choose another place for -o."
+            f"{path}: lies in {folder}, or around it, where nothing is ever written. Choose another place for -o."
         )
     if path.is_dir() and any(path.iterdir()) and not (path / FILE).exists():
         started = {p.name for p in path.iterdir()} <= {".tdenoise", RECORDINGS, RUNS}
@@ -267,6 +269,6 @@ def _check_folder(path: Path, folder: Path) -> None:
 
 def _beat(work: Path, token: str, ended: threading.Event) -> None:
     while not ended.wait(lease.HEARTBEAT_S):
-        if lease.holds_lease(work, token):
-            with contextlib.suppress(OSError):  # a file system that hangs for a moment
+        with contextlib.suppress(OSError):  # a file system that hangs for a moment
+            if lease.holds_lease(work, token):
                 (work / "lease" / "heartbeat").touch()

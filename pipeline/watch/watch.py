@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.5  # between two looks at the folder
 SHARE = 0.3  # of the time, at most, that is spent on looking at it
+LONGEST_S = 10.0  # between two looks, also when the folder hung
+KEEP_S = 2.0  # spent on what is kept of recordings before the page is told, about
+NO_ANSWER = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENOTCONN,
+    errno.EMFILE,
+)
 LISTED = 300  # recordings on the page, the newest
 
 
@@ -84,7 +96,7 @@ def watch(config: WatchConfig, control: Control | None = None) -> Iterator[str]:
             finally:
                 stop.set()
                 shown.end()
-                looking.join()
+                looking.join(LONGEST_S)  # a file server that does not answer holds nobody
                 queue.finish()
         yield _summary(session)
 
@@ -133,22 +145,13 @@ class Watched:
             began = time.monotonic()
             self.step()
             # A folder of a hundred thousand frames takes its time.
-            stop.wait(max(LOOK_S, (time.monotonic() - began) * (1 / SHARE - 1)))
+            stop.wait(min(LONGEST_S, max(LOOK_S, (time.monotonic() - began) * (1 / SHARE - 1))))
 
     def step(self) -> None:
         """Look once."""
-        folder, problems = self._folder, []
+        folder = self._folder
         folder.look()
-        try:
-            for recording in folder.recordings.values():
-                self._keep(recording)
-            for record in list(self._session.records.values()):
-                self._forget(record)
-            self._queue.step(folder)
-        except LockedError:
-            raise
-        except PipelineError as error:  # such as a full disk: what cannot be kept now is kept later
-            problems.append(str(error))
+        problems = [*self._tried(self._keep_all), *self._tried(lambda: self._queue.step(folder))]
         if not self._looking.is_alive():
             problems.append("No more frames are shown, for an unexpected reason. Start watch again.")
         problems = [*folder.problems, *problems, *self._session.damaged]
@@ -158,6 +161,28 @@ class Watched:
         self._told = problems
         self._shown.list(folder, self._listed(), problems)
 
+    def _tried(self, work: Callable[[], None]) -> list[str]:
+        """Why some work could not be done now; it is done later. A full disk ends nothing."""
+        try:
+            work()
+        except LockedError:
+            raise
+        except PipelineError as error:
+            return [str(error)]
+        except OSError as error:
+            return [f"{error.filename or self._session.path}: {error.strerror or error}"]
+        return []
+
+    def _keep_all(self) -> None:
+        """Bring up to date what is kept, first of what grows; of very many recordings, the rest at the next look."""
+        until = time.monotonic() + KEEP_S
+        for recording in sorted(self._folder.recordings.values(), key=lambda r: r.state != "growing"):
+            self._keep(recording)
+            if time.monotonic() > until:
+                break
+        for record in list(self._session.records.values()):
+            self._forget(record)
+
     def _keep(self, recording: Recording) -> None:
         """Bring what is kept of a recording up to date."""
         record = self._session.records.get(recording.name)
@@ -166,10 +191,18 @@ class Watched:
                 record = self._session.add(recording.name)
             else:
                 return
-        if recording.state == "finished" and (
-            not record.finished or record.n_bytes != recording.signature.n_bytes
-        ):
-            self._session.change(record.name, finished=True, **_facts(recording))
+        now = recording.signature
+        known = record.n_bytes == now.n_bytes and record.changed_ns in (0, now.changed_ns)
+        if recording.state == "finished" and not (record.finished and known):
+            facts = _facts(recording)
+            if facts is None:  # it cannot be read now: the next look asks again
+                return
+            if record.finished and record.run not in (None, "refused"):
+                facts["problem"] = (
+                    "it was written to after its run was handed in, which may lack its last frames. Hand in a run of "
+                    "the whole movie yourself."
+                )
+            self._session.change(record.name, finished=True, **facts)
 
     def _forget(self, record: Record) -> None:
         """Forget what is gone and was never seen to be a movie, such as the first of many frames."""
@@ -183,7 +216,7 @@ class Watched:
         """What the page lists, the newest first."""
         states = {name: recording.state for name, recording in self._folder.recordings.items()}
         records = sorted(self._session.records.values(), key=lambda r: (r.first_seen, r.name), reverse=True)
-        left_out = ("n_bytes", "finished")
+        left_out = ("n_bytes", "changed_ns", "finished")
         return [
             {k: v for k, v in dataclasses.asdict(record).items() if k not in left_out}
             | {"id": record.id, "state": states.get(record.name, "gone"), "total": len(records)}
@@ -191,20 +224,23 @@ class Watched:
         ]
 
 
-def _facts(recording: Recording) -> dict[str, Any]:
-    """What a finished recording says of itself; or why it is no movie."""
-    n_bytes = recording.signature.n_bytes
+def _facts(recording: Recording) -> dict[str, Any] | None:
+    """What a finished recording says of itself, or why it is no movie; None where the disk does not answer."""
+    n_bytes, changed_ns = recording.signature.n_bytes, recording.signature.changed_ns
     try:
         with open_raw(recording.path) as reader:
             info = reader.info
     except (InputError, UsageError) as error:
-        return {"problem": str(error), "shape": None, "n_bytes": n_bytes}
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_ANSWER:
+            return None
+        return {"problem": str(error), "shape": None, "n_bytes": n_bytes, "changed_ns": changed_ns}
     return {
         "problem": None,
         "shape": info.shape,
         "format": info.format,
         "frame_time_s": info.frame_time_s,
         "n_bytes": n_bytes,
+        "changed_ns": changed_ns,
     }
 
 

@@ -100,10 +100,12 @@ async function showLook(look) {
     state.shown = look.number;
     draw($("raw"), images[0]);
     draw($("denoised"), images[1]);
-    showFigures(look);
   } catch (error) {
     if (error.status !== 410 && !(error instanceof TypeError)) throw error; // 410: there is a newer one already
+    if (error.status !== 410) state.wanted = 0; // asked for again with the next state
+    return;
   }
+  showFigures(look);
 }
 
 const number = (value, digits = 3) => Number(value.toPrecision(digits)).toString();
@@ -119,7 +121,7 @@ function showFigures(look) {
   state.skipped = (look.every > 1 ? ` Showing every ${ordinal(look.every)} frame.` : "") + (look.problem ? ` ${look.problem}` : "");
   state.arrived = performance.now();
   showBehind();
-  $("dose").textContent = f.dose === null ? `${number(f.mean)} counts/px/frame (counts per electron are not known)`
+  $("dose").textContent = f.mean === null ? "not known (a pixel has no value)" : f.dose === null ? `${number(f.mean)} counts/px/frame (counts per electron are not known)`
     : `${number(f.dose)} e/px/frame` + (f.dose_per_square_angstrom === null ? "" : `, ${number(f.dose_per_square_angstrom)} e/Å² per frame`);
   $("brightness").textContent = f.brightness === null ? "not known" : `${(100 * f.brightness).toFixed(1)} % of the frames before`;
   $("fano").textContent = f.fano === null ? "not measured yet"
