@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from ..settings.archive_settings import ArchiveAddConfig
 from ..settings.results import ARCHIVE_MARK, is_archive, parts_of_run
 from ..step_control import Control
 from ..store import foreign, store
-from .archive import CARDS, PROFILE, Card, cards, sealed_card, write_once
+from .archive import CARDS, PROFILE, Card, cards, place_of, sealed_card, write_once
 from .facts import denoised_facts, model_facts, movie_facts
 from .notes import check_notes
+
+log = logging.getLogger(__name__)
 
 
 def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, Any]:
@@ -51,6 +55,13 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
         if before is not None and _says(before) == _says(card):
             known.append(card["id"])
             continue
+        if before is not None and before["path"] != card["path"]:
+            with contextlib.suppress(InputError):
+                log.warning(
+                    "%s: is the same, to the last bit, as %s; from now on the archive names only this place.",
+                    card["path"],
+                    place_of(before, archive),
+                )
         card["number"] = (
             0 if before is None else before["number"] + 1
         )  # moved, noted, or measured since: the newest card says it

@@ -12,6 +12,7 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +79,23 @@ def export_model(config: ModelsExportConfig, control: Control | None = None) -> 
             own[CURVE] = (config.model / CURVE).read_bytes()
     except checkpoint.ModelError as error:
         raise InputError(*str(error).split(": ", 1)) from None
-    authors = list(config.author)
+    curve = hashlib.sha256(own[CURVE]).hexdigest() if CURVE in own else None
+    if curve != model.card.get("curve_sha256"):  # what nobody can compare is not handed on
+        own.pop(CURVE, None)
+    authors, warnings = list(config.author), []
     if model.id == checkpoint.read_card(checkpoint.BASE)["sha256"]:  # which is ours
         work = all_works()[0]
-        authors, licence = authors or work.authors, licence or work.fields["license"]
+        ours, authors = work.fields["license"], list(dict.fromkeys([*work.authors, *authors]))
+        if licence not in (None, ours):
+            warnings.append(f"these are the weights that come with tdenoise, so the licence stays {ours}.")
+        licence = ours
     files = {**_network_and_tests(model), **own}
     files[README] = _readme(model.card, config.model.name).encode()
     described = _describe(model, config.model.name, files, licence, authors)
     with named_failures(config.output):
         make_folder(config.output.parent)
         _write(config.output, {DESCRIPTION: _yaml(described).encode(), **files})
-    warnings = [
+    warnings += [
         f"the file does not say {what}, which bioimage.io asks for. Use {option}."
         for what, option, given in (
             ("who made it", "--author NAME", authors),
@@ -114,6 +121,8 @@ def _checked_licence(config: ModelsExportConfig) -> str | None:
         )
     if config.output.exists() and not config.force:
         raise UsageError(f"{config.output}: exists already. Choose another name, or --force to replace it.")
+    if not all(author.strip() and author.isprintable() for author in config.author):
+        raise UsageError("--author: must be one line of readable text.")
     if any(set(author) & set("/\\") for author in config.author):
         raise UsageError(f"--author {' '.join(config.author)}: a name of bioimage.io has no / and no \\.")
     licence = None if config.license is None else known_licence(config.license)
@@ -221,6 +230,9 @@ def _plain(name: str) -> str:
 def _summary(card: ModelCard) -> str:
     n_movies = len(card["movies"])
     learned = f"{n_movies} noisy movie{'s' * (n_movies != 1)}" if n_movies else "simulated or unknown movies"
+    metrics: dict[str, Any] = dict(card.get("metrics") or {})
+    if n_movies and metrics.get("share") == 0:
+        learned = f"what model {str(card.get('parent'))[:12]} did: of a later training nothing was kept"
     return (
         f"Denoises in situ electron microscopy movies. A {KINDS[card['kind']]} that learned from {learned}. It sees "
         f"{2 * card['halo']['frames'] + 1} frames of counts and gives the expected counts of the one in the middle."
@@ -273,8 +285,18 @@ def is_package(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as package:
             return not {DESCRIPTION, "bioimageio.yaml", "model.yaml"}.isdisjoint(package.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
+        return _begins_as_ours(file)
+
+
+def _begins_as_ours(file: Path) -> bool:
+    """Whether a damaged file was a package that we wrote: the description comes first."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(30 + len(DESCRIPTION))
+    except OSError:
         return False
+    return head.startswith(b"PK\x03\x04") and head[30:] == DESCRIPTION.encode()
 
 
 def import_package(config: ModelsImportConfig) -> ModelCard:
@@ -308,6 +330,11 @@ def import_package(config: ModelsImportConfig) -> ModelCard:
         except checkpoint.ModelError as error:
             reason = str(error).split(": ", 1)[-1]
             raise InputError(file, f"{reason}. Export the model again") from None
+        curve = hashlib.sha256(files[CURVE]).hexdigest() if CURVE in files else None
+        if curve is not None and curve != card.get("curve_sha256"):
+            raise InputError(
+                file, f"is damaged: {CURVE} is not the one that {CARD} names. Export the model again"
+            )
         run.commit()
     return card
 
@@ -331,10 +358,26 @@ def _own_files(file: Path) -> dict[str, bytes]:
                     "'tdenoise-pipeline models export' wrote: its networks alone see a movie as it does",
                 )
             for name, info in known.items():
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise InputError(file, f"packs {name} in a way that tdenoise does not write")
                 if info.file_size > MOST_BYTES[name]:
                     raise InputError(
                         file, f"claims that {name} has {info.file_size} bytes, more than a model can have"
                     )
-            return {name: package.read(info) for name, info in known.items()}
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+            return {name: _unpacked(package, info) for name, info in known.items()}
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise InputError(file, f"is damaged ({' '.join(str(error).split())})") from None
+
+
+def _unpacked(package: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A file of a package; never more of it than it claims to be."""
+    with package.open(info) as opened:
+        return opened.read(info.file_size)

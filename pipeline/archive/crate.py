@@ -66,6 +66,8 @@ def write_crate(config: ArchiveCrateConfig, control: Control | None = None) -> d
     """
     control = control or Control()
     root, file = config.output, config.output / FILE
+    if config.license is not None and not (config.license.strip() and config.license.isprintable()):
+        raise UsageError("--license: must be one line of readable text.")
     if not root.is_dir():
         raise UsageError(f"{root}: is no folder. Name the folder that holds the stores.")
     if (root / "zarr.json").exists() or (root / MODEL_CARD).exists():
@@ -80,6 +82,8 @@ def write_crate(config: ArchiveCrateConfig, control: Control | None = None) -> d
         control.check("archive crate")
         control.progress("archive crate", number, len(found))
         crate.add(card)
+    if not crate.parts:
+        raise UsageError(f"{root}: holds nothing of {config.archive}. Name the folder that holds its stores.")
     document = crate.document()
     with named_failures(file):
         write_atomically(file, (json.dumps(document, indent=1) + "\n").encode())
@@ -192,6 +196,7 @@ class _Crate:
     def _made(self, card: Card) -> None:
         """The action that made a thing: by which program, from what, with which settings."""
         software, settings, imported = _how(card, self._places[card["id"]])
+        made_by, note = _who(card, self._places[card["id"]])
         step, short = "models import" if imported else MADE_BY[card["kind"]], card["id"][:16]
         sources = [self._source(parent) for parent in card["parents"] if parent != card["id"]]
         if "source" in card:
@@ -207,8 +212,8 @@ class _Crate:
         action: Entity = {
             "@id": f"#made-{short}",
             "@type": "CreateAction",
-            "name": f"tdenoise-pipeline {step}",
-            "description": f"{step} made {readable(card['name'])}",
+            "name": made_by or f"tdenoise-pipeline {step}",
+            "description": f"{made_by or step} made {readable(card['name'])}{note}",
             "instrument": self._software(software),
             "object": [*sources, *values],
             "result": {"@id": self._ids[card["id"]]},
@@ -332,6 +337,19 @@ def _how(card: Card, place: Path | None) -> tuple[dict[str, str], dict[str, Any]
         return told.get("software") or {}, settings, imported
     attributes = store.read_attributes(place)
     return attributes.get("software") or {}, (attributes.get("command") or {}).get("settings") or {}, None
+
+
+def _who(card: Card, place: Path | None) -> tuple[str | None, str]:
+    """What made a model if it was not `train`, and a word if a training left no trace."""
+    if place is None or card["kind"] != "model":
+        return None, ""
+    told = read_json(place / MODEL_CARD)
+    if not told.get("movies"):
+        made_by = (told.get("simulated") or {}).get("made_by")
+        return None if made_by is None else readable(made_by), ""
+    if (told.get("metrics") or {}).get("share") == 0:
+        return None, "; nothing of its change was kept: the weights are those that it began with"
+    return None, ""
 
 
 def _description(card: Card) -> str:

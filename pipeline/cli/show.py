@@ -112,7 +112,9 @@ def archive_crate(result: dict[str, Any]) -> str:
     lines = [f"{result['crate']}: {result['n_parts']} parts"]
     lines += [f"not in that folder, only described: {one_line(name)}" for name in result["described"]]
     lines += [f"not at hand, so its settings are left out: {one_line(why)}" for why in result["missing"]]
-    return "\n".join([*lines, f"licence: {one_line(result['license'] or 'none; state one with --license')}"])
+    lines.append(f"licence: {one_line(result['license'] or 'none; state one with --license')}")
+    apart = "leave out the archive folder, batch folders and .tdenoise: they hold paths of this machine"
+    return "\n".join([*lines, f"to upload: what it lists under hasPart; {apart}"])
 
 
 def archive_suggest(result: dict[str, Any]) -> str:

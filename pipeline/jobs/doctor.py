@@ -254,6 +254,10 @@ def _folder(folder: Path) -> Finding:
                 racer.start()
             for racer in racers:
                 racer.join(120)
+            if any(racer.exitcode != 0 for racer in racers):
+                for racer in racers:
+                    racer.kill()
+                raise ResourceError("its helper processes did not finish")
         wins = [len(list(probe.glob(f"won-{i}-*"))) for i in range(RACES)]
         fsync(probe)
         (probe / "full").mkdir()

@@ -12,6 +12,7 @@ from typing import Any
 from ..files.sealed_json import read_json
 from ..runs import paths
 from ..settings.job_settings import CancelConfig, LogsConfig
+from ..settings.results import STUDY
 from ..slurm import job_queue, job_reasons
 from ..slurm.batch_script import NoAnswer
 from ..step_control import Control
@@ -62,7 +63,8 @@ def describe(path: Path) -> dict[str, Any]:
     for step in run["steps"]:
         job = latest.get(step["kind"])
         before = jobs[-1]["state"] if jobs else "done"
-        state, why = _state(job, queue, accounts, before, unanswered)
+        whole = run["command"] != "study" or (Path(run["output"]) / STUDY).exists()
+        state, why = _state(job, queue, accounts, before, unanswered, whole)
         jobs.append({"kind": step["kind"], "id": None, "log": None, "state": state, "why": why, **_idle()})
         if job is not None:
             found = known.get(job.name)
@@ -154,8 +156,9 @@ def _state(
     accounts: dict[str, dict[str, Any]],
     before: str,
     unanswered: str | None,
+    whole: bool = True,
 ) -> tuple[str, str | None]:
-    """State of a step in one word, and why, in many."""
+    """State of a step in one word, and why, in many. A task may end well before all of it is ``whole``."""
     if job is None:
         return "missing", "it was never submitted: resume"
     listed = (queue or {}).get(job.name)
@@ -166,10 +169,12 @@ def _state(
             return "pending", f"queued again ({listed.state.lower()})"
         return "running", None
     code = job.exit_code
-    if code == 0:
+    if code == 0 and whole:
         return "done", None
-    if queue is None and code is None:
+    if queue is None and code in (None, 0):
         return "unknown", f"no answer ({unanswered}): it may be running"
+    if code == 0:
+        return "failed", "not all of its tasks finished: see its logs, then resume"
     ended = listed.state if listed else accounts.get(job.name, {}).get("state")
     if ended == "CANCELLED":
         if before not in ("done", "running", "pending"):

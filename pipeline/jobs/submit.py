@@ -17,7 +17,7 @@ from ..files.sealed_json import write_sealed
 from ..resources.budget import in_words
 from ..settings.denoise_settings import ApplyConfig, RunConfig
 from ..settings.job_settings import ResumeConfig
-from ..settings.results import OUTPUTS
+from ..settings.results import OUTPUTS, STUDY
 from ..settings.steps import apply_settings, is_single, single
 from ..settings.workers import LOCAL, Workers
 from ..slurm import job_queue
@@ -324,7 +324,9 @@ def is_done(submission: Submission, step: Step, latest: Mapping[str, run_folder.
 
 
 def output_of(submission: Submission, step: Step) -> Path:
-    """What a step makes."""
+    """What a step makes, once it is whole."""
+    if submission.command == "study":  # its folder is there from the first task on
+        return submission.output / STUDY
     return submission.output / OUTPUTS[step.kind] if submission.command == "run" else submission.output
 
 

@@ -205,15 +205,15 @@ def train(movie: Any, output: AnyPath, *, progress: bool = True, **settings: Any
     Returns
     -------
     Made
-        The model.
+        The model; of an archive's version, ``versions`` says whether it was accepted, and why.
     """
     config = TrainConfig(**_given(movie=movie, output=output, **settings))
     if config.processes == "slurm":
         raise UsageError("processes='slurm' is for the command line, in a job step. Give a number.")
     with shown(progress) as control:
-        card, _ = train_all(config, control)
+        card, report = train_all(config, control)
     assert card is not None  # this process leads
-    return Made(config.output, card)
+    return Made(config.output, card if report is None else cast("ModelCard", {**card, "versions": report}))
 
 
 @_takes(ApplyConfig, "movie", "output")

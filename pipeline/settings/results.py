@@ -7,6 +7,7 @@ from pathlib import Path
 from ..files.sealed_json import read_json
 
 # What each step leaves in the folder.
+STUDY = "study.json"  # in the folder of a study, once all its trainings are judged
 OUTPUTS = {"ingest": "movie.zarr", "train": "model", "apply": "denoised.zarr", "report": "report.html"}
 # In place of a model: random weights; the model that comes with tdenoise, which is not compared with others then; the
 # one of an archive that suits the movie best.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -167,7 +168,9 @@ def accounting(run: str, since: str) -> dict[str, dict[str, Any]]:
     dict
         By job name: ``state``, ``gpu_hours``, ``cpu_hours``.
     """
-    command = ["sacct", "-X", "-n", "-P", "--duplicates", "--user", str(os.getuid()), "-S", since[:10]]
+    # sacct takes it for local time, where it may have been the day before.
+    first = (datetime.date.fromisoformat(since[:10]) - datetime.timedelta(days=1)).isoformat()
+    command = ["sacct", "-X", "-n", "-P", "--duplicates", "--user", str(os.getuid()), "-S", first]
     try:
         listing = ask([*command, "--format=JobName,State,ElapsedRaw,AllocTRES"], 30.0)
     except (FileNotFoundError, PipelineError):

@@ -76,7 +76,11 @@ def points(results: Sequence[Result], judge: Judge) -> list[Point]:
     sizes = list(dict.fromkeys(size for _, size in groups))  # the smallest first
     most = max(n for n, _ in groups)
     found: list[Point] = []
-    best, level = groups[most, sizes[-1]], 1 - WRONG / max(1, len(groups) - 1)
+    best = groups[most, sizes[-1]]
+    fewer, smaller = {k for k in groups if k[0] != most}, {k for k in groups if k[1] != sizes[-1]}
+    level = 1 - WRONG / max(
+        1, len(fewer) + len(smaller) + len(fewer & smaller)
+    )  # for all comparisons together
     for (n, size), members in groups.items():
         error = _error(members, judge)
         fringes = [f for r in members if (f := r.facts["fringes"]) is not None]
@@ -262,7 +266,9 @@ def warnings(found: Sequence[Point], results: Sequence[Result], n_seeds: int) ->
             "One training for every point: the intervals hold the noise of the counts, not the luck of a training. "
             "--seeds 3 shows that, too."
         )
-    if not all(p["resolvable"] for p in found):
+    if any(np.isnan(p["low"]) for p in found):
+        notes.append("The judged part is too small for any interval. Leave out the smallest --sizes.")
+    elif not all(p["resolvable"] for p in found):
         notes.append(
             "Some errors are too small to tell from zero with so few judged pixels. Differences between cells are told "
             "with much more certainty, for most of the noise is the same in both."

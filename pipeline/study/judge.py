@@ -21,7 +21,7 @@ from tdenoise.network import checkpoint, torch_setup
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.drift import largest_shift
 
-from ..errors import UsageError
+from ..errors import InputError, UsageError
 from ..evaluate.estimates import NoiseLaw, noise_law
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import movie_brightness, movie_drift, movie_noise, movie_scale
@@ -91,6 +91,12 @@ class Judge:
         self._used = np.ones(self.counts.shape[1:], bool)
         if self._stand_ins is not None:
             self._used = ~np.isfinite(self._stand_ins[slice(*rows), slice(*columns)])
+        if not self._mask().any():
+            raise InputError(
+                movie.path,
+                f"of frames {frames[0]} to {frames[1] - 1}, which would judge, none can: too many frames were not "
+                "recorded, or all pixels are bad",
+            )
         self.noise, self.weights = self._noise(counts, levels)
         # Number of the frame to look at.
         self.shown = frames[0] + int(np.flatnonzero(self.sound)[self.sound.sum() // 2])

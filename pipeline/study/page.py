@@ -64,7 +64,8 @@ def _pictures(plan: Plan, judge: Judge, results: Sequence[Result]) -> list[dict[
     """The same frame as recorded, averaged, and as the cells of the first seed predict it, with one contrast."""
     first = [r for r in results if r.cell.seed == 0]
     place = judge.shown - plan.judged.frames[0]
-    around = judge.counts[max(0, place - 4) : place + 5].mean(axis=0, dtype=np.float64)
+    near = [k for k in range(max(0, place - 4), min(len(judge.counts), place + 5)) if judge.sound[k]]
+    around = judge.counts[near].mean(axis=0, dtype=np.float64)
     low, high = np.percentile(np.stack([r.frame for r in first]), PERCENT)
     limits = Limits(float(low), float(high) if high > low else float(low) + 1)
     rows: list[dict[str, Any]] = [
@@ -72,7 +73,7 @@ def _pictures(plan: Plan, judge: Judge, results: Sequence[Result]) -> list[dict[
             "title": "As recorded",
             "pictures": [
                 (_picture(judge.counts[place], limits), "raw counts"),
-                (_picture(around, limits), "mean of nine frames"),
+                (_picture(around, limits), f"mean of {len(near)} frames"),
             ],
         }
     ]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..files.sealed_json import read_sealed, write_sealed
 from ..files.write_errors import named_failures
 from ..runs.plans import plan_difference
 from ..settings.config import StudyConfig
+from ..settings.results import STUDY
 from ..step_control import Control
 from ..version import VERSION
 from ..workers.shares import parse_share
@@ -30,7 +32,7 @@ from .study_plan import Cell, Plan, make_plan
 
 log = logging.getLogger(__name__)
 
-PLAN, REPORT, FIGURES, TABLE, CELLS = "plan.json", "report.html", "study.json", "cells.csv", "cells"
+PLAN, REPORT, FIGURES, TABLE, CELLS = "plan.json", "report.html", STUDY, "cells.csv", "cells"
 
 
 @torch_setup.restored()
@@ -167,7 +169,10 @@ def _write(config: StudyConfig, plan: Plan, results: Sequence[Result], judge: Ju
     }
     output = config.output
     with named_failures(output):
-        write_atomically(output / FIGURES, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
+        write_atomically(
+            output / FIGURES,
+            (json.dumps(_finite(told), indent=1, sort_keys=True, allow_nan=False) + "\n").encode(),
+        )
         write_atomically(output / TABLE, _table(told["cells"]))
         for name, files in drawn.items():
             for ending, data in files.items():
@@ -223,3 +228,12 @@ def _table(rows: Sequence[dict[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def _finite(value: Any) -> Any:
+    """NaN, which JSON does not have, as null."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

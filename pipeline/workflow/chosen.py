@@ -13,7 +13,7 @@ from tdenoise.network import checkpoint
 from tdenoise.network.card import ModelCard
 
 from ..archive.archive import cards, place_of
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from ..runs import choices
 from ..settings.archive_settings import ArchiveSuggestConfig
 from ..settings.denoise_settings import ApplyConfig, TrainConfig
@@ -53,6 +53,12 @@ def chosen(config: Step, control: Control) -> Iterator[Step]:
         return
     movie = config.movie if isinstance(config, ApplyConfig) else config.movie[0]
     known = {} if config.force else _known(config)
+    mine = store.read_attributes(movie)["id"]
+    if known.get("movie", mine) != mine:
+        raise UsageError(
+            f"{config.output}: a model was chosen for it and another movie. Choose another name, or start over with "
+            "--force."
+        )
     archive = config.archive
     assert archive is not None  # as the settings say
     model = _place(known, archive)
@@ -111,6 +117,7 @@ def _choice(config: ArchiveSuggestConfig, control: Control) -> dict[str, Any]:
     told = ("name", "id", "distance", "error_above_best", "standard_error", "learned_from_it")
     return {
         "archive": config.archive.resolve().name,
+        "movie": store.read_attributes(config.movie)["id"],
         "model": None if best is None else best["name"],
         "id": None if best is None else best["id"],
         "reason": found["reason"],

@@ -26,11 +26,10 @@ from ..train.material import Material
 from ..train.train import train_model
 from ..train.train_plan import describe_plan
 from .chosen import chosen, train_chosen
+from .material import LEARNED as LEARNED
 from .material import Parent, select
 
 log = logging.getLogger(__name__)
-
-LEARNED = "learned.json"  # in the folder of a version: how it compares with those before it
 
 
 def train(
@@ -82,7 +81,9 @@ def describe(config: TrainConfig) -> dict[str, Any]:
 
 def _selected(config: TrainConfig) -> tuple[TrainConfig, Material, Parent]:
     """The movies and the model to start from; those of a run that goes on stay what they were."""
+    asked = " ".join(config.where)
     known = {} if config.force else _known(config)
+    _check_where(config, known)
     if config.force:
         _check_replaced(config)
     found = select(config, known)
@@ -90,8 +91,9 @@ def _selected(config: TrainConfig) -> tuple[TrainConfig, Material, Parent]:
         return found
     resolved, _, parent = found
     ids = [str(store.read_attributes(path)["id"]) for path in resolved.movie]
-    mine = {"parent": parent.card["sha256"], "movies": ids}
+    mine = {"parent": parent.card["sha256"], "movies": ids, "where": asked}
     agreed = choices.remember(config.output, mine, force=config.force)
+    _check_where(config, agreed)
     return found if agreed == mine else select(config, agreed)
 
 
@@ -117,7 +119,18 @@ def _known(config: TrainConfig) -> dict[str, Any]:
         return {}
     if "learned" not in card:
         return {}
-    return {"parent": card["parent"], "movies": [movie["id"] for movie in card["movies"]]}
+    movies = [movie["id"] for movie in card["movies"]]
+    return {"parent": card["parent"], "movies": movies, "where": card["learned"].get("where", "")}
+
+
+def _check_where(config: TrainConfig, known: dict[str, Any]) -> None:
+    """Refuse to go on with other movies than those that were asked for."""
+    asked = " ".join(config.where)
+    if known.get("where", asked) != asked:
+        raise UsageError(
+            f"{config.output}: was begun with --where {known['where']!r}. Give the same, choose another name, or "
+            "start over with --force."
+        )
 
 
 def _report(
@@ -131,12 +144,16 @@ def _report(
     over_old = {m.id: m.over[parent.name, name] for m in movies}
     earlier = {m.id for m in movies if m.earlier}
     found = accept(over_old, earlier)
+    n_known = material.told["n_known"]
+    blind = n_known > 0 and not earlier  # nothing tells whether it forgets
     names = {m.id: m.name for m in movies}
     return {
         "model": card["sha256"],
         "parent": card["parent"],
-        "accepted": found.accepted,
-        "reason": _reason(name, parent.name, found.mean, over_old, found.forgotten, names, len(earlier)),
+        "accepted": found.accepted and not blind,
+        "reason": _reason(
+            name, parent.name, found.mean, over_old, found.forgotten, names, len(earlier), n_known
+        ),
         "mean": list(found.mean),
         "factor": found.factor,
         "first": first,
@@ -183,6 +200,7 @@ def _reason(
     forgotten: list[str],
     names: dict[str, str],
     n_earlier: int,
+    n_known: int,
 ) -> str:
     """In a sentence, why a version is accepted or not."""
     width = interval_factor(1) * mean.error
@@ -200,4 +218,8 @@ def _reason(
         )
     if mean.excess >= -width:
         return f"{new} is not accepted: it is not clearly better; {told}"
-    return f"{new} is accepted: {told}, and it forgets none of the {n_earlier} movies that {old} learned from"
+    before = f"movies that {old} learned from"
+    if n_known and not n_earlier:
+        return f"{new} is not accepted: none of the {n_known} {before} is there to judge it; {told}"
+    unseen = f"; {n_known - n_earlier} more are not there to judge it" if n_known > n_earlier else ""
+    return f"{new} is accepted: {told}, and it forgets none of the {n_earlier} {before}{unseen}"

@@ -16,7 +16,9 @@ from tdenoise.training.many_movies import Mix
 from ..archive.archive import Card, cards, place_of
 from ..archive.query import matching
 from ..errors import InputError, UsageError
+from ..files.sealed_json import read_sealed
 from ..inputs.model_fit import open_model
+from ..inputs.movie_facts import valid_frames
 from ..settings.denoise_settings import TrainConfig
 from ..settings.results import SCRATCH, SHIPPED
 from ..store import store
@@ -25,6 +27,7 @@ from .suggest import refusal
 
 log = logging.getLogger(__name__)
 
+LEARNED = "learned.json"  # in the folder of a version: how it compares with the one before, and what follows
 DOSE_STEP, PIXEL_STEP = 4.0, math.sqrt(2)  # ratios that a stratum spans
 
 
@@ -77,6 +80,12 @@ def select(config: TrainConfig, only: Mapping[str, Any]) -> tuple[TrainConfig, M
     archive = config.movie[0]
     everything = list(cards(archive))
     parent = _parent(config, everything, only)
+    if bool(parent.card.get("ignore_drift")) != config.ignore_drift:
+        raise UsageError(
+            f"{parent.name} follows the drift of the scene, so the two could not be compared. Remove --ignore-drift."
+            if config.ignore_drift
+            else f"{parent.name} does not follow the drift of the scene. Add --ignore-drift."
+        )
     left_out: list[str] = []
     found = _ordered(_fitting(config, everything, parent, only, left_out))
     if not found:
@@ -96,6 +105,7 @@ def select(config: TrainConfig, only: Mapping[str, Any]) -> tuple[TrainConfig, M
         "where": " ".join(config.where),
         "replay": config.replay,
         "n_earlier": sum(mix.earlier),
+        "n_known": len({m["id"] for m in [*parent.card["movies"], *parent.card["ancestors"]]}),
         "strata": strata,
         "left_out": left_out,
     }
@@ -131,11 +141,28 @@ def _parent(config: TrainConfig, everything: list[Card], only: Mapping[str, Any]
     path = config.from_model
     if path is None:
         versions = [c for c in everything if c["kind"] == "model" and c.get("version") is not None]
-        if only.get("parent") is not None:
-            versions = [c for c in versions if c["id"] == only["parent"]]
-        if not versions:
+        wanted = only.get("parent")
+        for card in sorted(versions, key=lambda c: (c["version"], c["added"]), reverse=True):
+            place = place_of(card, archive) if wanted in (None, card["id"]) else None
+            if place is not None and (wanted is not None or _accepted(place, card["id"])):
+                path = place
+                break
+        else:
+            if wanted is not None:
+                raise InputError(
+                    archive, f"no longer holds model {wanted[:12]}, which this training began with"
+                )
             return Parent(SHIPPED, base, 0)
-        path = place_of(max(versions, key=lambda c: (c["version"], c["added"])), archive)
+    return _named(path)
+
+
+def _accepted(place: Path, id: str) -> bool:
+    """Whether a model was accepted: an archive may hold refused ones, which somebody added."""
+    report = read_sealed(place / LEARNED) or {}
+    return report.get("accepted") is True and report.get("model") == id
+
+
+def _named(path: Path) -> Parent:
     card = open_model(path).card
     return Parent(path, card, int(card.get("learned", {}).get("version", 0)))
 
@@ -167,8 +194,10 @@ def _fitting(
             held_out = held_out_of(opened, known[card["id"]]["held_out"] if earlier else None)
             if not earlier and source in taken:
                 reason = "it is another cut of a recording that is learned from already"
-            elif reason is None and len(held_out) >= opened.shape[0]:
-                reason = "it has too few frames to hold some out"
+            elif reason is None and not _can_judge(opened, held_out):
+                reason = (
+                    "too few of its frames were recorded to hold out some that choose and others that judge"
+                )
         except InputError as error:
             reason = str(error)
         if reason is not None:
@@ -178,6 +207,14 @@ def _fitting(
             continue
         taken.add(source)
         yield _Found(place, card["id"], _stratum(card), earlier, held_out, max(opened.shape[1:]))
+
+
+def _can_judge(movie: store.Store, held_out: tuple[int, ...]) -> bool:
+    """Whether there are frames that were recorded among those that choose, and among those that judge."""
+    n, valid = movie.shape[0], valid_frames(movie)
+    if len(held_out) >= n or not all(0 <= t < n for t in held_out):
+        return False
+    return all(any(valid is None or valid[t] for t in part) for part in (held_out[::2], held_out[1::2]))
 
 
 def _stratum(card: Card) -> str:

@@ -175,6 +175,15 @@ def _candidates(
         if (refused := refusal(movie, model)) is not None:
             left_out.append({"name": card["name"], "reason": refused})
             continue
+        source = movie.attributes["source"]["sha256"]
+        if any(
+            m["source"] == source and m["id"] != movie.id for m in [*model["movies"], *model["ancestors"]]
+        ):
+            reason = (
+                "it learned from another cut of this recording, so the frames of this one cannot judge it"
+            )
+            left_out.append({"name": card["name"], "reason": reason})
+            continue
         signatures = [_signature(learned, known) for learned in model["movies"]]
         distances = [d for s in signatures if (d := distance(own, s)) is not None]
         nearest = min(distances, default=None)

@@ -106,7 +106,8 @@ class Fringes:
             at / around,
             float(np.quantile(others, 0.95)),
             self._common / self._shown,
-            math.sqrt(self._noise) / self._shown,
+            # Predictions of neighbouring frames hold each other's noise, which at most doubles the variance.
+            math.sqrt(2 * self._noise) / self._shown,
             math.sqrt(self._shown / (self._n_frames * self._n_pixels)),
             self._n_pixels,
         )

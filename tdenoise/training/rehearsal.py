@@ -78,9 +78,10 @@ class Rehearsing(BatchLoader):
 
     def _scene(self, number: int) -> PatchLoader:
         if number not in self._scenes:
-            movie = self._movies[number % len(self._movies)]
+            which = number // 2 % len(self._movies)
+            movie = self._movies[which]
             seed, size = FIRST_SEED + N_SCENES * self._seed + number, max(SIZE, self.patch)
-            if number // len(self._movies) % 2:
+            if number % 2:
                 made = varied_scene(seed, n_frames=N_FRAMES, size=size)
             else:
                 made = scene(
@@ -88,7 +89,7 @@ class Rehearsing(BatchLoader):
                     n_frames=N_FRAMES,
                     size=size,
                     at_events=True,
-                    pixel_sizes_nm=self._pixel_sizes_nm(number % len(self._movies)),
+                    pixel_sizes_nm=self._pixel_sizes_nm(which),
                     drift_speeds_px=drift_speeds_px(movie),
                 )
             dose = float(np.clip((movie.scale.mean / movie.scale.noise) ** 2, 0.05, 100))
