@@ -186,7 +186,7 @@ def test_scenes_of_every_movie_have_the_size_that_was_found_in_it(monkeypatch: p
         lambda seed, **settings: made.append(settings["pixel_sizes_nm"]) or scene(seed, size=48),
     )
     loader = RehearsedLoader([movie(2.0), movie(3.0)], ARCHITECTURE, patch=32, seed=5)
-    for step in range(4):
+    for step in range(100_000, 100_008):  # when all scenes are there
         loader.draw(step)
     assert set(made) == {(2.0, 2.0), (3.0, 3.0)}
 

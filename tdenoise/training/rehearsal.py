@@ -78,10 +78,10 @@ class Rehearsing(BatchLoader):
 
     def _scene(self, number: int) -> PatchLoader:
         if number not in self._scenes:
-            which = number // 2 % len(self._movies)
+            turn, which = divmod(number, len(self._movies))
             movie = self._movies[which]
             seed, size = FIRST_SEED + N_SCENES * self._seed + number, max(SIZE, self.patch)
-            if number % 2:
+            if (turn + which) % 2:  # half of them, however many movies there are
                 made = varied_scene(seed, n_frames=N_FRAMES, size=size)
             else:
                 made = scene(
