@@ -211,6 +211,35 @@ def test_snapshots_beside_movies_hide_none_of_them(tmp_path: Path) -> None:
     assert {"movie.mrc", "run_000.mrc"} <= set(folder.recordings)
 
 
+def test_a_dark_image_beside_frames_is_no_frame(tmp_path: Path) -> None:
+    write("tiff", tmp_path / "frames", 5)
+    tifffile.imwrite(tmp_path / "frames" / "dark.tif", frame(0, SIZE))
+    folder = Folder(tmp_path, 0.0)
+    folder.look()
+    assert folder.recordings["frames"].signature.n_files == 5
+
+
+def test_a_file_that_vanishes_between_two_questions_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = np.stack([frame(k, SIZE) for k in range(4)])
+    for name in ("a.mrc", "b.mrc", "c.mrc"):
+        write_mrc(tmp_path / name, data, 4)
+    folder = Folder(tmp_path, 0.0)
+    folder.look()
+    asked = Signature.of
+
+    def of(files: list[os.DirEntry[str]]) -> Signature:
+        if files[0].name == "a.mrc":
+            raise FileNotFoundError(files[0].path)
+        return asked(files)
+
+    monkeypatch.setattr(Signature, "of", of)
+    folder.look()
+    assert set(folder.recordings) == {"a.mrc", "b.mrc", "c.mrc"}
+    assert not any(recording.state == "gone" for recording in folder.recordings.values())
+
+
 def test_a_link_that_leads_nowhere_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "loop.mrc").symlink_to("loop.mrc")
     (tmp_path / "away.mrc").symlink_to(tmp_path / "not" / "there.mrc")

@@ -194,24 +194,33 @@ class Newest:
         finished, signature, self._done = recording.state == "finished", recording.signature, None
         began = time.monotonic()
         still = began - recording.since > STILL_S
-        with opened(recording.path, finished, still) as frames:
-            known = self.info.shape[1:] if self.info is not None else None
-            if of != self._of or frames.n_frames < self.n_frames or frames.info.shape[1:] != known:
-                self._kept.clear()
-                self._of, self.n_frames, self._there = of, 0, 0
-            if frames.n_there > self._there:
-                self._there, self.seen_at = frames.n_there, began
-            if frames.n_frames == self.n_frames:
-                self._done = (recording.name, signature) if finished else None
-                return False
-            rows, columns = self.middle(frames.info)
-            for number in range(max(0, frames.n_frames - KEPT), frames.n_frames):
-                if number not in self._kept:
-                    self._kept[number] = frames.read(number)[rows, columns].copy()
-            self.info, self.n_frames = frames.info, frames.n_frames
+        try:
+            with opened(recording.path, finished, still) as frames:
+                is_new = self._take(frames, of, began)
+        except InputError as error:
+            if finished and not isinstance(error.__cause__, OSError):
+                self._done = (recording.name, signature)  # it does not get better before it changes
+            raise
+        self._done = (recording.name, signature) if finished else None
+        return is_new
+
+    def _take(self, frames: Frames, of: tuple[str, int], began: float) -> bool:
+        """Read what is new of some frames; whether anything is."""
+        known = self.info.shape[1:] if self.info is not None else None
+        if of != self._of or frames.n_frames < self.n_frames or frames.info.shape[1:] != known:
+            self._kept.clear()
+            self._of, self.n_frames, self._there = of, 0, 0
+        if frames.n_there > self._there:
+            self._there, self.seen_at = frames.n_there, began
+        if frames.n_frames == self.n_frames:
+            return False
+        rows, columns = self.middle(frames.info)
+        for number in range(max(0, frames.n_frames - KEPT), frames.n_frames):
+            if number not in self._kept:
+                self._kept[number] = frames.read(number)[rows, columns].copy()
+        self.info, self.n_frames = frames.info, frames.n_frames
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        self._done = (recording.name, signature) if finished else None
         return True
 
     @property

@@ -17,7 +17,7 @@ from .recordings import Folder
 from .session import Record, Session
 
 ASK_S = {"local": 2.0, "slurm": 30.0}  # between two questions how the runs stand
-UNDER_WAY = ("running", "pending", "unknown")
+UNDER_WAY = ("submitting", "running", "pending", "unknown")
 OVER = ("done", "refused")  # what failed may be resumed
 PATIENCE_S = 60.0  # for a `submit`, when the command ends
 
@@ -68,8 +68,10 @@ class Queue:
         if not self._to_ask and time.monotonic() - self._asked > self._ask_s:
             self._to_ask = [r.name for r in self._session.records.values() if r.run not in (None, *OVER)]
             self._asked = time.monotonic()
-        if self._to_ask:  # one at a time: a cluster may take its time to answer
+        while self._to_ask:
             self._ask(self._session.records.get(self._to_ask.pop()))
+            if not self._is_local:  # a cluster may take its time to answer: one at a time
+                break
         if (record := self._next(folder)) is not None:
             self._submit(record, folder.recordings[record.name].path)
 
@@ -140,8 +142,10 @@ class Queue:
             return
         try:
             found = job_status.describe(self._session.run_folder(record))
-        except (NoAnswer, OSError):  # such as a marker that went while it was looked at
+        except NoAnswer:
             self._to_ask.clear()
+            return
+        except OSError:  # of this run, such as a marker that went while it was looked at
             return
         except PipelineError as error:
             self._session.change(record.name, run="refused", why=str(error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,7 +152,16 @@ class Folder:
                 else:
                     found = self._of_files(folder, files, names)
                     waiting += [Path(e.path) for e in folders]
-                yield from ((self._name(path), (path, Signature.of(own))) for path, own in found)
+                for path, own in found:
+                    try:
+                        signature = Signature.of(own)
+                    except (
+                        FileNotFoundError
+                    ):  # of one of its files, between two questions: the next look tells
+                        if (seen := self.recordings.get(self._name(path))) is None:
+                            continue
+                        signature = seen.signature
+                    yield self._name(path), (path, signature)
             except FileNotFoundError:
                 if folder == self.path and not self.path.is_dir():
                     raise
@@ -171,10 +181,12 @@ class Folder:
         own: dict[Path, list[os.DirEntry[str]]] = {}
         known = [e for e in files if Path(e.name).suffix.lower() in _SUFFIXES]
         known.sort(key=lambda e: natural(Path(e.name)))
-        alike = [e for e in known if _unnumbered(e.name) == _unnumbered(known[0].name)]
+        kinds = [_unnumbered(e.name) for e in known]
+        usual = Counter(kinds).most_common(1)[0][0] if kinds else ""
+        alike = [e for e, kind in zip(known, kinds, strict=True) if kind == usual]
         if len(alike) > 1 and all(self._is_single(e) for e in alike[:2]):
             own[folder] = alike  # what else lies there is no frame of it
-            known = [e for e in known if e not in alike]
+            known = [e for e, kind in zip(known, kinds, strict=True) if kind != usual]
         for entry in known:
             path = Path(entry.path)
             first = belongs_to(path)
@@ -231,4 +243,4 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def _unnumbered(name: str) -> str:
     """A name without its numbers."""
-    return re.sub(r"[0-9]+", "0", name.lower())
+    return re.sub(r"-?[0-9]+", "0", name.lower())

@@ -138,6 +138,8 @@ class Watched:
         self._looking = looking
         self._folder, self._session, self._queue, self._shown = folder, session, queue, shown
         self._told: list[str] = []
+        self._unread: list[str] = []
+        self._kept: set[str] = set()  # recordings that were brought up to date since the last one was
 
     def run(self, stop: threading.Event) -> None:
         """Look until a stop is asked for."""
@@ -151,7 +153,9 @@ class Watched:
         """Look once."""
         folder = self._folder
         folder.look()
+        self._unread = []
         problems = [*self._tried(self._keep_all), *self._tried(lambda: self._queue.step(folder))]
+        problems += self._unread
         if not self._looking.is_alive():
             problems.append("No more frames are shown, for an unexpected reason. Start watch again.")
         problems = [*folder.problems, *problems, *self._session.damaged]
@@ -176,10 +180,16 @@ class Watched:
     def _keep_all(self) -> None:
         """Bring up to date what is kept, first of what grows; of very many recordings, the rest at the next look."""
         until = time.monotonic() + KEEP_S
-        for recording in sorted(self._folder.recordings.values(), key=lambda r: r.state != "growing"):
+        turns = sorted(
+            self._folder.recordings.values(), key=lambda r: (r.state != "growing", r.name in self._kept)
+        )
+        for recording in turns:
+            self._kept.add(recording.name)
             self._keep(recording)
             if time.monotonic() > until:
                 break
+        else:
+            self._kept.clear()
         for record in list(self._session.records.values()):
             self._forget(record)
 
@@ -195,12 +205,16 @@ class Watched:
         known = record.n_bytes == now.n_bytes and record.changed_ns in (0, now.changed_ns)
         if recording.state == "finished" and not (record.finished and known):
             facts = _facts(recording)
-            if facts is None:  # it cannot be read now: the next look asks again
+            if facts is None:  # the next look asks again
+                self._unread.append(f"{recording.path}: cannot be read now. It is tried again.")
                 return
-            if record.finished and record.run not in (None, "refused"):
+            if record.finished and record.changed_ns and record.run not in (None, "refused"):
                 facts["problem"] = (
                     "it was written to after its run was handed in, which may lack its last frames. Hand in a run of "
                     "the whole movie yourself."
+                    if record.n_bytes != now.n_bytes
+                    else "the time of its files changed after its run was handed in. If they were written to, hand in "
+                    "a run yourself."
                 )
             self._session.change(record.name, finished=True, **facts)
 
