@@ -53,13 +53,13 @@ def apart(*words: str) -> str:
 def test_a_crash_at_any_point_shows_nothing_or_all_and_is_made_good_by_the_same_command() -> None:
     # The case begins with every one of faults.POINTS, in one step or another.
     n_points = len(fault_points.POINTS)
-    printed = apart("benchmarks/reliability.py", "--case", "S3", "--trials", str(n_points + 10))
-    assert f"S3: {n_points + 10} trials, 0 failures" in printed
+    printed = apart("benchmarks/reliability.py", "--case", "S3", "--trials", str(n_points))
+    assert f"S3: {n_points} trials, 0 failures" in printed
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize(
-    "trials", [6]
+    "trials", [4]
 )  # `make reliability` tries more; tests/test_power_cut.py 600 in a tiny step
 def test_a_flipped_bit_in_what_a_killed_run_left_is_neither_silent_nor_in_the_way(trials: int) -> None:
     printed = apart("benchmarks/reliability.py", "--case", "S14", "--trials", str(trials))
@@ -67,7 +67,7 @@ def test_a_flipped_bit_in_what_a_killed_run_left_is_neither_silent_nor_in_the_wa
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("trials", [8])
+@pytest.mark.parametrize("trials", [5])
 def test_after_a_power_cut_at_any_moment_the_same_command_goes_on(trials: int) -> None:
     printed = apart("benchmarks/reliability.py", "--case", "S4", "--trials", str(trials))
     assert f"S4: {trials} trials, 0 failures" in printed
@@ -76,9 +76,9 @@ def test_after_a_power_cut_at_any_moment_the_same_command_goes_on(trials: int) -
 @pytest.mark.chaos
 def test_late_writers_races_errors_of_the_disk_and_dead_leases_do_no_harm() -> None:
     cases = ("F7", "F11", "S2", "S7", "S9", "S10")
-    printed = apart("benchmarks/reliability.py", "--case", *cases, "--trials", "4")
+    printed = apart("benchmarks/reliability.py", "--case", *cases, "--trials", "3")
     for case in cases:
-        assert f"{case}: 4 trials, 0 failures" in printed
+        assert f"{case}: 3 trials, 0 failures" in printed
 
 
 @pytest.mark.chaos
