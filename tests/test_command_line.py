@@ -120,6 +120,16 @@ def test_defaults_are_words(capsys: pytest.CaptureFixture[str]) -> None:
         ("run m.tif -o f --num-epochs 3", "use --steps N"),
         ("run my movie.tif -o f", "'movie.tif' is another"),
         ("train a.zarr -o model b.zarr", "needs all names in one place"),
+        (
+            "apply m.zarr -o d.zarr --model auto",
+            "--model auto chooses a model of an archive: name it with --archive",
+        ),
+        (
+            "train m.zarr -o model --from auto",
+            "--from auto chooses a model of an archive: name it with --archive",
+        ),
+        ("train m.zarr -o model -A archive", "--archive is where --from auto chooses"),
+        ("train m.zarr -o model --where dose<1", "--where chooses movies of an archive"),
     ],
 )
 def test_what_is_wrong_is_answered_with_what_was_meant(

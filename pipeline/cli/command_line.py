@@ -184,6 +184,8 @@ def _configured(command: Command, given: dict[str, tuple[Any, str]], name: str) 
     except SettingError as error:
         if error.name not in given:  # needed, unless another setting says it
             raise missing(error.name) from None
+        if not error.reason:  # the sentence says all, such as of two settings that belong together
+            raise UsageError(str(error)) from None
         value, origin = given[error.name]
         raise UsageError(f"{origin} {shown(value)} is not valid: {error.reason}.") from None
 
