@@ -28,6 +28,7 @@ def earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     # It ran on another machine, which counts as dead when nothing moves there for a while.
     monkeypatch.setattr(lease, "STALE_S", 0.5)
+    monkeypatch.setattr(lease, "QUIET_S", 0.5)  # or on one of the same name
     monkeypatch.setattr(lease, "LOOK_S", 0.05)
     return tmp_path
 
