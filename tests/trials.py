@@ -18,13 +18,13 @@ import psutil
 import tdenoise_pipeline.apply.apply
 import tdenoise_pipeline.archive.verify
 import tdenoise_pipeline.ingest.ingest_many
-import tdenoise_pipeline.train.training_session
 import torch
 from small import TINY, counts, model_folder, movie_store, network
 from tdenoise_pipeline.cli import command_line
 from tdenoise_pipeline.files import fault_points
 from tdenoise_pipeline.runs import paths
 from tdenoise_pipeline.step_control import Control
+from tdenoise_pipeline.train import training_session
 from tdenoise_pipeline.workers import driver
 
 SHAPE = (130, 12, 14)  # 5 shards
@@ -79,7 +79,7 @@ def start(*words: object, fault: str | None = None, log: Path | None = None) -> 
 def here(*words: object) -> int:
     """Run ``tdenoise-pipeline WORDS`` in this process, which does nothing else afterwards."""
     driver.drive = drive_here  # type: ignore[assignment]
-    tdenoise_pipeline.train.training_session.CHECKPOINT_S = -1.0  # at every validation
+    training_session.CHECKPOINT_S = -1.0  # at every validation
     return command_line.main([*map(str, words), "-q"])
 
 
