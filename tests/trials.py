@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import tdenoise_pipeline.apply.apply
 import tdenoise_pipeline.archive.verify
-import tdenoise_pipeline.ingest.ingest_many
+import tdenoise_pipeline.ingest.ingest_many  # noqa: F401  (imported once, and not in every forked command)
 import torch
 from small import TINY, counts, model_folder, movie_store, network
 from tdenoise_pipeline.cli import command_line
