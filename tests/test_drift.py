@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import fourier_shift, gaussian_filter
+from scipy.signal.windows import tukey
 
-from tdenoise.noise.drift import drift
+from tdenoise.noise.drift import drift, tapered
 
 SCENE = gaussian_filter(np.random.default_rng(0).normal(size=(96, 80)), 2, mode="wrap")
 
@@ -22,6 +23,11 @@ def test_a_shift_is_measured_to_a_tenth_of_a_pixel(rows: float, columns: float) 
     images = np.stack([SCENE, SCENE, there, there])
     found = drift(np.stack([images, images], axis=1))
     np.testing.assert_allclose(found[2], (rows, columns), atol=0.1 + 0.02 * max(abs(rows), abs(columns)))
+
+
+def test_the_window_of_an_image_is_that_of_tukey() -> None:
+    for n in (1, 2, 7, 48, 96, 1023):
+        np.testing.assert_allclose(tapered(n), tukey(n + 2, 0.2)[1:-1], atol=1e-12)
 
 
 def test_a_scene_that_leaves_the_first_image_behind_is_followed() -> None:
