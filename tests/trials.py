@@ -19,7 +19,7 @@ import tdenoise_pipeline.apply.apply
 import tdenoise_pipeline.archive.verify
 import tdenoise_pipeline.ingest.ingest_many  # noqa: F401  (imported once, and not in every forked command)
 import torch
-import torch._dynamo  # noqa: F401  (an optimiser imports it, which takes two seconds)
+import torch._dynamo  # an optimiser imports it, which takes two seconds
 from small import TINY, counts, model_folder, movie_store, network
 from tdenoise_pipeline.cli import command_line
 from tdenoise_pipeline.files import fault_points
