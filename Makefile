@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo docs picture validators test test-fast lint audit lock bench bench-quality bench-honesty reliability clean
+.PHONY: demo docs picture validators test test-long test-fast lint audit lock bench bench-quality bench-honesty reliability clean
 
 # The environment is made when it is missing, and renewed when what it is made from changes.
 .venv/.ready: pyproject.toml constraints.txt
@@ -41,22 +41,26 @@ validators: .venv-validators/.ready
 	.venv-validators/bin/python -m pip install --quiet --disable-pip-version-check -r tests/validators/requirements.txt
 	touch $@
 
-# Tests mostly wait for processes that they started: two files run at a time. Those on a real Slurm run beside them, and
-# are shown when those are over. What fails is run once more, alone: the machine may have been too busy for it. Both
-# results are shown, and the second one counts.
+# Tests mostly wait for processes that they started: two files run at a time. Those on a real Slurm run beside them, on
+# two of them, and are shown when those are over. What fails is run once more, alone: the machine may have been too busy
+# for it. Both results are shown, and the second one counts.
 AGAIN = --last-failed --last-failed-no-failures none
 test: .venv/.ready
-	@$(BIN)/python -m pytest -m slurm -o cache_dir=.pytest_cache_slurm >.slurm-tests.log 2>&1 & slurm=$$!; \
-	trap 'kill $$slurm; exit 130' INT TERM; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"; others=$$?; \
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m slurm -o cache_dir=.pytest_cache_slurm >.slurm-tests.log 2>&1 & \
+	slurm=$$!; trap 'kill $$slurm; exit 130' INT TERM; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm and not long"; others=$$?; \
 	wait $$slurm; slurm=$$?; cat .slurm-tests.log; rm .slurm-tests.log; \
-	if [ $$others = 1 ]; then $(BIN)/python -m pytest -m "not slurm" $(AGAIN); others=$$?; fi; \
+	if [ $$others = 1 ]; then $(BIN)/python -m pytest -m "not slurm and not long" $(AGAIN); others=$$?; fi; \
 	if [ $$slurm = 1 ]; then $(BIN)/python -m pytest -m slurm -o cache_dir=.pytest_cache_slurm $(AGAIN); slurm=$$?; fi; \
 	test $$others = 0 && test $$slurm = 0
 
+# Before a release, and whenever a benchmark changes: what `make test` leaves out.
+test-long: .venv/.ready
+	$(BIN)/python -m pytest -m long
+
 # Without what takes long or kills processes.
 test-fast: .venv/.ready
-	$(BIN)/python -m pytest -m "not slow and not chaos and not slurm and not browser"
+	$(BIN)/python -m pytest -m "not slow and not long and not chaos and not slurm and not browser"
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

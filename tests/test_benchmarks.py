@@ -37,26 +37,29 @@ def test_the_benchmark_of_a_gpu_runs_through_and_finds_the_networks_blind() -> N
         )
 
 
+@pytest.mark.long
 def test_apply_with_and_without_its_protocol_writes_the_same_files() -> None:
     assert "with the protocol" in run("protocol.py", "--quick")  # it compares them
 
 
-@pytest.mark.parametrize(
-    "name", ["study", "block_cost", "scale", "pyramid", pytest.param("workers", marks=pytest.mark.slow)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["study", "block_cost", "scale", "pyramid", "workers"])
 def test_the_benchmarks_of_what_grows_run_through(name: str) -> None:
     run(f"{name}.py", "--quick")
 
 
+@pytest.mark.long
 def test_the_benchmark_of_events_compares_with_the_truth() -> None:
     assert "still seed 0 dose 2: " in run("events.py", "--quick")
 
 
+@pytest.mark.long
 def test_the_benchmark_of_drift_tells_scenes_that_stay_from_those_that_move() -> None:
     printed = run("drift.py", "--quick")
     assert "are left out" in printed or "0 of 8 scenes that stay have a drift" in printed
 
 
+@pytest.mark.long
 @pytest.mark.browser
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
 def test_the_benchmark_of_the_viewer_runs_through() -> None:
@@ -103,13 +106,14 @@ def test_pretraining_goes_on_from_a_model(tmp_path: Path) -> None:
     assert child.card["steps"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_of_learning_runs_through() -> None:
     printed = run("learn.py", "--quick")
     assert "version 1 is" in printed and "replay 0.0: version 2 is" in printed
     assert printed.count("dB over the shipped model") == 2
 
 
+@pytest.mark.long
 def test_the_benchmark_of_honesty_measures_every_method() -> None:
     printed = run("honesty.py", "--quick")
     if "is not there" in printed:

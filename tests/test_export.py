@@ -39,6 +39,7 @@ SHAPE = (21, 36, 50)
 FRAME_TIME_S, PIXEL_NM = 0.0133, 0.014
 DATA = ("a.npy", "a.tif", "a.imagej.tif", "a.mrc", "a.hspy", "a.nc")
 PICTURES = ("a.mp4", "a.gif", "a.webp", "a.png")
+SLOW_PICTURES = ("a.webp", "a.png")  # the code is that of an MP4
 
 
 def make_run(folder: Path, shape: tuple[int, int, int] = SHAPE, **calibration: Any) -> Path:
@@ -823,7 +824,9 @@ def lengths(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*DATA, *PICTURES])
+@pytest.mark.parametrize(
+    "name", [*DATA, *(pytest.param(n, marks=pytest.mark.long) if n in SLOW_PICTURES else n for n in PICTURES)]
+)
 def test_memory_does_not_grow_with_the_length_of_the_movie(
     name: str, lengths: dict[int, Path], tmp_path: Path
 ) -> None:

@@ -484,7 +484,7 @@ def test_nobody_knows_what_an_imported_model_was_trained_on(
             "--ensemble",
             "1",
             "--workers",
-            "local:1",
+            workers,
         )
         assert run(*words) == 0
         attributes = store.read_attributes(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
@@ -71,6 +72,21 @@ class Slurm:
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
     """Start Slurm on free ports of this machine; install it first where that is possible."""
+    with _alone():
+        _install()
+    with _running() as started:
+        yield started
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process at a time: two that install packages get into each other's way."""
+    with (Path(tempfile.gettempdir()) / "tdenoise-slurm-install.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _install() -> None:
     if shutil.which("sinfo") is None:
         if os.geteuid() != 0 or shutil.which("apt-get") is None:
             _missing("Slurm is not installed, and only root on Debian or Ubuntu can install it")
@@ -79,8 +95,6 @@ def slurm() -> Iterator[Slurm]:
         )
         if installed.returncode != 0:
             _missing(f"Slurm cannot be installed: {installed.stderr[-500:]}")
-    with _running() as started:
-        yield started
 
 
 @pytest.fixture
