@@ -28,7 +28,10 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     security = Security.temporary()
     folder = tmp_path_factory.mktemp("keys")
-    found = {}  # where the client looks for its keys
+    from tdenoise_pipeline.workers.cluster import WORKER_SETTINGS
+
+    found: dict[str, object] = dict(WORKER_SETTINGS)
+    # And where the client looks for its keys.
     for name, text in security.get_tls_config_for_role("client").items():
         if name in ("ca_file", "cert", "key"):
             file = folder / f"{name}.pem"
