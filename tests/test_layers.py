@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -130,11 +131,15 @@ def modules_of(code: Sources) -> dict[str, str]:
     return {name.removesuffix(".__init__"): text for name, text in code.items()}
 
 
-def imports(module: str, code: Sources) -> Iterator[Import]:
+@functools.cache
+def tree_of(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+def imports(module: str, code: Sources, known: Sources) -> Iterator[Import]:
     """Every import of a module, with relative ones resolved."""
-    known = modules_of(code)
     package = module if f"{module}.__init__" in code else module.rpartition(".")[0]
-    tree = ast.parse(known[module])
+    tree = tree_of(known[module])
     functions = (
         n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
     )
@@ -171,7 +176,7 @@ def upward(code: Sources) -> list[str]:
     wrong = []
     known = modules_of(code)
     for module in known:
-        for found in imports(module, code):
+        for found in imports(module, code, known):
             if found.module not in known or place(module) == place(found.module):
                 continue
             if (module, found.module) in HANDED_ON:
@@ -187,7 +192,7 @@ def upward(code: Sources) -> list[str]:
 def circles(code: Sources) -> list[list[str]]:
     """Modules that import each other, also by way of others."""
     known = modules_of(code)
-    arrows = {m: {i.module for i in imports(m, code) if i.module in known} - {m} for m in known}
+    arrows = {m: {i.module for i in imports(m, code, known) if i.module in known} - {m} for m in known}
     found: list[list[str]] = []
     done: set[str] = set()
 
@@ -209,7 +214,7 @@ def late(code: Sources) -> list[str]:
     wrong = []
     known = modules_of(code)
     for module in known:
-        for found in imports(module, code):
+        for found in imports(module, code, known):
             heavy = found.module.partition(".")[0] in LATE
             if found.late and not heavy and module not in LATE_MODULES:
                 wrong.append(f"{module}:{found.line} imports {found.module} inside a function")
@@ -221,14 +226,14 @@ def private(code: Sources) -> list[str]:
     wrong = []
     known = modules_of(code)
     for module, text in known.items():
-        found = [i for i in imports(module, code) if i.module in known]
+        found = [i for i in imports(module, code, known) if i.module in known]
         wrong += [
             f"{module}:{i.line} imports {i.module}.{i.name}" for i in found if (i.name or "").startswith("_")
         ]
         names = {i.module.rpartition(".")[2] for i in found if i.name is None}
-        aliases = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.alias) and node.asname]
+        aliases = [node for node in ast.walk(tree_of(text)) if isinstance(node, ast.alias) and node.asname]
         names |= {alias.asname or "" for alias in aliases if alias.name.rpartition(".")[2] in names}
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree_of(text)):
             if not isinstance(node, ast.Attribute) or not re.match("_[^_]", node.attr):
                 continue
             if isinstance(node.value, ast.Name) and node.value.id in names:
@@ -243,7 +248,7 @@ def lengthy(code: Sources) -> list[str]:
         n_lines = len(text.splitlines())
         if n_lines > MOST_LINES["module"]:
             wrong.append(f"{module} has {n_lines} lines")
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree_of(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 n_lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if n_lines > MOST_LINES["function"]:
@@ -261,7 +266,8 @@ def test_no_modules_import_each_other() -> None:
 
 def test_the_science_hands_on_one_name_of_the_plumbing_and_only_when_it_is_asked_for() -> None:
     code = sources()
-    found = [(m, i) for m in modules_of(code) if place(m)[0] == "tdenoise" for i in imports(m, code)]
+    known = modules_of(code)
+    found = [(m, i) for m in known if place(m)[0] == "tdenoise" for i in imports(m, code, known)]
     upwards = [(module, i) for module, i in found if i.module.startswith("tdenoise_pipeline")]
     assert {(module, i.module) for module, i in upwards} == set(HANDED_ON)
     assert [i.name for _, i in upwards if not i.late] == ["denoise"]  # for type checkers only
@@ -347,11 +353,12 @@ def test_the_wheel_holds_every_room() -> None:
 def test_the_science_knows_nothing_of_stores_and_clusters() -> None:
     forbidden = {"dask", "distributed", "zarr", "xarray", "dask_jobqueue"}
     code = sources()
+    known = modules_of(code)
     wrong = [
         f"{module}:{found.line} imports {found.module}"
-        for module in modules_of(code)
+        for module in known
         if place(module)[0] == "tdenoise"
-        for found in imports(module, code)
+        for found in imports(module, code, known)
         if found.module.partition(".")[0] in forbidden
     ]
     assert wrong == []
@@ -362,7 +369,7 @@ def test_only_the_command_line_prints() -> None:
         f"{module}:{node.lineno}"
         for module, text in modules_of(sources()).items()
         if not module.startswith("tdenoise_pipeline.cli.")
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(tree_of(text))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert wrong == []
