@@ -21,7 +21,16 @@ import xarray
 import zarr
 from array_files import ask_forked, write_hyperspy, write_ncem, write_scales
 from numpy.typing import NDArray
-from raw_files import movie, write_clock, write_dm, write_folder, write_mrc, write_seq
+from raw_files import (
+    movie,
+    write_capture,
+    write_clock,
+    write_dm,
+    write_folder,
+    write_mrc,
+    write_seq,
+    write_tvips,
+)
 from tdenoise_pipeline.cli import command_line
 from tdenoise_pipeline.errors import InputError, UsageError
 from tdenoise_pipeline.ingest.fingerprint import Source
@@ -225,6 +234,39 @@ def test_a_folder_that_grew_while_it_was_read_is_not_taken_for_the_movie(
     source.check_unchanged()
     shutil.copy(folder / "frame_4.tif", folder / "frame_5.tif")
     with pytest.raises(InputError, match=r"1 more file.*frame_5\.tif.*once it is complete"):
+        source.check_unchanged()
+
+
+@pytest.mark.parametrize(
+    ("made", "raw", "comes", "other"),
+    [
+        ("tvips", "a_000.tvips", "a_001.tvips", "b_000.tvips"),
+        ("capture", "cap 1.dm4", "cap 1.raw_2", "cap 2.raw"),
+        ("clock", "cap 1.dm4", "Hour_00/Minute_00/Second_09/cap_1.dm4", "cap 2.dm4"),
+        ("parts", "d/run_master.h5", "d/run_data_000004.h5", "d/next_data_000001.h5"),
+    ],
+)
+def test_a_recording_that_gets_another_part_while_it_is_read_is_not_taken_for_the_movie(
+    tmp_path: Path, made: str, raw: str, comes: str, other: str
+) -> None:
+    data = movie("<u2", (9, 18, 19))
+    if made == "tvips":
+        write_tvips(tmp_path / raw, data)
+    elif made == "parts":
+        write_parts(tmp_path / "d", data, (4, 4, 1), master=TOLD)
+        (tmp_path / "d/run_data_000007.h5").write_bytes(b"of another run")
+    elif made == "capture":
+        write_capture(tmp_path, data, (500,))
+    else:
+        write_clock(tmp_path, data, per_second=4)
+        write_dm(tmp_path / raw, data[0], 4, recorded=9)
+    with open_raw(tmp_path / raw) as reader:
+        source = Source.of(tmp_path / raw, reader.info)
+    (tmp_path / other).write_bytes(b"another recording")
+    source.check_unchanged()
+    (tmp_path / comes).parent.mkdir(exist_ok=True)
+    (tmp_path / comes).write_bytes(b"more of this one")
+    with pytest.raises(InputError, match=r"1 more file.*once it is complete"):
         source.check_unchanged()
 
 
