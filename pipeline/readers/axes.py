@@ -153,9 +153,7 @@ def place_movie(
     left, fixed = _longer_axes(shape)
     size = " x ".join(str(n) for n in shape)
     colour = _channel_axis(left, shape, axes)
-    # Frames that were saved as channels are a movie if the user says so.
-    if not (chosen and channel is None and len(left) == 3):
-        _check_channel(file.path, name, shape, colour, channel, way_in=len(left) == 3)
+    _check_channel(file.path, name, shape, colour, channel, may_be_frames=len(left) == 3, chosen=chosen)
     if channel is not None and colour is not None:
         left.remove(colour)
         fixed[colour] = channel
@@ -192,16 +190,28 @@ def _longer_axes(shape: Sequence[int]) -> tuple[list[int], dict[int, int]]:
 
 
 def _check_channel(
-    path: Path, name: str, shape: Sequence[int], colour: int | None, channel: int | None, *, way_in: bool
+    path: Path,
+    name: str,
+    shape: Sequence[int],
+    colour: int | None,
+    channel: int | None,
+    *,
+    may_be_frames: bool,
+    chosen: bool,
 ) -> None:
-    """Refuse a channel that is not there, and channels of which none is chosen."""
+    """Refuse a channel that is not there, and channels of which none is chosen.
+
+    Frames that were saved as channels are a movie if the user says so; the colours of an image are not.
+    """
     size = " x ".join(str(n) for n in shape)
     if channel is not None:
         if colour is None:
             raise UsageError(f"{path}: its array {name} ({size}) has no channels; leave --channel out.")
         if not 0 <= channel < shape[colour]:
             raise UsageError(f"{path}: its array {name} has {shape[colour]} channels, counted from 0.")
-    elif colour is not None and way_in:
+    elif colour is not None and may_be_frames and (colour != len(shape) - 1 or shape[colour] not in (3, 4)):
+        if chosen:
+            return
         raise InputError(
             path,
             f"holds {shape[colour]} channels ({size}) in {name}, not frames over time. If they are the frames of a "

@@ -17,7 +17,6 @@ _NANOMETRES = {
     **dict.fromkeys(("um", "micron", "micrometer", "micrometre"), 1e3),
     **dict.fromkeys(("mm", "millimeter", "millimetre"), 1e6),
     **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e7),
-    **dict.fromkeys(("in", "inch", "inches", "inche"), 2.54e7),
     **dict.fromkeys(("m", "meter", "metre"), 1e9),
 }
 _SECONDS = {
