@@ -51,7 +51,8 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
         )
 
     stored = np.dtype(order + _TYPES[mode])
-    packed, labels, doubts = mode == _PACKED, _labels(header, order), ()
+    packed, labels = mode == _PACKED, _labels(header, order)
+    doubts: tuple[str, ...] = ()
     row_bytes = (width + 1) // 2 if packed else width * stored.itemsize
     if mode == 0:
         packed, is_signed, doubts = _bytes_of(file, header, order, labels)
