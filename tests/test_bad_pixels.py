@@ -220,6 +220,10 @@ def test_counts_that_are_cut_off_are_told_but_not_for_bad_pixels() -> None:
     clipped = accumulated(frames.clip(max=value))
     found = clipping(clipped, mask())
     assert found is not None and found[0] == value and found[1] > 100
+    low = accumulated(frames.clip(max=int(np.quantile(frames, 0.01))))  # every pixel reaches it
+    assert clipping(low, mask()) == (float(np.quantile(frames, 0.01)), 96 * 96)
+    still = np.full((96, 96), 255.0)
+    assert clipping(PixelStatistics(still, still, np.zeros_like(still), 16, peak=still), mask()) is None
     frames[:, COLUMNS] = 60_000
     assert clipping(accumulated(frames), COLUMNS) is None
 

@@ -302,6 +302,59 @@ def test_bytes_of_imod_are_signed_only_where_it_says_so(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read(tmp_path / "a.mrc")[0], stored.view(dtype))
 
 
+@pytest.mark.parametrize(
+    ("lowest", "highest"), [(0, 255), (-128, 127), (0, 0), (0, 127), (3, 200), (-3, 200)]
+)
+def test_bytes_without_a_stamp_are_unsigned_where_the_range_in_their_header_is(
+    tmp_path: Path, lowest: float, highest: float
+) -> None:
+    stored, unsigned = movie("i1", SHAPE), lowest >= 0 and highest > 127
+    write_mrc(tmp_path / "a.mrc", stored, 0)
+    header = bytearray((tmp_path / "a.mrc").read_bytes())
+    header[76:84] = struct.pack("<2f", lowest, highest)
+    (tmp_path / "a.mrc").write_bytes(header)
+    data, info = read(tmp_path / "a.mrc")
+    np.testing.assert_array_equal(data, stored.view("u1") if unsigned else stored)
+    assert ["as unsigned" in said for said in info.warnings] == [True] * unsigned
+
+
+def test_a_label_of_packed_bytes_among_others_is_told(tmp_path: Path) -> None:
+    write_mrc(tmp_path / "a.mrc", movie("u1", SHAPE), 0)
+    imod(tmp_path / "a.mrc", 0, "SerialEMCCD: Dose frac. image, 4 bits packed  r/f 0")
+    content = (tmp_path / "a.mrc").read_bytes()
+    (tmp_path / "a.mrc").write_bytes(content[:220] + struct.pack("<i", 2) + content[224:])
+    data, info = read(tmp_path / "a.mrc")
+    assert data.shape == SHAPE and "Check that its width" in info.warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["12 of 16 bits", "shifted", "bfloat16", "excess"])
+@pytest.mark.parametrize("chunks", [None, (1, 18, 20)])
+def test_numbers_that_are_not_all_of_their_bytes_are_refused(
+    tmp_path: Path, kind: str, chunks: tuple[int, ...] | None
+) -> None:
+    if kind in ("12 of 16 bits", "shifted"):
+        stored = h5py.h5t.STD_U16LE.copy()
+        stored.set_precision(12)
+        stored.set_offset(4 if kind == "shifted" else 0)
+    else:
+        stored = h5py.h5t.IEEE_F32LE.copy()
+        if kind == "bfloat16":
+            stored.set_fields(15, 7, 8, 0, 7)
+            stored.set_size(2)
+        stored.set_ebias(127 if kind == "bfloat16" else 100)
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if chunks:
+        settings.set_chunk(chunks)
+    counts = movie("<u2", SHAPE) & 7
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        array = h5py.h5d.create(file.id, b"frames", stored, h5py.h5s.create_simple(SHAPE), settings)
+        array.write(
+            h5py.h5s.ALL, h5py.h5s.ALL, counts if kind in ("12 of 16 bits", "shifted") else counts * 1.0
+        )
+    with pytest.raises(InputError, match="store it again as plain numbers"):
+        read(tmp_path / "a.h5")
+
+
 def test_packed_bytes_in_a_tiff_file_of_serialem_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "a.tif",
@@ -318,6 +371,16 @@ def test_what_is_a_unit_and_no_part_of_the_counts_is_told(tmp_path: Path) -> Non
     write_mrc(tmp_path / "a.mrc", movie(shape=SHAPE), 6)
     imod(tmp_path / "a.mrc", 0, "SerialEMCCD: Dose frac. image, scaled by 16.00  r/f 0")
     assert "--counts-per-electron 16" in read(tmp_path / "a.mrc")[1].warnings[0]
+    tags = [(65009, "d", 1, 0.5, False), (65022, "s", 0, "e-", False), (65025, "d", 1, 0.1, False)]
+    for name, options in (
+        ("a.tif", {"metadata": None}),
+        ("b.tif", {"imagej": True, "metadata": {"axes": "TYX"}}),
+    ):
+        options |= {} if "imagej" in options else {"photometric": "minisblack"}
+        tifffile.imwrite(
+            tmp_path / name, movie(shape=SHAPE), extratags=tags, **options
+        )  # DigitalMicrograph's
+        assert "--counts-per-electron 10" in read(tmp_path / name)[1].warnings[0]
     write_dm(tmp_path / "a.dm4", movie(shape=SHAPE), 4, brightness=(0.0, 0.125, "e-"))
     data, info = read(tmp_path / "a.dm4")
     np.testing.assert_array_equal(data, movie(shape=SHAPE))

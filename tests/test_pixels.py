@@ -104,6 +104,13 @@ def test_every_bad_pixel_gets_a_level_of_the_sound_ones(seed: int, share: float)
         stand_ins(mean, np.ones_like(bad))
 
 
+def test_stand_ins_of_damaged_numbers_stay_in_their_type() -> None:
+    largest = float(np.finfo(np.float32).max)
+    for value in (1e39, -1e300, largest):
+        levels = stand_ins(np.full((16, 16), value), np.eye(16, dtype=bool))
+        assert (np.abs(levels[np.eye(16, dtype=bool)]) >= 0.999 * largest).all()
+
+
 def test_stand_ins_are_the_same_before_and_after_frames_are_summed() -> None:
     frames = poisson((9, 16, 16))
     levels = stand_ins(frames.mean(axis=0), np.eye(16, dtype=bool))

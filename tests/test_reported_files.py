@@ -15,12 +15,22 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import test_reported_inputs
 import tifffile
 import xarray
 import zarr
 from array_files import ask_forked, write_hyperspy, write_ncem, write_scales
 from numpy.typing import NDArray
-from raw_files import movie, write_clock, write_dm, write_folder, write_seq
+from raw_files import (
+    movie,
+    write_capture,
+    write_clock,
+    write_dm,
+    write_folder,
+    write_mrc,
+    write_seq,
+    write_tvips,
+)
 from tdenoise_pipeline.cli import command_line
 from tdenoise_pipeline.errors import InputError, UsageError
 from tdenoise_pipeline.ingest.fingerprint import Source
@@ -115,6 +125,14 @@ def test_a_reported_input_gives_what_the_index_says(tmp_path: Path, name: str) -
     for key, value in expected.items():
         got = found[key] if key in found else getattr(info, key)
         assert got == (pytest.approx(value) if isinstance(value, float) else value), key
+
+
+def test_every_reported_input_is_tried() -> None:
+    index = REPORTS / "index.json"
+    if not index.is_file():
+        pytest.skip("../shared/data/reports is not here")
+    tried = {*EXPECTED, *test_reported_inputs.EXPECTED}
+    assert {entry["file"] for entry in json.loads(index.read_text())} <= tried
 
 
 # Several files, one movie
@@ -216,6 +234,39 @@ def test_a_folder_that_grew_while_it_was_read_is_not_taken_for_the_movie(
     source.check_unchanged()
     shutil.copy(folder / "frame_4.tif", folder / "frame_5.tif")
     with pytest.raises(InputError, match=r"1 more file.*frame_5\.tif.*once it is complete"):
+        source.check_unchanged()
+
+
+@pytest.mark.parametrize(
+    ("made", "raw", "comes", "other"),
+    [
+        ("tvips", "a_000.tvips", "a_001.tvips", "b_000.tvips"),
+        ("capture", "cap 1.dm4", "cap 1.raw_2", "cap 2.raw"),
+        ("clock", "cap 1.dm4", "Hour_00/Minute_00/Second_09/cap_1.dm4", "cap 2.dm4"),
+        ("parts", "d/run_master.h5", "d/run_data_000004.h5", "d/next_data_000001.h5"),
+    ],
+)
+def test_a_recording_that_gets_another_part_while_it_is_read_is_not_taken_for_the_movie(
+    tmp_path: Path, made: str, raw: str, comes: str, other: str
+) -> None:
+    data = movie("<u2", (9, 18, 19))
+    if made == "tvips":
+        write_tvips(tmp_path / raw, data)
+    elif made == "parts":
+        write_parts(tmp_path / "d", data, (4, 4, 1), master=TOLD)
+        (tmp_path / "d/run_data_000007.h5").write_bytes(b"of another run")
+    elif made == "capture":
+        write_capture(tmp_path, data, (500,))
+    else:
+        write_clock(tmp_path, data, per_second=4)
+        write_dm(tmp_path / raw, data[0], 4, recorded=9)
+    with open_raw(tmp_path / raw) as reader:
+        source = Source.of(tmp_path / raw, reader.info)
+    (tmp_path / other).write_bytes(b"another recording")
+    source.check_unchanged()
+    (tmp_path / comes).parent.mkdir(exist_ok=True)
+    (tmp_path / comes).write_bytes(b"more of this one")
+    with pytest.raises(InputError, match=r"1 more file.*once it is complete"):
         source.check_unchanged()
 
 
@@ -655,6 +706,12 @@ def write_nexus(path: Path) -> None:
         file["entry/instrument/detector/count_time"].attrs["units"] = "ms"
 
 
+def write_netcdf(path: Path) -> None:
+    """As h5netcdf and netCDF4 do it: every number of an attribute is an array of one."""
+    write_xarray(path.with_suffix(".zarr"), 3)
+    xarray.open_zarr(path.with_suffix(".zarr"), consolidated=False).to_netcdf(path, engine="h5netcdf")
+
+
 def write_xarray(path: Path, version: int, *, dates: bool = False, of: str = "array") -> None:
     t = np.arange(5) * 0.0025
     times: Any = ("t", t, {"units": "s"})
@@ -714,6 +771,7 @@ FORMATS: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
         lambda p: write_ncem(p, SIGNAL, [("t", "[m_s]", 2.5), ("y", "[n_m]", 0.25), ("x", "[n_m]", 0.5)]),
         (*STEPS_ONLY, "voltage_kv"),
     ),
+    "netCDF": ("a.nc", write_netcdf, ALL),
     "xarray Zarr v2": ("a.zarr", lambda p: write_xarray(p, 2), ALL),
     "xarray Zarr v3": ("a.zarr", lambda p: write_xarray(p, 3), ALL),
     "xarray, dates v2": ("a.zarr", lambda p: write_xarray(p, 2, dates=True), ALL),
@@ -876,3 +934,111 @@ def test_a_movie_of_metamorph_has_its_planes_and_their_times(tmp_path: Path) -> 
     info, data = read(tmp_path / "a.stk")
     np.testing.assert_array_equal(data, SIGNAL)
     assert info.frame_time_s == pytest.approx(0.2)
+
+
+OTHER_UNITS = ["1/nm", "mrad", "furlong", "K", "arcsec", "degrees_north"]
+
+
+def write_units(folder: Path, unit: str, *, of_time: bool) -> list[Path]:
+    """A movie in several formats, its frames or its pixels in a unit of another kind."""
+    time, length = (unit, "nm") if of_time else ("s", unit)
+    write_dm(folder / "a.dm4", SIGNAL, 4, units=((length, 0.5), (length, 0.5), (time, 2.0)))
+    write_hyperspy(folder / "a.hspy", SIGNAL, (True, False, False), (time, length, length))
+    axes = [(name, u, step) for name, u, step in (("", time, 2.0), ("", length, 0.5), ("", length, 0.5))]
+    write_ncem(folder / "a.emd", SIGNAL, axes)
+    coordinates = {
+        name: (name, np.arange(n) * 0.5, {"units": u})
+        for name, n, u in zip("uyx", SIGNAL.shape, (time, length, length), strict=True)
+    }
+    dataset = xarray.Dataset({"frames": (tuple("uyx"), SIGNAL)}, coordinates)
+    dataset.to_zarr(folder / "a.zarr", consolidated=False)
+    ome = {"axes": "TYX", "TimeIncrement": 2.5, "TimeIncrementUnit": time}
+    ome |= {f"PhysicalSize{axis}": 0.5 for axis in "XY"} | {
+        f"PhysicalSize{axis}Unit": length for axis in "XY"
+    }
+    tifffile.imwrite(folder / "a.ome.tif", SIGNAL, photometric="minisblack", metadata=ome)
+    imagej = {"axes": "TYX", "finterval": 2.5, "tunit": time, "unit": length}
+    tifffile.imwrite(folder / "a.tif", SIGNAL, imagej=True, metadata=imagej, resolution=(2.0, 2.0))
+    return [folder / name for name in ("a.dm4", "a.hspy", "a.emd", "a.zarr", "a.ome.tif", "a.tif")]
+
+
+@pytest.mark.parametrize("unit", OTHER_UNITS)
+@pytest.mark.parametrize("of_time", [True, False])
+def test_no_calibration_in_another_unit_is_lost_without_a_word(
+    tmp_path: Path, unit: str, of_time: bool
+) -> None:
+    for path in write_units(tmp_path, unit, of_time=of_time):
+        try:
+            info, _ = read(path)
+        except InputError as error:
+            assert "not a movie" in str(error)  # of an angle, for example
+            continue
+        assert (info.frame_time_s if of_time else info.pixel_size_nm) is None
+        said = " ".join(info.warnings)
+        assert (
+            "not a movie over time" in said
+            or f"{'--frame-time' if of_time else '--pixel-size'} gives it" in said
+        )
+
+
+@pytest.mark.parametrize("unit", ["", "px", "pixels", "frames", "<undefined>", "t.u."])
+def test_of_what_is_no_calibration_nothing_is_said(tmp_path: Path, unit: str) -> None:
+    for of_time in (True, False):
+        folder = tmp_path / str(of_time)
+        folder.mkdir()
+        for path in write_units(folder, unit, of_time=of_time):
+            assert read(path)[0].warnings == ()
+
+
+def test_an_axis_that_runs_down_has_a_pixel_size_and_time_that_does_is_told(tmp_path: Path) -> None:
+    write_dm(tmp_path / "a.dm4", SIGNAL, 4, units=(("nm", -0.5), ("nm", 0.25), ("s", 2.0)))
+    assert read(tmp_path / "a.dm4")[0].pixel_size_nm == (0.25, 0.5)
+    write_dm(tmp_path / "a.dm4", SIGNAL, 4, units=(("nm", 0.5), ("nm", 0.25), ("s", -2.0)))
+    assert "--frame-time gives it" in read(tmp_path / "a.dm4")[0].warnings[0]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_frames_that_an_array_holds_as_channels_are_read_when_asked_for(tmp_path: Path, version: int) -> None:
+    dataset = xarray.Dataset({"a": (("c", "y", "x"), SIGNAL)})
+    dataset.to_zarr(tmp_path / "a.zarr", zarr_format=version, consolidated=False)
+    dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    for name in ("a.zarr", "a.nc"):
+        assert refusal(tmp_path / name).endswith("add --dataset a.")
+        info, data = read(tmp_path / name, dataset="a")
+        np.testing.assert_array_equal(data, SIGNAL)
+        assert "a stack of channels" in info.warnings[0]
+        with pytest.raises(InputError, match="single image"):
+            open_raw(tmp_path / name, channel=1)
+
+
+@pytest.mark.parametrize("kind", [b"SERI", b"FEI1", b"AGAR"])
+@pytest.mark.parametrize("step", [0.0, 0.01, 3.0])
+def test_a_tilt_series_in_mrc_is_named(tmp_path: Path, kind: bytes, step: float) -> None:
+    tilts = -6 + step * np.arange(len(SIGNAL))
+    if kind == b"SERI":
+        content, numbers = (tilts * 100).round().astype("<i2").tobytes(), (2, 1)
+    elif kind == b"FEI1":
+        records = [struct.pack("<i96xd", 768, tilt).ljust(768, b"\0") for tilt in tilts]
+        content, numbers = b"".join(records), (0, 0)
+    else:
+        content, numbers = b"".join(struct.pack("<32f", tilt, *[0.0] * 31) for tilt in tilts), (0, 32)
+    write_mrc(tmp_path / "a.st", SIGNAL, 6, kind=kind, content=content)
+    raw = bytearray((tmp_path / "a.st").read_bytes())
+    raw[128:132] = struct.pack("<2h", *numbers)
+    (tmp_path / "a.st").write_bytes(raw)
+    info, data = read(tmp_path / "a.st")
+    np.testing.assert_array_equal(data, SIGNAL)
+    assert any("from -6 to 6 degrees: it is a tilt series" in said for said in info.warnings) == (step == 3.0)
+
+
+def test_what_a_tiff_file_says_of_other_axes_and_of_other_tags_is_told(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", SIGNAL, photometric="minisblack", metadata={"axes": "AYX"})
+    assert "a stack over an angle" in read(tmp_path / "a.tif")[0].warnings[0]
+    tags = [(37706, "B", 4, b"\2\0\0\0", False)]
+    tifffile.imwrite(tmp_path / "b.tif", SIGNAL, photometric="minisblack", metadata=None, extratags=tags)
+    assert "tags of TVIPS, which are not read" in read(tmp_path / "b.tif")[0].warnings[0]
+
+
+def test_a_netcdf_file_of_version_3_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.nc").write_bytes(b"CDF\1" + bytes(500))
+    assert "netCDF file of version 3" in refusal(tmp_path / "a.nc")

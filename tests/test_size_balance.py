@@ -67,7 +67,9 @@ def test_of_a_file_that_adds_up_nothing_is_said(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize(("n_bytes", "kind"), [(3072, b"SERI"), (768, b"FEI1"), (1000, b"")])
+@pytest.mark.parametrize(
+    ("n_bytes", "kind"), [(3072, b"SERI"), (768, b"FEI1"), (1000, b""), (2 * FRAME, b"")]
+)
 def test_an_extended_header_that_is_not_there_is_named_and_never_salvaged(
     tmp_path: Path, order: str, n_bytes: int, kind: bytes
 ) -> None:
@@ -173,6 +175,15 @@ def test_images_of_a_series_that_its_header_does_not_count_are_told(tmp_path: Pa
     overwrite(path, 18, struct.pack("<i", 0))
     assert "room for 5" in refusal(path)
     np.testing.assert_array_equal(read(path, allow_truncated=True)[0], COUNTS)
+
+
+def test_bytes_behind_all_that_the_table_of_a_series_names_are_told(tmp_path: Path) -> None:
+    write_ser(tmp_path / "a.ser", COUNTS)
+    append(tmp_path / "a.ser", 7000)
+    data, info = read(tmp_path / "a.ser")
+    np.testing.assert_array_equal(data, COUNTS)
+    (warning,) = info.warnings
+    assert "bytes behind its frames are not explained" in warning
 
 
 @pytest.mark.parametrize(

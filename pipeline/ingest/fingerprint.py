@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Source:
             files = tuple(sorted(p for p in raw.rglob("*") if p.is_file())) if raw.is_dir() else (raw,)
         # A file that came between the first look and this one is not known; what is left out of a cut movie is.
         flat = info.files and not info.missing_frames and {path.parent for path in files} <= {raw, raw.parent}
+        flat = flat and (raw.is_dir() or is_pattern(raw))
         return cls(raw, files, _states(files), frozenset(files) if flat else _listed(raw, files))
 
     @property
@@ -80,12 +82,28 @@ def _listed(raw: Path, files: tuple[Path, ...]) -> frozenset[Path]:
     if is_pattern(raw):
         return frozenset(path for path in raw.parent.glob(raw.name) if path.is_file())
     if not raw.is_dir():
-        return frozenset()
+        return _parts(raw, files)
     if any((raw / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
         return frozenset(path for path in raw.rglob("*") if path.is_file())
     kinds = {path.suffix for path in files}  # the store that is written may lie in the same folder
     found = raw.rglob("*") if any(path.parent not in (raw, raw.parent) for path in files) else raw.iterdir()
     return frozenset(p for p in found if p.suffix in kinds and not p.name.startswith(".") and p.is_file())
+
+
+def _parts(raw: Path, files: tuple[Path, ...]) -> frozenset[Path]:
+    """Files that are, or may be, parts of a recording that is named by its first file, its master or its director."""
+    if any(path.parent != raw.parent for path in files):
+        frames = (path for hour in raw.parent.glob("Hour_*") for path in hour.rglob(f"*{files[-1].suffix}"))
+        return frozenset(path for path in frames if not path.name.startswith("."))
+    alike = {_without_number(path) for path in (files if raw.suffix.lower() == ".tvips" else files[1:])}
+    beside = raw.parent.iterdir() if alike else ()
+    return frozenset(path for path in beside if _without_number(path) in alike and path.is_file())
+
+
+def _without_number(path: Path) -> tuple[str, str]:
+    """What the names of the parts of a recording have in common: "a_000.tvips", "a.raw_1", "a_data_000001.h5"."""
+    suffix = re.sub("_[0-9]+$", "", path.suffix)
+    return path.stem if suffix == ".raw" else re.sub("[0-9]+$", "", path.stem), suffix
 
 
 def _states(files: tuple[Path, ...]) -> tuple[tuple[int, int], ...]:

@@ -116,7 +116,7 @@ def measure_noise(
     def sums(window: Window) -> list[float] | None:
         check()
         part = array[window]
-        if part.dtype.kind == "f" and not float(np.abs(part).max()) < NOISE_LIMIT:  # nor is NaN
+        if not max(abs(float(part.max())), abs(float(part.min()))) < NOISE_LIMIT:  # nor is NaN
             return None
         accumulator = NoiseAccumulator()
         levels = None

@@ -198,6 +198,11 @@ def recognise(file: RawFile) -> Format:
     found = next((f for f in FORMATS if any(head.startswith(m, at) for at, m in f.magic)), None)
     if found is None and named is not None and named.module == "mrc":
         found = named  # writers before MRC2000 put no identifier; the header is checked for sense later
+    if found is None and head[:3] == b"CDF":
+        raise InputError(
+            file.path,
+            "is a netCDF file of version 3, which is not read. Save it as netCDF 4: nccopy -k nc4 OLD NEW.",
+        )
     if found is None:
         readable = ", ".join(f"{f.name} ({' '.join(f.suffixes)})" for f in FORMATS)
         raise InputError(file.path, f"its format is not supported. Supported formats: {readable}.")

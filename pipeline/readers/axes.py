@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, UsageError
 from .frames import check_movie
 from .rawfile import RawFile, RawFolder
-from .units import pixel_size, to_nanometres, to_seconds
+from .units import not_understood, pixel_size, to_nanometres, to_seconds
 
 _ROLES = {
     **dict.fromkeys(("t", "time", "frame", "frames", "timepoint", "image number"), "time"),
@@ -87,7 +87,8 @@ class Axis:
 
     @property
     def nanometres(self) -> float | None:
-        return to_nanometres(self.step, clean_unit(self.unit))
+        step = abs(self.step) if isinstance(self.step, float | int) else self.step  # an axis may run down
+        return to_nanometres(step, clean_unit(self.unit))
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,17 @@ class Place:
 def clean_unit(unit: str) -> str:
     """A unit without the brackets and underscores of the EMD format: "[n_m]" is nm."""
     return unit.strip().removeprefix("[").removesuffix("]").replace("_", "")
+
+
+def calibration_lost(time: Axis | None, row: Axis, column: Axis) -> tuple[str, ...]:
+    """Warnings for what a file gives of frame time and pixel size in units that are not understood."""
+    said: tuple[str, ...] = ()
+    if time is not None and not time.is_length:
+        said += not_understood(time.step, clean_unit(time.unit), "frame time")
+    for axis in (row, column):
+        if axis.nanometres is None:
+            said += not_understood(axis.step, clean_unit(axis.unit), "pixel size")
+    return tuple(dict.fromkeys(said))
 
 
 def place_movie(
@@ -141,7 +153,7 @@ def place_movie(
     left, fixed = _longer_axes(shape)
     size = " x ".join(str(n) for n in shape)
     colour = _channel_axis(left, shape, axes)
-    _check_channel(file.path, name, shape, colour, channel)
+    _check_channel(file.path, name, shape, colour, channel, may_be_frames=len(left) == 3, chosen=chosen)
     if channel is not None and colour is not None:
         left.remove(colour)
         fixed[colour] = channel
@@ -178,15 +190,33 @@ def _longer_axes(shape: Sequence[int]) -> tuple[list[int], dict[int, int]]:
 
 
 def _check_channel(
-    path: Path, name: str, shape: Sequence[int], colour: int | None, channel: int | None
+    path: Path,
+    name: str,
+    shape: Sequence[int],
+    colour: int | None,
+    channel: int | None,
+    *,
+    may_be_frames: bool,
+    chosen: bool,
 ) -> None:
-    """Refuse a channel that is not there, and channels of which none is chosen."""
+    """Refuse a channel that is not there, and channels of which none is chosen.
+
+    Frames that were saved as channels are a movie if the user says so; the colours of an image are not.
+    """
     size = " x ".join(str(n) for n in shape)
     if channel is not None:
         if colour is None:
             raise UsageError(f"{path}: its array {name} ({size}) has no channels; leave --channel out.")
         if not 0 <= channel < shape[colour]:
             raise UsageError(f"{path}: its array {name} has {shape[colour]} channels, counted from 0.")
+    elif colour is not None and may_be_frames and (colour != len(shape) - 1 or shape[colour] not in (3, 4)):
+        if chosen:
+            return
+        raise InputError(
+            path,
+            f"holds {shape[colour]} channels ({size}) in {name}, not frames over time. If they are the frames of a "
+            f"movie, add --dataset {name}.",
+        )
     elif colour is not None:
         kind = "colour images" if shape[colour] in (3, 4) else "several channels"
         raise InputError(
@@ -202,6 +232,7 @@ def _doubts(what: str, places: tuple[int, int, int], axes: Sequence[Axis]) -> tu
     if not what and time.is_length and time.role != "time":
         what = f"a stack over {_named(time)}, a volume or a scan"
     said = [f"it holds {what}, not a movie over time."] if what else []
+    said += calibration_lost(None if what else time, axes[places[1]], axes[places[2]])
     if any(axes[axis].is_uneven for axis in places[1:]):
         said.append(
             "its file lists unevenly spaced pixels, so it has no pixel size. If the spacing is even, give it "
@@ -243,6 +274,8 @@ def _no_time(time: Axis) -> str:
             return f"a stack over {_named(time)}"
         case "spectrum":
             return "a spectrum image, a spectrum for each pixel,"
+        case "channel":
+            return f"a stack of channels over {_named(time)}"
         case "scan" | "row" | "column":
             return f"a scan, an image at each point of {_named(time)},"
     return ""

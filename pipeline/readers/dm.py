@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, UsageError
 from . import MovieInfo, Reader
-from .axes import Axis, Place, place_movie
+from .axes import Axis, Place, calibration_lost, place_movie
 from .chunked import ChunkedReader, Layout, Run, slabs
 from .dm_tags import TagArray, TagTree, read_tags
 from .frames import FlatReader, check_movie, frame_size, library, unexplained, whole_frames
@@ -122,7 +122,8 @@ def _info(
         exposure_s=to_seconds(f"{exposure:.7g}", "s") if isinstance(exposure, float | int) else None,
         voltage_kv=kilovolts if 0 < kilovolts < 10_000 else None,
         camera=_text(tree, _group(acquisition, "Device").get("Name")) or None,
-        warnings=calibrated_brightness(brightness, _text(tree, brightness.get("Units"))),
+        warnings=calibrated_brightness(brightness, _text(tree, brightness.get("Units")))
+        + (() if place else calibration_lost(time, row, column)),
         metadata=_metadata(tree, image),
     )
 

@@ -255,12 +255,8 @@ def balance(
     """
     present = max(file.size - first + tail, 0) // step
     without = file.size - first + optional  # bytes of frames if the optional ones are absent
-    if (
-        present < announced
-        and optional
-        and without >= step
-        and without % step == 0 != (without - optional) % step
-    ):
+    fits = without % step == 0 != (without - optional) % step or without == announced * step
+    if present < announced and optional and without >= step and fits:
         raise InputError(
             file.path,
             f"its header announces {optional} bytes before the frames that are not there: {without // step} frames fit "

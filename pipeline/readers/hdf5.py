@@ -340,6 +340,12 @@ def _check_storage(file: RawFile, name: str, entry: dict[str, Any]) -> None:
         )
     if entry["layout"] == "contiguous" and not entry["offset"]:
         raise InputError(file.path, f"its array {name} was created, but no frame was ever written.")
+    if not entry["plain"]:
+        raise InputError(
+            file.path,
+            f"its array {name} holds numbers that fill a part of their bytes, or reals of an unusual kind, which are "
+            "not unpacked here. Read it with h5py and store it again as plain numbers.",
+        )
     unknown = [
         f"{label or 'unnamed'} (number {number})"
         for number, _, label in entry["filters"]

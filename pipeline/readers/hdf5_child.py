@@ -131,6 +131,8 @@ def _attributes(found: h5py.Group | h5py.Dataset) -> dict[str, Any]:
             record[key] = f"left out: {attribute.get_storage_size()} bytes"
         else:
             value = found.attrs[key]
+            if isinstance(value, np.ndarray) and value.shape == (1,):
+                value = value[0]  # as netCDF writes every number
             record[key] = None if isinstance(value, h5py.Empty) else _plain(value)
     return record
 
@@ -146,6 +148,7 @@ def _array(array: h5py.Dataset) -> dict[str, Any]:
         "shape": None if array.shape is None else list(array.shape),
         "dtype": array.dtype.str if simple else None,
         "type": str(array.dtype)[:200],
+        "plain": simple and _is_whole(array.id.get_type()),
         "layout": layout,
         "chunks": None if array.chunks is None else list(array.chunks),
         "filters": [
@@ -155,6 +158,20 @@ def _array(array: h5py.Dataset) -> dict[str, Any]:
         "offset": array.id.get_offset() if layout == "contiguous" else None,
         "scales": _scales(array) if simple and len(array.shape or ()) > 2 else [],
     }
+
+
+def _is_whole(kind: Any) -> bool:
+    """Whether the bytes of a number are the number: HDF5 allows for one of 12 bits somewhere in two bytes."""
+    if isinstance(kind, h5py.h5t.TypeEnumID):
+        kind = kind.get_super()
+    if not isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID):
+        return True
+    if (kind.get_precision(), kind.get_offset()) != (8 * kind.get_size(), 0):
+        return False
+    if isinstance(kind, h5py.h5t.TypeIntegerID):
+        return True
+    usual = h5py.h5t.py_create(kind.dtype)
+    return (kind.get_fields(), kind.get_ebias()) == (usual.get_fields(), usual.get_ebias())
 
 
 def _scales(array: h5py.Dataset) -> list[str]:

@@ -23,7 +23,7 @@ from .frames import FrameReader, whole_frames
 from .hdf5_profiles import Contents, Movie
 from .numbering import natural
 from .rawfile import RawFile, RawFolder
-from .units import to_seconds
+from .units import single, to_seconds
 
 NUMBERS = ("image_nr_low", "image_nr_high")  # attributes: the first and the last image of a file, from 1
 
@@ -36,7 +36,7 @@ def with_detector(contents: Contents, movie: Movie) -> Movie:
     if len(groups) != 1:
         return movie
     (group,) = groups
-    camera = contents.value(f"{group}/description")
+    camera = single(contents.value(f"{group}/description"))
     return replace(
         movie,
         frame_time_s=movie.frame_time_s or _seconds(contents, f"{group}/frame_time"),
@@ -52,7 +52,9 @@ def not_applied(contents: Contents) -> tuple[str, ...]:
         return any(contents.is_array(name) and name.rpartition("/")[2] == word for name in contents.objects)
 
     def is_applied(*words: str) -> bool | None:
-        found = [contents.value(name) for name in contents.objects if name.rpartition("/")[2] in words]
+        found = [
+            single(contents.value(name)) for name in contents.objects if name.rpartition("/")[2] in words
+        ]
         said = {bool(value) for value in found if isinstance(value, bool | int)}
         return said.pop() if len(said) == 1 else None
 
@@ -118,7 +120,7 @@ def check_series(contents: Contents) -> None:
     InputError
     """
     images, triggers = _recorded(contents)
-    modes = [contents.value(name) for name in contents.objects if name.endswith("/trigger_mode")]
+    modes = [single(contents.value(name)) for name in contents.objects if name.endswith("/trigger_mode")]
     if images == 1 < triggers and any(str(mode).startswith("ext") for mode in modes):
         group = next(iter(contents.external)).rpartition("/")[0]
         raise InputError(
@@ -132,7 +134,7 @@ def _recorded(contents: Contents) -> tuple[int, int]:
     """Images for each trigger, and triggers; 0 where a master does not say so."""
     found = [name for name in contents.objects if name.endswith("/nimages")]
     names = (found[0], found[0].removesuffix("nimages") + "ntrigger") if len(found) == 1 else ()
-    counts = [value if isinstance(value := contents.value(name), int) else 0 for name in names]
+    counts = [value if isinstance(value := single(contents.value(name)), int) else 0 for name in names]
     return (counts[0], counts[1]) if counts else (0, 0)
 
 

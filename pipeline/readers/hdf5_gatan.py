@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from . import MovieInfo, Reader
-from .axes import Axis
+from .axes import Axis, calibration_lost
 from .gatan import calibrated_brightness, open_capture
 from .hdf5_profiles import Contents, Movie
 from .rawfile import RawFile
-from .units import bounded_json, pixel_size, to_seconds
+from .units import bounded_json, pixel_size, single, to_seconds
 
 _PIXELS = "/ImageData/Data"
 
@@ -53,7 +53,7 @@ def open_director(file: RawFile, contents: Contents, library: str, allow_truncat
             exposure_s=image.exposure_s,
             voltage_kv=image.voltage_kv,
             camera=image.camera,
-            warnings=image.warnings,
+            warnings=image.warnings + calibration_lost(None, row, column),
             metadata=bounded_json(image.metadata),
         )
         return open_capture(file, info, np.dtype(dtype), allow_truncated)
@@ -93,7 +93,7 @@ def _image(contents: Contents, group: str) -> Movie:
 def _tag(contents: Contents, group: str, name: str) -> Any:
     """A tag, which is an attribute or an array of one value."""
     found = contents.attributes(group).get(name)
-    return contents.value(f"{group}/{name}") if found is None else found
+    return single(contents.value(f"{group}/{name}") if found is None else found)
 
 
 def _single(value: Any) -> float | None:

@@ -17,7 +17,7 @@ from ..errors import InputError, UsageError
 from .axes import Axis, interpreted
 from .declared import packed
 from .timestamps import usual_step
-from .units import to_nanometres, to_seconds
+from .units import single, to_nanometres, to_seconds
 
 _LISTED = 8  # arrays named in an error message
 
@@ -396,7 +396,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _number(value: Any) -> float | None:
     try:
-        return float(value)
+        return float(single(value))
     except (TypeError, ValueError):
         return None
 

@@ -52,9 +52,10 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
 
     stored = np.dtype(order + _TYPES[mode])
     packed, labels = mode == _PACKED, _labels(header, order)
+    doubts: tuple[str, ...] = ()
     row_bytes = (width + 1) // 2 if packed else width * stored.itemsize
     if mode == 0:
-        packed, is_signed = _bytes_of(file, header, order, labels)
+        packed, is_signed, doubts = _bytes_of(file, header, order, labels)
         width = 2 * width if packed else width  # of a packed movie, the header gives the bytes of a row
         stored = stored if is_signed else np.dtype("u1")
     frame_bytes = max(height * row_bytes, 1)
@@ -77,7 +78,7 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
         camera=notes.camera,
         timestamps_s=notes.timestamps_s,
         missing_frames=announced - n_frames,
-        warnings=notes.warnings + unexplained + _scaled(labels),
+        warnings=notes.warnings + unexplained + doubts + _scaled(labels),
         metadata=_metadata(header, words, order, file.size - first - n_frames * frame_bytes) | notes.metadata,
     )
     offsets = range(first, first + n_frames * frame_bytes, frame_bytes)
@@ -86,18 +87,33 @@ def open_movie(file: RawFile, allow_truncated: bool, *, single: bool = False) ->
     return FlatReader(file, info, stored, offsets)
 
 
-def _bytes_of(file: RawFile, header: bytes, order: str, labels: list[str]) -> tuple[bool, bool]:
-    """Whether the bytes of mode 0 hold two pixels each, as of a K2 or K3, and whether they are signed."""
+def _bytes_of(
+    file: RawFile, header: bytes, order: str, labels: list[str]
+) -> tuple[bool, bool, tuple[str, ...]]:
+    """Whether the bytes of mode 0 hold two pixels each, as of a K2 or K3, whether they are signed, and doubts."""
     imod_stamp, imod_flags = struct.unpack(f"{order}4si", header[152:160])
+    said: tuple[str, ...] = ()
     if imod_stamp not in _IMOD_STAMPS:
-        imod_flags = _SIGNED_FLAG  # everyone else's bytes are signed
+        lowest, highest = struct.unpack(f"{order}2f", header[76:84])
+        # Everyone else's bytes are signed, but for old files; IMOD goes by what their header gives as the range.
+        imod_flags = 0 if lowest >= 0 and 128 <= highest < 256 else _SIGNED_FLAG
+        if not imod_flags:
+            said = (
+                f"its header gives values from {lowest:g} to {highest:g}, which signed bytes do not reach: its bytes "
+                "are read as unsigned, as IMOD does.",
+            )
     packed = bool(imod_flags & _PACKED_FLAG or (len(labels) == 1 and _PACKED_LABEL in labels[0]))
     if packed and imod_flags & _SIGNED_FLAG and imod_stamp in _IMOD_STAMPS:
         raise InputError(
             file.path,
             "its header says that its pixels are packed, two in a byte, and signed: IMOD has no such mode.",
         )
-    return packed, bool(imod_flags & _SIGNED_FLAG) and not packed
+    if not packed and any(_PACKED_LABEL in label for label in labels):
+        said += (
+            "one of its labels says that two pixels were packed in a byte; there are others, so it is taken for a copy "
+            "in which each byte is a pixel. Check that its width is right.",
+        )
+    return packed, bool(imod_flags & _SIGNED_FLAG) and not packed, said
 
 
 class PackedReader(FrameReader):

@@ -23,6 +23,7 @@ _FEI = {  # name: (position in a record, type)
     "microscope": (20, "S16"),
     "high_tension_v": (84, "f8"),
     "dose_e_per_m2": (92, "f8"),
+    "alpha_tilt_deg": (100, "f8"),
     "pixel_size_x_m": (156, "f8"),
     "pixel_size_y_m": (164, "f8"),
     "magnification": (289, "f8"),
@@ -37,6 +38,8 @@ _AGARD = (
     "defocus_m", "exposure_s", "mean", "tilt_axis_deg", "pixel_size_m", "magnification",
 )  # fmt: skip
 _OLD_FEI_BYTES = 2**17  # 1024 records of Agard's kind, which early FEI software wrote without a name
+_TILT_FLAG = 1  # of SerialEM: each record begins with the tilt
+_LEAST_TILT = 1.0  # over which the stage of a movie does not tilt [degrees]
 _MAX_PIXEL_M = 1e-3
 _MAX_TEXT_BYTES = 2**20
 
@@ -79,9 +82,28 @@ def extended_header(file: RawFile, header: bytes, order: str, n_bytes: int, n_fr
     if (kind == "AGAR" or unnamed) and n_integers >= 0 and n_reals >= len(_AGARD):
         record_bytes = 4 * (n_integers + n_reals)
         if record_bytes <= n_bytes:
-            record = file.read_at(_HEADER + 4 * n_integers, 4 * len(_AGARD))
-            return _agard(np.frombuffer(record, f"{order}f4").tolist())
-    return Notes(metadata={"extended_header": {"kind": kind, "bytes": n_bytes}} if n_bytes else {})
+            n_records = min(n_bytes // record_bytes, n_frames)
+            records = np.frombuffer(file.read_at(_HEADER, n_records * record_bytes), f"{order}f4")
+            records = records.reshape(n_records, -1)[:, n_integers : n_integers + len(_AGARD)]
+            return _agard(records[0].tolist(), records[:, 0])
+    warnings: tuple[str, ...] = ()
+    if kind == "SERI" and n_reals & _TILT_FLAG and n_integers > 1:  # bytes of a record, and what is in it
+        n_records = min(n_bytes // n_integers, n_frames)
+        records = np.frombuffer(file.read_at(_HEADER, n_records * n_integers), "u1").reshape(n_records, -1)
+        warnings = _tilted(records[:, :2].copy().view(f"{order}i2")[:, 0] / 100)
+    found = {"extended_header": {"kind": kind, "bytes": n_bytes}} if n_bytes else {}
+    return Notes(warnings=warnings, metadata=found)
+
+
+def _tilted(tilts: NDArray[Any]) -> tuple[str, ...]:
+    """A warning where the stage tilts from frame to frame."""
+    known = tilts[np.isfinite(tilts) & (np.abs(tilts) <= 180)]
+    if known.size < max(len(tilts), 2) or np.ptp(known) <= _LEAST_TILT:
+        return ()
+    return (
+        f"its extended header gives tilts of the stage from {known.min():.4g} to {known.max():.4g} degrees: it is a "
+        "tilt series, not a movie over time.",
+    )
 
 
 def _fei(file: RawFile, order: str, n_bytes: int, n_frames: int) -> Notes:
@@ -112,17 +134,18 @@ def _fei(file: RawFile, order: str, n_bytes: int, n_frames: int) -> Notes:
         voltage_kv=None if high_tension is None else high_tension / 1000,
         camera=first["camera"] or None,
         timestamps_s=told_apart(stamps) if known and n_frames > 1 else None,
-        warnings=warnings,
+        warnings=warnings + _tilted(records["alpha_tilt_deg"]),
         metadata=bounded_json({"extended_header": {"kind": "FEI", "bytes": n_bytes, "first_frame": first}}),
     )
 
 
-def _agard(values: list[float]) -> Notes:
+def _agard(values: list[float], tilts: NDArray[Any]) -> Notes:
     first = dict(zip(_AGARD, values, strict=True))
     nanometres = _nanometres(first["pixel_size_m"])
     return Notes(
         pixel_size_nm=pixel_size(nanometres, nanometres),
         exposure_s=_plausible(first["exposure_s"]),
+        warnings=_tilted(tilts),
         metadata=bounded_json({"extended_header": {"kind": "Agard", "first_frame": first}}),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from . import MovieInfo, Reader
@@ -25,6 +26,7 @@ _STAMPED = {0x4152, 0x4142}  # kinds of tag: time; time and position
 _VERSIONS = {0x200: "<i4", 0x210: "<i4", 0x220: "<i8"}  # type of an offset
 _ELEMENT = struct.Struct("<ddiddihii")
 _MAX_PIXEL_M = 1e-3  # a larger step is the reciprocal pixel of a diffraction pattern [m]
+_LONGEST_TAG = 24  # bytes: kind, time, and a position
 _MAX_EMI_BYTES = 2**28
 
 
@@ -66,7 +68,9 @@ def open_movie(file: RawFile, allow_truncated: bool) -> Reader:
         camera=conditions.get("CameraNamePath"),
         timestamps_s=told_apart(stamps),
         missing_frames=valid - n_frames,
-        warnings=warnings + _beyond(file, table[valid:total], frame_bytes),
+        warnings=warnings
+        + _beyond(file, table[valid:total], frame_bytes)
+        + _behind(file, start + table.nbytes, table, total, frame_bytes),
         metadata=bounded_json(
             {
                 "version": hex(version),
@@ -116,6 +120,16 @@ def _beyond(file: RawFile, offsets: Any, frame_bytes: int) -> tuple[str, ...]:
     if not n_more:
         return ()
     return (f"its table lists {n_more} images more than its header says are valid; they are not read.",)
+
+
+def _behind(
+    file: RawFile, table_end: int, table: NDArray[np.int64], total: int, frame_bytes: int
+) -> tuple[str, ...]:
+    """A warning for bytes behind all that the table names; each image has a place of its own, so none is shifted."""
+    images, tags = table[:total], table[total:]
+    ends = (table_end, int(images.max()) + _ELEMENT.size + frame_bytes, int(tags.max()) + _LONGEST_TAG)
+    n_bytes = file.size - max(ends)
+    return (f"{n_bytes} bytes behind its frames are not explained by its header.",) if n_bytes > 0 else ()
 
 
 def _present(file: RawFile, offsets: Any, layout: tuple[int, ...], frame_bytes: int) -> int:

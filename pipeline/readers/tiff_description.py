@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from tdenoise.files.json_documents import parse_json
 
 from ..errors import InputError
+from .axes import Axis, calibration_lost
 from .declared import AS_STORED, Declared, packed
+from .gatan import calibrated_brightness
 from .tiff_pages import (
     BITS,
     COMPRESSION,
@@ -32,7 +34,7 @@ from .tiff_pages import (
 )
 from .tiff_planes import AXES, Wanted, choose_planes, n_planes
 from .timestamps import frame_time, told_apart
-from .units import pixel_size, to_nanometres, to_seconds
+from .units import not_understood, pixel_size, to_nanometres, to_seconds
 
 EER = {65000: "EER", 65001: "EER", 65002: "EER"}  # compressions
 _EER_METADATA = 65001  # a tag of the same number
@@ -42,6 +44,22 @@ _PACKED_LABEL = "image, 4 bits packed"
 _NOT_CALIBRATED = 20  # ImageJ's number of the function
 _DM_UNITS = (65003, 65004, 65005)  # of x, y and z
 _DM_SCALES = (65009, 65010, 65011)
+_DM_BRIGHTNESS_UNIT, _DM_ORIGIN, _DM_FACTOR = 65022, 65024, 65025
+_NO_TIME = {
+    "A": "an angle",
+    "E": "a wavelength",
+    "H": "a lifetime",
+    "P": "a phase",
+    "R": "tiles",
+    "M": "tiles",
+}
+_OTHERS = {
+    37706: "TVIPS",
+    34680: "FEI",
+    34682: "FEI",
+    33560: "Olympus SIS",
+    34118: "Zeiss",
+}  # who calibrates there
 
 
 @dataclass(frozen=True)
@@ -87,10 +105,18 @@ def describe(path: Path, page: Page, wanted: Wanted = Wanted()) -> Description: 
         return found
     # HyperSpy writes these beside the description of ImageJ, which has no place for all of them.
     scales = _digitalmicrograph(page)
+    pixel = found.pixel_size_nm or scales.pixel_size_nm
+    unread = sorted({name for code, name in _OTHERS.items() if page.count(code)}) if pixel is None else []
     return replace(
         found,
         frame_time_s=found.frame_time_s or scales.frame_time_s,
-        pixel_size_nm=found.pixel_size_nm or scales.pixel_size_nm,
+        pixel_size_nm=pixel,
+        warnings=found.warnings
+        + scales.warnings
+        + tuple(
+            f"it has tags of {name}, which are not read: if they give a pixel size, --pixel-size does, too."
+            for name in unread
+        ),
     )
 
 
@@ -130,22 +156,30 @@ def _imagej(path: Path, page: Page, text: str, wanted: Wanted) -> Description:
     whole = n_planes(axes) == _positive(entries.get("images"))  # else ImageJ takes it for a plain stack, too
     unit = entries.get("unit")
     frame_time = to_seconds(entries.get("finterval"), entries.get("tunit", "s"))
+    said = not_understood(entries.get("finterval"), entries.get("tunit"), "frame time")
     rate = to_seconds(entries.get("fps"), "s")  # a positive number or None; frames per second
     if frame_time is None and rate:
         frame_time = to_seconds(1 / rate, "s")
+    column, row = (
+        (_per_pixel(page, X_RESOLUTION), unit),
+        (_per_pixel(page, Y_RESOLUTION), entries.get("yunit", unit)),
+    )
     return Description(
         writer="ImageJ",
         n_frames=_positive(entries.get("images")),
         planes=choose_planes(path, axes, wanted) if whole else None,
         one_page=True,
         frame_time_s=frame_time,
-        pixel_size_nm=pixel_size(
-            to_nanometres(_per_pixel(page, Y_RESOLUTION), entries.get("yunit", unit)),
-            to_nanometres(_per_pixel(page, X_RESOLUTION), unit),
-        ),
+        pixel_size_nm=pixel_size(to_nanometres(*row), to_nanometres(*column)),
+        warnings=_unknown(() if frame_time else said, row, column),
         declared=_imagej_calibration(path, page, entries),
         metadata={"ImageJ": entries},
     )
+
+
+def _unknown(said: tuple[str, ...], *pixels: tuple[Any, Any]) -> tuple[str, ...]:
+    """These warnings, and those for steps of pixels in units that are not understood."""
+    return tuple(dict.fromkeys((*said, *(w for step in pixels for w in not_understood(*step, "pixel size")))))
 
 
 def _imagej_calibration(path: Path, page: Page, entries: dict[str, str]) -> Declared:
@@ -179,6 +213,8 @@ def _imagej_calibration(path: Path, page: Page, entries: dict[str, str]) -> Decl
 def _tifffile(path: Path, text: str, wanted: Wanted) -> Description:
     entries = parse_json(text)
     letters = str(entries.get("axes", "")).ljust(len(entries["shape"]), "?")
+    long = [letter for letter, n in zip(letters[:-2], entries["shape"], strict=False) if n > 1]
+    other = _NO_TIME.get(long[0]) if len(long) == 1 else None
     axes = [
         (AXES.get(letter, f"axis{k}"), n)
         for k, (letter, n) in enumerate(zip(letters, entries["shape"], strict=True))
@@ -187,6 +223,7 @@ def _tifffile(path: Path, text: str, wanted: Wanted) -> Description:
         n_frames=n_planes(axes[:-2]),
         planes=choose_planes(path, axes[:-2], wanted),
         one_page=True,
+        warnings=(f"it holds a stack over {other}, not a movie over time.",) if other else (),
         metadata=entries,
     )
 
@@ -215,6 +252,10 @@ def _ome(path: Path, root: ElementTree.Element, wanted: Wanted) -> Description:
     stamps, exposure = _ome_planes(images[0], axes, planes)
     told = to_seconds(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
     time, uneven = frame_time(stamps, 1e-6, told)
+    row, column = (
+        (pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "um")) for axis in "YX"
+    )
+    lost = not_understood(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"), "frame time")
     return Description(
         writer="OME",
         n_frames=n_planes(axes),
@@ -222,11 +263,8 @@ def _ome(path: Path, root: ElementTree.Element, wanted: Wanted) -> Description:
         frame_time_s=time,
         exposure_s=exposure,
         timestamps_s=told_apart(stamps),
-        warnings=uneven,
-        pixel_size_nm=pixel_size(
-            to_nanometres(pixels.get("PhysicalSizeY"), pixels.get("PhysicalSizeYUnit", "um")),
-            to_nanometres(pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit", "um")),
-        ),
+        warnings=uneven + _unknown(() if time else lost, row, column),
+        pixel_size_nm=pixel_size(to_nanometres(*row), to_nanometres(*column)),
         metadata={"OME": {_name(node): dict(node.attrib) for node in root.iter() if node.attrib}},
     )
 
@@ -266,10 +304,18 @@ def _digitalmicrograph(page: Page) -> Description:
     values = [page.array(code) for code in _DM_SCALES]
     scales = [float(f"{v[0]:.7g}") if v is not None and v.size else None for v in values]
     units = [page.text(code) for code in _DM_UNITS]
+    axes = [Axis(unit=unit, step=scale) for scale, unit in zip(scales, units, strict=True)]
+    column, row, time = axes
+    numbers = (page.array(code) for code in (_DM_ORIGIN, _DM_FACTOR))
+    origin, factor = (float(v[0]) if v is not None and v.size else None for v in numbers)
     return Description(
         writer="DigitalMicrograph",
-        frame_time_s=to_seconds(scales[2], units[2]),
-        pixel_size_nm=pixel_size(to_nanometres(scales[1], units[1]), to_nanometres(scales[0], units[0])),
+        frame_time_s=time.seconds,
+        pixel_size_nm=pixel_size(row.nanometres, column.nanometres),
+        warnings=calibrated_brightness(
+            {"Scale": factor, "Origin": origin or 0.0}, page.text(_DM_BRIGHTNESS_UNIT)
+        )
+        + calibration_lost(time, row, column),
     )
 
 

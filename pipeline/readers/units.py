@@ -16,6 +16,7 @@ _NANOMETRES = {
     **dict.fromkeys(("nm", "nanometer", "nanometre"), 1.0),
     **dict.fromkeys(("um", "micron", "micrometer", "micrometre"), 1e3),
     **dict.fromkeys(("mm", "millimeter", "millimetre"), 1e6),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e7),
     **dict.fromkeys(("m", "meter", "metre"), 1e9),
 }
 _SECONDS = {
@@ -27,6 +28,23 @@ _SECONDS = {
     **dict.fromkeys(("h", "hr", "hour"), 3600.0),
     **dict.fromkeys(("d", "day"), 86_400.0),
 }
+# In the singular: what stands for no unit, or counts pixels and frames.
+_NO_UNIT = {
+    "",
+    "1",
+    "px",
+    "pix",
+    "pixel",
+    "frame",
+    "image",
+    "slice",
+    "index",
+    "none",
+    "null",
+    "undefined",
+    "unknown",
+}
+_NO_UNIT |= {"#", "a.u.", "arb. unit", "arbitrary unit", "t.u.", "reference frame", "unit", "dimensionless"}
 _MAX_TEXT = 100_000  # characters of one string
 _MAX_ITEMS = 1_000  # entries of one list
 _MAX_DEPTH = 40
@@ -57,6 +75,43 @@ def to_seconds(value: Any, unit: Any) -> float | None:
     return _convert(value, str(unit).partition(" since ")[0], _SECONDS)
 
 
+def not_understood(step: Any, unit: Any, what: str) -> tuple[str, ...]:
+    """A warning for a step that a file gives in words that are not understood; empty where it gives none.
+
+    Parameters
+    ----------
+    step, unit : object
+        As the file has them.
+    what : {"frame time", "pixel size"}
+        What is unknown without it.
+
+    Examples
+    --------
+    >>> not_understood(2, "1/nm", "pixel size")[0].partition(",")[0]
+    'its pixels are 2 1/nm apart'
+    >>> not_understood(2, "ms", "frame time"), not_understood(1, "pixels", "pixel size")
+    ((), ())
+    """
+    told = str(unit or "").strip().strip("<>[]()")
+    try:
+        number = float(single(step))
+    except (TypeError, ValueError):
+        return ()
+    convert = to_seconds if what == "frame time" else to_nanometres
+    if not math.isfinite(number) or number == 0 or convert(number, told) is not None:
+        return ()
+    plain = told.lower()
+    if plain in _NO_UNIT or (len(plain) > 1 and plain.removesuffix("s") in _NO_UNIT):
+        return ()
+    things, kind, doubt = ("frames", "time", "it may be no movie over time, and ")
+    if what == "pixel size":
+        things, kind, doubt = ("pixels", "length", "")
+    return (
+        f"its {things} are {number:g} {told[:40]} apart, which is no {kind} that is understood, so {doubt}its {what} "
+        f"is unknown. --{what.replace(' ', '-')} gives it.",
+    )
+
+
 def _convert(value: Any, unit: Any, factors: Mapping[str, float]) -> float | None:
     # ImageJ writes what is not ASCII as an escape sequence.
     name = re.sub(r"\\u([0-9A-Fa-f]{4})", lambda match: chr(int(match[1], 16)), str(unit))
@@ -64,12 +119,17 @@ def _convert(value: Any, unit: Any, factors: Mapping[str, float]) -> float | Non
     name = name.replace("\u00b5", "u").replace("\u03bc", "u").replace("\u212b", "\u00e5").strip().lower()
     factor = factors.get(name, factors.get(name.removesuffix("s")))
     try:
-        number = float(value)
+        number = float(single(value))
     except (TypeError, ValueError):
         return None
     if factor is None or not math.isfinite(number) or number <= 0:
         return None
     return float(f"{number * factor:.12g}")  # 1.14 and not 1.1400000000000001
+
+
+def single(value: Any) -> Any:
+    """The only element of a list, as many programs write a number; all else as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def pixel_size(row_nm: float | None, column_nm: float | None) -> tuple[float, float] | None:

@@ -118,8 +118,11 @@ def clipping(statistics: PixelStatistics, apart: NDArray[np.bool_]) -> tuple[flo
     top = peaks.max()
     below = peaks[peaks < top]
     # Where a count is 0 or 1 there is nothing to compare with.
-    if below.size == 0 or not top > 1:
+    if not top > 1:
         return None
+    if below.size == 0:  # where all are cut off; in a movie that never changes nothing is
+        changes = bool((statistics.variance[~apart] > 0).any())
+        return (float(top), peaks.size) if changes and peaks.size >= CLIPPED else None
     n_top, n_below = int((peaks == top).sum()), int((below == below.max()).sum())
     return (float(top), n_top) if n_top >= CLIPPED and n_top > 3 * n_below else None
 

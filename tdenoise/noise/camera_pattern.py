@@ -230,11 +230,12 @@ def stand_ins(mean: Array, bad: NDArray[np.bool_]) -> NDArray[np.float32]:
     if bad.all():
         raise ValueError("no pixel of the movie measures anything")
     levels = np.full(mean.shape, np.nan, dtype=np.float32)
-    sound = np.where(bad, 0.0, mean)
+    room = float(np.finfo(np.float32).max)  # damaged numbers are larger, and their means, too
+    sound = np.where(bad, 0.0, np.clip(mean, -room, room))
     size = 3
     while (missing := bad & np.isnan(levels)).any():
         if size > 2 * max(mean.shape):
-            levels[missing] = mean[~bad].mean()
+            levels[missing] = sound[~bad].mean()
             break
         share = uniform_filter((~bad).astype(np.float64), size, mode="constant")
         near = missing & (share > 0.5 / size**2)
