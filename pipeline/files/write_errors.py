@@ -68,8 +68,12 @@ def of_writing(error: OSError) -> PipelineError | None:
     file = Path(os.fsdecode(error.filename))
     folder = file.absolute().parent
     # Who may look into a folder is told of a file that is not there; so it was to be made.
-    creates = _is_open_folder(folder) and os.access(folder, os.X_OK) and not os.path.lexists(file)
-    return failure(error, file) if creates and not os.access(folder, os.W_OK) else None
+    creates = (
+        _is_open_folder(folder)
+        and os.access(folder, os.X_OK, effective_ids=True)
+        and not os.path.lexists(file)
+    )
+    return failure(error, file) if creates and not os.access(folder, os.W_OK, effective_ids=True) else None
 
 
 def _is_open_folder(path: Path) -> bool:
