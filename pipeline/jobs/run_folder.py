@@ -148,7 +148,7 @@ def records(folder: Path) -> list[JobRecord]:
             elif event.get("event") == "submitted" and event.get("name") in found:
                 found[event["name"]] |= {"id": event["id"], "submitted": event["submitted"]}
             elif event.get("event") == "refused":
-                found.pop(event.get("name"), None)
+                found.pop(str(event.get("name")), None)
     return [
         JobRecord(
             name=job["name"],
