@@ -125,17 +125,18 @@ def test_a_step_that_fails_is_the_last_and_its_log_says_why(tool, tmp_path):
 
 
 def test_a_run_of_another_machine_is_unknown_here_and_not_begun_again(tool, tmp_path):
+    from tdenoise_pipeline.files.sealed_json import unsealed, write_sealed
     from tdenoise_pipeline.jobs import local_queue
 
     assert tool("submit", "--profile", "local", "run", HOSTILE, "-o", "out", "--time-limit", "60s")[0] == 0
     file = tmp_path / "out/batch" / local_queue.PROCESS
-    record = file.read_text()
-    file.write_text(json.dumps(json.loads(record) | {"host": "elsewhere"}))
+    record = file.read_bytes()
+    write_sealed(file, unsealed(record) | {"host": "elsewhere"})
     assert status(tool)["state"] == "unknown"
     for words in (("resume", "out"), ("cancel", "out")):
         code, shown = tool(*words)
         assert code == 1 and "it was submitted on elsewhere" in shown
-    file.write_text(record)
+    file.write_bytes(record)
     assert tool("cancel", "out")[0] == 0
 
 

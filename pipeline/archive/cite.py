@@ -11,7 +11,7 @@ from tdenoise.network import checkpoint
 from tdenoise.network.card import ModelCard
 
 from ..errors import InputError
-from ..files.sealed_json import read_json
+from ..files.sealed_json import read_unbroken
 from ..settings.result_settings import CiteConfig
 from ..settings.results import OUTPUTS, is_run_folder
 from ..step_control import Control
@@ -92,7 +92,7 @@ def _look(path: Path) -> _Told:
         if parts["ingest"].exists():
             movie = store.open_store(parts["ingest"], store.MOVIE, deep=False)
         card = _card(parts["train"])
-        metrics = read_json(path / "metrics.json")
+        metrics = read_unbroken(path / "metrics.json")
     elif store.read_attributes(path)["kind"] == "movie":
         movie = store.open_store(path, store.MOVIE, deep=False)
     else:

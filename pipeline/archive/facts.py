@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files.sealed_json import read_json
+from ..files.sealed_json import read_unbroken
 
 Facts = dict[str, Any]
 
@@ -52,7 +52,7 @@ def _dose(attributes: Mapping[str, Any]) -> float | None:
 
 def denoised_facts(denoised_id: str, path: Path) -> Facts:
     """Of a denoised store, what the report of its run measured, if it lies in the folder of one."""
-    metrics = read_json(path.parent / "metrics.json")
+    metrics = read_unbroken(path.parent / "metrics.json")
     made_from = metrics.get("made_from")
     found: Facts = {"bytes": size_on_disk(path)}
     if isinstance(made_from, dict) and made_from.get("denoised") == denoised_id:

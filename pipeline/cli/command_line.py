@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PipelineError, ResourceError, Stopped, UsageError
-from ..files.write_errors import DISK_FULL
+from ..files.write_errors import of_writing
 from ..settings.fields import flag_of, is_required, takes_several
 from ..step_control import Control
 from . import show
@@ -261,15 +261,11 @@ def _explain(error: BaseException) -> tuple[int, str]:
             Stopped.exit_code,
             f"the connection to the workers broke ({error}). Run the same command again to continue",
         )
+    if isinstance(error, OSError) and (named := of_writing(error)) is not None:
+        return named.exit_code, str(named)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
-        if error.errno in DISK_FULL:
-            advice = "free some space, then run the same command again to continue"
-            return (
-                ResourceError.exit_code,
-                f"{where}the disk is full, can hold no more files, or your quota is used up ({reason}); {advice}",
-            )
         return 1, f"{where}{reason[:1].lower()}{reason[1:]}. Check the path and your permissions"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return ResourceError.exit_code, f"out of memory ({error}). Use fewer workers or a smaller --tile"

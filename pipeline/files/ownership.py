@@ -112,6 +112,26 @@ def check_place(folder: Path, partial: Path) -> None:
                 raise UsageError(f"{path}: can be changed by everybody. Close it: chmod o-w {path.name}.")
 
 
+def make_own_folder(folder: Path, mode: int = 0o755) -> None:
+    """Make a folder that this user alone may change: for scripts, keys, and the files of workers.
+
+    Around it others may write. One that is there already is this user's, and is closed to others, or is refused.
+
+    Raises
+    ------
+    UsageError
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=mode)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or not is_mine(folder, found):
+        why = stranger(folder, found) or "is no folder"
+        raise UsageError(f"{folder}: {why}, so nothing is started from there. Remove it.")
+    if found.st_mode & OTHERS_WRITE:  # of a umask that leaves it to the group
+        folder.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS_WRITE)
+
+
 def _owner_of_new(folder: Path) -> int | None:
     """Whom what this process makes in a folder belongs to: on some network mounts that is nobody, or one for all."""
     try:

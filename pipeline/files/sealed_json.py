@@ -67,6 +67,21 @@ def unbroken(data: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+def read_unbroken(file: Path) -> dict[str, Any]:
+    """The object in a file that is sealed, or that an earlier version wrote; empty where it is missing or damaged.
+
+    Damage is logged.
+    """
+    try:
+        data = patiently(file.read_bytes)
+    except OSError:
+        return {}
+    document = unbroken(data)
+    if document is None:
+        log.warning("%s: is damaged, so it is ignored", file)
+    return document or {}
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where the file is missing or damaged."""
     try:

@@ -59,6 +59,23 @@ def failure(error: OSError, place: Path) -> PipelineError | None:
     return None
 
 
+def of_writing(error: OSError) -> PipelineError | None:
+    """What `failure` says of an error that can only come from writing; None if it may come from reading."""
+    if error.errno == errno.EROFS or error.errno in DISK_FULL:
+        return failure(error, Path())
+    if error.errno not in DENIED or not isinstance(error.filename, str | bytes):
+        return None
+    file = Path(os.fsdecode(error.filename))
+    folder = file.absolute().parent
+    # Who may look into a folder is told of a file that is not there; so it was to be made.
+    creates = (
+        _is_open_folder(folder)
+        and os.access(folder, os.X_OK, effective_ids=True)
+        and not os.path.lexists(file)
+    )
+    return failure(error, file) if creates and not os.access(folder, os.W_OK, effective_ids=True) else None
+
+
 def _is_open_folder(path: Path) -> bool:
     try:
         return path.is_dir()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, UsageError
-from ..readers import MovieInfo, Reader, open_raw
+from ..readers import MovieInfo, Reader
 from ..resources import budget
 from ..settings.denoise_settings import RunConfig
 from ..settings.ingest_settings import IngestConfig, Preparation
@@ -19,6 +19,7 @@ from ..store import store
 from ..store.blocks import Region, spans
 from .corrections import References, summed_type
 from .fingerprint import Source
+from .own_store import open_movie_of
 
 SLAB_BYTES = 2**29  # all shards of one stretch of time, held at once by one thread
 PIECE_BYTES = 2**24  # of raw frames, read and corrected at once
@@ -62,7 +63,7 @@ class IngestPlan:
 
 def open_movie(config: IngestConfig | RunConfig) -> Reader:
     """Open the raw movie that the settings name."""
-    return open_raw(
+    return open_movie_of(
         config.raw, allow_truncated=config.allow_truncated, dataset=config.dataset, channel=config.channel
     )
 

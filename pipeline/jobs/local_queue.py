@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -11,11 +10,10 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from tdenoise.files.atomic import write_atomically
+from typing import Any
 
 from ..errors import PipelineError
-from ..files.sealed_json import read_json
+from ..files.sealed_json import read_unbroken, write_sealed
 from ..runs.lease import is_here, process_start, this_process
 from ..slurm.batch_script import NoAnswer, clean_environment
 from ..slurm.job_queue import Queued
@@ -92,14 +90,20 @@ def start(folder: Path, run: str, names: Sequence[str]) -> str:
         "run": run,
         "names": list(names),
     }
-    write_atomically(folder / PROCESS, json.dumps(record).encode())
+    write_sealed(folder / PROCESS, record)
     process.returncode = 0  # nobody here waits for it
     return f"pid-{process.pid}"
 
 
 def has(folder: Path, run: str) -> bool:
     """Whether the last jobs of a run were for this machine."""
-    return read_json(folder / PROCESS).get("run") == run
+    return (folder / PROCESS).exists() and _record(folder).get("run", run) == run
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What works through the steps; empty where that is not known."""
+    record = read_unbroken(folder / PROCESS)
+    return record if {"host", "pid", "process_start", "run", "names"} <= set(record) else {}
 
 
 def jobs(folder: Path) -> list[Queued]:
@@ -110,7 +114,8 @@ def jobs(folder: Path) -> list[Queued]:
     NoAnswer
         If they are on another machine.
     """
-    record = read_json(folder / PROCESS)
+    if not (record := _record(folder)):
+        return []  # it is told; what still runs holds the lease of its output
     here = this_process()["host"]
     if record["host"] != here:
         raise NoAnswer(f"it was submitted on {record['host']}, but this is {here}")

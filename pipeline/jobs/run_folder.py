@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tdenoise.files.atomic import fsync
-from tdenoise.files.json_documents import parse_json
+from tdenoise.files.atomic import SEAL, fsync, seal
 
 from ..errors import InputError, UsageError
 from ..files import ownership
@@ -30,6 +29,7 @@ from ..slurm import job_queue
 from . import local_queue
 
 RUN_FILE = "run.json"
+_NEEDED = {"submitting": {"time", "name", "kind", "run"}, "submitted": {"name", "id", "submitted"}}
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def cancel(folder: Path, run: str) -> list[str]:
 
 def append(folder: Path, **event: Any) -> None:
     """Add a line to the record of jobs, durably."""
-    line = json.dumps({"time": now(), **event}) + "\n"
-    with (folder / "jobs.jsonl").open("a", encoding="utf-8") as file:
+    line = seal(json.dumps({"time": now(), **event, "seal": SEAL}).encode()) + b"\n"
+    with (folder / "jobs.jsonl").open("ab") as file:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
@@ -136,20 +136,19 @@ def append(folder: Path, **event: Any) -> None:
 
 
 def records(folder: Path) -> list[JobRecord]:
-    """All jobs that were handed in, the oldest first. A line that was cut counts as not there."""
+    """All jobs that were handed in, the oldest first. A line that was cut or damaged counts as not there."""
     found: dict[str, dict[str, Any]] = {}
     with contextlib.suppress(OSError):
-        for line in (folder / "jobs.jsonl").read_text(encoding="utf-8").splitlines():
-            try:
-                event = parse_json(line)
-            except ValueError:
+        for line in (folder / "jobs.jsonl").read_bytes().split(b"\n"):
+            event = unbroken(line) or {}
+            if not _NEEDED.get(str(event.get("event")), set()) <= set(event):
                 continue
             if event.get("event") == "submitting":
                 found[event["name"]] = {**event, "id": None, "submitted": event["time"]}
             elif event.get("event") == "submitted" and event.get("name") in found:
                 found[event["name"]] |= {"id": event["id"], "submitted": event["submitted"]}
             elif event.get("event") == "refused":
-                found.pop(event.get("name"), None)
+                found.pop(str(event.get("name")), None)
     return [
         JobRecord(
             name=job["name"],

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
 from xarray.core import indexing
 
-from ..readers import MovieInfo, Reader, open_raw
+from ..ingest.own_store import open_movie_of
+from ..readers import MovieInfo, Reader
 from . import accessor  # noqa: F401  (so that what it opens has it)
 
 COUNTS = "counts"
@@ -110,7 +111,7 @@ class Engine(BackendEntrypoint):  # type: ignore[misc, no-any-unimported, unused
 
 def _open(path: str, mode: str, **choices: Any) -> Reader:
     """Open a raw movie, as a file manager wants it: in another process it always names a mode."""
-    return open_raw(path, **choices)
+    return open_movie_of(Path(path), **choices)
 
 
 def _frames_of_chunk(info: MovieInfo) -> int:

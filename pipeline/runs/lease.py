@@ -217,7 +217,7 @@ def holds_lease(folder: Path, token: str, member: str | None = None) -> bool:
             return False
         owner = json.loads(patiently((folder / "lease" / "owner.json").read_text))
         return bool(owner["token"] == token)
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

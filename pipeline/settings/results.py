@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files.sealed_json import read_json
+from ..files.sealed_json import read_json, read_unbroken
 
 # What each step leaves in the folder.
 STUDY = "study.json"  # in the folder of a study, once all its trainings are judged
@@ -57,5 +57,5 @@ def beside_in_run(denoised: Path, step: str, exists: bool = True) -> Path | None
 
 def was_compared(folder: Path) -> bool:
     """Whether the report of a run compares its result with a truth."""
-    made_from = read_json(folder / "metrics.json").get("made_from")
+    made_from = read_unbroken(folder / "metrics.json").get("made_from")
     return isinstance(made_from, dict) and made_from.get("truth") is not None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ResourceError, Stopped, UsageError
+from ..files import ownership
 from ..resources import budget
 from ..settings.workers import Workers
 from ..slurm.site_profile import SUBMIT, worker_profile
@@ -100,7 +101,7 @@ def connect(
     import dask
     import distributed  # noqa: F401  (loaded inside config.set, its defaults would go when that ends)
 
-    scratch.mkdir(parents=True, exist_ok=True)
+    ownership.make_own_folder(scratch)
     # Else the scheduler makes a folder of its own in /tmp, which stays.
     settings = SETTINGS | {"temporary-directory": str(scratch)}
     with dask.config.set(settings), _environment_restored():

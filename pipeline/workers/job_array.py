@@ -19,7 +19,8 @@ from typing import Any
 from tdenoise.files.atomic import write_atomically
 
 from ..errors import PipelineError, Stopped
-from ..files.sealed_json import read_sealed, write_sealed
+from ..files import ownership
+from ..files.sealed_json import write_sealed
 from ..runs import paths, plans
 from ..runs.shared_run import SharedRun
 from ..settings.denoise_settings import ApplyConfig
@@ -101,7 +102,7 @@ def apply_array(
     """
     profile = worker_profile(config.profile, config.workers)
     folder = paths.work_folder(config.output).absolute()
-    before = read_sealed(folder / "array.json") or {}
+    before = ownership.read_own(folder / "array.json")
     known = before.get("plan") == plans.plan_id(plan) and _is_queued(before["name"])
     # Of a batch run: its own name first, so that status, cancel and the costs find the array too.
     name = before["name"] if known else f"{os.environ.get('TDENOISE_RUN', 'tdn')}-{uuid.uuid4().hex[:8]}"
@@ -127,15 +128,15 @@ def _submit(
     config: ApplyConfig, count: int, name: str, profile: JobProfile, run: SharedRun
 ) -> dict[str, Any]:
     log_dir = run.folder.absolute() / "logs"
-    log_dir.mkdir(exist_ok=True)
+    ownership.make_own_folder(log_dir)  # what lies there runs as this user
     script = log_dir / f"{name}.sh"
     text = render(task_words(config), count, name=name, profile=profile, log_dir=log_dir, work_dir=Path.cwd())
     write_atomically(script, text.encode())
     record = {"plan": run.id, "name": name, "job": None}
     # Before the job is: a submission that was cut short is found by the name.
-    write_sealed(run.folder / "array.json", record)
+    write_sealed(run.folder / "array.json", record, mode=0o600)
     record["job"] = submit_script(script)
-    write_sealed(run.folder / "array.json", record)
+    write_sealed(run.folder / "array.json", record, mode=0o600)
     log.info("array job %s with %d tasks is queued", record["job"], count)
     return record
 

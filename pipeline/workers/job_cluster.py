@@ -33,6 +33,7 @@ from distributed.deploy.adaptive import Adaptive
 from distributed.security import Security
 
 from ..errors import ResourceError, Stopped, UsageError
+from ..files import ownership
 from ..slurm.job_reasons import Pending, hopeless, newest_log
 from ..slurm.site_profile import JobProfile
 from . import leave_early, preflight
@@ -72,8 +73,9 @@ class WorkerCluster(JobQueueCluster):  # type: ignore[misc]
         on_disk = copy.copy(security)
         for role, field in (("ca_file", "ca_file"), ("cert", "worker_cert"), ("key", "worker_key")):
             path = self.tls_dir / f"{role}.pem"
-            path.touch(mode=0o600)
-            path.write_text(texts[role], encoding="ascii")
+            key = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(key, "w", encoding="ascii") as file:
+                file.write(texts[role])
             setattr(on_disk, f"tls_{field}", shlex.quote(str(path)))
         return on_disk
 
@@ -173,7 +175,7 @@ def worker_jobs(wanted: Wanted) -> Iterator[WorkerCluster]:
     ------
     WorkerCluster
     """
-    wanted.log_dir.mkdir(parents=True, exist_ok=True)
+    ownership.make_own_folder(wanted.log_dir)
     # Of a batch run: its own name first, so that status, cancel and the costs find the workers too. PBS takes 15
     # characters.
     name = f"{os.environ.get('TDENOISE_RUN', 'tdn')}-{uuid.uuid4().hex[:8]}"
@@ -325,6 +327,8 @@ def _prologue(profile: JobProfile, settings: Mapping[str, object]) -> list[str]:
 def _keys_folder(log_dir: Path, name: str, job_cls: type[WorkerJob]) -> Iterator[Path]:
     """A private folder for keys; what a driver that was killed left is removed first, its jobs included."""
     for stale in log_dir.glob(f"{KEYS}*"):
+        if ownership.stranger(stale) is not None:
+            continue  # no reason to cancel jobs of ours
         job_cls.cancel_all(stale.name.removeprefix(KEYS))
         shutil.rmtree(stale, ignore_errors=True)
     folder = log_dir / f"{KEYS}{name}"

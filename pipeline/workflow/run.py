@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from tdenoise.files.atomic import make_folder, make_shared_folder, write_atomically
+from tdenoise.files.atomic import make_folder, make_shared_folder
 
 from ..apply.apply import apply
 from ..archive.archive import check_archive
 from ..errors import UsageError
 from ..evaluate.report import write_report
 from ..evaluate.truth import check_truth, load_truth
-from ..files.sealed_json import read_json, read_sealed, write_sealed
+from ..files.sealed_json import read_sealed, read_unbroken, write_sealed
 from ..files.write_errors import named_failures
 from ..ingest.corrections import References
 from ..ingest.ingest import ingest
@@ -142,7 +141,7 @@ def _report(config: RunConfig, denoised: Path, movie: Path, model: Path, control
     file, page = config.output / "metrics.json", config.output / "report.html"
     truth = None if config.truth is None else hashlib.sha256(config.truth.read_bytes()).hexdigest()
     made_from = {"denoised": store.read_attributes(denoised)["id"], "truth": truth, "software": VERSION}
-    known = read_json(file)
+    known = read_unbroken(file)
     if page.exists() and known.get("made_from") == made_from:
         return known
     settings = ReportConfig(
@@ -155,7 +154,7 @@ def _report(config: RunConfig, denoised: Path, movie: Path, model: Path, control
         force=True,
     )
     metrics = write_report(settings, control) | {"made_from": made_from}
-    write_atomically(file, (json.dumps(metrics, indent=1, sort_keys=True) + "\n").encode())
+    write_sealed(file, metrics)
     return metrics
 
 
