@@ -15,6 +15,7 @@ import xarray as xr
 import zarr
 from small import counts, model_folder, movie_store
 from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.errors import InputError, UsageError
 from tdenoise_pipeline.settings.config import ApplyConfig
 from tdenoise_pipeline.store import store
 from tdenoise_pipeline.store.netcdf import LEFT_OUT, MOST_BYTES, plain_attributes
@@ -79,6 +80,40 @@ def test_a_store_is_written_as_netcdf_and_read_back(
     plain.to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
     with xr.open_dataset(tmp_path / "b.nc", engine="h5netcdf") as back:
         xr.testing.assert_equal(back.load(), plain.load())
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_the_engine_opens_a_store_so_that_all_of_it_can_be_written_as_netcdf(
+    stores: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("h5netcdf")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = xr.open_dataset(stores[name], engine="tdenoise")
+        xr.testing.assert_identical(dataset, tdenoise_pipeline.open(stores[name]))
+        groups = xr.open_groups(stores[name], engine="tdenoise")
+        tree = xr.open_datatree(stores[name], engine="tdenoise")
+        assert set(groups) == {"/", "/integrity"} == set(tree.groups)
+        tree.to_netcdf(tmp_path / "tree.nc", engine="h5netcdf")
+    with xr.open_datatree(tmp_path / "tree.nc", engine="h5netcdf") as back:
+        for group in groups:
+            xr.testing.assert_equal(back[group].to_dataset(inherit=False).load(), groups[group].load())
+        assert json.loads(back["integrity"].attrs["tdenoise"])["status"] == "complete"
+    assert set(xr.open_dataset(stores[name], engine="tdenoise", drop_variables="t").coords) < set(
+        dataset.coords
+    )
+    with pytest.raises(UsageError, match="is a store"):
+        xr.open_dataset(stores[name], engine="tdenoise", channel=0)
+
+
+def test_the_engine_opens_a_run_and_refuses_a_damaged_store(stores: dict[str, Path], tmp_path: Path) -> None:
+    run = stores["movie"].parent
+    assert "denoised" in xr.open_dataset(run, engine="tdenoise")
+    shutil.copytree(stores["movie"], tmp_path / "damaged.zarr")
+    with (tmp_path / "damaged.zarr/zarr.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(InputError, match="was changed since"):
+        xr.open_dataset(tmp_path / "damaged.zarr", engine="tdenoise")
 
 
 def test_attributes_too_long_for_hdf5_lose_their_longest_entries_and_say_so() -> None:

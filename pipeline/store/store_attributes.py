@@ -137,8 +137,18 @@ class MovieDescription(MadeAttributes):
     warnings: list[str]  # what to know before use
 
 
+class LevelAttributes(TypedDict):
+    """A level of the pyramid: a coarser copy of the movie."""
+
+    id: str  # sha256 of its content
+    frames: int  # that one of its frames is the mean of
+    pixels: int  # side of the square that one of its pixels is the mean of
+
+
 class MovieAttributes(MovieDescription, IdentifiedAttributes):
     """What a movie store says of itself."""
+
+    pyramid: NotRequired[dict[str, LevelAttributes]]  # by paths; of large frames, and not in old stores
 
 
 # Of a denoised store -------------------------------------------------------------------------------------
@@ -164,14 +174,6 @@ class VarianceAttributes(TypedDict):
     """The array of variances beside the denoised one."""
 
     id: str  # sha256 of its content
-
-
-class LevelAttributes(TypedDict):
-    """A level of the pyramid: a coarser copy of the denoised array."""
-
-    id: str  # sha256 of its content
-    frames: int  # that one of its frames is the mean of
-    pixels: int  # side of the square that one of its pixels is the mean of
 
 
 class DenoisedAttributes(MadeAttributes, IdentifiedAttributes):

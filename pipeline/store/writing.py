@@ -26,7 +26,7 @@ from .checked_array import DOOR_THREADS
 from .integrity import array_hash, file_hash, grid_of, small_arrays, small_files
 from .pyramid import Level
 from .shards import n_chunks, shard_index, shard_key, shards_in
-from .store import KEPT_BITS, PROFILE, PYRAMID, Coordinates, Geometry
+from .store import KEPT_BITS, PROFILE, PYRAMID, PYRAMID_BITS, Coordinates, Geometry
 
 WHERE = ("workers", "worker_memory", "insecure", "profile", "share", "device")  # settings that change no byte
 
@@ -270,6 +270,11 @@ def round_mantissa(values: NDArray[np.float32], bits: int = KEPT_BITS) -> NDArra
     rounded = (integers + np.uint32(1 << (drop - 1))) & np.uint32(0xFFFFFFFF ^ ((1 << drop) - 1))
     # Inf and NaN have no mantissa to round.
     return np.where(np.isfinite(values), rounded.view(np.float32), values)
+
+
+def pyramid_values(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means as a level of a pyramid holds them, which is to look at."""
+    return round_mantissa(values, PYRAMID_BITS)
 
 
 def write_shard(
