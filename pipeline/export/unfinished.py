@@ -55,7 +55,8 @@ class UnfinishedFiles(progress.OutputRun):
         Where one of the files that they speak of is gone, nothing is done.
         """
         self.prepare(lambda path: path.mkdir())
-        found, known = self.done(), []
+        found = self.done()
+        known: list[dict[str, Any]] = []
         while len(known) in found:
             known.append(found[len(known)])
         wanted = files if known and "offset" in known[0] else files[: known[-1]["upto"] if known else 0]

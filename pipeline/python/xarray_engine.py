@@ -18,34 +18,16 @@ from xarray.core import indexing
 
 from ..errors import UsageError
 from ..files.sealed_json import read_json
-from ..readers import MovieInfo, Reader, open_raw
+from ..readers import CAMERA_SUFFIXES, MovieInfo, Reader, open_raw
 from ..settings.results import is_run_folder, part_of_run
 from ..store.netcdf import plain_attributes
 from . import accessor  # noqa: F401  (so that what it opens has it)
-from .opening import open_lazily
 
 COUNTS = "counts"
 CHUNK_BYTES, CHUNK_FRAMES = 2**26, 32  # of what `chunks={}` gives, at most
 PIECE_BYTES = 2**26  # of frames, of which only a part is wanted, read at once
-# Formats that nobody but cameras writes. Of others (.tif, .h5, .nc, .zarr, .mp4, ...), engine="tdenoise" says it.
-OWN_SUFFIXES = (
-    *(
-        ".dm3",
-        ".dm4",
-        ".dm5",
-        ".mrc",
-        ".mrcs",
-        ".ser",
-        ".tvips",
-        ".mib",
-        ".seq",
-        ".emd",
-        ".de5",
-        ".hspy",
-        ".eer",
-    ),
-    ".npy",
-)
+# Of other formats (.tif, .h5, .nc, .zarr, .mp4, ...), engine="tdenoise" says it.
+OWN_SUFFIXES = (*CAMERA_SUFFIXES, ".hspy", ".npy")
 # What a file may say, as attributes of ``counts``.
 FACTS = ("exposure_s", "voltage_kv", "dose_rate_e_per_nm2_s", "camera", "format", "reader", "missing_frames")
 
@@ -101,6 +83,8 @@ class Engine(BackendEntrypoint):  # type: ignore[misc, no-any-unimported, unused
                 raise UsageError(
                     f"{filename_or_obj}: is a store. Leave out dataset, channel and allow_truncated."
                 )
+            from .opening import open_lazily  # zarr and Dask take a second
+
             return open_lazily(filename_or_obj).drop_vars(dropped, errors="ignore")
         choices = {"dataset": dataset, "channel": channel, "allow_truncated": allow_truncated}
         path = str(Path(filename_or_obj).absolute())  # the working folder may be another one later

@@ -27,10 +27,7 @@ from .blocks import Region
 
 SMALLEST = 192  # pixels that the longer side of a level has, at least
 PIXELS, FRAMES = (2, 4, 8), (4, 16)  # sides of squares, and numbers of frames, that are averaged
-COUNT_PIXELS = (
-    4,
-    8,
-)  # of counts: squares of 2 would take another half of their disk, for noise does not compress
+COUNT_PIXELS = (4, 8)  # the same of counts: squares of 2 would take half of their disk again
 BASE_PIXELS = 4  # of the level that means over frames are made of, where it is there
 MEAN_STEP = 4  # from one level to the next, in time
 SHARD_FRAMES = 64
