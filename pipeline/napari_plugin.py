@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import zarr
 
+from tdenoise.simulation.nanoparticle import simulate
+from tdenoise.simulation.particle import SimulationSettings
+
 from .errors import InputError
 from .inputs.found_events import changes_beside
 from .inputs.shown import Shown, shown_movies
@@ -65,9 +68,6 @@ def read(path: str | list[str]) -> list[LayerData]:
 
 def sample() -> list[LayerData]:
     """A simulated movie with its truth, to try napari with."""
-    from tdenoise.simulation.nanoparticle import simulate
-    from tdenoise.simulation.particle import SimulationSettings
-
     scene = simulate(SimulationSettings(dose=2.0, seed=1))
     pixel = scene.settings.pixel_size_nm
     told: dict[str, Any] = {"scale": [scene.settings.frame_time_s, pixel, pixel], "colormap": "gray"}

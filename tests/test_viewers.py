@@ -21,7 +21,7 @@ from tdenoise_pipeline.store import store
 from tdenoise_pipeline.store.netcdf import LEFT_OUT, MOST_BYTES, plain_attributes
 from validators import judged, needs_validators
 
-SHAPE = (40, 48, 400)  # wide enough for a pyramid
+SHAPE = (40, 24, 800)  # wide enough for a pyramid, of counts too
 STORES = ("movie", "denoised")
 
 
@@ -59,8 +59,10 @@ def test_xarray_opens_a_store_as_a_dataset_as_a_tree_and_as_groups(
         with xr.open_datatree(stores[name], engine="zarr") as tree:
             assert tree[main].shape == dataset[main].shape == SHAPE
             assert main in tree["integrity"]
+            assert tree["pyramid/1"].to_dataset()[main].sizes["t"] == SHAPE[0]
         groups = xr.open_groups(stores[name], engine="zarr")
-    assert set(groups) == {"/", "/integrity"}
+    levels = store.read_attributes(stores[name])["pyramid"]
+    assert set(groups) == {"/", "/integrity", "/pyramid", *(f"/{path.rpartition('/')[0]}" for path in levels)}
     np.testing.assert_array_equal(groups["/"][main][3], dataset[main][3])
 
 
@@ -121,6 +123,18 @@ def test_attributes_too_long_for_hdf5_lose_their_longest_entries_and_say_so() ->
     text = plain_attributes(attributes)["tdenoise"]
     assert len(text) < MOST_BYTES
     assert json.loads(text) == {"kind": "movie", "noise": {"gain": 1.0}, LEFT_OUT: ["frame_means"]}
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_levels_are_found_through_the_group_and_by_themselves(stores: dict[str, Path], name: str) -> None:
+    """The first is how napari-ome-zarr opens them, the second how others do."""
+    root = zarr.open_group(stores[name], mode="r")
+    for image in root.attrs["ome"]["multiscales"]:
+        axes = tuple(axis["name"] for axis in image["axes"])
+        for level in image["datasets"]:
+            alone = zarr.open_array(stores[name] / level["path"], mode="r")
+            assert alone.metadata.dimension_names == axes
+            np.testing.assert_array_equal(root[level["path"]][:2], alone[:2])
 
 
 def test_levels_of_an_image_have_the_places_that_the_metadata_say(stores: dict[str, Path]) -> None:
@@ -184,7 +198,8 @@ def test_the_reader_of_napari_ome_zarr_finds_levels_and_contrast(
     stores: dict[str, Path], name: str, tmp_path: Path
 ) -> None:
     found = looked_at("ome_zarr", stores[name], tmp_path)
-    assert found["shapes"] == [list(SHAPE), *([] if name == "movie" else [[40, 24, 200]])]
+    coarser = [[40, 6, 200]] if name == "movie" else [[40, 12, 400], [40, 6, 200]]
+    assert found["shapes"] == [list(SHAPE), *coarser]
     (limits,) = found["contrast_limits"]
     assert 0 <= limits[0] < limits[1] < 15
     assert found["axes"] == ["t", "y", "x"] and found["not_negative"]

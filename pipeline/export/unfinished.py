@@ -41,6 +41,10 @@ class UnfinishedFiles(progress.OutputRun):
     def __init__(self, output: Path, plan: dict[str, Any], *, force: bool, control: Control) -> None:
         super().__init__(output, plan, force=force, stop=control.stop)
 
+    def __enter__(self) -> UnfinishedFiles:
+        super().__enter__()
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -129,14 +129,14 @@ def _build(
     _add_arrays(run.partial, plan, found)
     hashes = markers.hashes(records)
     id = integrity.content_id(store.MOVIE, array, hashes)
-    levels = pyramid.levels_in(run.partial, plan.levels)
     attributes: MovieAttributes = {
         # Of a movie without files, its counts are the source.
         **describe(config, reader.info, plan, source, sha256 or id, found),
-        **({store.PYRAMID: _record_levels(run.partial, levels, records)} if levels else {}),
         "plan": run.id,
         "id": id,
     }
+    if levels := pyramid.levels_in(run.partial, plan.levels):
+        attributes["pyramid"] = _record_levels(run.partial, levels, records)
     run.check()
     writing.finish(run.partial, store.MOVIE, attributes, hashes, recorded_settings.record(config))
     return attributes

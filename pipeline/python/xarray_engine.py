@@ -107,14 +107,16 @@ class Engine(BackendEntrypoint):  # type: ignore[misc, no-any-unimported, unused
         *,
         drop_variables: str | Iterable[str] | None = None,
     ) -> dict[str, xarray.Dataset]:
-        """Open a store, and the record of the hashes of its shards, a group in it; a raw movie is one."""
+        """Open a store and the record of its hashes, a group in it, without its coarser copies. A raw movie is one."""
         groups = {"/": self.open_dataset(filename_or_obj, drop_variables=drop_variables)}
         if is_store(filename_or_obj):
+            from ..store.store import PYRAMID
+
             place = part_of_run(Path(filename_or_obj), "apply")
             for name, group in xarray.open_groups(
                 place, engine="zarr", drop_variables=drop_variables
             ).items():
-                if name != "/":
+                if name != "/" and not name.startswith(f"/{PYRAMID}"):
                     groups[name] = group.assign_attrs(plain_attributes(group.attrs))
         return groups
 
