@@ -85,7 +85,7 @@ class Engine(BackendEntrypoint):  # type: ignore[misc, no-any-unimported, unused
                 )
             from .opening import open_lazily  # zarr and Dask take a second
 
-            return open_lazily(filename_or_obj).drop_vars(dropped, errors="ignore")
+            return open_lazily(Path(filename_or_obj)).drop_vars(dropped, errors="ignore")
         choices = {"dataset": dataset, "channel": channel, "allow_truncated": allow_truncated}
         path = str(Path(filename_or_obj).absolute())  # the working folder may be another one later
         manager = CachingFileManager(_open, path, mode="r", kwargs=choices)

@@ -107,6 +107,14 @@ class DriftAttributes(TypedDict):
     every_n_frames: int  # that it was measured at
 
 
+class LevelAttributes(TypedDict):
+    """A level of the pyramid: a coarser copy of the movie."""
+
+    id: str  # sha256 of its content
+    frames: int  # that one of its frames is the mean of
+    pixels: int  # side of the square that one of its pixels is the mean of
+
+
 class MovieDescription(MadeAttributes):
     """Where a movie comes from, what was done and measured.
 
@@ -135,20 +143,11 @@ class MovieDescription(MadeAttributes):
     references: dict[str, dict[str, Any]]  # name, sha256 and orientation of the file of each kind
     corrections: list[str]  # what was done to the counts, in order, in words
     warnings: list[str]  # what to know before use
-
-
-class LevelAttributes(TypedDict):
-    """A level of the pyramid: a coarser copy of the movie."""
-
-    id: str  # sha256 of its content
-    frames: int  # that one of its frames is the mean of
-    pixels: int  # side of the square that one of its pixels is the mean of
+    pyramid: NotRequired[dict[str, LevelAttributes]]  # by paths; of large frames, and not in old stores
 
 
 class MovieAttributes(MovieDescription, IdentifiedAttributes):
     """What a movie store says of itself."""
-
-    pyramid: NotRequired[dict[str, LevelAttributes]]  # by paths; of large frames, and not in old stores
 
 
 # Of a denoised store -------------------------------------------------------------------------------------
