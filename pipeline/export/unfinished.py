@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from tdenoise.files.atomic import fsync
 
+from ..errors import UsageError
 from ..runs import markers, paths, progress
 from ..runs.lease import holds_lease
 from ..step_control import Control
@@ -25,7 +26,7 @@ BYTES_OF_STAT = 512  # of what `os.stat` counts
 
 
 class UnfinishedFiles(progress.OutputRun):
-    """The right to write some files, held as a context; where nothing is done at its end, nothing is left.
+    """The right to write some files, held as a context; where nothing is done or wanted at its end, nothing is left.
 
     Parameters
     ----------
@@ -48,7 +49,10 @@ class UnfinishedFiles(progress.OutputRun):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and holds_lease(self.folder, self.token) and not self.done_numbers():
+        if isinstance(error, OSError) and Path(error.filename or self.partial / "any").parent == self.partial:
+            error.filename = str(self.output)
+        useless = isinstance(error, UsageError) or not self.done_numbers()
+        if error is not None and useless and holds_lease(self.folder, self.token):
             shutil.rmtree(self.partial, ignore_errors=True)
             self.tidy()
         super().__exit__(kind, error, trace)
