@@ -1,9 +1,10 @@
-"""What the pyramid of a denoised movie costs: time against all of `apply --ensemble 1`, disk against the array.
+"""What a pyramid costs: of a denoised movie, time against all of `apply --ensemble 1`; of both stores, disk.
 
-The same store is finished several times; the time within `pyramid.build` is set against that of all of `apply`, in
-one process and on one core, with the model that comes with tdenoise.
+Disk is set against the array at full resolution; that of counts for Poisson noise of several doses. The same denoised
+store is finished several times; the time within `pyramid.build` is set against that of all of `apply`, in one process
+and on one core, with the model that comes with tdenoise.
 
-    python benchmarks/pyramid.py [--sizes 512 1024] [--frames 32] [--save] [--quick]
+    python benchmarks/pyramid.py [--sizes 512 1024] [--frames 32] [--doses 0.5 2 10] [--save] [--quick]
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ def main() -> None:
     options.add_argument("--sizes", type=int, nargs="+", default=[512, 1024])
     options.add_argument("--frames", type=int, default=32)
     options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--doses", type=float, nargs="*", default=[0.5, 2, 10])
     chosen = options.parse_args()
     if chosen.quick:
-        chosen.sizes, chosen.frames, chosen.repeats = [384], 8, 1
+        chosen.sizes, chosen.frames, chosen.repeats, chosen.doses = [384], 8, 1, []
     results: dict[str, Any] = {}
     for size in chosen.sizes:
         with scratch(chosen.folder) as folder:
@@ -41,6 +43,11 @@ def main() -> None:
             f"(CPU: {found['cpu']:.1%}; target {TIME:.0%}), {found['disk']:.1%} of the disk (target {DISK:.0%})",
             flush=True,
         )
+    for dose in chosen.doses:
+        with scratch(chosen.folder) as folder:
+            share = counts_share(folder, dose)
+        results[f"counts, {dose:g} electrons"] = {"disk": share}
+        print(f"counts, {dose:g} electrons per pixel and frame: {share:.1%} of the disk", flush=True)
     if chosen.save:
         save("pyramid", results)
 
@@ -69,14 +76,21 @@ def measure(folder: Path, shape: tuple[int, int, int], repeats: int) -> dict[str
         finally:
             pyramid.build = build
         ratios.append((inner[0].wall / whole.wall, inner[0].cpu / whole.cpu))
-    n_bytes = {
-        name: sum(f.stat().st_size for f in (output / name).rglob("*") if f.is_file()) for name in NAMES
-    }
+    disk = size_of(output / "pyramid") / size_of(output / "denoised")
     wall, cpu = (statistics.median(values) for values in zip(*ratios, strict=True))
-    return {"time": wall, "cpu": cpu, "disk": n_bytes["pyramid"] / n_bytes["denoised"]}
+    return {"time": wall, "cpu": cpu, "disk": disk}
 
 
-NAMES = ("denoised", "pyramid")
+def counts_share(folder: Path, dose: float) -> float:
+    """Share of the disk of counts that their pyramid takes."""
+    np.save(folder / "movie.npy", np.random.default_rng(0).poisson(dose, (32, 256, 2048)).astype(np.uint8))
+    ingest(IngestConfig(raw=folder / "movie.npy", output=folder / "movie.zarr"))
+    return size_of(folder / "movie.zarr/pyramid") / size_of(folder / "movie.zarr/counts")
+
+
+def size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
 
 if __name__ == "__main__":
     main()

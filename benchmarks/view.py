@@ -8,7 +8,6 @@ is asked to play 30 frames a second, at the whole frame and zoomed in; the first
 
 from __future__ import annotations
 
-import functools
 import re
 import shutil
 import subprocess
@@ -80,8 +79,9 @@ def make(folder: Path, shape: tuple[int, int, int]) -> None:
             for region in shards_in(Region(*((0, n) for n in shape)), geometry.shard)
         )
     }
-    fewer_bits = functools.partial(writing.round_mantissa, bits=store.PYRAMID_BITS)
-    hashes |= pyramid.build(path, levels, folder / "done", fewer_bits, lambda: None, lambda: None, 2)
+    hashes |= pyramid.build(
+        path, levels, folder / "done", writing.pyramid_values, lambda: None, lambda: None, 2
+    )
     ids = {
         name: integrity.content_id(name, zarr.open_array(path / name, mode="r"), found)
         for name, found in hashes.items()

@@ -10,6 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from small import movie_store
 from stores import denoised_store
+from tdenoise_pipeline.evaluate import refutation
 from tdenoise_pipeline.evaluate.evaluate import evaluate
 from tdenoise_pipeline.evaluate.sentences import summary
 from tdenoise_pipeline.settings.config import EvaluateConfig
@@ -52,7 +53,9 @@ def evaluated(movie: store.Store, shown: np.ndarray, folder: Path) -> dict:
     return evaluate(EvaluateConfig(made.path, movie.path))
 
 
-def test_a_vacancy_that_is_filled_is_named_and_the_truth_is_not(movie: store.Store, tmp_path: Path) -> None:
+def test_a_vacancy_that_is_filled_is_named_and_the_truth_is_not(
+    movie: store.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = evaluated(movie, DOSE * scene(without=7), tmp_path / "right")
     assert right["refuted"]["n_places"] == 0 and not any("refute" in note for note in right["notes"])
     wrong = evaluated(movie, DOSE * scene(), tmp_path / "wrong")
@@ -63,6 +66,10 @@ def test_a_vacancy_that_is_filled_is_named_and_the_truth_is_not(movie: store.Sto
     [note] = [note for note in wrong["notes"] if "refute" in note]
     assert "Do not trust" in note
     assert any(line.startswith("against the counts:") and "lower" in line for line in summary(wrong))
+    # Of many places, only the clearest are kept one by one; all of them count.
+    monkeypatch.setattr(refutation, "MAX_KEPT", 1)
+    few = evaluate(EvaluateConfig(tmp_path / "wrong/d.zarr", movie.path))
+    assert few["refuted"] == wrong["refuted"] | {"places": [first]} and wrong["refuted"]["n_places"] > 2
 
 
 def test_the_share_of_the_signal_that_is_shown_is_known_without_the_truth(

@@ -67,6 +67,7 @@ LATE_MODULES = {
     "tdenoise": "every module of the science imports its package, and `denoise` alone needs the plumbing",
     "tdenoise_pipeline": "every module imports its package, and nobody needs all of its functions",
     "tdenoise_pipeline.python.accessor": "xarray loads it with every engine, and torch takes a second",
+    "tdenoise_pipeline.python.xarray_engine": "xarray loads it with every engine, and zarr and Dask take a second",
     "tdenoise_pipeline.cli.command_line": "--help answers at once",
     "tdenoise_pipeline.cli.commands": "--help answers at once",
     "tdenoise_pipeline.cli.keeping": "--help answers at once",

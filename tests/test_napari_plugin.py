@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from raw_files import write_dm
 from ruamel.yaml import YAML
 from small import counts, model_folder, movie_store
 from stores import events_beside
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.events.tables import EVENTS
-from tdenoise_pipeline.napari_plugin import get_reader
+from tdenoise_pipeline.napari_plugin import get_reader, sample
 from tdenoise_pipeline.settings.config import ApplyConfig
 
 ROOT = Path(__file__).parents[1]
@@ -44,12 +45,31 @@ def test_the_manifest_names_a_function_that_is_there() -> None:
     for reader in manifest["contributions"]["readers"]:
         module, function = commands[reader["command"]].split(":")
         assert getattr(import_module(module), function) is get_reader
+    (offered,) = manifest["contributions"]["sample_data"]
+    assert commands[offered["command"]] == "tdenoise_pipeline.napari_plugin:sample"
+
+
+def test_the_sample_is_a_movie_and_its_truth_in_one_place() -> None:
+    (truth, above, _), (raw, below, _) = sample()
+    assert truth.shape == raw.shape and above["scale"] == below["scale"]
+    assert abs(float(raw.mean()) / float(truth.mean()) - 1) < 0.01
+
+
+def test_a_raw_movie_of_a_camera_is_one_layer_read_when_it_is_needed(tmp_path: Path) -> None:
+    write_dm(tmp_path / "m.dm4", counts((6, 24, 20)).astype(np.uint16), 4)
+    read = get_reader(str(tmp_path / "m.dm4"))
+    assert read is not None
+    ((found, told, kind),) = read(str(tmp_path / "m.dm4"))
+    assert kind == "image" and hasattr(found, "compute") and len(told["scale"]) == 3
+    np.testing.assert_array_equal(np.asarray(found[2]), counts((6, 24, 20))[2])
+    assert told["contrast_limits"][0] < told["contrast_limits"][1] < 20
 
 
 def test_a_run_is_two_layers_in_one_place_with_contrast(run: Path) -> None:
     read = get_reader(str(run))
     assert read is not None
-    (raw, below, kind), (denoised, above, _) = read(str(run))
+    (raw, below, kind), (denoised, above, _), (given, overlay, _) = read(str(run))
+    assert given.shape == (24, 400) and overlay["scale"] == above["scale"][1:] and not overlay["visible"]
     assert kind == "image" and (below["name"], above["name"]) == ("movie: counts", "denoised: denoised")
     assert below["scale"] == above["scale"] == pytest.approx([0.02, 0.05, 0.05])
     assert above["multiscale"] and not below["multiscale"]

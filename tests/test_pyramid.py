@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from small import counts, model_folder, movie_store
 from tdenoise_pipeline.apply.apply import apply
 from tdenoise_pipeline.archive.verify import verify
 from tdenoise_pipeline.errors import VerificationError
-from tdenoise_pipeline.settings.config import ApplyConfig, VerifyConfig
+from tdenoise_pipeline.ingest.ingest import ingest
+from tdenoise_pipeline.settings.config import ApplyConfig, IngestConfig, VerifyConfig
 from tdenoise_pipeline.store import pyramid, store, writing
 from tdenoise_pipeline.workflow.repair import repair
 from trials import contents
@@ -70,6 +72,59 @@ def test_a_pyramid_has_at_most_thirty_five_hundredths_of_the_points_of_a_movie(
     else:
         coarsest = max(levels, key=lambda level: level.pixels)
         assert coarsest.pixels == 8 or max(coarsest.shape[1:]) < 2 * pyramid.SMALLEST
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """A movie store of several slabs, the last one short, and its counts."""
+    frames = counts((70, 12, 800))
+    return movie_store(tmp_path_factory.mktemp("recorded"), frames), frames
+
+
+def test_every_level_of_a_movie_store_holds_the_means_of_its_counts(
+    recorded: tuple[Path, np.ndarray],
+) -> None:
+    path, frames = recorded
+    told = store.read_attributes(path)["pyramid"]
+    assert [(level["frames"], level["pixels"]) for level in told.values()] == [(1, 4), (4, 4), (16, 4)]
+    for name, level in told.items():
+        exact = pyramid.mean(frames.astype(np.float32), (level["frames"], level["pixels"], level["pixels"]))
+        found = np.asarray(zarr.open_array(path / name, mode="r")[:])
+        uncut = slice(len(frames) // level["frames"])
+        assert found.shape == exact.shape
+        np.testing.assert_allclose(found[uncut], exact[uncut], rtol=3 * 2.0**-7)
+    verify(VerifyConfig(store=path, deep=True))
+
+
+def test_whoever_is_killed_while_counts_are_copied_leaves_the_same_pyramid(
+    recorded: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    path, _ = recorded
+    command = [sys.executable, "-m", "tdenoise_pipeline.cli", "ingest", str(path.parent / "raw.npy"), "-q"]
+    command += ["-o", str(tmp_path / "movie.zarr")]
+    crash = {**os.environ, "TDENOISE_CRASH": "shard.checked:7"}
+    assert subprocess.run(command, env=crash, capture_output=True, check=False).returncode not in (0, 1, 2)
+    assert list((tmp_path / "movie.zarr-partial/pyramid").rglob("c/*/0/0"))
+    ingest(IngestConfig(raw=path.parent / "raw.npy", output=tmp_path / "movie.zarr"))
+    assert contents(tmp_path / "movie.zarr") == contents(path)
+
+
+def test_a_damaged_level_of_a_movie_store_is_named(recorded: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    copied = tmp_path / "movie.zarr"
+    shutil.copytree(recorded[0], copied)
+    (copied / "pyramid/2/counts/c/1/0/0").unlink()
+    with pytest.raises(VerificationError, match=r"pyramid/2/counts.*is missing"):
+        verify(VerifyConfig(store=copied))
+    repair(VerifyConfig(store=copied, repair=True, raw=recorded[0].parent / "raw.npy"))
+    assert contents(copied) == contents(recorded[0])
+
+
+@given(st.integers(1, 400), st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([4, 8, 16, 32]))
+def test_slabs_of_counts_own_whole_shards_of_every_level(n: int, height: int, width: int, slab: int) -> None:
+    for level in pyramid.levels_of("counts", (n, height, width), slab_frames=slab):
+        slabs = -(-n // slab)
+        assert slabs == 1 or slab % level.frames == 0
+        assert -(-level.shape[0] // level.geometry.shard[0]) == slabs
 
 
 def test_every_level_holds_the_means_of_the_denoised_movie(whole: Path) -> None:

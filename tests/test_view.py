@@ -30,8 +30,8 @@ from tdenoise_pipeline.errors import InputError, ResourceError
 from tdenoise_pipeline.inputs.shown import shown_movies
 from tdenoise_pipeline.local_page.server import Tabs
 from tdenoise_pipeline.settings.config import ApplyConfig
-from tdenoise_pipeline.store import store
-from tdenoise_pipeline.view.frames import EMPTY, View, coarser, pack, read_view
+from tdenoise_pipeline.store import pyramid, store
+from tdenoise_pipeline.view.frames import EMPTY, View, pack, read_view
 from tdenoise_pipeline.view.movies import Movies
 from tdenoise_pipeline.view.server import open_server
 
@@ -163,7 +163,7 @@ def test_sums_of_whole_numbers_are_the_means_and_nan_stays_nan() -> None:
     values = np.random.default_rng(0).integers(0, 256, (3, 24, 32)).astype(np.uint8)
     for step in (2, 4, 8):
         expected = values.reshape(3, 24 // step, step, 32 // step, step).mean(axis=(2, 4))
-        np.testing.assert_allclose(coarser(values, step), expected, rtol=1e-6)
+        np.testing.assert_allclose(pyramid.mean(values, (1, step, step)), expected, rtol=1e-6)
     frame = np.array([[1.0, np.nan], [2.5, 3.0]], np.float32)
     for kind in ("u2", "u4", "i2", "i4", "f8"):
         counted = np.array([[0, 70, 9]], kind)

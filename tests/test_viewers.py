@@ -15,12 +15,13 @@ import xarray as xr
 import zarr
 from small import counts, model_folder, movie_store
 from tdenoise_pipeline.apply.apply import apply
+from tdenoise_pipeline.errors import InputError, UsageError
 from tdenoise_pipeline.settings.config import ApplyConfig
 from tdenoise_pipeline.store import store
 from tdenoise_pipeline.store.netcdf import LEFT_OUT, MOST_BYTES, plain_attributes
 from validators import judged, needs_validators
 
-SHAPE = (40, 48, 400)  # wide enough for a pyramid
+SHAPE = (40, 24, 800)  # wide enough for a pyramid, of counts too
 STORES = ("movie", "denoised")
 
 
@@ -58,8 +59,10 @@ def test_xarray_opens_a_store_as_a_dataset_as_a_tree_and_as_groups(
         with xr.open_datatree(stores[name], engine="zarr") as tree:
             assert tree[main].shape == dataset[main].shape == SHAPE
             assert main in tree["integrity"]
+            assert tree["pyramid/1"].to_dataset()[main].sizes["t"] == SHAPE[0]
         groups = xr.open_groups(stores[name], engine="zarr")
-    assert set(groups) == {"/", "/integrity"}
+    levels = store.read_attributes(stores[name])["pyramid"]
+    assert set(groups) == {"/", "/integrity", "/pyramid", *(f"/{path.rpartition('/')[0]}" for path in levels)}
     np.testing.assert_array_equal(groups["/"][main][3], dataset[main][3])
 
 
@@ -81,11 +84,57 @@ def test_a_store_is_written_as_netcdf_and_read_back(
         xr.testing.assert_equal(back.load(), plain.load())
 
 
+@pytest.mark.parametrize("name", STORES)
+def test_the_engine_opens_a_store_so_that_all_of_it_can_be_written_as_netcdf(
+    stores: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("h5netcdf")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = xr.open_dataset(stores[name], engine="tdenoise")
+        xr.testing.assert_identical(dataset, tdenoise_pipeline.open(stores[name]))
+        groups = xr.open_groups(stores[name], engine="tdenoise")
+        tree = xr.open_datatree(stores[name], engine="tdenoise")
+        assert set(groups) == {"/", "/integrity"} == set(tree.groups)
+        tree.to_netcdf(tmp_path / "tree.nc", engine="h5netcdf")
+    with xr.open_datatree(tmp_path / "tree.nc", engine="h5netcdf") as back:
+        for group in groups:
+            xr.testing.assert_equal(back[group].to_dataset(inherit=False).load(), groups[group].load())
+        assert json.loads(back["integrity"].attrs["tdenoise"])["status"] == "complete"
+    assert set(xr.open_dataset(stores[name], engine="tdenoise", drop_variables="t").coords) < set(
+        dataset.coords
+    )
+    with pytest.raises(UsageError, match="is a store"):
+        xr.open_dataset(stores[name], engine="tdenoise", channel=0)
+
+
+def test_the_engine_opens_a_run_and_refuses_a_damaged_store(stores: dict[str, Path], tmp_path: Path) -> None:
+    run = stores["movie"].parent
+    assert "denoised" in xr.open_dataset(run, engine="tdenoise")
+    shutil.copytree(stores["movie"], tmp_path / "damaged.zarr")
+    with (tmp_path / "damaged.zarr/zarr.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(InputError, match="was changed since"):
+        xr.open_dataset(tmp_path / "damaged.zarr", engine="tdenoise")
+
+
 def test_attributes_too_long_for_hdf5_lose_their_longest_entries_and_say_so() -> None:
     attributes = {"tdenoise": {"kind": "movie", "frame_means": [0.123456789] * 9000, "noise": {"gain": 1.0}}}
     text = plain_attributes(attributes)["tdenoise"]
     assert len(text) < MOST_BYTES
     assert json.loads(text) == {"kind": "movie", "noise": {"gain": 1.0}, LEFT_OUT: ["frame_means"]}
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_levels_are_found_through_the_group_and_by_themselves(stores: dict[str, Path], name: str) -> None:
+    """The first is how napari-ome-zarr opens them, the second how others do."""
+    root = zarr.open_group(stores[name], mode="r")
+    for image in root.attrs["ome"]["multiscales"]:
+        axes = tuple(axis["name"] for axis in image["axes"])
+        for level in image["datasets"]:
+            alone = zarr.open_array(stores[name] / level["path"], mode="r")
+            assert alone.metadata.dimension_names == axes
+            np.testing.assert_array_equal(root[level["path"]][:2], alone[:2])
 
 
 def test_levels_of_an_image_have_the_places_that_the_metadata_say(stores: dict[str, Path]) -> None:
@@ -149,7 +198,8 @@ def test_the_reader_of_napari_ome_zarr_finds_levels_and_contrast(
     stores: dict[str, Path], name: str, tmp_path: Path
 ) -> None:
     found = looked_at("ome_zarr", stores[name], tmp_path)
-    assert found["shapes"] == [list(SHAPE), *([] if name == "movie" else [[40, 24, 200]])]
+    coarser = [[40, 6, 200]] if name == "movie" else [[40, 12, 400], [40, 6, 200]]
+    assert found["shapes"] == [list(SHAPE), *coarser]
     (limits,) = found["contrast_limits"]
     assert 0 <= limits[0] < limits[1] < 15
     assert found["axes"] == ["t", "y", "x"] and found["not_negative"]

@@ -253,9 +253,9 @@ def _coarser(request: _Request, run: progress.OutputRun, control: Control) -> di
     """Make the pyramid of an output that is complete otherwise; hashes of its shards."""
     return pyramid.build(
         run.partial,
-        pyramid.levels_in(run.partial, store.DENOISED, request.movie.shape),
+        pyramid.levels_in(run.partial, pyramid.levels_of(store.DENOISED, request.movie.shape)),
         run.folder / "done",
-        functools.partial(writing.round_mantissa, bits=store.PYRAMID_BITS),
+        writing.pyramid_values,
         lambda: control.check("apply"),
         run.check,
         giving_back_threads(request.plan.geometry.shard),
@@ -422,7 +422,7 @@ def _describe(
 
     levels = {
         level.path: {"id": content(level.path), "frames": level.frames, "pixels": level.pixels}
-        for level in pyramid.levels_in(run.partial, store.DENOISED, request.movie.shape)
+        for level in pyramid.levels_in(run.partial, pyramid.levels_of(store.DENOISED, request.movie.shape))
     }
     held_out = [m["held_out"] for m in card["movies"] if m["id"] == movie.id]
     seen = [*card["movies"], *card["ancestors"]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+from array import array
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,7 @@ from .evaluation_result import RefutedFigures, RefutedPlace
 # Frames of a stretch, and what is looked for in it: a few frames tell nothing of single pixels.
 STRETCHES: dict[int, tuple[str, ...]] = {4: ("column",), 16: ("column", "patch"), 64: tuple(SIZES)}
 MAX_NAMED = 100  # places that are told one by one
+MAX_KEPT = 10_000  # clearest places that are kept; of others, only how much each shows too much or too little
 
 
 @dataclass
@@ -51,7 +54,9 @@ class Refutation:
         # Half of the chance to be wrong goes to the sums over all frames, half to the many over stretches.
         self._n_looks = 2 * sum(len(STRETCHES[n]) * (n_frames / n) for n in lengths)
         self._stretches = [_Stretch(n, Evidence.empty(scene)) for n in (*lengths, None)]
-        self._found: list[tuple[Refuted, int, int]] = []
+        self._found: list[tuple[float, int, Refuted, int, int]] = []  # a heap, the least clear place first
+        self._n_found = 0
+        self._others = {size: array("d") for size in SIZES}  # amounts
 
     def add(self, slab: Slab) -> None:
         """Take in the next slab."""
@@ -72,10 +77,18 @@ class Refutation:
             floor = self._rounding * float(stretch.sums.image.mean())
             n_looks = 2 * len(SIZES) if stretch.length is None else self._n_looks
             places = refuted(stretch.sums, sizes, self._correlations, floor, n_looks)
-            self._found += [(place, stretch.first, stop) for place in places]
+            for place in places:
+                self._keep(place, stretch.first, stop)
         if stretch.length is not None:
             stretch.sums = Evidence.empty(stretch.sums.residual.shape)
             stretch.first, stretch.n_frames = stop, 0
+
+    def _keep(self, place: Refuted, first: int, stop: int) -> None:
+        self._n_found += 1
+        heapq.heappush(self._found, (abs(place.z), -self._n_found, place, first, stop))
+        if len(self._found) > MAX_KEPT:
+            lost = heapq.heappop(self._found)[2]
+            self._others[lost.size].append(lost.amount)
 
     def result(self) -> tuple[RefutedFigures, NDArray[np.float32]]:
         """What was found, as plain values; and the map of all frames for what is as large as a column.
@@ -92,21 +105,27 @@ class Refutation:
                 self._look(stretch, len(self._corners))
         contrast = contrasts(whole.sums.image)
         places: list[RefutedPlace] = []
-        for place, first, stop in sorted(self._found, key=lambda entry: -abs(entry[0].z)):
+        for *_, place, first, stop in sorted(self._found, reverse=True):
             share = place.amount / contrast[place.size] if contrast[place.size] > 0 else float("inf")
             if abs(share) >= MATTERS:
                 places.append(_told(place, first, stop, share))
+        others = np.concatenate([self._matter(size, contrast[size]) for size in SIZES])
         z = significance(
             whole.sums, "column", self._correlations, self._rounding * float(whole.sums.image.mean())
         )
         found: RefutedFigures = {
-            "n_places": len(places),
-            "n_missing": sum(place["z"] > 0 for place in places),
+            "n_places": len(places) + len(others),
+            "n_missing": sum(place["z"] > 0 for place in places) + int((others > 0).sum()),
             "places": places[:MAX_NAMED],
             "largest_z": float(np.abs(z).max()),
             "corner": self._corners[0].tolist(),
         }
         return found, z.astype(np.float32)
+
+    def _matter(self, size: str, contrast: float) -> NDArray[np.float64]:
+        """Amounts of the places of a size that were not kept, of those that matter."""
+        amounts = np.array(self._others[size])
+        return amounts[np.abs(amounts) >= MATTERS * contrast] if contrast > 0 else amounts
 
 
 def scene_corners(movie: store.Store) -> tuple[NDArray[np.intp], tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ from ..settings.export_settings import ExportConfig
 from ..settings.showing import PERCENTILES
 from ..step_control import Control
 from ..store import store
+from ..version import VERSION
 from . import png
 from .export_plan import ExportPlan, axes_of, notes_of, plan_export
+from .unfinished import BLOCK_PICTURES, UnfinishedFiles, frames_of_block, write_data, write_pictures
 from .values import Values
 
 
 def export(config: ExportConfig, control: Control | None = None) -> dict[str, Any]:
     """Write a movie store or a denoised store as a video, as pictures, or as data for other programs.
 
-    The file gets its name when it is whole. Data are the values of the store, unscaled; pictures are drawn.
+    The file gets its name when it is whole; one that was not finished is gone on with, if its kind allows. Data are the
+    values of the store, unscaled; pictures are drawn.
 
     Parameters
     ----------
@@ -103,8 +107,9 @@ def _write_data(config: ExportConfig, plan: ExportPlan, control: Control) -> Non
     (panel,) = plan.panels
     footage, dtype = plan.footage, plan.dtype
 
-    def frames() -> Iterator[Any]:
-        for _, shown in checked(footage.frames(plan.panels), footage.shape[0], "export", control):
+    def frames(first: int) -> Iterator[Any]:
+        shown_frames = footage.after(first).frames(plan.panels)
+        for _, shown in checked(shown_frames, footage.shape[0], "export", control, first):
             yield np.ascontiguousarray(shown[panel], dtype)
 
     source = footage.movie if panel in ("raw", "mean9") else footage.one
@@ -121,9 +126,35 @@ def _write_data(config: ExportConfig, plan: ExportPlan, control: Control) -> Non
         notes=notes,
         frames=frames,
     )
-    with written_whole(config.output) as partial:
-        plan.data.write(partial, values)
-        _check_still_free(config)
+    if plan.data.write is None:
+        several = frames_of_block(values.n_bytes // values.shape[0])
+        with _unfinished(config, plan, several, {"dtype": str(dtype), **notes}, control) as run:
+            write_data(config.output, plan.data, values, run)
+            _check_still_free(plan, config)
+            run.give_names(plan.files)
+    else:
+        with written_whole(config.output) as partial:
+            plan.data.write(partial, values)
+            _check_still_free(plan, config)
+
+
+def _unfinished(
+    config: ExportConfig, plan: ExportPlan, several: int, settings: dict[str, Any], control: Control
+) -> UnfinishedFiles:
+    """The right to write the files; with it, all that decides their bytes."""
+    footage = plan.footage
+    decides = {
+        "step": "export",
+        "kind": plan.kind,
+        "panels": list(plan.panels),
+        "region": [list(footage.region.frames), list(footage.region.rows), list(footage.region.columns)],
+        "follow_drift": config.follow_drift,
+        **{opened.name: opened.id for opened in (footage.movie, footage.denoised) if opened is not None},
+        "n_blocks": -(-footage.shape[0] // several),
+        "software": VERSION["tdenoise"],
+        **settings,
+    }
+    return UnfinishedFiles(config.output, decides, force=config.force, control=control)
 
 
 def _write_pictures(config: ExportConfig, plan: ExportPlan, control: Control) -> dict[str, list[float]]:
@@ -135,8 +166,9 @@ def _write_pictures(config: ExportConfig, plan: ExportPlan, control: Control) ->
     else:
         made = rendering.render(plan.footage, plan.panels, plan.sheet, (chosen.low, chosen.high))
 
-    def pictures() -> Iterator[Grey]:
-        for _, picture in checked(made.pictures(), plan.footage.shape[0], "export", control):
+    def pictures(first: int = 0) -> Iterator[Grey]:
+        drawn = replace(made, footage=plan.footage.after(first)).pictures()
+        for _, picture in checked(drawn, plan.footage.shape[0], "export", control, first):
             yield picture
 
     limits: dict[str, list[float]] = {name: [found.low, found.high] for name, found in made.limits.items()}
@@ -147,15 +179,21 @@ def _write_pictures(config: ExportConfig, plan: ExportPlan, control: Control) ->
         comment = "; ".join(f"{key}: {value}" for key, value in notes.items())
         with written_whole(config.output) as partial:
             plan.video.write(partial, pictures(), plan.rate, title, comment)
-            _check_still_free(config)
+            _check_still_free(plan, config)
     elif config.columns is not None:
         png.write_montage(config.output, pictures(), config.columns)
     else:
-        png.write_numbered(plan.files, pictures())
+        drawn = {"limits": limits, "scale_bar": config.scale_bar, "clock": config.clock}
+        with _unfinished(config, plan, BLOCK_PICTURES, drawn, control) as run:
+            write_pictures(plan.files, pictures, png.save, run)
+            _check_still_free(plan, config)
+            run.give_names(plan.files)
+        png.tell_others(plan.files)
     return limits
 
 
-def _check_still_free(config: ExportConfig) -> None:
+def _check_still_free(plan: ExportPlan, config: ExportConfig) -> None:
     """Nobody may have written there meanwhile."""
-    if config.output.exists() and not config.force:
-        raise UsageError(f"{config.output}: was written meanwhile by somebody else. Choose another name.")
+    for file in plan.files:
+        if file.exists() and not config.force:
+            raise UsageError(f"{file}: was written meanwhile by somebody else. Choose another name.")

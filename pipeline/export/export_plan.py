@@ -21,6 +21,7 @@ from ..settings.showing import Speed, is_picture
 from ..store import store
 from . import png
 from .kinds import VIDEOS, VideoFile, data_file
+from .unfinished import bytes_there
 from .values import Axis, DataFile
 
 STANDARD_SPEED = Speed(25, "fps")
@@ -87,7 +88,9 @@ def plan_export(config: ExportConfig) -> ExportPlan:
     )
     if dtype is not None and data is not None and not data.packed:
         size = int(np.prod(footage.shape, dtype=np.int64)) * dtype.itemsize
-        budget.check_disk(config.output.absolute().parent, size, str(config.output))
+        budget.check_disk(
+            config.output.absolute().parent, size - bytes_there(config.output), str(config.output)
+        )
     return ExportPlan(footage, panels, files, sheet, kind, rate, data, dtype, needed)
 
 

@@ -73,7 +73,7 @@ def fill(dataset: Any, values: Values, target: Target) -> None:
     """Write all frames, so many at a time as a chunk holds: each is packed once."""
     step = _frames(values)
     held = np.empty((step, *values.shape[1:]), values.dtype)
-    for k, frame in enumerate(values.frames()):
+    for k, frame in enumerate(values.frames(0)):
         held[k % step] = frame
         if k % step == step - 1 or k == values.shape[0] - 1:
             first = k // step * step

@@ -41,23 +41,25 @@ VIDEOS = {
     ".gif": VideoFile("GIF", _gif, (1080, 1920), video.MOST_GIF_FPS),
     ".webp": VideoFile("WebP", _webp, (1080, 1920), video.MOST_GIF_FPS),
 }
-OME_TIFF = DataFile("OME-BigTIFF", tiff.write_ome, ("u1", "u2", "u4", "i1", "i2", "i4", "f4", "f8"))
-IMAGEJ_TIFF = DataFile("ImageJ TIFF", tiff.write_imagej, ("u1", "u2", "i2", "f4"))
+OME_TIFF = DataFile(
+    "OME-BigTIFF", begin=tiff.begin_ome, types=("u1", "u2", "u4", "i1", "i2", "i4", "f4", "f8")
+)
+IMAGEJ_TIFF = DataFile("ImageJ TIFF", begin=tiff.begin_imagej, types=("u1", "u2", "i2", "f4"))
 DATA = {
     # The longer ends first: the first that fits counts.
     ".imagej.tif": IMAGEJ_TIFF,
     ".imagej.tiff": IMAGEJ_TIFF,
     ".tif": OME_TIFF,
     ".tiff": OME_TIFF,
-    ".mrc": DataFile("MRC", mrc.write, ("i1", "i2", "u2", "f4")),
+    ".mrc": DataFile("MRC", begin=mrc.begin, end=mrc.end, types=("i1", "i2", "u2", "f4")),
     ".hspy": DataFile("HyperSpy", hspy.write, packed=True),
     ".nc": DataFile(
         "netCDF-4",
         netcdf.write,
-        ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8"),
+        types=("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8"),
         packed=True,
     ),
-    ".npy": DataFile("NumPy", npy.write),
+    ".npy": DataFile("NumPy", begin=npy.begin),
 }
 
 

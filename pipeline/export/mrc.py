@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 
-from .values import Values
+from .values import Statistics, Values
 
 ANGSTROM = 10.0  # per nanometre
 LABEL_LENGTH, MOST_LABELS = 80, 10  # that the format has room for
+RANGE_AT, RMS_AT = (
+    76,
+    216,
+)  # bytes of the header before smallest, largest and mean value, and before their deviation
+UNKNOWN = (np.inf, -np.inf, 0.0, -1.0)  # a deviation below 0 stands for that
 
 
-def write(file: Path, values: Values) -> None:
-    """Write a stack of frames.
+def begin(file: Path, values: Values) -> int:
+    """Begin a stack of frames.
 
     Rows are stored from the first to the last; programs that count rows from below, such as IMOD, show them mirrored.
-    Smallest, largest and mean value in the header are those of all frames. MRC has no room for the time of a frame: a
-    label tells it.
+    MRC has no room for the time of a frame: a label tells it.
     """
-    frames = values.frames()
-    first = next(frames)
-    with mrcfile.new(file, overwrite=True) as made:
-        made.set_data(first[np.newaxis])
+    with mrcfile.new(file) as made:
+        made.set_data(np.zeros((1, *values.shape[1:]), values.dtype))
         made.set_image_stack()
         if values.pixel_size_nm is not None:
             tall, wide = (ANGSTROM * size for size in values.pixel_size_nm)
             made.voxel_size = (wide, tall, wide)
         header = made.header.copy()
     header.nz = values.shape[0]
-    seen = _Statistics()
+    labels = _labels(values)
+    header.nlabl = len(labels)
+    header.label[:] = b""
+    header.label[: len(labels)] = [text.encode("ascii", "replace")[:LABEL_LENGTH] for text in labels]
+    file.write_bytes(header.tobytes())
+    return int(header.nbytes)
+
+
+def end(file: Path, seen: Statistics) -> None:
+    """Smallest, largest and mean value in the header are those of all frames."""
+    low, high, mean, deviation = seen.known or UNKNOWN
     with file.open("r+b") as handle:
-        handle.seek(header.nbytes)
-        for frame in itertools.chain([first], frames):
-            seen.add(frame)
-            handle.write(frame.data)
-        header.dmin, header.dmax, header.dmean, header.rms = seen.low, seen.high, seen.mean, seen.rms
-        labels = _labels(values)
-        header.nlabl = len(labels)
-        header.label[:] = b""
-        header.label[: len(labels)] = [text.encode("ascii", "replace")[:LABEL_LENGTH] for text in labels]
-        handle.seek(0)
-        handle.write(header.tobytes())
+        handle.seek(RANGE_AT)
+        handle.write(np.array([low, high, mean], np.float32).tobytes())
+        handle.seek(RMS_AT)
+        handle.write(np.float32(deviation).tobytes())
 
 
 def _labels(values: Values) -> list[str]:
@@ -52,32 +56,3 @@ def _labels(values: Values) -> list[str]:
     if values.frame_time_s is not None:
         lines.append(f"frame time {values.frame_time_s:.9g} s")
     return [*lines, *(f"{key}: {value}" for key, value in values.notes.items())][:MOST_LABELS]
-
-
-class _Statistics:
-    """Smallest, largest and mean value, and deviation, of what was seen; pixels without a number do not count."""
-
-    def __init__(self) -> None:
-        self.low, self.high = np.inf, -np.inf
-        self._n, self._sum, self._squares, self._about = 0, 0.0, 0.0, 0.0
-
-    def add(self, frame: np.ndarray) -> None:
-        sound = frame[np.isfinite(frame)].astype(np.float64)
-        if not sound.size:
-            return
-        if not self._n:
-            self._about = float(sound.mean())  # squares of large numbers would lose the small ones
-        self._n += sound.size
-        self._sum += float((sound - self._about).sum())
-        self._squares += float(np.square(sound - self._about).sum())
-        self.low, self.high = min(self.low, float(sound.min())), max(self.high, float(sound.max()))
-
-    @property
-    def mean(self) -> float:
-        return self._about + self._sum / self._n if self._n else 0.0
-
-    @property
-    def rms(self) -> float:
-        if not self._n:
-            return -1.0  # which the format has for "unknown"
-        return float(np.sqrt(max(0.0, self._squares / self._n - (self._sum / self._n) ** 2)))

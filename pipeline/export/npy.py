@@ -10,8 +10,8 @@ from numpy.lib import format as npy
 from .values import Values
 
 
-def write(file: Path, values: Values) -> None:
-    """Write an array (t, y, x) that `numpy.load` reads, also in parts with ``mmap_mode``."""
+def begin(file: Path, values: Values) -> int:
+    """Begin an array (t, y, x) that `numpy.load` reads, also in parts with ``mmap_mode``."""
     header: dict[str, Any] = {
         "descr": npy.dtype_to_descr(values.dtype),
         "fortran_order": False,
@@ -19,5 +19,4 @@ def write(file: Path, values: Values) -> None:
     }
     with file.open("wb") as handle:
         npy.write_array_header_1_0(handle, header)
-        for frame in values.frames():
-            handle.write(frame.data)
+        return handle.tell()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
-from tdenoise.files.atomic import fsync, unique_partial, written_whole
+from tdenoise.files.atomic import written_whole
 
 from ..errors import ResourceError, UsageError
 from ..pictures.sheet import Grey, montage
@@ -35,27 +34,10 @@ def numbered(file: Path, frames: tuple[int, int]) -> list[Path]:
     return [file.with_name(f"{file.stem}-{k:0{digits}}{file.suffix}") for k in range(first, last)]
 
 
-def write_numbered(files: list[Path], pictures: Iterable[Grey]) -> None:
-    """Write a picture for each name; they get their names when all are there, the first of them last."""
-    if len(files) == 1:
-        (picture,) = pictures
-        with written_whole(files[0]) as partial:
-            _save(partial, picture)
-        return
-    folder = files[0].parent
-    others = set(folder.glob(f"{files[0].stem.rpartition('-')[0]}-*{files[0].suffix}")) - set(files)
-    hidden = unique_partial(files[0])
-    hidden.mkdir()
-    try:
-        for file, picture in zip(files, pictures, strict=True):
-            _save(hidden / file.name, picture)
-            fsync(hidden / file.name)
-        for file in reversed(files):
-            (hidden / file.name).replace(file)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-    fsync(folder)
-    if others:
+def tell_others(files: list[Path]) -> None:
+    """Tell of pictures with such names that are none of these."""
+    others = set(files[0].parent.glob(f"{files[0].stem.rpartition('-')[0]}-*{files[0].suffix}")) - set(files)
+    if len(files) > 1 and others:
         log.warning("%s: %d other pictures with such names stay beside them.", files[0], len(others))
 
 
@@ -82,8 +64,9 @@ def write_montage(file: Path, pictures: Iterable[Grey], columns: int) -> None:
     """Write all pictures on one sheet, so many side by side."""
     sheet = montage(list(pictures), columns)
     with written_whole(file) as partial:
-        _save(partial, sheet)
+        save(partial, sheet)
 
 
-def _save(file: Path, picture: Grey) -> None:
+def save(file: Path, picture: Grey) -> None:
+    """Write one picture."""
     Image.fromarray(picture).save(file, format="PNG")

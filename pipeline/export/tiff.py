@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import math
 import uuid
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import tifffile
 
 from ..version import VERSION
-from .values import Array, Values
+from .values import Values
 
 CLASSIC_BYTES = (
     2**32 - 2**25
@@ -22,8 +20,8 @@ NM_PER_CM = 1e7
 LARGEST = 2**31 - 1  # of the two numbers of a resolution: programs in Java know no larger ones
 
 
-def write_ome(file: Path, values: Values) -> None:
-    """Write an OME-BigTIFF: a page for each frame, size of pixels and time of frames in the OME-XML of the first."""
+def begin_ome(file: Path, values: Values) -> int:
+    """Begin an OME-BigTIFF: a page for each frame, size of pixels and time of frames in the OME-XML of the first."""
     described: dict[str, Any] = {
         "axes": "TYX",
         "Name": values.title,
@@ -43,11 +41,11 @@ def write_ome(file: Path, values: Values) -> None:
     if values.frame_time_s is not None:
         described |= {"TimeIncrement": values.frame_time_s, "TimeIncrementUnit": "s"}
     with _Target(file) as target, tifffile.TiffWriter(target, bigtiff=True, ome=True, byteorder="<") as made:
-        made.write(_pages(values), metadata=described, **_what(values), **options)
+        return _room(made, values, metadata=described, **options)
 
 
-def write_imagej(file: Path, values: Values) -> None:
-    """Write a TIFF by the rules of ImageJ: all frames one after the other, and what they are in the first description.
+def begin_imagej(file: Path, values: Values) -> int:
+    """Begin a TIFF by the rules of ImageJ: all frames one after the other, and what they are in the first description.
 
     Frames of more than 4 GB have no pages of their own: ImageJ finds them by their number, other programs see the first
     one only.
@@ -62,7 +60,7 @@ def write_imagej(file: Path, values: Values) -> None:
         described |= {"finterval": values.frame_time_s, "tunit": "sec"}
     with _Target(file) as target, tifffile.TiffWriter(target, imagej=True) as made:
         truncate = values.n_bytes > CLASSIC_BYTES
-        made.write(_pages(values), metadata=described, truncate=truncate, **_what(values), **options)
+        return _room(made, values, metadata=described, truncate=truncate, **options)
 
 
 class _Target(io.BufferedRandom):
@@ -87,13 +85,10 @@ def _rational(number: float) -> tuple[int, int]:
     return nearest.numerator, nearest.denominator
 
 
-def _what(values: Values) -> dict[str, Any]:
-    return {"shape": values.shape, "dtype": values.dtype, "photometric": "minisblack"}
-
-
-def _pages(values: Values) -> Iterator[Array]:
-    """The frames as an iterator, which tifffile asks for one at a time."""
-    n_pixels = math.prod(values.shape[1:])
-    for frame in values.frames():
-        assert frame is None or frame.size == n_pixels
-        yield frame
+def _room(made: tifffile.TiffWriter, values: Values, **options: Any) -> int:
+    """Make room for all frames, one behind the other; where the first begins."""
+    told = made.write(
+        shape=values.shape, dtype=values.dtype, photometric="minisblack", returnoffset=True, **options
+    )
+    assert told is not None
+    return int(told[0])

@@ -43,7 +43,7 @@ class Values:
     units: str  # of the values
     axes: tuple[Axis, Axis, Axis]  # t, y, x
     notes: dict[str, str]  # where it comes from
-    frames: Callable[[], Iterator[Array]]  # one after the other, from the first on
+    frames: Callable[[int], Iterator[Array]]  # one after the other, from this one on
 
     @property
     def frame_time_s(self) -> float | None:
@@ -67,12 +67,55 @@ class Values:
         return "; ".join(f"{key}: {value}" for key, value in self.notes.items())
 
 
+class Statistics:
+    """Smallest, largest and mean value, and deviation, of what was seen; pixels without a number do not count.
+
+    Parameters
+    ----------
+    state : list of float, optional
+        Of what was seen before.
+    """
+
+    def __init__(self, state: list[float] | None = None) -> None:
+        self._n, self._sum, self._squares, self._about, self._low, self._high = state or [0.0] * 6
+
+    @property
+    def state(self) -> list[float]:
+        """For whoever goes on."""
+        return [self._n, self._sum, self._squares, self._about, self._low, self._high]
+
+    def add(self, frame: Array) -> None:
+        """Look at a frame."""
+        sound = frame[np.isfinite(frame)].astype(np.float64)
+        if not sound.size:
+            return
+        low, high = float(sound.min()), float(sound.max())
+        if not self._n:
+            self._about = float(sound.mean())  # squares of large numbers would lose the small ones
+            self._low, self._high = low, high
+        self._n += sound.size
+        self._sum += float((sound - self._about).sum())
+        self._squares += float(np.square(sound - self._about).sum())
+        self._low, self._high = min(self._low, low), max(self._high, high)
+
+    @property
+    def known(self) -> tuple[float, float, float, float] | None:
+        """Smallest, largest, mean value, and deviation; None where there was no number."""
+        if not self._n:
+            return None
+        mean = self._sum / self._n
+        return self._low, self._high, self._about + mean, max(0.0, self._squares / self._n - mean**2) ** 0.5
+
+
 @dataclass(frozen=True)
 class DataFile:
-    """A kind of file that holds the values of a movie."""
+    """A kind of file that holds the values of a movie; it says how to write it as a whole, or how it begins."""
 
     name: str  # for people
-    write: Callable[[Path, Values], None]
+    write: Callable[[Path, Values], None] | None = None
+    # All but the values, which lie one behind the other from the byte on that it returns: such a file is gone on with.
+    begin: Callable[[Path, Values], int] | None = None
+    end: Callable[[Path, Statistics], None] | None = None  # that tells of the values when all are there
     types: tuple[str, ...] | None = None  # that it can hold, the best first; None: all
     packed: bool = False  # whether it is compressed
 

@@ -23,7 +23,7 @@ from ..readers import Reader
 from ..resources import budget
 from ..runs import markers, progress
 from ..step_control import Control
-from ..store import store, writing
+from ..store import pyramid, store, writing
 from ..store.blocks import Region, spans
 from ..store.shards import shard_damage, shards_in
 from .corrections import Corrections, bin_pixels
@@ -56,7 +56,7 @@ def copy_slabs(
         ThreadPoolExecutor(budget.n_cores(), thread_name_prefix="write") as writers,
         ThreadPoolExecutor(plan.n_threads, thread_name_prefix="read") as readers,
     ):
-        copier = _Copier(reader, plan, corrections, run.partial / store.MOVIE, writers, run.check)
+        copier = _Copier(reader, plan, corrections, run.partial, writers, run.check)
 
         def work(number: int, slab: tuple[int, int]) -> tuple[int, dict[str, Any]]:
             seen = copier.copy(slab)
@@ -80,9 +80,13 @@ def copy_slabs(
 
 
 def _is_whole(path: Path, plan: IngestPlan, found: dict[str, Any]) -> bool:
-    shard, chunk = plan.geometry.shard, plan.geometry.chunk
-    files = [(path / store.MOVIE).joinpath("c", *key.split(".")) for key in found["shards"]]
-    return all(shard_damage(file, shard, chunk, 1) is None for file in files)
+    arrays = [("shards", store.MOVIE, plan.geometry)]
+    arrays += [(level.path, level.path, level.geometry) for level in pyramid.levels_in(path, plan.levels)]
+    return all(
+        shard_damage((path / array).joinpath("c", *key.split(".")), geometry.shard, geometry.chunk, 1) is None
+        for kept_as, array, geometry in arrays
+        for key in found.get(kept_as, {})
+    )
 
 
 @dataclass
@@ -92,13 +96,14 @@ class _Copier:
     reader: Reader
     plan: IngestPlan
     corrections: Corrections
-    path: Path
+    path: Path  # of the store
     writers: ThreadPoolExecutor
     allowed: Callable[[], None]  # to write
     _own: threading.local = field(default_factory=threading.local)
 
     def __post_init__(self) -> None:
-        self._array = zarr.open_array(self.path, mode="r+")
+        self._array = zarr.open_array(self.path / store.MOVIE, mode="r+")
+        self._levels = pyramid.levels_in(self.path, self.plan.levels)
 
     def copy(self, slab: tuple[int, int]) -> dict[str, Any]:
         """Read one slab, write its shards, and say what was seen."""
@@ -111,11 +116,25 @@ class _Copier:
 
         def write(region: Region) -> tuple[str, str]:
             part = frames[:, region.slices[1], region.slices[2]]
-            return writing.write_shard(self.path, self._array, region, part, self.allowed)
+            return writing.write_shard(self.path / store.MOVIE, self._array, region, part, self.allowed)
 
         shards = self.writers.map(write, shards_in(whole, self._array.shards))
+        coarser = self._write_levels(frames, slab[0])
         known = seen.record() | _statistics(frames)
-        return {"shards": dict(shards), **known}
+        return {"shards": dict(shards), **coarser, **known}
+
+    def _write_levels(self, frames: NDArray[Any], start: int) -> dict[str, dict[str, str]]:
+        """Write the shards of the pyramid that a slab owns; their hashes."""
+        written: dict[str, dict[str, str]] = {}
+        for level, values in pyramid.of_slab(self._levels, store.MOVIE, frames, writing.pyramid_values):
+            first, target = start // level.frames, self.path / level.path
+            array = zarr.open_array(target, mode="r+")
+            own = Region((first, first + len(values)), (0, level.shape[1]), (0, level.shape[2]))
+            written[level.path] = dict(
+                writing.write_shard(target, array, region, values[:, *region.slices[1:]], self.allowed)
+                for region in shards_in(own, level.geometry.shard)
+            )
+        return written
 
     def _fill(self, frames: NDArray[Any], slab: tuple[int, int], seen: _Seen) -> None:
         """Read the raw frames of a slab piece by piece, correct them, and sum them into ``frames``."""

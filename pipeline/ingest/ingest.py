@@ -18,8 +18,8 @@ from ..runs import markers, plans, progress
 from ..settings import recorded_settings
 from ..settings.ingest_settings import IngestConfig
 from ..step_control import Control
-from ..store import integrity, store, writing
-from ..store.store_attributes import MovieAttributes
+from ..store import integrity, pyramid, store, writing
+from ..store.store_attributes import LevelAttributes, MovieAttributes
 from .copying import copy_slabs, edges_of
 from .corrections import Corrections, bin_pixels, plan_corrections
 from .fingerprint import Digest, Source
@@ -95,7 +95,9 @@ def ingest(
 
 def _create(path: Path, config: IngestConfig, plan: IngestPlan) -> None:
     units = "electron" if config.counts_per_electron == 1.0 else "count"
-    writing.create(path, store.MOVIE, plan.shape, plan.dtype, plan.geometry, plan.coordinates, units)
+    writing.create(
+        path, store.MOVIE, plan.shape, plan.dtype, plan.geometry, plan.coordinates, units, plan.levels
+    )
 
 
 def _build(
@@ -133,9 +135,24 @@ def _build(
         "plan": run.id,
         "id": id,
     }
+    if levels := pyramid.levels_in(run.partial, plan.levels):
+        attributes["pyramid"] = _record_levels(run.partial, levels, records)
     run.check()
     writing.finish(run.partial, store.MOVIE, attributes, hashes, recorded_settings.record(config))
     return attributes
+
+
+def _record_levels(
+    path: Path, levels: list[pyramid.Level], records: list[dict[str, Any]]
+) -> dict[str, LevelAttributes]:
+    """Write the hashes of the shards of every level beside it; what the store says of the levels."""
+    told: dict[str, LevelAttributes] = {}
+    for level in levels:
+        hashes = markers.hashes(records, level.path)
+        writing.record_hashes(path, level.path, hashes)
+        id = integrity.content_id(level.path, zarr.open_array(path / level.path, mode="r"), hashes)
+        told[level.path] = {"id": id, "frames": level.frames, "pixels": level.pixels}
+    return told
 
 
 def _decide(

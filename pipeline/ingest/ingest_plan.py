@@ -15,7 +15,7 @@ from ..resources import budget
 from ..settings.denoise_settings import RunConfig
 from ..settings.ingest_settings import IngestConfig, Preparation
 from ..settings.parse import FRAME_TIMES_S, PIXEL_SIZES_NM
-from ..store import store
+from ..store import pyramid, store
 from ..store.blocks import Region, spans
 from .corrections import References, summed_type
 from .fingerprint import Source
@@ -26,6 +26,7 @@ PIECE_BYTES = 2**24  # of raw frames, read and corrected at once
 BASE_BYTES = 3 * 2**26  # Python and its libraries
 PROCESS_BYTES = 80_000_000  # that ingest takes for the smallest movie
 FIELD_BYTES, FIELD_PIXEL_BYTES = 130_000_000, 700  # to look at samples of the movie, at most and per pixel
+LEVEL_BYTES = 12  # per pixel of the pyramid of a slab, which is computed, rounded and packed
 PIXEL_BYTES = 64  # per pixel of a frame, for what is known of every pixel
 MIN_FRAMES = 3
 CONTRADICTION = 0.05  # relative difference of a setting and what the file says, from which on it is told
@@ -57,6 +58,7 @@ class IngestPlan:
     geometry: store.Geometry
     coordinates: store.Coordinates
     references: References
+    levels: list[pyramid.Level]  # coarser copies of the counts
     n_threads: int  # slabs in memory at once
     memory_bytes: int  # peak, predicted
 
@@ -128,7 +130,8 @@ def plan_ingest(info: MovieInfo, config: IngestConfig, chosen: Selection) -> Ing
     corrected = references.linear(*field).result_type(info.dtype)
     dtype = summed_type(corrected, config.bin**2 * config.group)
     geometry = plan_geometry(shape, dtype)
-    n_threads, memory_bytes = _threads(info, shape, dtype, corrected, geometry)
+    levels = levels_of(shape, geometry)
+    n_threads, memory_bytes = _threads(info, shape, dtype, corrected, geometry, levels)
     return IngestPlan(
         selection=selection,
         left_out=_left_out(chosen, selection, config),
@@ -137,10 +140,16 @@ def plan_ingest(info: MovieInfo, config: IngestConfig, chosen: Selection) -> Ing
         dtype=dtype,
         geometry=geometry,
         coordinates=calibration(config, info, selection),
+        levels=levels,
         references=references,
         n_threads=n_threads,
         memory_bytes=memory_bytes,
     )
+
+
+def levels_of(shape: tuple[int, int, int], geometry: store.Geometry) -> list[pyramid.Level]:
+    """The pyramid of a movie store: a slab of counts owns whole shards of each level."""
+    return pyramid.levels_of(store.MOVIE, shape, slab_frames=geometry.shard[0])
 
 
 def plan_geometry(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> store.Geometry:
@@ -190,10 +199,12 @@ def _threads(
     dtype: np.dtype[Any],
     corrected: np.dtype[Any],
     geometry: store.Geometry,
+    levels: list[pyramid.Level],
 ) -> tuple[int, int]:
     """Slabs that fit into memory at once (one more than there are cores, so that reading never waits); peak memory."""
     frame_pixels = info.shape[1] * info.shape[2]
     slab = geometry.shard[0] * shape[1] * shape[2] * dtype.itemsize
+    slab += sum(int(np.prod(level.geometry.shard[:1] + level.shape[1:])) * LEVEL_BYTES for level in levels)
     piece = max(PIECE_BYTES, frame_pixels * info.dtype.itemsize) // info.dtype.itemsize
     reading = slab + piece * (2 * info.dtype.itemsize + 2 * corrected.itemsize)
     # A writer holds a shard as it was packed, at worst as large as it is.
@@ -257,8 +268,9 @@ def calibration(config: Preparation, info: MovieInfo, selection: Selection) -> s
 
 
 def disk_estimate(plan: IngestPlan) -> int:
-    """Half of the size: counts shrink 2 to 8 times, floats of a camera less."""
-    return int(np.prod(plan.shape)) * plan.dtype.itemsize // (1 if plan.dtype.kind == "f" else 2)
+    """Half of the size: counts shrink 2 to 8 times, floats of a camera less. The coarser copies come to it."""
+    counts = int(np.prod(plan.shape)) * plan.dtype.itemsize // (1 if plan.dtype.kind == "f" else 2)
+    return counts + sum(int(np.prod(level.shape)) for level in plan.levels)  # a byte of a pixel, about
 
 
 def describe_plan(config: IngestConfig) -> dict[str, Any]:

@@ -89,6 +89,11 @@ class Footage:
                 shown["difference"] = np.subtract(shown["raw"], shown["denoised"], dtype=np.float32)
             yield k, {name: shown[name] for name in panels}
 
+    def after(self, n_frames: int) -> Footage:
+        """The same without its first frames; what is shown of the others stays as it is."""
+        first, last = self.region.frames
+        return replace(self, region=replace(self.region, frames=(first + n_frames, last)))
+
     def samples(self, panels: Sequence[Panel], at_most: int) -> Iterator[dict[Panel, Array]]:
         """The panels of some frames that are spread over all that are shown."""
         first, last = self.region.frames
@@ -194,9 +199,11 @@ def shrink(frame: Array, factor: int) -> Array:
     return averaged
 
 
-def checked(frames: Iterator[Any], n_frames: int, what: str, control: Control) -> Iterator[Any]:
-    """The same frames, with progress told and a stop heeded at each of them."""
-    for number, frame in enumerate(frames):
+def checked(
+    frames: Iterator[Any], n_frames: int, what: str, control: Control, first: int = 0
+) -> Iterator[Any]:
+    """The same frames, the first of which has a number, with progress told and a stop heeded at each of them."""
+    for number, frame in enumerate(frames, first):
         control.check(what)
         control.progress(what, number, n_frames)
         yield frame

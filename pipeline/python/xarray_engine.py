@@ -1,4 +1,7 @@
-"""``xarray.open_dataset("movie.dm4", engine="tdenoise")``: raw movies of every format, read when they are needed."""
+"""``xarray.open_dataset("movie.dm4", engine="tdenoise")``: raw movies of every format, read when they are needed.
+
+Stores and runs, too, with attributes that every kind of file holds: those of a Zarr store must be nested for OME-Zarr.
+"""
 
 from __future__ import annotations
 
@@ -13,42 +16,30 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
 from xarray.core import indexing
 
+from ..errors import UsageError
+from ..files.sealed_json import read_json
 from ..ingest.own_store import open_movie_of
-from ..readers import MovieInfo, Reader
+from ..readers import CAMERA_SUFFIXES, MovieInfo, Reader
+from ..settings.results import is_run_folder, part_of_run
+from ..store.netcdf import plain_attributes
 from . import accessor  # noqa: F401  (so that what it opens has it)
 
 COUNTS = "counts"
 CHUNK_BYTES, CHUNK_FRAMES = 2**26, 32  # of what `chunks={}` gives, at most
 PIECE_BYTES = 2**26  # of frames, of which only a part is wanted, read at once
-# Formats that nobody but cameras writes. Of others (.tif, .h5, .nc, .zarr, .mp4, ...), engine="tdenoise" says it.
-OWN_SUFFIXES = (
-    *(
-        ".dm3",
-        ".dm4",
-        ".dm5",
-        ".mrc",
-        ".mrcs",
-        ".ser",
-        ".tvips",
-        ".mib",
-        ".seq",
-        ".emd",
-        ".de5",
-        ".hspy",
-        ".eer",
-    ),
-    ".npy",
-)
+# Of other formats (.tif, .h5, .nc, .zarr, .mp4, ...), engine="tdenoise" says it.
+OWN_SUFFIXES = (*CAMERA_SUFFIXES, ".hspy", ".npy")
 # What a file may say, as attributes of ``counts``.
 FACTS = ("exposure_s", "voltage_kv", "dose_rate_e_per_nm2_s", "camera", "format", "reader", "missing_frames")
 
 
 class Engine(BackendEntrypoint):  # type: ignore[misc, no-any-unimported, unused-ignore]
-    """Raw movies of electron microscopes, as `xarray.open_dataset` opens them."""
+    """Raw movies of electron microscopes, stores and runs, as `xarray.open_dataset` opens them."""
 
     description: ClassVar[str] = (
-        "Open raw movies of electron microscopes (DM4, MRC, SER, TVIPS, MIB, SEQ, EMD, ...)"
+        "Open raw movies of electron microscopes (DM4, MRC, SER, TVIPS, MIB, SEQ, EMD, ...) and stores of tdenoise"
     )
+    supports_groups: ClassVar[bool] = True
     open_dataset_parameters: ClassVar[tuple[str, ...] | None] = (
         "filename_or_obj",
         "drop_variables",
@@ -66,12 +57,13 @@ class Engine(BackendEntrypoint):  # type: ignore[misc, no-any-unimported, unused
         channel: int | None = None,
         allow_truncated: bool = False,
     ) -> xarray.Dataset:
-        """Open a raw movie; frames are read when they are needed.
+        """Open a raw movie, or a store; frames are read when they are needed.
 
         Parameters
         ----------
         filename_or_obj : str or Path
-            A file, a folder with one file for each frame, or a pattern.
+            A file, a folder with one file for each frame, or a pattern. Or a store, or the folder of a run, for its
+            denoised store: it is opened as by `tdenoise_pipeline.open`.
         drop_variables : str or iterable of str, optional
         dataset : str, optional
             Array to read, if a file contains several.
@@ -84,8 +76,17 @@ class Engine(BackendEntrypoint):  # type: ignore[misc, no-any-unimported, unused
         -------
         xarray.Dataset
             ``counts(t, y, x)`` with coordinates in seconds and nanometres, where the file tells them; else they count
-            frames and pixels.
+            frames and pixels. ``to_netcdf`` writes it.
         """
+        dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
+        if is_store(filename_or_obj):
+            if dataset is not None or channel is not None or allow_truncated:
+                raise UsageError(
+                    f"{filename_or_obj}: is a store. Leave out dataset, channel and allow_truncated."
+                )
+            from .opening import open_lazily  # zarr and Dask take a second
+
+            return open_lazily(Path(filename_or_obj)).drop_vars(dropped, errors="ignore")
         choices = {"dataset": dataset, "channel": channel, "allow_truncated": allow_truncated}
         path = str(Path(filename_or_obj).absolute())  # the working folder may be another one later
         manager = CachingFileManager(_open, path, mode="r", kwargs=choices)
@@ -99,14 +100,48 @@ class Engine(BackendEntrypoint):  # type: ignore[misc, no-any-unimported, unused
         opened = xarray.Dataset({COUNTS: counts}, _coordinates(info))
         opened.encoding["source"] = path
         opened.set_close(manager.close)
-        dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
         return opened.drop_vars(dropped, errors="ignore")
+
+    def open_groups_as_dict(  # type: ignore[override, unused-ignore]
+        self,
+        filename_or_obj: str | os.PathLike[str],
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+    ) -> dict[str, xarray.Dataset]:
+        """Open a store and the record of its hashes, a group in it, without its coarser copies. A raw movie is one."""
+        groups = {"/": self.open_dataset(filename_or_obj, drop_variables=drop_variables)}
+        if is_store(filename_or_obj):
+            from ..store.store import PYRAMID
+
+            place = part_of_run(Path(filename_or_obj), "apply")
+            for name, group in xarray.open_groups(
+                place, engine="zarr", drop_variables=drop_variables
+            ).items():
+                if name != "/" and not name.startswith(f"/{PYRAMID}"):
+                    groups[name] = group.assign_attrs(plain_attributes(group.attrs))
+        return groups
+
+    def open_datatree(  # type: ignore[override, unused-ignore]
+        self,
+        filename_or_obj: str | os.PathLike[str],
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+    ) -> xarray.DataTree:
+        """The groups of `open_groups_as_dict` as a tree."""
+        groups = self.open_groups_as_dict(filename_or_obj, drop_variables=drop_variables)
+        return xarray.DataTree.from_dict(groups)
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether a file is of a format that only cameras write."""
         if not isinstance(filename_or_obj, str | os.PathLike):
             return False
         return Path(filename_or_obj).suffix.lower() in OWN_SUFFIXES
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a store of tdenoise, be it damaged, or the folder of a run."""
+    attributes = read_json(Path(path) / "zarr.json").get("attributes")
+    return is_run_folder(Path(path)) or (isinstance(attributes, dict) and "tdenoise" in attributes)
 
 
 def _open(path: str, mode: str, **choices: Any) -> Reader:

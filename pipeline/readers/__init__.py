@@ -109,6 +109,21 @@ FORMATS = (
 ZARR = Format("Zarr", "zarr_store", (), (".zarr", ".zspy"), ("dataset", "channel"))
 FRAME_FILES = Format("folder of frames", "sequence", (), ())
 HDF5_FILES = Format("several HDF5", "hdf5_files", (), (".h5", ".hdf5", ".nxs"))
+# Of formats that nobody but cameras writes.
+CAMERA_SUFFIXES = (
+    ".dm3",
+    ".dm4",
+    ".dm5",
+    ".mrc",
+    ".mrcs",
+    ".ser",
+    ".tvips",
+    ".mib",
+    ".seq",
+    ".emd",
+    ".de5",
+    ".eer",
+)
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 

@@ -1,14 +1,15 @@
 """Coarser copies of a movie, so that viewers show a large frame at once: means over squares of pixels, and over frames.
 
-Made of an array whose shards are all there, level by level, each from the one before; each shard has one writer, is
-read back, and leaves a marker, so that whoever is killed here goes on where it was. A box that is cut by the edge of
-the movie is the mean of what it is made of in the level before, each point of which counts the same.
+Each level is made of the one before. Those of counts are written with the counts, by whoever has them in memory
+(`of_slab`); those of a denoised movie once all its shards are there (`build`). Each shard has one writer, is read back,
+and is named by a marker, so that whoever is killed here goes on where it was. A box that is cut by the edge of the
+movie is the mean of what it is made of in the level before, each point of which counts the same.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from .blocks import Region
 
 SMALLEST = 192  # pixels that the longer side of a level has, at least
 PIXELS, FRAMES = (2, 4, 8), (4, 16)  # sides of squares, and numbers of frames, that are averaged
+COUNT_PIXELS = (4, 8)  # the same of counts: squares of 2 would take half of their disk again
+BASE_PIXELS = 4  # of the level that means over frames are made of, where it is there
 MEAN_STEP = 4  # from one level to the next, in time
 SHARD_FRAMES = 64
 
@@ -40,13 +43,14 @@ class Level:
     source: str  # the array that it is made of
     steps: tuple[int, int, int]  # frames, rows and columns of that array in one point of this one
     shape: tuple[int, int, int]
+    shard_frames: int = SHARD_FRAMES  # at most
 
     @property
     def geometry(self) -> store.Geometry:
-        return store.Geometry.of(self.shape, SHARD_FRAMES)
+        return store.Geometry.of(self.shape, self.shard_frames)
 
 
-def levels_of(name: str, shape: tuple[int, int, int]) -> list[Level]:
+def levels_of(name: str, shape: tuple[int, int, int], slab_frames: int | None = None) -> list[Level]:
     """The pyramid of an array; none where a frame is small anyway.
 
     Parameters
@@ -55,6 +59,9 @@ def levels_of(name: str, shape: tuple[int, int, int]) -> list[Level]:
         Of the array.
     shape : tuple of int
         (n_frames, height, width).
+    slab_frames : int, optional
+        Of counts: frames that are written together. They own whole shards of every level, and there is no mean over
+        more frames.
 
     Examples
     --------
@@ -62,30 +69,68 @@ def levels_of(name: str, shape: tuple[int, int, int]) -> list[Level]:
     [(1, 2, (64, 512, 450)), (1, 4, (64, 256, 225)), (4, 4, (16, 256, 225)), (16, 4, (4, 256, 225))]
     >>> levels_of("denoised", (64, 256, 256))
     []
+    >>> counts = levels_of("counts", (64, 1024, 900), slab_frames=32)
+    >>> [(level.frames, level.pixels, level.geometry.shard) for level in counts]
+    [(1, 4, (32, 256, 225)), (4, 4, (8, 256, 225)), (16, 4, (2, 256, 225))]
     """
     found: list[Level] = []
+    one_slab = slab_frames is not None and slab_frames >= shape[0]
 
     def add(frames: int, pixels: int, source: str, steps: tuple[int, int, int]) -> None:
         size = tuple(-(-n // step) for n, step in zip(shape, (frames, pixels, pixels), strict=True))
         path = f"{store.PYRAMID}/{len(found) + 1}/{name}"
-        found.append(Level(path, frames, pixels, source, steps, (size[0], size[1], size[2])))
+        length = SHARD_FRAMES if slab_frames is None else -(-slab_frames // frames)
+        found.append(Level(path, frames, pixels, source, steps, (size[0], size[1], size[2]), length))
 
-    for pixels in PIXELS:
+    for pixels in PIXELS if slab_frames is None else COUNT_PIXELS:
         if max(shape[1:]) >= SMALLEST * pixels:
-            add(1, pixels, found[-1].path if found else name, (1, 2, 2))
+            step = pixels // found[-1].pixels if found else pixels
+            add(1, pixels, found[-1].path if found else name, (1, step, step))
     if found:
         # Of a level that has a sixteenth of the pixels: means of full frames would take a third of the disk again.
-        base = found[min(1, len(found) - 1)]
+        base = max((level for level in found if level.pixels <= BASE_PIXELS), key=lambda level: level.pixels)
         for frames in FRAMES:
-            if shape[0] >= 2 * frames:
+            if shape[0] >= 2 * frames and (slab_frames is None or one_slab or slab_frames % frames == 0):
                 source = base.path if frames == FRAMES[0] else found[-1].path
                 add(frames, base.pixels, source, (MEAN_STEP, 1, 1))
     return found
 
 
-def levels_in(path: Path, name: str, shape: tuple[int, int, int]) -> list[Level]:
-    """The pyramid of a store that is being made; none where an earlier version began it, without the arrays."""
-    return levels_of(name, shape) if (path / store.PYRAMID).is_dir() else []
+def levels_in(path: Path, levels: list[Level]) -> list[Level]:
+    """The levels of a store that is being made; none where an earlier version began it, without the arrays."""
+    return levels if (path / store.PYRAMID).is_dir() else []
+
+
+def of_slab(
+    levels: Sequence[Level],
+    name: str,
+    frames: NDArray[Any],
+    finished: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> Iterator[tuple[Level, NDArray[np.float32]]]:
+    """What every level holds of some successive frames, which begin where a shard of it does.
+
+    Parameters
+    ----------
+    levels : sequence of Level
+    name : str
+        Of the array.
+    frames : ndarray, shape (n_frames, height, width)
+        Of the array.
+    finished : callable
+        What is done to values before they are written, such as rounding.
+    """
+    made: dict[str, NDArray[Any]] = {}
+    for level in levels:
+        if level.source == name:  # much larger than the level: a few frames at a time
+            parts = [
+                mean(frames[first : first + store.CHUNK_FRAMES], level.steps)
+                for first in range(0, len(frames), store.CHUNK_FRAMES)
+            ]
+            values = np.concatenate(parts)
+        else:
+            values = mean(made[level.source], level.steps)
+        made[level.path] = finished(values)
+        yield level, made[level.path]
 
 
 def build(
@@ -139,6 +184,8 @@ def mean(values: NDArray[Any], steps: tuple[int, int, int]) -> NDArray[np.float3
     >>> mean(np.arange(6, dtype=np.float32).reshape(1, 2, 3), (1, 2, 2)).tolist()
     [[[2.0, 3.5]]]
     """
+    if steps[0] == 1 and values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+        return _mean_of_counts(values, steps[1:])
     result = np.asarray(values, dtype=np.float32)
     for axis, step in enumerate(steps):
         if step == 1:
@@ -156,6 +203,23 @@ def mean(values: NDArray[Any], steps: tuple[int, int, int]) -> NDArray[np.float3
             parts.append(_mean_of([result[every(k, k + 1, 1)] for k in range(whole, size)]))
         result = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
     return result
+
+
+def _mean_of_counts(values: NDArray[Any], steps: tuple[int, int]) -> NDArray[np.float32]:
+    """The same of small whole numbers, summed as such where boxes are whole: several times as fast."""
+    (height, width), (down, right) = values.shape[1:], steps
+    whole = height // down * down, width // right * right
+    if whole != (height, width) or max(steps) > 2**8:
+        return mean(values.astype(np.float32), (1, down, right))
+    rows = np.zeros(
+        (len(values), height // down, width), np.uint16 if values.dtype.itemsize == 1 else np.uint32
+    )
+    for k in range(down):
+        rows += values[:, k::down]
+    boxes = np.zeros((*rows.shape[:2], width // right), np.uint32)
+    for k in range(right):
+        boxes += rows[:, :, k::right]
+    return boxes.astype(np.float32) / np.float32(down * right)
 
 
 def _mean_of(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -237,7 +237,7 @@ def _open_once(path: Path, name: str, origin: str, deep: bool) -> Store:
         check_nodes(path)
         _check_small_files(path, attributes)
         group = zarr.open_group(path, mode="r", zarr_format=3)
-        # No level of a pyramid is in the consolidated metadata.
+        # In the consolidated metadata, levels of a pyramid have axes of other names, or are not there at all.
         array = zarr.open_array(path / name, mode="r", zarr_format=3) if "/" in name else group[name]
         units = str(array.attrs["units"])
         (frame_time, t0), (height, y0), (width, x0) = (_step(group[axis]) for axis in "tyx")

@@ -107,6 +107,14 @@ class DriftAttributes(TypedDict):
     every_n_frames: int  # that it was measured at
 
 
+class LevelAttributes(TypedDict):
+    """A level of the pyramid: a coarser copy of the movie."""
+
+    id: str  # sha256 of its content
+    frames: int  # that one of its frames is the mean of
+    pixels: int  # side of the square that one of its pixels is the mean of
+
+
 class MovieDescription(MadeAttributes):
     """Where a movie comes from, what was done and measured.
 
@@ -135,6 +143,7 @@ class MovieDescription(MadeAttributes):
     references: dict[str, dict[str, Any]]  # name, sha256 and orientation of the file of each kind
     corrections: list[str]  # what was done to the counts, in order, in words
     warnings: list[str]  # what to know before use
+    pyramid: NotRequired[dict[str, LevelAttributes]]  # by paths; of large frames, and not in old stores
 
 
 class MovieAttributes(MovieDescription, IdentifiedAttributes):
@@ -164,14 +173,6 @@ class VarianceAttributes(TypedDict):
     """The array of variances beside the denoised one."""
 
     id: str  # sha256 of its content
-
-
-class LevelAttributes(TypedDict):
-    """A level of the pyramid: a coarser copy of the denoised array."""
-
-    id: str  # sha256 of its content
-    frames: int  # that one of its frames is the mean of
-    pixels: int  # side of the square that one of its pixels is the mean of
 
 
 class DenoisedAttributes(MadeAttributes, IdentifiedAttributes):

@@ -26,7 +26,7 @@ from .checked_array import DOOR_THREADS
 from .integrity import array_hash, file_hash, grid_of, small_arrays, small_files
 from .pyramid import Level
 from .shards import n_chunks, shard_index, shard_key, shards_in
-from .store import KEPT_BITS, PROFILE, PYRAMID, Coordinates, Geometry
+from .store import KEPT_BITS, PROFILE, PYRAMID, PYRAMID_BITS, Coordinates, Geometry
 
 WHERE = ("workers", "worker_memory", "insecure", "profile", "share", "device")  # settings that change no byte
 
@@ -190,23 +190,39 @@ def finish(
         zarr.consolidate_metadata(path)
     maybe_crash("finish.consolidated")
     root = path / "zarr.json"
-    write_atomically(root, seal(_without_pyramid(root.read_bytes())))
+    write_atomically(root, seal(_as_a_tree(root.read_bytes(), name)))
     for file in files:
         fsync(path / file)
         fsync((path / file).parent)
     maybe_crash("finish.sealed")
 
 
-def _without_pyramid(metadata: bytes) -> bytes:
-    """Metadata of the root whose consolidated part, which xarray goes by, names no level of a pyramid.
+def _as_a_tree(metadata: bytes, name: str) -> bytes:
+    """Metadata of the root whose consolidated part, which xarray goes by, is a data tree.
 
-    A data tree of xarray holds no two sizes of one axis, and OME-Zarr wants the axes of all levels named alike. Viewers
-    find the levels by their paths.
+    That holds no two sizes of one axis, and OME-Zarr wants the axes of all levels named alike. So the axes of a level
+    that are shorter have names of their own in the consolidated part, such as ``y_4``, and those of OME-Zarr in its own
+    metadata. It must not be left out: napari-ome-zarr looks for levels in the consolidated part. Nobody does for the
+    records of their hashes.
+
+    Parameters
+    ----------
+    metadata : bytes
+        Of the root.
+    name : str
+        Of the array.
     """
     document = parse_json(metadata)
     listed = document["consolidated_metadata"]["metadata"]
-    for name in [name for name in listed if PYRAMID in name.split("/")]:
-        del listed[name]
+    for path in [path for path in listed if path.startswith(f"integrity/{PYRAMID}")]:
+        del listed[path]
+    whole = listed[name]["shape"]
+    for path, node in listed.items():
+        if path.startswith(f"{PYRAMID}/") and node["node_type"] == "array":
+            node["dimension_names"] = [
+                axis if size == n else f"{axis}_{round(n / size)}"
+                for axis, size, n in zip("tyx", node["shape"], whole, strict=True)
+            ]
     return json.dumps(document, indent=2).encode()
 
 
@@ -270,6 +286,11 @@ def round_mantissa(values: NDArray[np.float32], bits: int = KEPT_BITS) -> NDArra
     rounded = (integers + np.uint32(1 << (drop - 1))) & np.uint32(0xFFFFFFFF ^ ((1 << drop) - 1))
     # Inf and NaN have no mantissa to round.
     return np.where(np.isfinite(values), rounded.view(np.float32), values)
+
+
+def pyramid_values(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means as a level of a pyramid holds them, which is to look at."""
+    return round_mantissa(values, PYRAMID_BITS)
 
 
 def write_shard(

@@ -107,27 +107,7 @@ def read_view(levels: list[ShownLevel], frames: tuple[int, int], view: View) -> 
     )
     values = np.asarray(level.array[slice(*frames), rows, columns])
     step = view.pixels // level.pixels
-    return values if step == 1 else coarser(values, step)
-
-
-def coarser(values: NDArray[Any], step: int) -> NDArray[np.float32]:
-    """Means over squares of pixels; small whole numbers are summed as such, which is several times as fast."""
-    whole = [n // step * step for n in values.shape[1:]]
-    if (
-        values.dtype.kind != "u"
-        or values.dtype.itemsize > 2
-        or step > 2**8
-        or whole != list(values.shape[1:])
-    ):
-        return pyramid.mean(values, (1, step, step))
-    narrow = np.uint16 if values.dtype.itemsize == 1 else np.uint32
-    rows = np.zeros((values.shape[0], whole[0] // step, whole[1]), narrow)
-    for k in range(step):
-        rows += values[:, k::step]
-    cells = np.zeros((*rows.shape[:2], whole[1] // step), np.uint32)
-    for k in range(step):
-        cells += rows[:, :, k::step]
-    return cells.astype(np.float32) / np.float32(step * step)
+    return values if step == 1 else pyramid.mean(values, (1, step, step))
 
 
 def pack(values: NDArray[Any]) -> Packed:

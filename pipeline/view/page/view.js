@@ -380,12 +380,17 @@ function markChanges(context, canvas) {
     context.strokeStyle = "#000a";
     context.lineWidth = 3.5 * ratio;
     context.stroke();
-    context.strokeText(text, x + size + 3 * ratio, y);
+    // To the left of the box where there is no room to the right of it.
+    const wide = size + 3 * ratio, room = canvas.width - x - wide >= context.measureText(text).width;
+    context.textAlign = room ? "left" : "right";
+    const at = room ? x + wide : x - wide;
+    context.strokeText(text, at, y);
     context.strokeStyle = context.fillStyle = "#7dff8a";
     context.lineWidth = 1.5 * ratio;
     context.stroke();
-    context.fillText(text, x + size + 3 * ratio, y);
+    context.fillText(text, at, y);
   }
+  context.textAlign = "left";
 }
 
 function drawTicks() {
