@@ -28,7 +28,7 @@ from tdenoise.network.split_blind import SplitBlind
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.noise import Scale
 
-from ..errors import InputError
+from ..errors import InputError, Stopped
 from ..files.fault_points import maybe_crash
 from ..resources import budget
 from ..runs import lease, markers
@@ -108,7 +108,22 @@ def load(model: Path, model_id: str, device: str) -> tuple[checkpoint.Model, str
     return loaded, chosen
 
 
-def run_block(job: Job, block: Block) -> int:
+# Tokens of the runs that were asked to stop, as far as this process was told.
+_stopped: set[str] = set()
+
+
+def stop_blocks(token: str) -> None:
+    """End the block of a run that this process has in hand before its next batch, and any other before its first."""
+    _stopped.add(token)
+
+
+def check_running(job: Job, stopping: Callable[[], bool]) -> None:
+    """Raise `Stopped` where the run was asked to stop."""
+    if job.token in _stopped or stopping():
+        raise Stopped("stopped in apply; run the same command again to continue")
+
+
+def run_block(job: Job, block: Block, stopping: Callable[[], bool] = lambda: False) -> int:
     """Denoise and write one block; pure and idempotent, so that it may run twice. Returns its number.
 
     A worker may be killed after it has marked a block and before it could say so: nothing is left to do then.
@@ -116,6 +131,8 @@ def run_block(job: Job, block: Block) -> int:
     lease.check_lease(job.folder, job.token, job.member)
     if markers.marker(job.folder, block.number) is not None:
         return block.number
+    check = functools.partial(check_running, job, stopping)
+    check()
     model, device = load(job.model, job.model_id, job.device)
     # `load` may answer from memory, and the caller have set the threads back.
     torch_setup.prepare(n_threads=1)
@@ -145,7 +162,7 @@ def run_block(job: Job, block: Block) -> int:
                     key, digest = written
                     hashes[layer][key] = digest
 
-        rows = denoise_block(model, source, job, block, device, min(shard_shape[0], blocks.ROW_FRAMES))
+        rows = denoise_block(model, source, job, block, device, min(shard_shape[0], blocks.ROW_FRAMES), check)
         for frames, counts, results in rows:
             row = Region(frames, block.core.rows, block.core.columns)
             collect()
@@ -259,7 +276,13 @@ def _pack(
 
 
 def denoise_block(
-    model: checkpoint.Model, source: Any, job: Job, block: Block, device: str, row_frames: int
+    model: checkpoint.Model,
+    source: Any,
+    job: Job,
+    block: Block,
+    device: str,
+    row_frames: int,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[tuple[int, int], NDArray[Any], NDArray[np.float32]]]:
     """Denoised core of a block, one row of frames after the other.
 
@@ -289,7 +312,7 @@ def denoise_block(
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
         result = np.empty((len(job.layers), stop - start, *core), np.float32)
         for number, layers in enumerate(
-            _denoised(model, held, tile, job, range(start, stop), device, bad, drift, brightness)
+            _denoised(model, held, tile, job, range(start, stop), device, bad, drift, brightness, check)
         ):
             for layer, frame in enumerate(layers):
                 result[layer, number] = frame
@@ -307,6 +330,7 @@ def _denoised(
     bad: NDArray[np.float32] | None,
     drift: NDArray[np.float64] | None,
     brightness: Brightness | None,
+    check: Callable[[], None],
 ) -> Iterator[tuple[NDArray[np.float32], ...]]:
     """Every layer of a job, frame by frame."""
     precision = job.precision
@@ -314,7 +338,7 @@ def _denoised(
         coarse = job.kept_bits is not None and store.VARIANCE not in job.layers
         precision = "bfloat16" if coarse and torch_setup.fast_bfloat16(device) else "float32"
     given: dict[str, Any] = {"ensemble": job.ensemble, "precision": precision, "device": device}
-    given |= {"stand_ins": bad, "drift": drift, "brightness": brightness}
+    given |= {"stand_ins": bad, "drift": drift, "brightness": brightness, "check": check}
     if store.VARIANCE not in job.layers:
         for frame in denoise(model.network, held, tile, job.scale, frames, **given):
             yield (frame,)

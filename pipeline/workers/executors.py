@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -45,6 +46,7 @@ class Executor(Protocol):
         task: Callable[[Item], Any],
         plugin: Any,
         control: Control,
+        end: Callable[[], None],
     ) -> Iterator[Outcome[Item]]:
         """Do what has no marker yet.
 
@@ -61,6 +63,8 @@ class Executor(Protocol):
         plugin : WorkerPlugin
             Tells the workers of Dask the model.
         control : Control
+        end : callable
+            Called in every worker when a stop is asked for: the item in hand ends by raising `Stopped`.
 
         Yields
         ------
@@ -102,6 +106,7 @@ class DaskWorkers:
         task: Callable[[Item], Any],
         plugin: Any,
         control: Control,
+        end: Callable[[], None],
     ) -> Iterator[Outcome[Item]]:
         """Hand out what has no marker yet."""
         # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
@@ -123,7 +128,7 @@ class DaskWorkers:
         done = run.done_numbers()
         todo = [item for item in items if item.number not in done]
         return driver.drive(
-            self.reconnect(connect), plugin, task, todo, remaining, control, patience, resources
+            self.reconnect(connect), plugin, task, todo, remaining, control, patience, resources, end
         )
 
 
@@ -156,6 +161,9 @@ class SharingProcess:
         task: Callable[[Item], Any],
         plugin: Any,
         control: Control,
+        end: Callable[[], None],
     ) -> Iterator[Outcome[Item]]:
         """Do the items of the share, then what others have not come to."""
-        return work(self._run, self.share, items, task, control)
+        # A signal is heard in this very process.
+        stoppable = functools.partial(task, stopping=control.stop.is_set)
+        return work(self._run, self.share, items, stoppable, control)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ def denoise(
     drift: NDArray[np.floating] | None = None,
     brightness: Brightness | None = None,
     precision: str = "float32",
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[NDArray[np.float32]]:
     """Denoised frames of a block, one at a time.
 
@@ -64,9 +65,9 @@ def denoise(
         Where the block lies; of the whole movie; frames of the movie to denoise, whose windows lie in ``block``.
     ensemble : int
         Number of symmetries to average over: 1, 2, 4, 8 or 16.
-    device, precision : str or torch.device, str
+    device, precision, check : str or torch.device, str, callable
         Convolutions are in ``float32``, ``tf32`` or ``bfloat16``; after the rounding of the latter two a block is no
-        longer equal to the same part of the whole movie.
+        longer equal to the same part of the whole movie. The last is called before every batch, and may raise.
     stand_ins : ndarray, shape (height, width), optional
         Shown in place of bad pixels; see `tdenoise.noise.camera_pattern.stand_ins`.
     drift : ndarray, shape (frames of the movie, 2), optional
@@ -87,23 +88,27 @@ def denoise(
 
     def predicted() -> Iterator[Tensor]:
         first = 0
-        for total in _totals(network, padded, wanted, members, precision):
+        for total in _totals(network, padded, wanted, members, precision, check):
             level, contrast = wanted.back(scale, slice(first, first + len(total)), total)
             first += len(total)
             yield level * scale.mean + (contrast / len(members)) * total[:, rows, columns]
 
-    found = _without_gradients(_finite(predicted(), wanted.numbers))
     missing = np.full((rows.stop - rows.start, columns.stop - columns.start), np.nan, np.float32)
-    yield from wanted.in_order(found, missing.copy)
+    yield from wanted.in_order(_without_gradients(_finite(predicted(), wanted.numbers)), missing.copy)
 
 
 def _totals(
-    network: Network, padded: Tensor, wanted: Wanted, members: list[Symmetry], precision: str
+    network: Network,
+    padded: Tensor,
+    wanted: Wanted,
+    members: list[Symmetry],
+    precision: str,
+    check: Callable[[], None],
 ) -> Iterator[Tensor]:
     """Sums over the symmetries, of some frames at a time."""
     if not isinstance(network, SplitBlind):
         return streamed(network, padded, wanted, members, precision)
-    return (total[:, 0] for total in batches_of(network, padded, wanted, members, precision))
+    return (total[:, 0] for total in batches_of(network, padded, wanted, members, precision, check=check))
 
 
 def denoise_with_variance(
@@ -119,6 +124,7 @@ def denoise_with_variance(
     drift: NDArray[np.floating] | None = None,
     brightness: Brightness | None = None,
     precision: str = "float32",
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Denoised frames of a block and their variance, from a network with a gamma head.
 
@@ -128,7 +134,7 @@ def denoise_with_variance(
 
     Parameters
     ----------
-    network, block, tile, scale, frames, ensemble, device, stand_ins, drift, brightness, precision
+    network, block, tile, scale, frames, ensemble, device, stand_ins, drift, brightness, precision, check
         As for `denoise`.
 
     Yields
@@ -157,7 +163,7 @@ def denoise_with_variance(
 
     def results() -> Iterator[Tensor]:
         first = 0
-        for sums in batches_of(network, padded, wanted, members, precision, moments=_gamma_moments):
+        for sums in batches_of(network, padded, wanted, members, precision, _gamma_moments, check):
             yield both(sums, slice(first, first + len(sums)))
             first += len(sums)
 
