@@ -1,7 +1,7 @@
 """Are the times that --dry-run tells true? Predicted and measured seconds of ingest, train, apply and report.
 
 For movies of four sizes: the prediction of `run --dry-run` (a trial of some seconds on the same file), then the steps
-themselves, each as a command of its own. The target is a ratio of 0.8 to 1.25 on a quiet machine. With ``--clock cpu`` both
+themselves, each as a command of its own. The target is a ratio of 0.8 to 1.25 on a quiet machine. ``--clock cpu``: both
 sides are seconds of processors, which other work on the machine changes little.
 
     python benchmarks/times.py [--sizes 64x128 192x128 96x256 96x512] [--steps 200] [--ensemble 1] [--workers 2]

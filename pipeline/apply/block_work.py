@@ -137,7 +137,7 @@ def run_block(job: Job, block: Block, stopping: Callable[[], bool] = lambda: Fal
     # `load` may answer from memory, and the caller have set the threads back.
     torch_setup.prepare(n_threads=1)
     # A GPU keeps more than one core busy with its input and output; of CPU workers there is one per core.
-    n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // torch.cuda.device_count())
+    n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // max(1, torch.cuda.device_count()))
     source = movie_counts(job.movie, job.movie_id)
     targets = {layer: zarr.open_array(job.array(layer), mode="r+") for layer in job.layers}
     hashes: dict[str, dict[str, str]] = {layer: {} for layer in job.layers}
@@ -412,4 +412,4 @@ def read_counts(source: Any, region: Region) -> NDArray[Any]:
 
 
 def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    return torch.cuda.get_device_name() if device == "cuda" else device

@@ -175,7 +175,10 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        # Windows has no SIGUSR1.
+        for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGUSR1")):
+            if number is None:
+                continue
             self._before[number] = signal.signal(number, self._handle)
 
     def __exit__(self, *_: object) -> None:

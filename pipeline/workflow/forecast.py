@@ -118,16 +118,21 @@ def _of_apply(
     """Of a movie of some shape, of which ``movie`` is all or a part."""
     rows = []
     gpus = usable_gpus(config.device)
-    devices = ["cuda"] if gpus else []
+    best = checkpoint.default_device()
+    devices = [best] if best != "cpu" and config.device in ("auto", best) else []
     devices += ["cpu"] if config.device in ("auto", "cpu") else []
     for device in devices:
         count = (
-            len(gpus) if device == "cuda" else config.workers.count if config.workers.kind == "local" else 0
+            max(1, len(gpus))
+            if device != "cpu"
+            else config.workers.count
+            if config.workers.kind == "local"
+            else 0
         )
         n_workers = count or budget.n_cores()
         laid = _laid(config, config.ensemble, shape, movie, card)
         n_blocks = blocks.n_blocks(shape, laid.core)
-        busy = 1 if device == "cuda" else min(n_workers, n_blocks, budget.n_cores())
+        busy = 1 if device != "cpu" else min(n_workers, n_blocks, budget.n_cores())
         found = try_denoise(config, card, folder, device, busy, clock)
         for ensemble in sorted({*ENSEMBLES, config.ensemble}):
             needed = _laid(config, ensemble, shape, movie, card)

@@ -229,6 +229,8 @@ def _normalise_on(
     counts = torch.from_numpy(native)
     if device.type == "cuda":
         counts = counts.pin_memory()  # which torch keeps until the copy is done
+    elif device.type != "cpu":
+        counts = counts.float()  # other accelerators do not know all types of counts
     frames = torch.zeros((len(block), height, width), device=device)
     inner = frames[:, : block.shape[1], : block.shape[2]]
     inner.copy_(counts.to(device, non_blocking=True))
@@ -245,8 +247,8 @@ def _to_host(batches: Iterator[Tensor]) -> Iterator[tuple[NDArray[np.float32], b
     before: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
     for batch in batches:
         finite = batch.isfinite().flatten(1).all(dim=1)
-        if batch.device.type == "cpu":
-            yield from _frames_of(batch, finite)
+        if batch.device.type != "cuda":
+            yield from _frames_of(batch.cpu(), finite.cpu())
             continue
         # Never used again by torch while an array made of it lives: nothing can overwrite a frame.
         pinned = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in (batch, finite)]
@@ -269,5 +271,7 @@ def _frames_of(batch: Tensor, finite: Tensor) -> Iterator[tuple[NDArray[np.float
 
 def _gamma_moments(outputs: Tensor) -> Tensor:
     """Of a gamma head: prediction, its square, and variance; in float64, for the square loses digits."""
+    if outputs.device.type == "mps":
+        outputs = outputs.cpu()  # it has no float64
     mean = outputs[:, :1].double()
     return torch.cat([mean, mean.square(), prior_variance(outputs[:, 1:], 1.0)], dim=1)
