@@ -27,7 +27,6 @@ from scipy import ndimage
 Array = NDArray[Any]
 FOLDER, PAGE = Path(__file__).parent / "gallery", Path(__file__).parent / "gallery.md"
 MOST_BYTES = 60_000
-SCALE = 2  # screen pixels of a pixel
 
 
 def particle(n: int, size: int, dose: float, **given: Any) -> Array:
@@ -166,6 +165,8 @@ def make(name: str, n: int, size: int, steps: int, own_steps: int) -> None:
     from tdenoise_pipeline.evaluate.verdicts import verdicts
     from tdenoise_pipeline.store import store
 
+    from tdenoise.network.checkpoint import BASE
+
     _, _, counts, pixel, needs_own = SCENES[name]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -174,12 +175,12 @@ def make(name: str, n: int, size: int, steps: int, own_steps: int) -> None:
             folder / "movie.npy", folder / "movie.zarr", pixel_size=pixel, frame_time=0.02, progress=False
         )
         n_steps = own_steps if needs_own else steps
-        model = None
+        model: Any = BASE
         if n_steps:
             start = {"from_model": "scratch"} if needs_own else {}
             model = tdp.train(movie, folder / "model", steps=n_steps, progress=False, **start)
         denoised = tdp.apply(movie, folder / "denoised.zarr", model=model, share="0/1", progress=False)
-        metrics = tdp.evaluate(denoised, movie=movie, progress=False)
+        metrics = tdp.evaluate(denoised, movie=movie, model=model, progress=False)
         opened = [
             store.open_store(Path(p), kind) for p, kind in ((movie, store.MOVIE), (denoised, store.DENOISED))
         ]
@@ -206,15 +207,14 @@ def make(name: str, n: int, size: int, steps: int, own_steps: int) -> None:
 
 
 def _shrink(picture: Path, output: Path) -> None:
-    """Keep a picture small, at twice its size where that is possible."""
+    """Keep a picture small."""
     with Image.open(picture) as opened:
         grey = opened.convert("L")
-        large = grey.resize((SCALE * grey.width, SCALE * grey.height), Image.Resampling.NEAREST)
-    for quality in (80, 60, 40):
-        large.save(output, quality=quality, method=6)
+    for quality in (80, 60, 40, 20):
+        grey.save(output, quality=quality, method=6)
         if output.stat().st_size < MOST_BYTES:
             return
-    grey.save(output, quality=60, method=6)
+    raise RuntimeError(f"{output} is larger than {MOST_BYTES} bytes; use a smaller --size")
 
 
 def write_page() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from tdenoise.noise.drift import largest_shift
 
 from ..apply.apply import apply
 from ..apply.apply_plan import Layout, followed_drift, lay_out, usable_gpus
-from ..errors import PipelineError
+from ..errors import PipelineError, UsageError
 from ..ingest.ingest import ingest
 from ..ingest.ingest_many import plan_jobs
 from ..ingest.ingest_plan import open_movie, plan_geometry, stored_shape
@@ -44,9 +47,24 @@ def with_times(planned: dict[str, Any], config: Any, clock: Clock = time.perf_co
     Where the trial itself fails, the plan says why under ``times_unknown``.
     """
     try:
-        return planned | _times(config, clock)
+        with _quiet():
+            return planned | _times(config, clock)
     except (PipelineError, OSError, RuntimeError, ValueError, MemoryError) as error:
         return planned | {"times_unknown": str(error) or type(error).__name__}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What is said of a part of the movie is said of the movie once its step runs."""
+    loggers = [logging.getLogger(name) for name in ("tdenoise", "tdenoise_pipeline")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _times(config: Any, clock: Clock) -> dict[str, Any]:
@@ -121,6 +139,8 @@ def _of_apply(
     best = checkpoint.default_device()
     devices = [best] if best != "cpu" and config.device in ("auto", best) else []
     devices += ["cpu"] if config.device in ("auto", "cpu") else []
+    if not devices:
+        raise UsageError(f"--device {config.device} is not usable here")
     for device in devices:
         count = (
             max(1, len(gpus))
@@ -245,7 +265,8 @@ def _report_s(
     small = replace(config, roi=piece, frames=frames, output=folder / "small.zarr")
     ingest(small, held=open_movie(small))
     output = folder / "small_denoised.zarr"
-    apply(replace(denoising, movie=small.output, output=output, ensemble=1, share="0/1", workers=LOCAL))
+    short = replace(denoising, movie=small.output, model=checkpoint.BASE, output=output, ensemble=1)
+    apply(replace(short, share="0/1", workers=LOCAL))
     found = try_report(small.output, output, checkpoint.BASE, folder, clock)
     return found.rest_s + found.pixel_s * float(np.prod(shape))
 
