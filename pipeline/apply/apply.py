@@ -342,8 +342,7 @@ def _run_blocks(
     control.progress("apply", len(run.done_numbers()), n_blocks)
     gpus = usable_gpus(job.device) if workers_of(request.config).kind == "local" else []
     plugin = ModelPlugin(job.model, job.model_id, job.device, gpus)
-    task = functools.partial(run_block, job)
-    end = functools.partial(stop_blocks, job.token)
+    task, end = functools.partial(run_block, job), functools.partial(stop_blocks, job.token)
     outcomes = executor.do(run, plan.blocks, remaining, task, plugin, control, end)
     failures: dict[int, BaseException] = {}
     for outcome in outcomes:

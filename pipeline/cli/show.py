@@ -375,7 +375,8 @@ def plan(result: dict[str, Any]) -> str:
     """The plan of a dry run, a line for each thing; sizes in words."""
     from ..resources.budget import in_words
 
-    lines, times = {}, list[str]()
+    lines: dict[str, Any] = {}
+    times: list[str] = []
     for key, value in result.items():
         if key == "metadata" or value is None:
             continue

@@ -13,7 +13,12 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from .child import answer, resource, write
+from .child import answer, write
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _DECODERS = {
     "av1", "dvvideo", "ffv1", "ffvhuff", "h264", "hevc", "huffyuv", "libdav1d", "mjpeg", "mpeg1video", "mpeg2video",

@@ -217,7 +217,7 @@ def forecast_run(config: RunConfig, clock: Clock = time.perf_counter) -> dict[st
         with open_movie(config) as reader:
             shape = stored_shape(reader.info, config)
         movie = store.open_store(cut, store.MOVIE)
-        told = {"time_ingest_s": ingest_s(config, ingested)}
+        told: dict[str, Any] = {"time_ingest_s": ingest_s(config, ingested)}
         head = "gamma" if config.variance else None
         start = config.from_model if config.archive is None else SHIPPED
         learning = step_settings(
