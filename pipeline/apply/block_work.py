@@ -131,8 +131,7 @@ def run_block(job: Job, block: Block, stopping: Callable[[], bool] = lambda: Fal
     lease.check_lease(job.folder, job.token, job.member)
     if markers.marker(job.folder, block.number) is not None:
         return block.number
-    check = functools.partial(check_running, job, stopping)
-    check()
+    (check := functools.partial(check_running, job, stopping))()
     model, device = load(job.model, job.model_id, job.device)
     # `load` may answer from memory, and the caller have set the threads back.
     torch_setup.prepare(n_threads=1)
@@ -144,8 +143,7 @@ def run_block(job: Job, block: Block, stopping: Callable[[], bool] = lambda: Fal
     shard_shape = targets[job.layers[0]].shards
     evidence = None if job.layers[0] != store.DRAFT else BlockEvidence.of(job, block, source.shape)
     shards = list(shards_in(block.core, shard_shape))
-    # One row of frames is packed, and waits for the disk, while the next is computed. A block often has one shard, so
-    # the chunks of each are packed side by side.
+    # A row of frames is packed while the next is computed, its chunks side by side: a block often has but one shard.
     few = zarr.config.set({"threading.max_workers": n_threads})
     with (
         few,
@@ -162,7 +160,7 @@ def run_block(job: Job, block: Block, stopping: Callable[[], bool] = lambda: Fal
                     key, digest = written
                     hashes[layer][key] = digest
 
-        rows = denoise_block(model, source, job, block, device, min(shard_shape[0], blocks.ROW_FRAMES), check)
+        rows = denoise_block(model, source, job, block, device, shard_shape[0], check)
         for frames, counts, results in rows:
             row = Region(frames, block.core.rows, block.core.columns)
             collect()
@@ -306,7 +304,7 @@ def denoise_block(
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
     for start, stop, first, held in _rows_of_frames(
-        functools.partial(read_counts, source), block, halo, row_frames
+        functools.partial(read_counts, source), block, halo, min(row_frames, blocks.ROW_FRAMES)
     ):
         tile = Tile(n_frames, first, core_rows, core_columns, (rows[0], columns[0]))
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])

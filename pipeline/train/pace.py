@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,7 @@ from tdenoise.training.contradiction import Contradiction
 from tdenoise.training.patches import PatchLoader
 from tdenoise.training.rehearsal import RehearsedLoader
 from tdenoise.training.train import SHARES, TrainingState, train
+from tdenoise.training.training_movie import TrainingMovie
 from tdenoise.training.validation import HeldOut
 
 from ..resources import budget
@@ -77,7 +78,6 @@ def try_training(config: TrainConfig, clock: Callable[[], float] = time.perf_cou
     movies = opened(plan, quiet=True)
     settings = replace(plan.settings, steps=N_STEPS, time_limit_s=None, validate_every=1, gain_share=None)
     thinned = kind_of(plan.architecture) == "thinned"
-    kind: Any = RehearsedLoader if plan.rehearses else PatchLoader
     held = HeldOut(
         movies,
         plan.architecture,
@@ -88,15 +88,7 @@ def try_training(config: TrainConfig, clock: Callable[[], float] = time.perf_cou
     )
     contradiction = Contradiction(movies, plan.device)
     state = TrainingState.start(plan.architecture, settings, plan.device)
-    loader = kind(
-        movies,
-        plan.architecture,
-        patch=settings.patch,
-        batch=settings.batch,
-        seed=settings.seed,
-        split=thinning.split if thinned else None,
-        least_dose=settings.least_dose,
-    )
+    loader = _loader(plan, movies)
     prepared = clock()
     times = [prepared]
     # A validation that takes no time, after every step: its clock is what is wanted.
@@ -119,3 +111,18 @@ def try_training(config: TrainConfig, clock: Callable[[], float] = time.perf_cou
         plan.device,
     )
     return plan, pace
+
+
+def _loader(plan: Plan, movies: Sequence[TrainingMovie]) -> Any:
+    """What draws patches, as in the training."""
+    kind: Any = RehearsedLoader if plan.rehearses else PatchLoader
+    settings = plan.settings
+    return kind(
+        movies,
+        plan.architecture,
+        patch=settings.patch,
+        batch=settings.batch,
+        seed=settings.seed,
+        split=thinning.split if kind_of(plan.architecture) == "thinned" else None,
+        least_dose=settings.least_dose,
+    )
