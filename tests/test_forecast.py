@@ -49,9 +49,8 @@ def test_a_dry_run_of_run_tells_the_time_of_every_step_and_leaves_nothing(
     assert [row["ensemble"] for row in plan["times"]] == [1, 2, 4, 8, 16]
     assert all(row["worker_memory_bytes"] > 1e8 for row in plan["times"])
     assert plan["faster"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["raw.npy", "scratch"] and not list(
-        scratch.iterdir()
-    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["raw.npy", "scratch"]
+    assert not list(scratch.glob("tdenoise*")), "torch may keep a folder of its own there"
     assert logging.getLogger("tdenoise_pipeline").level == level
 
 
