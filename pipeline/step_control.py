@@ -28,9 +28,9 @@ class Control:
     """
 
     progress: Callable[[str, int, int], None] = _silent
-    note: Callable[[str, str], None] = _unsaid
     stop: threading.Event = field(default_factory=threading.Event)
     started: float = field(default_factory=time.monotonic)
+    note: Callable[[str, str], None] = _unsaid
 
     def check(self, where: str) -> None:
         """Raise `Stopped` if a stop was asked for."""

@@ -43,7 +43,7 @@ class Executor(Protocol):
         run: OutputRun,
         items: Sequence[Item],
         remaining: Callable[[], list[Item]],
-        task: Callable[[Item], Any],
+        task: Callable[..., Any],
         plugin: Any,
         control: Control,
         end: Callable[[], None],
@@ -59,7 +59,8 @@ class Executor(Protocol):
         remaining : callable
             Those that are not done, read from the disk.
         task : callable
-            Does one of them, and may run twice for it.
+            Does one of them, and may run twice for it. Where this process does it, it is given ``stopping``, which says
+            whether a stop was asked for.
         plugin : WorkerPlugin
             Tells the workers of Dask the model.
         control : Control
@@ -103,7 +104,7 @@ class DaskWorkers:
         run: OutputRun,
         items: Sequence[Item],
         remaining: Callable[[], list[Item]],
-        task: Callable[[Item], Any],
+        task: Callable[..., Any],
         plugin: Any,
         control: Control,
         end: Callable[[], None],
@@ -158,7 +159,7 @@ class SharingProcess:
         run: OutputRun,
         items: Sequence[Item],
         remaining: Callable[[], list[Item]],
-        task: Callable[[Item], Any],
+        task: Callable[..., Any],
         plugin: Any,
         control: Control,
         end: Callable[[], None],

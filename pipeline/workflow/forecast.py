@@ -255,11 +255,9 @@ def _report_s(
     config: IngestConfig, denoising: ApplyConfig, shape: tuple[int, int, int], folder: Path, clock: Clock
 ) -> float:
     """Seconds of a report, from that of a small piece of the movie, which is denoised in one pass."""
-    rows, columns = config.roi or ((0, None), (0, None))
-    piece = tuple(
-        (a or 0, (a or 0) + min(REPORT_FIELD, n) * config.bin)
-        for (a, _), n in zip((rows, columns), shape[1:], strict=True)
-    )
+    (top, _), (left, _) = config.roi or ((0, None), (0, None))
+    height, width = (min(REPORT_FIELD, n) * config.bin for n in shape[1:])
+    piece = (top, top + height), (left, left + width)
     first = (config.frames or (0, None))[0] or 0
     frames = (first, first + min(REPORT_FRAMES, shape[0]) * config.group)
     small = replace(config, roi=piece, frames=frames, output=folder / "small.zarr")

@@ -210,7 +210,7 @@ def _written_s(frames: Any, folder: Path, clock: Clock) -> float:
     before = clock()
     whole = Region(*((0, size) for size in shape))
     writing.write_shard(place / store.DENOISED, array, whole, writing.round_mantissa(frames, store.KEPT_BITS))
-    return (clock() - before) / frames.size
+    return float((clock() - before) / frames.size)
 
 
 def _start_s(clock: Clock) -> float:
