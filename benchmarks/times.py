@@ -95,7 +95,7 @@ def measure(
             *words,
         ]
         subprocess.run(command, check=True)
-        measured, predicted = clock() - before, told[f"time_{step}_s"]
+        measured, predicted = clock() - before, told[f"time_{step}_s"] + told["time_start_s"]
         found[step] = {"predicted": predicted, "measured": measured, "ratio": predicted / measured}
     found["trial"] = {"measured": trial}
     return found

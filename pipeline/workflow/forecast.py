@@ -34,7 +34,7 @@ from ..settings.steps import is_single, single, step_settings
 from ..settings.workers import LOCAL
 from ..store import blocks, store
 from ..train.pace import try_training
-from .trial import Clock, Denoised, Ingested, try_denoise, try_ingest, try_report
+from .trial import Clock, Denoised, Ingested, start_s, try_denoise, try_ingest, try_report
 
 ENSEMBLES = (1, 2, 4, 8, 16)
 PYRAMID = 8 / 7  # of what is written: with its coarser levels
@@ -248,7 +248,8 @@ def forecast_run(config: RunConfig, clock: Clock = time.perf_counter) -> dict[st
             told["faster"] = (
                 f"--time-limit {_limit(steps['train'] / 2)} halves the training, the longest step"
             )
-        return {**told, "time_run_s": sum(steps.values())}
+        begins = start_s(clock, "workflow.run")
+        return {**told, "time_start_s": begins, "time_run_s": begins + sum(steps.values())}
 
 
 def _report_s(

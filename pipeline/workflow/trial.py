@@ -153,7 +153,7 @@ def try_denoise(
     written = _written_s(
         _denoise(loaded, movie, replace(job, ensemble=1), _part(movie.shape, side), device), folder, clock
     )
-    return Denoised(n_at_once * max(0.0, one - slope), n_at_once * slope, written, _start_s(clock))
+    return Denoised(n_at_once * max(0.0, one - slope), n_at_once * slope, written, start_s(clock))
 
 
 def _job(config: ApplyConfig, movie: store.Store, card: ModelCard, folder: Path, device: str) -> Job:
@@ -213,10 +213,10 @@ def _written_s(frames: Any, folder: Path, clock: Clock) -> float:
     return float((clock() - before) / frames.size)
 
 
-def _start_s(clock: Clock) -> float:
-    """Seconds that a worker takes until it can begin."""
+def start_s(clock: Clock, module: str = "apply.block_work") -> float:
+    """Seconds that a worker, or a command, takes until it can begin."""
     before = clock()
-    subprocess.run([sys.executable, "-P", "-c", "import tdenoise_pipeline.apply.block_work"], check=True)
+    subprocess.run([sys.executable, "-P", "-c", f"import tdenoise_pipeline.{module}"], check=True)
     return clock() - before
 
 
