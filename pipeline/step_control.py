@@ -14,17 +14,23 @@ def _silent(what: str, done: int, total: int) -> None:
     return None
 
 
+def _unsaid(what: str, text: str) -> None:
+    return None
+
+
 @dataclass
 class Control:
     """Shared by the command line and the step it runs.
 
-    ``progress(what, done, total)`` is called as work goes on. ``stop`` is set by a signal: the step finishes
+    ``progress(what, done, total)`` is called as work goes on, and before it ``note(what, text)`` where there is more to
+    say of it, such as the loss of a training. ``stop`` is set by a signal: the step finishes
     what it has in hand and raises `Stopped`.
     """
 
     progress: Callable[[str, int, int], None] = _silent
     stop: threading.Event = field(default_factory=threading.Event)
     started: float = field(default_factory=time.monotonic)
+    note: Callable[[str, str], None] = _unsaid
 
     def check(self, where: str) -> None:
         """Raise `Stopped` if a stop was asked for."""

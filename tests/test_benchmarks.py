@@ -49,6 +49,12 @@ def test_the_benchmarks_of_what_grows_run_through(name: str) -> None:
 
 
 @pytest.mark.long
+def test_predicted_and_measured_times_are_compared_for_every_step() -> None:
+    printed = run("times.py", "--quick")
+    assert all(f"{step}" in printed for step in ("ingest", "train", "apply", "report")) and "ratio" in printed
+
+
+@pytest.mark.long
 def test_the_benchmark_of_events_compares_with_the_truth() -> None:
     assert "still seed 0 dose 2: " in run("events.py", "--quick")
 

@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,31 @@ def die(item: Deadly) -> None:
         with item.log.open("a") as file:
             file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+_ENDED: list[bool] = []  # in a worker
+
+
+def end() -> None:
+    _ENDED.append(True)
+
+
+def wait_for_the_end(item: Item) -> None:
+    while not _ENDED:
+        time.sleep(0.02)
+    raise Stopped("ended")
+
+
+def test_a_stop_reaches_workers_while_they_compute_and_what_they_end_is_no_failure(tmp_path: Path) -> None:
+    control = Control()
+    timer = threading.Timer(1.0, control.stop.set)
+    timer.start()
+    outcomes = driver.drive(
+        workers(tmp_path), None, wait_for_the_end, [Item(n) for n in range(5)], list, control, end=end
+    )
+    with pytest.raises(Stopped, match="run the same command again"):
+        assert not list(outcomes)
+    timer.join()
 
 
 def test_only_the_block_that_ends_workers_is_given_up(

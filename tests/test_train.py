@@ -478,5 +478,5 @@ def test_training_killed_again_and_again_gives_the_weights_of_an_undisturbed_run
 def test_the_module_needs_no_gpu(movie: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(UsageError, match="no GPU is usable"):
+    with pytest.raises(UsageError, match="no such GPU is usable"):
         train_model(TrainConfig(movie=(movie,), output=Path("x"), device="cuda"))

@@ -41,7 +41,7 @@ from ..version import VERSION
 from ..workers import cluster, job_array, shares
 from ..workers.executors import Connect, DaskWorkers, Executor, SharingProcess
 from .apply_plan import Plan, check_budget, giving_back_threads, make_plan, usable_gpus, workers_of
-from .block_work import Job, ModelPlugin, marker_of, run_block
+from .block_work import Job, ModelPlugin, marker_of, run_block, stop_blocks
 from .given_back import Given, adopt, finish_draft, is_made, prepare_draft, read_evidence
 
 log = logging.getLogger(__name__)
@@ -342,8 +342,8 @@ def _run_blocks(
     control.progress("apply", len(run.done_numbers()), n_blocks)
     gpus = usable_gpus(job.device) if workers_of(request.config).kind == "local" else []
     plugin = ModelPlugin(job.model, job.model_id, job.device, gpus)
-    task = functools.partial(run_block, job)
-    outcomes = executor.do(run, plan.blocks, remaining, task, plugin, control)
+    task, end = functools.partial(run_block, job), functools.partial(stop_blocks, job.token)
+    outcomes = executor.do(run, plan.blocks, remaining, task, plugin, control, end)
     failures: dict[int, BaseException] = {}
     for outcome in outcomes:
         if isinstance(outcome.error, OSError) and outcome.error.errno in DISK_FULL:

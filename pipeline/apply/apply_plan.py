@@ -378,4 +378,10 @@ def usable_gpus(device: str) -> list[str]:
 def workers_of(config: ApplyConfig) -> Workers:
     """``--workers``, with ``local`` meaning one for each GPU where there are some; else it is one per core."""
     n_gpus = len(usable_gpus(config.device)) if config.workers == LOCAL else 0
+    if (
+        config.workers == LOCAL
+        and config.device != "cpu"
+        and checkpoint.default_device() not in ("cpu", "cuda")
+    ):
+        n_gpus = 1  # which workers could only share
     return Workers("local", n_gpus) if n_gpus else config.workers

@@ -28,7 +28,7 @@ from tdenoise.network.split_blind import SplitBlind
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.noise import Scale
 
-from ..errors import InputError
+from ..errors import InputError, Stopped
 from ..files.fault_points import maybe_crash
 from ..resources import budget
 from ..runs import lease, markers
@@ -108,7 +108,22 @@ def load(model: Path, model_id: str, device: str) -> tuple[checkpoint.Model, str
     return loaded, chosen
 
 
-def run_block(job: Job, block: Block) -> int:
+# Tokens of the runs that were asked to stop, as far as this process was told.
+_stopped: set[str] = set()
+
+
+def stop_blocks(token: str) -> None:
+    """End the block of a run that this process has in hand before its next batch, and any other before its first."""
+    _stopped.add(token)
+
+
+def check_running(job: Job, stopping: Callable[[], bool]) -> None:
+    """Raise `Stopped` where the run was asked to stop."""
+    if job.token in _stopped or stopping():
+        raise Stopped("stopped in apply; run the same command again to continue")
+
+
+def run_block(job: Job, block: Block, stopping: Callable[[], bool] = lambda: False) -> int:
     """Denoise and write one block; pure and idempotent, so that it may run twice. Returns its number.
 
     A worker may be killed after it has marked a block and before it could say so: nothing is left to do then.
@@ -116,19 +131,19 @@ def run_block(job: Job, block: Block) -> int:
     lease.check_lease(job.folder, job.token, job.member)
     if markers.marker(job.folder, block.number) is not None:
         return block.number
+    (check := functools.partial(check_running, job, stopping))()
     model, device = load(job.model, job.model_id, job.device)
     # `load` may answer from memory, and the caller have set the threads back.
     torch_setup.prepare(n_threads=1)
     # A GPU keeps more than one core busy with its input and output; of CPU workers there is one per core.
-    n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // torch.cuda.device_count())
+    n_threads = 1 if device == "cpu" else max(1, budget.n_cores() // max(1, torch.cuda.device_count()))
     source = movie_counts(job.movie, job.movie_id)
     targets = {layer: zarr.open_array(job.array(layer), mode="r+") for layer in job.layers}
     hashes: dict[str, dict[str, str]] = {layer: {} for layer in job.layers}
     shard_shape = targets[job.layers[0]].shards
     evidence = None if job.layers[0] != store.DRAFT else BlockEvidence.of(job, block, source.shape)
     shards = list(shards_in(block.core, shard_shape))
-    # One row of frames is packed, and waits for the disk, while the next is computed. A block often has one shard, so
-    # the chunks of each are packed side by side.
+    # A row of frames is packed while the next is computed, its chunks side by side: a block often has but one shard.
     few = zarr.config.set({"threading.max_workers": n_threads})
     with (
         few,
@@ -145,7 +160,7 @@ def run_block(job: Job, block: Block) -> int:
                     key, digest = written
                     hashes[layer][key] = digest
 
-        rows = denoise_block(model, source, job, block, device, min(shard_shape[0], blocks.ROW_FRAMES))
+        rows = denoise_block(model, source, job, block, device, shard_shape[0], check)
         for frames, counts, results in rows:
             row = Region(frames, block.core.rows, block.core.columns)
             collect()
@@ -259,7 +274,13 @@ def _pack(
 
 
 def denoise_block(
-    model: checkpoint.Model, source: Any, job: Job, block: Block, device: str, row_frames: int
+    model: checkpoint.Model,
+    source: Any,
+    job: Job,
+    block: Block,
+    device: str,
+    row_frames: int,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[tuple[int, int], NDArray[Any], NDArray[np.float32]]]:
     """Denoised core of a block, one row of frames after the other.
 
@@ -283,13 +304,13 @@ def denoise_block(
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
     for start, stop, first, held in _rows_of_frames(
-        functools.partial(read_counts, source), block, halo, row_frames
+        functools.partial(read_counts, source), block, halo, min(row_frames, blocks.ROW_FRAMES)
     ):
         tile = Tile(n_frames, first, core_rows, core_columns, (rows[0], columns[0]))
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
         result = np.empty((len(job.layers), stop - start, *core), np.float32)
         for number, layers in enumerate(
-            _denoised(model, held, tile, job, range(start, stop), device, bad, drift, brightness)
+            _denoised(model, held, tile, job, range(start, stop), device, bad, drift, brightness, check)
         ):
             for layer, frame in enumerate(layers):
                 result[layer, number] = frame
@@ -307,6 +328,7 @@ def _denoised(
     bad: NDArray[np.float32] | None,
     drift: NDArray[np.float64] | None,
     brightness: Brightness | None,
+    check: Callable[[], None],
 ) -> Iterator[tuple[NDArray[np.float32], ...]]:
     """Every layer of a job, frame by frame."""
     precision = job.precision
@@ -314,7 +336,7 @@ def _denoised(
         coarse = job.kept_bits is not None and store.VARIANCE not in job.layers
         precision = "bfloat16" if coarse and torch_setup.fast_bfloat16(device) else "float32"
     given: dict[str, Any] = {"ensemble": job.ensemble, "precision": precision, "device": device}
-    given |= {"stand_ins": bad, "drift": drift, "brightness": brightness}
+    given |= {"stand_ins": bad, "drift": drift, "brightness": brightness, "check": check}
     if store.VARIANCE not in job.layers:
         for frame in denoise(model.network, held, tile, job.scale, frames, **given):
             yield (frame,)
@@ -388,4 +410,4 @@ def read_counts(source: Any, region: Region) -> NDArray[Any]:
 
 
 def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    return torch.cuda.get_device_name() if device == "cuda" else device

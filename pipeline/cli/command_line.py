@@ -51,7 +51,7 @@ def _main(words: list[str]) -> int:
         _print(command.dry_run(config), show.plan, options)
         return 0
     with closing(shown_progress(options)) as progress:
-        control = Control(progress=progress)
+        control = Control(progress=progress, note=progress.note)
         with Signals(control):
             result = command.run(config, control)
     if result:  # of several processes the first has it; logs prints as it goes

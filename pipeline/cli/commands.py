@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..step_control import Control
 from . import keeping, show
-from .terminal import say
+from .terminal import one_line, say, say_anew
+
+WATCH_S = 3.0  # between two looks of status --watch
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ def _ingest(config: Any, control: Control) -> dict[str, Any]:
 
 def _ingest_plan(config: Any) -> dict[str, Any]:
     from ..ingest.ingest_many import describe_plans
+    from ..workflow.forecast import with_times
 
-    return describe_plans(config)
+    return with_times(describe_plans(config), config)
 
 
 def _train(config: Any, control: Control) -> dict[str, Any]:
@@ -57,9 +61,10 @@ def _train(config: Any, control: Control) -> dict[str, Any]:
 
 
 def _train_plan(config: Any) -> dict[str, Any]:
+    from ..workflow.forecast import with_times
     from ..workflow.learn import describe
 
-    return describe(config)
+    return with_times(describe(config), config)
 
 
 def _apply(config: Any, control: Control) -> dict[str, Any]:
@@ -70,8 +75,9 @@ def _apply(config: Any, control: Control) -> dict[str, Any]:
 
 def _apply_plan(config: Any) -> dict[str, Any]:
     from ..workflow.apply_many import describe_plans
+    from ..workflow.forecast import with_times
 
-    return describe_plans(config)
+    return with_times(describe_plans(config), config)
 
 
 def _run(config: Any, control: Control) -> dict[str, Any]:
@@ -81,9 +87,10 @@ def _run(config: Any, control: Control) -> dict[str, Any]:
 
 
 def _run_plan(config: Any) -> dict[str, Any]:
+    from ..workflow.forecast import with_times
     from ..workflow.run_plan import describe_plan
 
-    return describe_plan(config)
+    return with_times(describe_plan(config), config)
 
 
 def _evaluate(config: Any, control: Control) -> dict[str, Any]:
@@ -151,8 +158,16 @@ def _cite(config: Any, control: Control) -> dict[str, Any]:
 
 
 def _status(config: Any, control: Control) -> dict[str, Any]:
-    from ..jobs.status import status
+    from ..jobs.status import is_at_work, status
 
+    while config.watch:
+        found = status(config)
+        say_anew("\n".join(map(one_line, show.status(found).split("\n"))))
+        until = time.monotonic() + WATCH_S
+        while time.monotonic() < until and not control.stop.is_set():
+            time.sleep(0.1)
+        if control.stop.is_set() or not is_at_work(found):
+            return {}
     return status(config)
 
 

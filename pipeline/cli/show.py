@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluate.evaluation_result import Evaluation
-from .terminal import one_line
+from .curve import curve
+from .terminal import duration, one_line
 
 MOST_MOVIES = 40  # that a terminal is shown
 
@@ -239,7 +240,21 @@ def status(result: dict[str, Any]) -> str:
         name = item["output"].rpartition("/")[2]
         damage = f", {item['damage']}. Run 'verify {name} --repair' to repair it." if item["damage"] else ""
         lines.append(f"{item['output']}: {item['state']}{share}{holder}{damage}")
+        if item["training"]:
+            lines += _training(item["training"])
     return "\n".join(lines)
+
+
+def _training(found: dict[str, Any]) -> list[str]:
+    """Where a training is, and the curve of its held-out error."""
+    of = "" if found["steps"] is None else f" of at most {found['steps']}"
+    left = "" if found["left_s"] is None else f"; at most {duration(found['left_s'])} left"
+    said = (
+        f"  step {found['step']}{of}, loss {found['loss']:.4f}, held-out error {found['held_out']:.5f} of the noise "
+        f"variance (lowest {found['best']:.5f}){left}"
+    )
+    picture = [f"  newest picture: {found['preview']}"] if found["preview"] else []
+    return [said, *picture, *(f"  {line}" for line in curve(found["curve"]))]
 
 
 def _batch_lines(run: dict[str, Any]) -> list[str]:
@@ -360,12 +375,27 @@ def plan(result: dict[str, Any]) -> str:
     """The plan of a dry run, a line for each thing; sizes in words."""
     from ..resources.budget import in_words
 
-    lines = {}
+    lines: dict[str, Any] = {}
+    times: list[str] = []
     for key, value in result.items():
         if key == "metadata" or value is None:
             continue
+        if key == "times":
+            times = [_time_of(row) for row in value]
+            continue
+        if key.startswith("time_") and key.endswith("_s"):
+            key, value = key.removesuffix("_s"), f"{value:.3g} s" if value < 100 else duration(value)
         if key.endswith("_bytes"):
             key, value = key.removesuffix("_bytes"), in_words(value)
         lines[key.replace("_", " ")] = value
     width = max(map(len, lines))
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
+    return "\n".join([*(f"{key:<{width}}  {value}" for key, value in lines.items()), *times])
+
+
+def _time_of(row: dict[str, Any]) -> str:
+    """What a device takes for an ensemble."""
+    from ..resources.budget import in_words
+
+    where = f"{row['device']}, {row['workers']} worker{'' if row['workers'] == 1 else 's'}"
+    memory = in_words(row["worker_memory_bytes"])
+    return f"  {where}, ensemble {row['ensemble']:>2}: {duration(row['apply_s'])}, {memory} each"

@@ -72,8 +72,15 @@ def shown_progress(options: dict[str, Any]) -> Silence:
 class Silence:
     """No progress. Also what every progress has: a call, and a close that leaves the terminal as it was."""
 
+    def __init__(self) -> None:
+        self.notes: dict[str, str] = {}
+
     def __call__(self, what: str, done: int, total: int) -> None:
         return None
+
+    def note(self, what: str, text: str) -> None:
+        """What is shown beside the progress from its next call on."""
+        self.notes[what] = text
 
     def close(self) -> None:
         return None
@@ -83,6 +90,7 @@ class _Lines(Silence):
     """One line every half minute, for logs."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._began: dict[str, tuple[float, int]] = {}
         self._last = 0.0
 
@@ -93,13 +101,15 @@ class _Lines(Silence):
             return
         self._last = now
         left = remaining(now - began, done - first, total - done)
-        tell(f"{time.strftime('%H:%M:%S')} {what} {100 * done / total:.1f} %{left}")
+        note = f"; {self.notes[what]}" if what in self.notes else ""
+        tell(f"{time.strftime('%H:%M:%S')} {what} {100 * done / total:.1f} %{left}{note}")
 
 
 class _Bar(Silence):
     """A bar with the time that is left, on a terminal."""
 
     def __init__(self) -> None:
+        super().__init__()
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -115,6 +125,7 @@ class _Bar(Silence):
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
         )
         self._tasks: dict[str, TaskID] = {}
@@ -122,8 +133,9 @@ class _Bar(Silence):
     def __call__(self, what: str, done: int, total: int) -> None:
         if what not in self._tasks:
             self._bars.start()
-            self._tasks[what] = self._bars.add_task(what, total=total, completed=done)
-        self._bars.update(self._tasks[what], completed=done, total=total)
+            self._tasks[what] = self._bars.add_task(what, total=total, completed=done, note="")
+        note = self.notes.get(what, "")
+        self._bars.update(self._tasks[what], completed=done, total=total, note=note)
         if all(task.finished for task in self._bars.tasks):
             self._bars.stop()
 
@@ -135,8 +147,24 @@ def remaining(elapsed_s: float, done: int, left: int) -> str:
     """The time that is left, with a comma in front; empty where nobody can know."""
     if done <= 0 or left <= 0:
         return ""
-    minutes, rest = divmod(round(elapsed_s / done * left), 60)
-    return f", {minutes // 60}:{minutes % 60:02d}:{rest:02d} left"
+    return f", {duration(elapsed_s / done * left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    Examples
+    --------
+    >>> duration(3725.4)
+    '1:02:05'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def say_anew(text: str) -> None:
+    """Print in place of what the terminal shows; where there is none, below it."""
+    say(f"\x1b[H\x1b[2J{text}" if sys.stdout.isatty() else text)
 
 
 class Signals:
@@ -147,7 +175,10 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        # Windows has no SIGUSR1.
+        for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGUSR1")):
+            if number is None:
+                continue
             self._before[number] = signal.signal(number, self._handle)
 
     def __exit__(self, *_: object) -> None:

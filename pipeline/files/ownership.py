@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import stat
 import tempfile
 from collections.abc import Callable
@@ -14,7 +13,16 @@ from typing import Any
 from ..errors import UsageError
 from .sealed_json import unsealed
 
+try:
+    import pwd
+except ImportError:  # Windows, whose files have no such owner and mode
+    pwd = None  # type: ignore[assignment]
+
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+# A pipe, or a link, is not followed; Windows has no such flags.
+_FLAGS = os.O_RDONLY | sum(
+    getattr(os, f"O_{name}", 0) for name in ("NOFOLLOW", "NONBLOCK", "CLOEXEC", "BINARY")
+)
 
 
 def stranger(path: Path, found: os.stat_result | None = None) -> str | None:
@@ -32,13 +40,15 @@ def stranger(path: Path, found: os.stat_result | None = None) -> str | None:
         return f"belongs to {_user(found.st_uid)}, and you are {_user(os.geteuid())}"
     if stat.S_ISLNK(found.st_mode):
         return "is a symbolic link"
-    if found.st_mode & OTHERS_WRITE:
+    if found.st_mode & OTHERS_WRITE and pwd is not None:
         return f"can be changed by others (mode {stat.S_IMODE(found.st_mode):04o})"
     return None
 
 
 def is_mine(path: Path, found: os.stat_result | None = None) -> bool:
     """Whether this user owns a path itself, not what a link leads to."""
+    if pwd is None:
+        return True
     owner = (path.lstat() if found is None else found).st_uid
     return owner == os.geteuid() or owner == _owner_of_new(path.parent)
 
@@ -59,7 +69,7 @@ def read_own(file: Path, read: Callable[[bytes], dict[str, Any] | None] = unseal
     """
     try:
         # A pipe, or a link to one, would never answer.
-        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(file, _FLAGS)
     except OSError:
         if file.is_symlink():
             raise UsageError(f"{file}: is a symbolic link, so it is ignored. {ADVICE}") from None

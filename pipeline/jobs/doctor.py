@@ -7,7 +7,6 @@ import importlib.util
 import json
 import multiprocessing
 import os
-import resource
 import shlex
 import shutil
 import socket
@@ -30,6 +29,11 @@ from ..settings.job_settings import DoctorConfig
 from ..slurm.batch_script import clean_environment, pipeline_command, site_options
 from ..slurm.site_profile import JobProfile, load_profile
 from ..version import VERSION
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 MEMORY_BYTES = 4 * 2**30  # one block with its halo
 DISK_BYTES = 10 * 10**9
@@ -193,6 +197,8 @@ def _memory() -> Finding:
 
 
 def _open_files() -> Finding:
+    if resource is None:
+        return Finding("open files", True, "this system sets no limit", "")
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return Finding(
         "open files", limit >= OPEN_FILES, f"at most {limit}", f"Run 'ulimit -n {OPEN_FILES}' first."

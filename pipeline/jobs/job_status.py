@@ -211,7 +211,7 @@ def _idle() -> dict[str, Any]:
 def _last_progress(log: Path) -> dict[str, Any]:
     """What the last line of progress in a log says."""
     for line in reversed(_lines(log)):
-        if match := re.fullmatch(r"[\d:]{8} \w+ ([\d.]+) %(?:, (\S+) left)?", line):
+        if match := re.fullmatch(r"[\d:]{8} \w+ ([\d.]+) %(?:, (\S+) left)?(?:; .*)?", line):
             return {"percent": float(match[1]), "left": match[2]}
     return _idle()
 

@@ -12,7 +12,7 @@ from ..runs import lease, paths
 from ..runs.lease import HEARTBEAT_S
 from ..settings.job_settings import StatusConfig
 from ..store import store
-from . import job_status, run_folder
+from . import job_status, run_folder, training_status
 
 WATCH_S = 3 * HEARTBEAT_S  # how long a sign of life of a process elsewhere is waited for [s]
 
@@ -25,7 +25,8 @@ def status(config: StatusConfig) -> dict[str, Any]:
     dict
         ``outputs``: a list with ``output``, ``state`` (``complete``, ``damaged``, ``running``, ``interrupted``),
         ``done`` and ``total`` blocks (None where a step has no blocks), ``holder``, ``damage`` (what is wrong with a
-        finished store as far as a short look tells, or None); and ``batch``, the state of the batch run that
+        finished store as far as a short look tells, or None), ``training`` (of an unfinished model, see
+        `tdenoise_pipeline.jobs.training_status.describe`, or None); and ``batch``, the state of the batch run that
         writes it, or None.
 
     Raises
@@ -48,6 +49,12 @@ def status(config: StatusConfig) -> dict[str, Any]:
     if not found and batch_run is None:
         raise InputError(config.output, "nothing was started or finished here")
     return {"outputs": found, "batch": batch_run}
+
+
+def is_at_work(found: dict[str, Any]) -> bool:
+    """Whether anything that `status` told of goes on."""
+    live = found["batch"] is not None and found["batch"]["state"] in ("running", "pending")
+    return live or any(item["state"] == "running" for item in found["outputs"])
 
 
 def _children(path: Path) -> list[Path]:
@@ -82,6 +89,7 @@ def _complete(output: Path) -> dict[str, Any]:
         "total": None,
         "holder": None,
         "damage": damage,
+        "training": None,
     }
 
 
@@ -104,6 +112,7 @@ def _state(output: Path) -> dict[str, Any]:
         "total": total,
         "holder": holder,
         "damage": None,
+        "training": training_status.describe(output),
     }
 
 

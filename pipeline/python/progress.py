@@ -25,7 +25,7 @@ def shown(progress: bool) -> Iterator[Control]:
     """
     seen = _Cell() if progress and _in_notebook() else shown_progress({"quiet": not progress})
     try:
-        yield Control(progress=seen)
+        yield Control(progress=seen, note=seen.note)
     finally:
         seen.close()
 
@@ -41,6 +41,7 @@ class _Cell(Silence):
     """One line of text under the cell, which is drawn anew; it needs no widgets."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._display: Any = None
         self._began: dict[str, tuple[float, int]] = {}
         self._done: dict[str, str] = {}
@@ -56,9 +57,9 @@ class _Cell(Silence):
             self._done.setdefault(what, f"{what}: done in {now - began:.0f} s")
             self._draw("")
         else:
-            self._draw(
-                f"{what}: {100 * done / total:.0f} %{remaining(now - began, done - first, total - done)}"
-            )
+            left = remaining(now - began, done - first, total - done)
+            note = f"; {self.notes[what]}" if what in self.notes else ""
+            self._draw(f"{what}: {100 * done / total:.0f} %{left}{note}")
 
     def _draw(self, current: str) -> None:
         ipython: Any = sys.modules["IPython"]

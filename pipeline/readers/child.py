@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +11,11 @@ from pathlib import Path
 from typing import Any, Never
 
 from ..errors import InputError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _REFUSED = 3  # exit code of a child that says in one sentence why
 
@@ -84,14 +88,8 @@ def refuse(path: Path, code: int, said: bytes) -> Never:
 
 def answer(main: Callable[..., Any], arguments: Sequence[str], *, cpu_s: int, memory_bytes: int) -> Never:
     """In the child: run ``main`` within limits; a ``ValueError`` is a refusal, its text the reason."""
-    limits = {resource.RLIMIT_CPU: cpu_s, resource.RLIMIT_CORE: 0}
-    memory = Path("/proc/self/statm")
-    if memory.exists():  # elsewhere than on Linux a limit of addresses is not kept
-        used = int(memory.read_text().split()[0]) * resource.getpagesize()
-        limits[resource.RLIMIT_AS] = used + memory_bytes
-    for limit, value in limits.items():
-        hard = resource.getrlimit(limit)[1]
-        resource.setrlimit(limit, (value if hard < 0 else min(value, hard), hard))
+    if resource is not None:
+        _limit(cpu_s, memory_bytes)
     try:
         main(*arguments)
         sys.stdout.flush()
@@ -120,3 +118,15 @@ def split(answered: bytes) -> tuple[Any, memoryview]:
     """The JSON value and the bytes that ``write`` sent."""
     end = answered.index(b"\n")
     return json.loads(answered[:end]), memoryview(answered)[end + 1 :]
+
+
+def _limit(cpu_s: int, memory_bytes: int) -> None:
+    """Bound what this process may use."""
+    limits = {resource.RLIMIT_CPU: cpu_s, resource.RLIMIT_CORE: 0}
+    memory = Path("/proc/self/statm")
+    if memory.exists():  # elsewhere than on Linux a limit of addresses is not kept
+        used = int(memory.read_text().split()[0]) * resource.getpagesize()
+        limits[resource.RLIMIT_AS] = used + memory_bytes
+    for limit, value in limits.items():
+        hard = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (value if hard < 0 else min(value, hard), hard))

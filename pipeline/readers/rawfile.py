@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+
+# O_NONBLOCK: a named pipe without a writer must not hold the command for ever. Windows needs O_BINARY alone.
+_FLAGS = os.O_RDONLY | sum(getattr(os, f"O_{name}", 0) for name in ("CLOEXEC", "NONBLOCK", "BINARY"))
+_POSITION = threading.Lock()  # of the one that a descriptor has
+
+
+def _read(descriptor: int, view: memoryview, offset: int) -> int:
+    """Bytes that were read at a position into a buffer."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [view], offset)
+    with _POSITION:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        data = os.read(descriptor, min(len(view), 2**24))
+    view[: len(data)] = data
+    return len(data)
 
 
 class RawFile:
@@ -30,8 +46,7 @@ class RawFile:
         self.path = Path(path)
         self._descriptor = -1
         try:
-            # O_NONBLOCK: a named pipe without a writer must not hold the command for ever.
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._descriptor = os.open(self.path, _FLAGS)
             status = os.fstat(self._descriptor)
         except FileNotFoundError:
             raise InputError(path, "no such file.") from None
@@ -50,7 +65,7 @@ class RawFile:
         done = 0
         while done < view.nbytes:  # one call stops short of 2 GiB
             try:
-                n = os.preadv(self._descriptor, [view[done:]], offset + done)
+                n = _read(self._descriptor, view[done:], offset + done)
             except OSError as error:
                 raise InputError(self.path, f"reading failed: {error.strerror}.") from error
             if n == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -15,6 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .child import answer, write
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _DECODERS = {
     "av1", "dvvideo", "ffv1", "ffvhuff", "h264", "hevc", "huffyuv", "libdav1d", "mjpeg", "mpeg1video", "mpeg2video",
@@ -152,6 +156,8 @@ def _spool(descriptor: int, frame: NDArray[Any]) -> None:
 
 def _limit_time() -> None:
     """Allow a few more seconds of computing: a video may be long, one picture may not."""
+    if resource is None:
+        return
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + _CPU_S, hard))

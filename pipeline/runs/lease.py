@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tdenoise.files.atomic import fsync, make_folder, make_shared_folder, patiently
 
 from ..errors import LockedError, Stopped
@@ -200,6 +202,11 @@ def _slurm_job() -> str | None:
 
 def process_start(pid: int) -> str | None:
     """When a process began, in clock ticks since boot; None where it does not run. Tells a reused pid."""
+    if not Path("/proc/self/stat").exists():  # elsewhere than on Linux
+        try:
+            return str(psutil.Process(pid).create_time())
+        except psutil.Error:
+            return None
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from .fields import MODEL, OUTPUT, WHAT, WHERE, setting
-from .parse import Count, MovieStore, NewPath, OptionalWords, Paths, Words, YesNo
+from .parse import Count, Device, MovieStore, NewPath, OptionalWords, Paths, Words, YesNo
 from .setting import Settings, settings
 
 
@@ -63,8 +62,10 @@ class ArchiveSuggestConfig(Settings):
     try_models: Count = setting(
         5, "models to try on the movie: those whose own movies are most like it", group=MODEL, metavar="N"
     )
-    device: Literal["auto", "cpu", "cuda"] = setting(
-        "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
+    device: Device = setting(
+        "auto",
+        "cpu, cuda (a GPU), mps (of Apple), xpu (of Intel), or auto: whichever of these there is, else cpu",
+        group=WHERE,
     )
 
 

@@ -11,6 +11,7 @@ from .fields import CLUSTER, MODEL, OUTPUT, WHAT, WHERE, setting
 from .ingest_settings import Preparation
 from .parse import (
     Count,
+    Device,
     DoseShare,
     Duration,
     Model,
@@ -120,8 +121,10 @@ class Placement(Following):
     profile: Path | None = setting(
         None, "name or YAML file of the profile that describes the cluster", group=CLUSTER, metavar="NAME"
     )
-    device: Literal["auto", "cpu", "cuda"] = setting(
-        "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
+    device: Device = setting(
+        "auto",
+        "cpu, cuda (a GPU), mps (of Apple), xpu (of Intel), or auto: whichever of these there is, else cpu",
+        group=WHERE,
     )
     ensemble: Symmetries = setting(
         4,
@@ -183,8 +186,10 @@ class TrainConfig(Learning):
         group=MODEL,
         metavar="FRACTION",
     )
-    device: Literal["auto", "cpu", "cuda"] = setting(
-        "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
+    device: Device = setting(
+        "auto",
+        "cpu, cuda (a GPU), mps (of Apple), xpu (of Intel), or auto: whichever of these there is, else cpu",
+        group=WHERE,
     )
     force: YesNo = setting(False, "replace the output if it exists", group=OUTPUT)
 

@@ -16,6 +16,9 @@ class StatusConfig(Settings):
     output: Path = setting(
         help="store, model or folder that a command writes", metavar="OUTPUT", positional=True
     )
+    watch: YesNo = setting(
+        False, "show it anew every few seconds, until nothing runs any more or you press Ctrl-C", group=WHAT
+    )
 
 
 @settings()

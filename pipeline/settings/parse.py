@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, Strict
 
@@ -319,6 +319,7 @@ Radius = Annotated[int | str, BeforeValidator(_radius)]
 Processes = Annotated[int | str, BeforeValidator(_processes)]
 WorkersSetting = Annotated[InstanceOf[Workers], _of_text(Workers.of)]
 Symmetries = Annotated[int, _one_of(1, 2, 4, 8, 16)]
+Device = Literal["auto", "cpu", "cuda", "mps", "xpu"]
 FrameNumbers = Annotated[tuple[int | str, ...], _counts_or("all"), Field(min_length=1)]
 FrameSizes = Annotated[tuple[int | str, ...], _counts_or("full"), Field(min_length=1)]
 UdvdRadius = Annotated[int, _one_of(0, 1)]

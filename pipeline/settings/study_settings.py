@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..errors import UsageError
 from .fields import CLUSTER, MODEL, OUTPUT, WHAT, WHERE, setting
-from .parse import Count, Duration, FrameNumbers, FrameSizes, MovieStore, NewFolder, WorkersSetting
+from .parse import Count, Device, Duration, FrameNumbers, FrameSizes, MovieStore, NewFolder, WorkersSetting
 from .setting import Settings, settings
 from .workers import LOCAL
 
@@ -55,8 +55,10 @@ class StudyConfig(Settings):
     time_limit: Duration | None = setting(
         None, "finish each training within this time, such as 20m", group=MODEL, metavar="TIME"
     )
-    device: Literal["auto", "cpu", "cuda"] = setting(
-        "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
+    device: Device = setting(
+        "auto",
+        "cpu, cuda (a GPU), mps (of Apple), xpu (of Intel), or auto: whichever of these there is, else cpu",
+        group=WHERE,
     )
     workers: WorkersSetting = setting(
         LOCAL,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from .fields import CLUSTER, MODEL, OUTPUT, WHAT, WHERE, setting
-from .parse import Count, Duration, Model, NewPath, Port, RawPath, YesNo
+from .parse import Count, Device, Duration, Model, NewPath, Port, RawPath, YesNo
 from .setting import Settings, settings
 
 
@@ -57,8 +56,10 @@ class WatchConfig(Settings):
         group=CLUSTER,
         metavar="NAME",
     )
-    device: Literal["auto", "cpu", "cuda"] = setting(
-        "auto", "cpu, cuda (a GPU), or auto: a GPU if there is one", group=WHERE
+    device: Device = setting(
+        "auto",
+        "cpu, cuda (a GPU), mps (of Apple), xpu (of Intel), or auto: whichever of these there is, else cpu",
+        group=WHERE,
     )
     port: Port | None = setting(
         None, "port of this machine to listen on", group=WHERE, metavar="N", default_text="any that is free"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tdenoise.evaluation.fringes import Found, Fringes
@@ -67,9 +66,9 @@ class Judge:
         torch_setup.prepare(n_threads=1)
         self._plan, movie = plan, plan.movie
         self._device = checkpoint.default_device() if device == "auto" else device
-        if self._device == "cuda" and not torch.cuda.is_available():
+        if not checkpoint.is_usable(self._device):
             raise UsageError(
-                "--device cuda, but no GPU is usable here. Use --device cpu, or ask for a GPU node."
+                f"--device {self._device}, but no such GPU is usable here. Use --device cpu, or ask for a GPU node."
             )
         self.law: NoiseLaw = noise_law(movie)
         self._stand_ins, self._brightness = movie_stand_ins(movie), movie_brightness(movie)

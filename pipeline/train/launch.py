@@ -156,7 +156,9 @@ def _local(n_processes: int, most: int, work: Work) -> Iterator[Team]:
 def _other(member: Team, file: str, most: int, work: Work, pipe: Connection) -> None:
     """Life of a process that was started here. What goes wrong, it tells the first."""
     control = Control()
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for name in ("SIGTERM", "SIGUSR1"):
+        if (number := getattr(signal, name, None)) is None:
+            continue  # Windows
         signal.signal(number, lambda *_: control.stop.set())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -220,6 +222,9 @@ def _on_loopback() -> Iterator[None]:
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
     """A Ctrl-C is for the first process to handle; processes inherit the mask they are started with."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -40,6 +40,7 @@ from ..store import store
 from ..version import VERSION
 from . import launch
 from .material import Material
+from .preview import PREVIEW
 from .train_plan import Plan, make_plan
 from .training_session import CHECKPOINT, Session
 
@@ -278,7 +279,7 @@ def _save(
     run.check()
     card = checkpoint.save_model(run.partial, state.best, details)
     maybe_crash("model.saved")
-    for pattern in (CHECKPOINT, "candidate-*.safetensors", "chosen-*.safetensors"):
+    for pattern in (CHECKPOINT, "candidate-*.safetensors", "chosen-*.safetensors", PREVIEW):
         for file in run.partial.glob(pattern):
             file.unlink()
     maybe_crash("model.tidied")

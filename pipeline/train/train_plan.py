@@ -83,8 +83,10 @@ def make_plan(config: TrainConfig, material: Material | None = None) -> Plan:
     """Check the movies and choose what the settings leave open."""
     movies = _opened(config, material)
     device = checkpoint.default_device() if config.device == "auto" else config.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda, but no GPU is usable here. Use --device cpu, or ask for a GPU node.")
+    if not checkpoint.is_usable(device):
+        raise UsageError(
+            f"--device {device}, but no such GPU is usable here. Use --device cpu, or ask for a GPU node."
+        )
     given = None if config.from_model in (None, SCRATCH, SHIPPED) else config.from_model
     architecture, reason = choose_architecture(
         config, movies, None if given is None else open_model(given).card
@@ -167,7 +169,7 @@ def _settings(
         seed=config.seed,
         learning_rate=learning_rate / (4 if adapts and not rehearses else 1),
         gain_share=None if not adapts else REHEARSED_GAIN_SHARE if rehearses else GAIN_SHARE,
-        mixed_precision=device == "cuda" or torch_setup.fast_bfloat16(),
+        mixed_precision=device == "cuda" or torch_setup.fast_bfloat16(device),
         least_dose=config.least_dose,
     )
 

@@ -35,6 +35,7 @@ from ..resources import budget
 from ..runs import progress
 from ..step_control import Control
 from .material import for_choosing
+from .preview import PREVIEW, preview
 from .train_plan import Plan
 from .training_state import fill, restore, snapshot, state_bytes
 
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_S = 120.0  # time between checkpoints
+TELL_S = 1.0  # between two signs of how far it is
 # Of the movies of an archive, those that choose the weights to keep, and in sums over time.
 LOOKED_AT, SUMMED = 24, 2
 
@@ -90,6 +92,7 @@ class Session:
         )
         self._contradiction = Contradiction(known if plan.material is None else known[:SUMMED], self._device)
         self._records: list[dict[str, Any]] = []  # of the stages before
+        self._told_at = self._recorded_at = -math.inf
         self.stage: Stage  # the latest
         self.n_steps, self.elapsed_s = 0, 0.0  # of all stages so far
         self.best_step = 0  # of all, whose weights are kept
@@ -226,6 +229,7 @@ class Session:
 
         def stopped() -> bool:
             nonlocal stopping
+            self._tell(state, stage)
             stopping = team.any(self._control.stop.is_set())  # a signal to one stops all, at the same step
             return stopping
 
@@ -247,9 +251,9 @@ class Session:
         else:
             checkpoint_file, allowed = self._run.partial / stage.file, self._run.check
             saved = time.monotonic()
-            self._tell(state, stage)
+            self._record(state, stage)
             for _ in records:
-                self._tell(state, stage)
+                self._record(state, stage)
                 if time.monotonic() - saved > CHECKPOINT_S:
                     snapshot(state, checkpoint_file, allowed)
                     saved = time.monotonic()
@@ -274,17 +278,34 @@ class Session:
         name = {} if stage.candidate is None else {"candidate": stage.candidate}
         return [{**name, **record, "step": self.n_steps + record["step"]} for record in state.history]
 
-    def _tell(self, state: TrainingState, stage: Stage) -> None:
-        """Show how far it has come, and write the metrics."""
+    def _tell(self, state: TrainingState, stage: Stage, *, always: bool = False) -> None:
+        """Show how far it has come, now and then."""
+        now = time.monotonic()
+        if self._run is None or not (always or now - self._told_at > TELL_S):
+            return
+        self._told_at = now
         settings, done = stage.settings, state.step / stage.settings.steps
         if settings.time_limit_s is not None:
-            done = max(done, state.elapsed_s / settings.time_limit_s)
+            done = max(done, (state.elapsed_s + now - self._recorded_at) / settings.time_limit_s)
         done = stage.begins + stage.share * min(1.0, done)
+        said = [f"step {self.n_steps + state.step}"]
+        if state.history:
+            latest = state.history[-1]
+            said += [f"loss {latest['loss']:.4f}", f"held-out error {latest['held_out']:.5f}"]
+        self._control.note("train", ", ".join(said))
         self._control.progress("train", min(1000, math.floor(1000 * done)), 1000)
+
+    def _record(self, state: TrainingState, stage: Stage) -> None:
+        """Show how far it has come, and write the metrics and a picture."""
         assert self._run is not None
+        self._recorded_at = time.monotonic()
+        self._tell(state, stage, always=True)
         records = self._records + self._told(stage, state)
         lines = "".join(json.dumps(record) + "\n" for record in records)
         write_atomically(self._run.partial / CURVE, lines.encode())
+        if state.history:
+            picture = preview(*self._validation.look(state.averaged))
+            write_atomically(self._run.partial / PREVIEW, picture)
 
 
 def _given(plan: Plan) -> dict[str, torch.Tensor] | None:

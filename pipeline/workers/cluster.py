@@ -293,6 +293,9 @@ def _deaf_to_interrupts() -> Iterator[None]:
     instruction, and so is one that takes its place later, for Dask's thread that starts it is deaf too.
     """
     resource_tracker.ensure_running()  # else the first worker's start does it, and that lifts the mask
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -11,7 +11,7 @@ import queue
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -62,6 +62,7 @@ def drive(
     control: Control,
     no_workers_s: float = NO_WORKERS_S,
     resources: dict[str, float] | None = None,
+    end: Callable[[], None] | None = None,
 ) -> Iterator[Outcome[Item]]:
     """Run ``function`` on every item on a cluster.
 
@@ -81,6 +82,8 @@ def drive(
         Time without any worker before the cluster is built anew [s]; long where workers wait in a queue.
     resources : dict, optional
         What an item takes of a worker's Dask resources.
+    end : callable, optional
+        Called in every worker once a stop is asked for, while it is at work: what it has in hand raises `Stopped`.
 
     Yields
     ------
@@ -90,10 +93,10 @@ def drive(
     Raises
     ------
     Stopped
-        After a stop request, once the items in hand are finished, or when workers are lost too often.
+        After a stop request, once the items in hand are finished or ended, or when workers are lost too often.
     """
     with _little_garbage():
-        yield from _drive(connect, plugin, function, items, remaining, control, no_workers_s, resources)
+        yield from _drive(connect, plugin, function, items, remaining, control, no_workers_s, resources, end)
 
 
 @contextmanager
@@ -117,6 +120,7 @@ def _drive(
     control: Control,
     no_workers_s: float,
     resources: dict[str, float] | None,
+    end: Callable[[], None] | None,
 ) -> Iterator[Outcome[Item]]:
     failed: set[int] = set()
     todo = list(items)
@@ -127,7 +131,7 @@ def _drive(
             with connect() as client:
                 if plugin is not None:
                     _tell(client, plugin, control)
-                for outcome in _drive_once(client, function, todo, control, no_workers_s, resources):
+                for outcome in _drive_once(client, function, todo, control, no_workers_s, resources, end):
                     if outcome.error is not None:
                         failed.add(outcome.item.number)
                     yield outcome
@@ -172,6 +176,7 @@ def _drive_once(
     control: Control,
     no_workers_s: float,
     resources: dict[str, float] | None,
+    end: Callable[[], None] | None,
 ) -> Iterator[Outcome[Item]]:
     task = functools.partial(_on_worker, function)
     waiting = list(reversed(items))
@@ -183,6 +188,9 @@ def _drive_once(
     suspects: list[Item] = []
     alone = False
     while waiting or running or suspects:
+        if end is not None and control.stop.is_set():
+            _end_all(client, end)
+            end = None
         if n_workers := watch.look(at_work=bool(running)):
             width = 1 if alone else IN_FLIGHT_PER_WORKER * n_workers
         while waiting and len(running) < width and not control.stop.is_set():
@@ -209,6 +217,8 @@ def _drive_once(
             raise _WorkersLost("the scheduler was lost")
         error = future.exception() if future.status == "error" else None
         future.release()
+        if isinstance(error, Stopped) and control.stop.is_set():
+            continue
         if error is None:
             n_left -= 1
         elif type(error).__name__ == "KilledWorker":
@@ -217,6 +227,12 @@ def _drive_once(
                 continue
             error = RuntimeError(KILLED)
         yield Outcome(item, error, n_left)
+
+
+def _end_all(client: Any, end: Callable[[], None]) -> None:
+    """Tell all workers, while they compute; one that does not hear it finishes what it has in hand."""
+    with suppress(OSError, TimeoutError, RuntimeError, ValueError):
+        client.run(end, on_error="ignore")
 
 
 class _Watch:

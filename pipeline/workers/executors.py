@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -42,9 +43,10 @@ class Executor(Protocol):
         run: OutputRun,
         items: Sequence[Item],
         remaining: Callable[[], list[Item]],
-        task: Callable[[Item], Any],
+        task: Callable[..., Any],
         plugin: Any,
         control: Control,
+        end: Callable[[], None],
     ) -> Iterator[Outcome[Item]]:
         """Do what has no marker yet.
 
@@ -57,10 +59,13 @@ class Executor(Protocol):
         remaining : callable
             Those that are not done, read from the disk.
         task : callable
-            Does one of them, and may run twice for it.
+            Does one of them, and may run twice for it. Where this process does it, it is given ``stopping``, which says
+            whether a stop was asked for.
         plugin : WorkerPlugin
             Tells the workers of Dask the model.
         control : Control
+        end : callable
+            Called in every worker when a stop is asked for: the item in hand ends by raising `Stopped`.
 
         Yields
         ------
@@ -99,9 +104,10 @@ class DaskWorkers:
         run: OutputRun,
         items: Sequence[Item],
         remaining: Callable[[], list[Item]],
-        task: Callable[[Item], Any],
+        task: Callable[..., Any],
         plugin: Any,
         control: Control,
+        end: Callable[[], None],
     ) -> Iterator[Outcome[Item]]:
         """Hand out what has no marker yet."""
         # Worker jobs that were preempted wait in the queue again; they must not lose their place in it.
@@ -123,7 +129,7 @@ class DaskWorkers:
         done = run.done_numbers()
         todo = [item for item in items if item.number not in done]
         return driver.drive(
-            self.reconnect(connect), plugin, task, todo, remaining, control, patience, resources
+            self.reconnect(connect), plugin, task, todo, remaining, control, patience, resources, end
         )
 
 
@@ -153,9 +159,12 @@ class SharingProcess:
         run: OutputRun,
         items: Sequence[Item],
         remaining: Callable[[], list[Item]],
-        task: Callable[[Item], Any],
+        task: Callable[..., Any],
         plugin: Any,
         control: Control,
+        end: Callable[[], None],
     ) -> Iterator[Outcome[Item]]:
         """Do the items of the share, then what others have not come to."""
-        return work(self._run, self.share, items, task, control)
+        # A signal is heard in this very process.
+        stoppable = functools.partial(task, stopping=control.stop.is_set)
+        return work(self._run, self.share, items, stoppable, control)

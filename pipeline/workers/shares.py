@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from ..errors import PipelineError, UsageError
+from ..errors import PipelineError, Stopped, UsageError
 from ..runs.shared_run import SharedRun
 from ..step_control import Control
 from ..store.blocks import spans
@@ -159,6 +159,8 @@ class _Attempts(Generic[Item]):
             if run.deaths(name) >= DEATHS:
                 raise PipelineError("it ended every process that tried it, most likely for lack of memory")
             self._function(item)
+        except Stopped:
+            raise
         except (PipelineError, OSError, RuntimeError, ValueError, MemoryError) as raised:
             run.check()
             error = raised

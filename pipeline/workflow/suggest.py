@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import Architecture, architecture_of, kind_of
@@ -221,8 +219,10 @@ def _errors(
     """Error of every candidate over the same blocks of held-out frames."""
     torch_setup.prepare(n_threads=1)
     device = checkpoint.default_device() if config.device == "auto" else config.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda, but no GPU is usable here. Use --device cpu, or ask for a GPU node.")
+    if not checkpoint.is_usable(device):
+        raise UsageError(
+            f"--device {device}, but no such GPU is usable here. Use --device cpu, or ask for a GPU node."
+        )
     noise, bad = movie_noise(movie), movie_stand_ins(movie)
     movie.array.check_all()
     samples: dict[tuple[Architecture, bool], HeldOut] = {}

@@ -24,6 +24,8 @@ SEAL = "0" * 64  # stands in a file for its own sha256, until it is sealed
 
 _SEALED = re.compile(rb'"seal": ?"([0-9a-f]{64})"')
 
+ON_WINDOWS = os.name == "nt"  # folders cannot be synced there, and files only by who may write them
+
 T = TypeVar("T")
 
 
@@ -114,7 +116,7 @@ def exchange(one: Path, other: Path) -> bool:
     """
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):
         return False
     if renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
         return True
@@ -126,7 +128,9 @@ def exchange(one: Path, other: Path) -> bool:
 
 def fsync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    if ON_WINDOWS and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if ON_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -176,7 +180,7 @@ def make_shared_folder(path: Path, *, everybody: bool = False) -> None:
     around, own = path.parent.stat(), path.stat()
     mode = stat.S_IMODE(around.st_mode) & ~(stat.S_ISUID | (0 if everybody else stat.S_IWOTH))
     try:
-        if own.st_gid != around.st_gid:
+        if own.st_gid != around.st_gid and hasattr(os, "chown"):
             os.chown(path, -1, around.st_gid)
     except OSError:  # not a member: what the folder allows its own group is not for ours
         mode = mode & 0o1707 | (mode & 0o007) << 3

@@ -26,10 +26,12 @@ def batches_of(
     members: list[Symmetry],
     precision: str,
     moments: Callable[[Tensor], Tensor] = lambda outputs: outputs[:, :1],
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
     """Sums over the members, shape (some frames, moments, height, width), one run of frames after the other.
 
-    What is summed, ``moments`` makes of the outputs of the network: by default, the prediction.
+    What is summed, ``moments`` makes of the outputs of the network: by default, the prediction. ``check`` is called
+    before every batch, and may raise.
     """
     architecture, windows, centres = network.architecture, wanted.windows, wanted.centres
     gains = None if wanted.gains is None else torch.from_numpy(wanted.gains)
@@ -53,7 +55,12 @@ def batches_of(
                 # Time reversals share their looks also where they do not go through the network together.
                 reversals = [run.reversals] if len(group) <= largest else [[r] for r in run.reversals]
                 parts = torch.split(torch.arange(len(own)), together)  # noqa: B023
-                return torch.cat([_sum(run.predict(part, some) for some in reversals) for part in parts])
+
+                def summed(part: Tensor) -> Tensor:
+                    check()
+                    return _sum(run.predict(part, some) for some in reversals)
+
+                return torch.cat([summed(part) for part in parts])
 
             with _precision(frames.device, precision):
                 part = in_parts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ def denoise(
     drift: NDArray[np.floating] | None = None,
     brightness: Brightness | None = None,
     precision: str = "float32",
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[NDArray[np.float32]]:
     """Denoised frames of a block, one at a time.
 
@@ -64,9 +65,9 @@ def denoise(
         Where the block lies; of the whole movie; frames of the movie to denoise, whose windows lie in ``block``.
     ensemble : int
         Number of symmetries to average over: 1, 2, 4, 8 or 16.
-    device, precision : str or torch.device, str
+    device, precision, check : str or torch.device, str, callable
         Convolutions are in ``float32``, ``tf32`` or ``bfloat16``; after the rounding of the latter two a block is no
-        longer equal to the same part of the whole movie.
+        longer equal to the same part of the whole movie. The last is called before every batch, and may raise.
     stand_ins : ndarray, shape (height, width), optional
         Shown in place of bad pixels; see `tdenoise.noise.camera_pattern.stand_ins`.
     drift : ndarray, shape (frames of the movie, 2), optional
@@ -87,23 +88,27 @@ def denoise(
 
     def predicted() -> Iterator[Tensor]:
         first = 0
-        for total in _totals(network, padded, wanted, members, precision):
+        for total in _totals(network, padded, wanted, members, precision, check):
             level, contrast = wanted.back(scale, slice(first, first + len(total)), total)
             first += len(total)
             yield level * scale.mean + (contrast / len(members)) * total[:, rows, columns]
 
-    found = _without_gradients(_finite(predicted(), wanted.numbers))
     missing = np.full((rows.stop - rows.start, columns.stop - columns.start), np.nan, np.float32)
-    yield from wanted.in_order(found, missing.copy)
+    yield from wanted.in_order(_without_gradients(_finite(predicted(), wanted.numbers)), missing.copy)
 
 
 def _totals(
-    network: Network, padded: Tensor, wanted: Wanted, members: list[Symmetry], precision: str
+    network: Network,
+    padded: Tensor,
+    wanted: Wanted,
+    members: list[Symmetry],
+    precision: str,
+    check: Callable[[], None],
 ) -> Iterator[Tensor]:
     """Sums over the symmetries, of some frames at a time."""
     if not isinstance(network, SplitBlind):
         return streamed(network, padded, wanted, members, precision)
-    return (total[:, 0] for total in batches_of(network, padded, wanted, members, precision))
+    return (total[:, 0] for total in batches_of(network, padded, wanted, members, precision, check=check))
 
 
 def denoise_with_variance(
@@ -119,6 +124,7 @@ def denoise_with_variance(
     drift: NDArray[np.floating] | None = None,
     brightness: Brightness | None = None,
     precision: str = "float32",
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Denoised frames of a block and their variance, from a network with a gamma head.
 
@@ -128,7 +134,7 @@ def denoise_with_variance(
 
     Parameters
     ----------
-    network, block, tile, scale, frames, ensemble, device, stand_ins, drift, brightness, precision
+    network, block, tile, scale, frames, ensemble, device, stand_ins, drift, brightness, precision, check
         As for `denoise`.
 
     Yields
@@ -157,7 +163,7 @@ def denoise_with_variance(
 
     def results() -> Iterator[Tensor]:
         first = 0
-        for sums in batches_of(network, padded, wanted, members, precision, moments=_gamma_moments):
+        for sums in batches_of(network, padded, wanted, members, precision, _gamma_moments, check):
             yield both(sums, slice(first, first + len(sums)))
             first += len(sums)
 
@@ -223,6 +229,8 @@ def _normalise_on(
     counts = torch.from_numpy(native)
     if device.type == "cuda":
         counts = counts.pin_memory()  # which torch keeps until the copy is done
+    elif device.type != "cpu":
+        counts = counts.float()  # other accelerators do not know all types of counts
     frames = torch.zeros((len(block), height, width), device=device)
     inner = frames[:, : block.shape[1], : block.shape[2]]
     inner.copy_(counts.to(device, non_blocking=True))
@@ -239,8 +247,8 @@ def _to_host(batches: Iterator[Tensor]) -> Iterator[tuple[NDArray[np.float32], b
     before: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
     for batch in batches:
         finite = batch.isfinite().flatten(1).all(dim=1)
-        if batch.device.type == "cpu":
-            yield from _frames_of(batch, finite)
+        if batch.device.type != "cuda":
+            yield from _frames_of(batch.cpu(), finite.cpu())
             continue
         # Never used again by torch while an array made of it lives: nothing can overwrite a frame.
         pinned = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in (batch, finite)]
@@ -263,5 +271,7 @@ def _frames_of(batch: Tensor, finite: Tensor) -> Iterator[tuple[NDArray[np.float
 
 def _gamma_moments(outputs: Tensor) -> Tensor:
     """Of a gamma head: prediction, its square, and variance; in float64, for the square loses digits."""
+    if outputs.device.type == "mps":
+        outputs = outputs.cpu()  # it has no float64
     mean = outputs[:, :1].double()
     return torch.cat([mean, mean.square(), prior_variance(outputs[:, 1:], 1.0)], dim=1)

@@ -10,6 +10,9 @@ from ..network.split_blind import Architecture as SplitBlindArchitecture
 # Symmetries of a frame go through the network together while they hold at most this many pixels; on a GPU frames
 # too. More fill no GPU better.
 CPU_PIXELS, GPU_PIXELS = 2**18, 2**24
+OTHER_PIXELS = (
+    2**21
+)  # on other accelerators, which tell nothing of their memory or share it with the processor
 RUN = 16  # frames that share what the first layer makes of the frames in their windows
 
 
@@ -65,5 +68,7 @@ def pixels_together(architecture: SplitBlindArchitecture, device: torch.device) 
     """
     if device.type == "cpu":
         return CPU_PIXELS
+    if device.type != "cuda":
+        return OTHER_PIXELS
     total = torch.cuda.get_device_properties(device).total_memory
     return min(GPU_PIXELS, int(total / (2 * 4 * _maps(architecture))))

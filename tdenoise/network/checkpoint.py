@@ -170,5 +170,11 @@ def base_spread() -> dict[str, torch.Tensor]:
 
 
 def default_device() -> str:
-    """``cuda`` where there is one, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The accelerator of this machine as torch calls it, such as ``cuda`` or Apple's ``mps``; else ``cpu``."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if found is None else found.type
+
+
+def is_usable(device: str) -> bool:
+    """Whether torch can compute there."""
+    return device in ("cpu", default_device())

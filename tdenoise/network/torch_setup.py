@@ -56,6 +56,8 @@ def fast_bfloat16(device: str = "cpu") -> bool:
     """Whether a device multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_capability(device)[0] >= 8
+    if torch.device(device).type != "cpu":
+        return False  # not known of other accelerators
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -125,6 +125,21 @@ class HeldOut:
         """Mean square of ``noisy - predicted`` in units of the noise variance."""
         return float(self._means(network, _square)[0])
 
+    def look(self, network: Network) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """One held-out frame as it was recorded and as a network predicts it, in units of the noise, (height, width).
+
+        Of a large frame, a part.
+        """
+        network.eval()
+        neighbours, weighted, contrast, _ = self._samples[0]
+        kind = torch.device(self._device).type
+        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self._mixed):
+            output = network(neighbours[None].to(self._device), weighted[None, :1].to(self._device))
+        # Without what fills the sample up to a multiple of the stride.
+        rows, columns = (int(weighted[2].any(dim=axis).nonzero().max()) + 1 for axis in (1, 0))
+        predicted = contrast * output[0, 0].float().cpu()
+        return weighted[1, :rows, :columns].numpy(), predicted[:rows, :columns].numpy()
+
     def likelihood(self, network: Network) -> float:
         """Mean negative logarithm of the likelihood of the counts of a pixel, for a gamma head."""
         return float(self._means(network, likelihood_terms)[0])
