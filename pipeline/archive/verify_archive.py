@@ -12,7 +12,8 @@ from ..settings.result_settings import VerifyConfig
 from ..settings.results import is_archive
 from ..step_control import Control
 from ..store import foreign
-from .archive import CARDS, Card, card_order, place_of, read_card
+from .card import CARDS, Card, card_order, read_card
+from .place import place_of
 from .verify import verify
 
 

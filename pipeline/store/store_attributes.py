@@ -135,6 +135,7 @@ class MovieDescription(MadeAttributes):
     references: dict[str, dict[str, Any]]  # name, sha256 and orientation of the file of each kind
     corrections: list[str]  # what was done to the counts, in order, in words
     warnings: list[str]  # what to know before use
+    notes: NotRequired[dict[str, str]]  # of the user, that lay beside the raw movie; only where there were
 
 
 class MovieAttributes(MovieDescription, IdentifiedAttributes):

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from tdenoise.network import checkpoint
 from tdenoise.network.card import ModelCard
 
-from ..archive.archive import cards, place_of
+from ..archive.index import cards
+from ..archive.place import place_of
 from ..errors import InputError, UsageError
 from ..runs import choices
 from ..settings.archive_settings import ArchiveSuggestConfig

@@ -11,7 +11,7 @@ from typing import Any
 from tdenoise.files.atomic import make_folder, make_shared_folder, write_atomically
 
 from ..apply.apply import apply
-from ..archive.archive import check_archive
+from ..archive.index import check_archive
 from ..errors import UsageError
 from ..evaluate.report import write_report
 from ..evaluate.truth import check_truth, load_truth
