@@ -160,7 +160,7 @@ def run(result: dict[str, Any]) -> str:
         return "\n".join(result.values())
     return "\n".join(
         [*_figures(result["metrics"]), f"denoised store: {result['denoised']}", f"report: {result['report']}"]
-    )
+    ) + _chosen(result)
 
 
 def evaluate(result: Evaluation) -> str:

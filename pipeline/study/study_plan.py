@@ -70,6 +70,7 @@ class Plan:
     blind_radius: int | None
     cells: list[Cell]
     identity: dict[str, Any]
+    start: Path  # scratch, base, or a model
 
     @property
     def id(self) -> str:
@@ -82,8 +83,16 @@ class Plan:
         return self.judged.frames[0]
 
 
-def make_plan(config: StudyConfig) -> Plan:
+def make_plan(config: StudyConfig, start: Path | None = None, start_id: str | None = None) -> Plan:
     """Decide on frames, field and cells.
+
+    Parameters
+    ----------
+    config : StudyConfig
+    start : Path, optional
+        What ``--from auto`` stands for, and
+    start_id : str, optional
+        the id of that model.
 
     Raises
     ------
@@ -138,8 +147,10 @@ def make_plan(config: StudyConfig) -> Plan:
             "blind_radius": radius,
         },
     }
-    part = inside[looked.slices[1:]]
-    return Plan(movie, Region(judged, rows, columns), looked, part, radius, cells, identity)
+    if start_id is not None:
+        identity["start"] = start_id
+    part, begin = inside[looked.slices[1:]], start or Path(config.from_model)
+    return Plan(movie, Region(judged, rows, columns), looked, part, radius, cells, identity, begin)
 
 
 def _cells(
