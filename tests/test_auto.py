@@ -207,6 +207,7 @@ def test_a_study_starts_from_what_the_archive_has(
     assert main(words) == 0
     told = json.loads((tmp_path / "s/study.json").read_text())
     assert told["chosen"]["model"] == "random"
+    assert "from the model random of the archive archive" in (tmp_path / "s/report.html").read_text()
     (cell,) = (tmp_path / "s/cells").iterdir()
     assert (
         checkpoint.read_card(cell / "model")["parent"] == checkpoint.read_card(tmp_path / "random")["sha256"]

@@ -88,8 +88,8 @@ def _estimate(found: Mapping[str, Any] | None) -> tuple[float | None, list[float
     """A figure and its interval."""
     if not found:
         return None, None
-    ends = [found.get("low"), found.get("high")]
-    return found.get("estimate"), None if None in ends else ends
+    ends: list[float] = [end for name in ("low", "high") if (end := found.get(name)) is not None]
+    return found.get("estimate"), ends if len(ends) == 2 else None
 
 
 def _recorded(metadata: Any) -> str | None:
@@ -125,7 +125,7 @@ def _date(text: str) -> str | None:
             )
             if parts is None:
                 return None
-            when = datetime.datetime(*(int(part or 0) for part in parts.groups()))  # type: ignore[arg-type, misc]
+            when = datetime.datetime(*(int(part or 0) for part in parts.groups()))  # type: ignore[arg-type]
     except (ValueError, OverflowError, OSError):
         return None
     return when.strftime("%Y-%m-%dT%H:%M:%S") if when.year >= FIRST_YEAR else None

@@ -133,6 +133,8 @@ def _build(
         "plan": run.id,
         "id": id,
     }
+    if plan.notes:
+        attributes["notes"] = plan.notes
     run.check()
     writing.finish(run.partial, store.MOVIE, attributes, hashes, recorded_settings.record(config))
     return attributes

@@ -104,7 +104,6 @@ def describe(
         "references": plan.references.sources,
         "corrections": _corrections(config, plan, found),
         "warnings": [*info.warnings, *plan.left_out, *plan.doubts, *_warnings(config, info, plan, found)],
-        **({"notes": plan.notes} if plan.notes else {}),
         "software": VERSION,
     }
 
