@@ -209,7 +209,13 @@ def test_a_card_tells_how_a_movie_looks_and_what_lay_beside_it(
         "one cycle in eight pixels"
     )
     assert np.abs(spectrum[8:]).max() < 0.02 * spectrum.max(), "noise has no part in it"
-    assert (tmp_path / "A/pictures" / f"{card['id']}.png").read_bytes()[:4] == b"\x89PNG"
+    picture = tmp_path / "A/pictures" / f"{card['id']}.png"
+    data = picture.read_bytes()
+    assert data[:4] == b"\x89PNG"
+    picture.write_bytes(data[:-1])
+    assert main(["archive", "verify", "-A", str(tmp_path / "A")]) == 4
+    picture.write_bytes(data)
+    assert said(capsys, "archive", "verify", "-A", tmp_path / "A")["n_cards"] == 1
     for query, n in (
         ("recorded > 2025-06 and lattice in 0.19nm..0.21nm", 1),
         ("lattice in 0.1nm..0.19nm or recorded < 2025", 0),

@@ -13,6 +13,7 @@ from ..settings.results import is_archive
 from ..step_control import Control
 from ..store import foreign
 from .card import CARDS, Card, card_order, read_card
+from .look import PICTURES, kept_picture
 from .place import place_of
 from .verify import verify
 
@@ -40,6 +41,10 @@ def verify_archive(config: ArchiveVerifyConfig, control: Control | None = None) 
         control.check("archive verify")
         control.progress("archive verify", n_cards, len(latest))
         n_cards += 1
+        if card.get("picture") and kept_picture(archive, card["id"], card["picture"]) is None:
+            faults.append(
+                f"{archive / PICTURES / card['id']}.png: is missing, or not the picture of {card['name']}."
+            )
         try:
             path = place_of(card, archive)
             if links := foreign.links_in(path):
