@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import InputError, UsageError
+from .yaml_file import read_yaml
 
 MOST_LETTERS = 1000  # of a note
 ENDING = ".notes.yaml"  # of the file beside a raw movie
@@ -56,8 +57,6 @@ def notes_beside(raw: Path) -> dict[str, str]:
     file = raw.with_name((raw.name if raw.is_dir() else raw.stem) + ENDING) if raw.name else None
     if file is None or not file.is_file():
         return {}
-    from .yaml_file import read_yaml  # a moment, which most movies do not need
-
     values: Mapping[str, object] = read_yaml(file)
     wrong = [name for name, value in values.items() if not isinstance(value, str | None)]
     if wrong:

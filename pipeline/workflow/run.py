@@ -77,17 +77,7 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
             _check_truth(config.truth, store.open_store(movie, store.MOVIE))
     told = None
     if config.step in (None, "train") and config.model is None:
-        head = "gamma" if config.variance else None
-        own = step_settings(
-            TrainConfig,
-            config,
-            movie=(movie,),
-            output=model,
-            head=head,
-            archive=config.archive if config.from_model == AUTO else None,
-            force=forced("train"),
-        )
-        if not train_chosen(own, control):
+        if not train_chosen(_training(config, forced("train")), control):
             return {}  # the first of the processes that train together says it
         forced.done("train")
     if config.step in (None, "apply"):
@@ -98,10 +88,7 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
         return {config.step: str(folder / OUTPUTS[config.step])}
     metrics = _report(config, denoised, movie, model, control)
     forced.finish()
-    if config.archive is not None:
-        # A model that was not made here has a card of its own place, if any.
-        made = (movie, *([model] if config.model is None else []), denoised)
-        add(ArchiveAddConfig(store=made, archive=config.archive), control)
+    _keep(config, control)
     begun.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         begun.parent.rmdir()
@@ -113,6 +100,28 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
         "metrics": metrics,
         **({"chosen": told} if told else {}),
     }
+
+
+def _training(config: RunConfig, force: bool) -> TrainConfig:
+    """The settings of the step that trains."""
+    return step_settings(
+        TrainConfig,
+        config,
+        movie=(config.output / OUTPUTS["ingest"],),
+        output=config.output / OUTPUTS["train"],
+        head="gamma" if config.variance else None,
+        archive=config.archive if config.from_model == AUTO else None,
+        force=force,
+    )
+
+
+def _keep(config: RunConfig, control: Control) -> None:
+    """Add the results to an archive, where one is named; a model that was not made here has its card, if any."""
+    if config.archive is None:
+        return
+    steps = ("ingest", "train", "apply") if config.model is None else ("ingest", "apply")
+    made = tuple(config.output / OUTPUTS[step] for step in steps)
+    add(ArchiveAddConfig(store=made, archive=config.archive), control)
 
 
 def check(config: RunConfig) -> None:
