@@ -114,7 +114,7 @@ def render(
             {
                 "card": card,
                 "facts": _facts(card),
-                "notes": sorted(card.get("notes", {}).items()),
+                "notes": [*_recording(card), *sorted(card.get("notes", {}).items())],
                 "picture": pictures.get(card["id"]),
                 "link": _link(card, archive, page),
                 "parents": [(p, names.get(p, p[:12]), p in shown) for p in card["parents"]],
@@ -123,6 +123,12 @@ def render(
             for card in chosen
         ],
     )
+
+
+def _recording(card: Card) -> list[tuple[str, str]]:
+    """What the raw movie was called: most stores of runs have the same name."""
+    name = (card.get("source") or {}).get("name")
+    return [] if name is None else [("recording", str(name))]
 
 
 def _hash(text: str) -> str:
