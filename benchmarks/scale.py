@@ -31,8 +31,9 @@ import numpy as np
 import psutil
 import zarr
 from common import Spent, parser, random_model, resident_bytes, save, scratch, write_mrc
-from tdenoise_pipeline.archive import archive
+from tdenoise_pipeline.archive import index
 from tdenoise_pipeline.archive.add import add
+from tdenoise_pipeline.archive.card import sealed_card
 from tdenoise_pipeline.ingest.ingest import ingest
 from tdenoise_pipeline.runs import markers, progress
 from tdenoise_pipeline.settings.config import ApplyManyConfig, ArchiveAddConfig, IngestConfig
@@ -172,7 +173,7 @@ def of_movies(folder: Path, number: int) -> dict[str, float]:
     model = random_model(folder / "model", movie)
     root = folder / "archive"
     add(ArchiveAddConfig(store=(movie,), archive=root))
-    (card,) = archive.cards(root)
+    (card,) = index.cards(root)
     for k in range(number - 1):
         identity = hashlib.sha256(str(k).encode()).hexdigest()
         other = {
@@ -182,7 +183,7 @@ def of_movies(folder: Path, number: int) -> dict[str, float]:
             "shape": [4470, 4096, 4096],
             "shard": [32, 1024, 1024],
         }
-        (root / "cards" / f"{identity}.0.json").write_bytes(archive.sealed_card(other))
+        (root / "cards" / f"{identity}.0.json").write_bytes(sealed_card(other))
     before = resident_bytes()
     config = ApplyManyConfig(movie=(root,), model=model, output=folder / "out")
     took: dict[str, float] = {}
@@ -193,9 +194,9 @@ def of_movies(folder: Path, number: int) -> dict[str, float]:
         took[name] = round(time.perf_counter() - start, 3)
         return result
 
-    if timed("cards_s", lambda: sum(1 for _ in archive.cards(root))) != number:
+    if timed("cards_s", lambda: sum(1 for _ in index.cards(root))) != number:
         raise RuntimeError("some cards are missing")
-    timed("index_s", lambda: sum(1 for _ in archive.cards(root)))
+    timed("index_s", lambda: sum(1 for _ in index.cards(root)))
     plan = timed("plan_s", lambda: apply_many.describe_plans(config))
     timed("jobs_s", lambda: sum(1 for _ in apply_many.jobs(config)))
     took |= {"n_blocks": plan["n_blocks"], "n_files": plan["n_files"]}

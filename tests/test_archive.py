@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import chromium
 import pytest
 from small import counts, model_folder, movie_store
 from stores import denoised_store
-from tdenoise_pipeline.archive import archive
+from tdenoise_pipeline.archive.card import sealed_card
+from tdenoise_pipeline.archive.index import cards
 from tdenoise_pipeline.cli.command_line import main
 from tdenoise_pipeline.store import store
 
+from tdenoise.files import atomic
 from tdenoise.network.checkpoint import read_card
 
 
@@ -63,12 +67,22 @@ def test_nothing_is_added_twice_and_a_move_is_a_new_card(
 
 
 def test_the_index_is_only_an_echo_of_the_cards(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cards = said(capsys, "archive", "list", "-A", made)
-    for content in ("", "nonsense\n", '{"id": "x", "number": 0, "sha256": "y"}\n'):
-        (made / "index.jsonl").write_text(content)
-        assert said(capsys, "archive", "list", "-A", made) == cards
+    known = said(capsys, "archive", "list", "-A", made)
+    index = made / "index.sqlite"
+    whole = index.read_bytes()
+    one = whole.index(b'"fano": ') + 8
+    torn, changed = whole[: len(whole) // 2], whole[:one] + b"7" + whole[one + 1 :]
+    for content in (b"", b"nonsense\n", torn, changed):
+        index.write_bytes(content)
+        assert said(capsys, "archive", "list", "-A", made) == known
     assert said(capsys, "archive", "index", "-A", made)["n_cards"] == 4
-    assert len((made / "index.jsonl").read_text().splitlines()) == 5  # a seal, and the cards
+    before = index.stat()
+    assert said(capsys, "archive", "tag", "model", "-A", made, "--note", "a=b")["number"] == 1
+    assert said(capsys, "archive", "find", "a = b", "-A", made)["cards"]
+    assert index.stat().st_ino != before.st_ino, "it is replaced, never changed"
+    before = index.stat()
+    said(capsys, "archive", "list", "-A", made)
+    assert index.stat().st_ino == before.st_ino, "and only where a card is new"
 
 
 def test_notes_are_written_on_new_cards_and_found(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,10 +138,10 @@ def test_nothing_found_is_not_found_and_an_unknown_key_is_an_error(
 
 
 def test_a_hostile_card_does_nothing_to_the_terminal(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    card = next(c for c in archive.cards(made) if c["kind"] == "movie")
+    card = next(c for c in cards(made) if c["kind"] == "movie")
     nasty = "\x1b[2J\x1b]0;owned\x07<script>\u202e"
     card = {**card, "name": nasty, "notes": {"sample": nasty, "n": "9" * 400}, "number": 1}
-    (made / "cards" / f"{card['id']}.1.json").write_bytes(archive.sealed_card(card))
+    (made / "cards" / f"{card['id']}.1.json").write_bytes(sealed_card(card))
     for words in (
         ["list"],
         ["find", "n > 1 or script"],
@@ -137,6 +151,109 @@ def test_a_hostile_card_does_nothing_to_the_terminal(made: Path, capsys: pytest.
         assert main(["archive", *words, "-A", str(made)]) == 0
         shown = capsys.readouterr()
         assert not set("\x1b\x07\u202e") & set(shown.out + shown.err)
+
+
+HOSTILE = {
+    "shape": [5],
+    "dose": "x",
+    "mean": 10**400,
+    "pixel_size_nm": [1, -1],
+    "source": 7,
+    "notes": {"sample": [1]},
+    "parents": [[1]],
+    "name": 9,
+    "kind": "xyz",
+    "lattice_nm": [0],
+    "dtype": "object",
+    "number": -1,
+    "camera": {"a": 1},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_card_of_other_types_is_refused_in_a_sentence_wherever_it_is_read(
+    made: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = next(c for c in cards(made) if c["kind"] == "movie")
+    card = {**card, "number": 1, name: HOSTILE[name]}
+    file = made / "cards" / f"{card['id']}.{card['number']}.json"
+    file.write_bytes(sealed_card(card))
+    page = made.parent / "page.html"
+    for words in (
+        ["archive", "list"],
+        ["archive", "html", "-o", str(page)],
+        ["archive", "add", str(made.parent)],
+    ):
+        assert main([*words, "-A", str(made)]) == 3
+        assert "should not have happened" not in capsys.readouterr().err
+    assert main(["train", str(made), "-n", "-o", str(made.parent / "v")]) == 3
+    assert main(["archive", "verify", "-A", str(made)]) == 4
+    file.unlink()
+    assert main(["archive", "list", "-A", str(made)]) == 0
+
+
+def test_a_card_tells_how_a_movie_looks_and_what_lay_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import numpy as np
+
+    (tmp_path / "raw.notes.yaml").write_text("sample: Pt/CeO2\nkelvin: 300\nrecorded: 2025-07-01\n")
+    t, y, x = np.ogrid[:40, :64, :64]
+    clean = 4 * (1 + 0.3 * np.cos(2 * np.pi * x / 8) + 0 * y + 0 * t)
+    place = movie_store(tmp_path, np.random.default_rng(0).poisson(clean).astype(np.uint8), pixel_size=0.025)
+    (card,) = said(capsys, "archive", "add", place, "-A", tmp_path / "A", "--note", "kelvin=310")["added"]
+    assert card["notes"] == {"sample": "Pt/CeO2", "kelvin": "310", "recorded": "2025-07-01"}
+    assert card["lattice_nm"] == [pytest.approx(0.2, rel=0.02)]
+    spectrum = np.array(card["spectrum"])
+    assert spectrum.argmax() == 2 * 16 // 8 or spectrum.argmax() == 2 * 16 // 8 - 1, (
+        "one cycle in eight pixels"
+    )
+    assert np.abs(spectrum[8:]).max() < 0.02 * spectrum.max(), "noise has no part in it"
+    picture = tmp_path / "A/pictures" / f"{card['id']}.png"
+    data = picture.read_bytes()
+    assert data[:4] == b"\x89PNG"
+    picture.write_bytes(data[:-1])
+    assert main(["archive", "verify", "-A", str(tmp_path / "A")]) == 4
+    picture.write_bytes(data)
+    assert said(capsys, "archive", "verify", "-A", tmp_path / "A")["n_cards"] == 1
+    for query, n in (
+        ("recorded > 2025-06 and lattice in 0.19nm..0.21nm", 1),
+        ("lattice in 0.1nm..0.19nm or recorded < 2025", 0),
+        ("lattice < 0.3nm and sample like 'pt%'", 1),
+    ):
+        assert main(["archive", "find", query, "-A", str(tmp_path / "A")]) == 1 - n, query
+    place.rename(tmp_path / "away.zarr")
+    assert main(["archive", "html", "-A", str(tmp_path / "A"), "-o", str(tmp_path / "page.html")]) == 0
+    assert "data:image/png" in (tmp_path / "page.html").read_text(), "the archive has the picture"
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2]", "Sam ple: x", "recorded: summer", "- a", "a: b: c"])
+def test_notes_beside_a_raw_movie_that_cannot_be_understood_are_told_before_anything_is_written(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "m.npy", counts((8, 16, 16)))
+    (tmp_path / "m.notes.yaml").write_text(text)
+    assert main(["ingest", str(tmp_path / "m.npy"), "-o", str(tmp_path / "m.zarr")]) in (2, 3)
+    assert "m.notes.yaml" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.notes.yaml", "m.npy"]
+
+
+def test_where_there_are_no_hard_links_cards_are_still_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(atomic, "EMPTY_S", 0.1)
+    file = tmp_path / "card"
+    assert atomic.write_new(file, b"one") and not atomic.write_new(file, b"two")
+    assert file.read_bytes() == b"one"
+    file.write_bytes(b"")  # of one that was killed between its two steps
+    assert atomic.write_new(file, b"two") and file.read_bytes() == b"two"
+    assert [p.name for p in tmp_path.iterdir()] == ["card"]
 
 
 def test_links_and_foreign_folders_are_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,14 +272,14 @@ def test_links_and_foreign_folders_are_refused(made: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize("change", ["bit", "path", "gone", "swapped"])
 def test_a_card_that_no_longer_tells_the_truth_is_found(made: Path, change: str) -> None:
-    card = next(c for c in archive.cards(made) if c["kind"] == "movie")
+    card = next(c for c in cards(made) if c["kind"] == "movie")
     file = made / "cards" / f"{card['id']}.0.json"
     if change == "bit":
         data = bytearray(file.read_bytes())
         data[data.index(b"mean") + 8] ^= 1
         file.write_bytes(data)
     elif change == "path":
-        file.write_bytes(archive.sealed_card({**card, "path": "../m0/../../etc"}))
+        file.write_bytes(sealed_card({**card, "path": "../m0/../../etc"}))
     elif change == "gone":
         Path(card["path"]).rename(made.parent / "away")
     else:
@@ -180,7 +297,7 @@ def test_a_model_is_applied_to_a_whole_archive_and_one_failure_keeps_no_other(
     plan = said(capsys, *words, "--dry-run")
     assert (plan["n_movies"], plan["n_blocks"], plan["n_files"]) == (2, 2, 2)
     assert plan["n_movies_drift_not_counted"] == 2  # their cards do not tell
-    card = next(c for c in archive.cards(made) if c["kind"] == "movie")
+    card = next(c for c in cards(made) if c["kind"] == "movie")
     away = Path(card["path"]).rename(tmp_path / "away")
     capsys.readouterr()
     assert main([*map(str, words), "--json"]) == 3
@@ -213,9 +330,7 @@ def test_a_page_shows_what_is_there_and_what_was_made_from_what(made: Path, tmp_
     text = page.read_text()
     assert text.count('<li class="item"') == 4 and text.count("data:image/png;base64,") == 3
     movie = next(
-        c
-        for c in archive.cards(made)
-        if c["kind"] == "movie" and c["path"].startswith(str(made.parent / "m0"))
+        c for c in cards(made) if c["kind"] == "movie" and c["path"].startswith(str(made.parent / "m0"))
     )
     assert f'<a href="#c{movie["id"]}">movie.zarr</a>' in text
     assert main(words) == 2 and main([*words, "--force", "kind = model"]) == 0
@@ -226,10 +341,10 @@ def test_a_page_shows_what_is_there_and_what_was_made_from_what(made: Path, tmp_
 @pytest.mark.browser
 @pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium")
 def test_the_page_filters_and_runs_no_script_of_a_hostile_card(made: Path, tmp_path: Path) -> None:
-    card = next(c for c in archive.cards(made) if c["kind"] == "movie")
+    card = next(c for c in cards(made) if c["kind"] == "movie")
     nasty = "</li><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     card = {**card, "name": nasty, "notes": {"sample": nasty, "n": "9" * 400}, "number": 1}
-    (made / "cards" / f"{card['id']}.1.json").write_bytes(archive.sealed_card(card))
+    (made / "cards" / f"{card['id']}.1.json").write_bytes(sealed_card(card))
     page_file = tmp_path / "page.html"
     assert main(["archive", "html", "-A", str(made), "-o", str(page_file)]) == 0
     for width in (400, 1400):

@@ -10,10 +10,17 @@ import pytest
 from small import counts, model_folder, movie_store
 from tdenoise_pipeline import cli
 from tdenoise_pipeline.archive.add import add
+from tdenoise_pipeline.archive.index import cards
 from tdenoise_pipeline.cli.command_line import main
 from tdenoise_pipeline.errors import UsageError
 from tdenoise_pipeline.runs import choices, paths
-from tdenoise_pipeline.settings.config import ApplyConfig, ArchiveAddConfig, RunConfig, TrainConfig
+from tdenoise_pipeline.settings.config import (
+    ApplyConfig,
+    ArchiveAddConfig,
+    ArchiveSuggestConfig,
+    RunConfig,
+    TrainConfig,
+)
 from tdenoise_pipeline.step_control import Control
 from tdenoise_pipeline.store import store
 from tdenoise_pipeline.workflow import chosen as module
@@ -57,6 +64,8 @@ def test_auto_without_an_archive_and_an_archive_without_auto_are_refused(tmp_pat
     ):
         with pytest.raises(UsageError, match="auto chooses a model of an archive: name it with --archive"):
             kind(output=output, **given)
+        if kind is RunConfig:
+            continue  # its results are added to the archive
         named = {name: value for name, value in given.items() if value != "auto"}
         with pytest.raises(UsageError, match="--archive is where .* auto chooses"):
             kind(output=output, archive=tmp_path, **named)
@@ -112,6 +121,97 @@ def test_what_was_chosen_for_an_unfinished_output_is_not_chosen_again(
         assert decided.model == tmp_path / "random"
         plan.unlink()
     assert not plan.parent.exists(), "nothing is left where nothing was begun"
+
+
+def test_run_denoises_with_the_winner_and_trains_nothing_and_the_archive_gets_the_results(
+    tmp_path: Path,
+    better: Path,
+    workers: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    np.save(tmp_path / "raw.npy", counts((24, 32, 32)))
+    out = tmp_path / "out"
+    words = ["run", str(tmp_path / "raw.npy"), "--model", "auto", "-A", str(better), "-o", str(out)]
+    words += ["--ensemble", "1", "--workers", workers]
+    assert main([*words, "--dry-run"]) == 0
+    assert "none; the model of" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "auto chose random: it is clearly better" in capsys.readouterr().out
+    id = checkpoint.read_card(tmp_path / "random")["sha256"]
+    assert store.read_attributes(out / "denoised.zarr")["model"]["id"] == id
+    assert checkpoint.read_card(out / "model")["sha256"] == id
+    found = {card["kind"]: card for card in cards(better)}
+    assert sorted(found) == ["denoised", "model", "movie"]
+    assert found["model"]["path"] == str(tmp_path / "random"), "the copy does not take its place"
+    monkeypatch.setattr(module, "suggest", lambda *_: pytest.fail("chosen again"))
+    before = (out / "denoised.zarr/zarr.json").stat().st_mtime_ns
+    assert main(words) == 0 and (out / "denoised.zarr/zarr.json").stat().st_mtime_ns == before
+    assert main([*words[:2], "--model", str(checkpoint.BASE), "-o", str(out), "--workers", workers]) == 2
+    assert "another model lies there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"steps": 5}, "--steps is about a training"),
+        ({"from_model": "base"}, "--from is about a training"),
+        ({"step": "train"}, "nothing is trained"),
+        ({"model": "scratch"}, "random weights denoise nothing"),
+    ],
+)
+def test_settings_of_a_training_are_refused_where_there_is_none(
+    tmp_path: Path, given: dict[str, object], told: str
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        RunConfig(raw=tmp_path / "m.mrc", output=tmp_path / "o", **({"model": "base"} | given))
+
+
+def test_who_has_seen_a_recording_is_not_chosen_where_it_is_judged(
+    movie: Path, better: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ArchiveSuggestConfig(movie=movie, archive=better)
+    assert module.choose(asked, Control())["model"] == "random"
+    real = module.suggest
+
+    def seen(*given: object) -> dict[str, object]:
+        found = real(*given)  # type: ignore[arg-type]
+        found["models"][0]["learned_from_it"] = True
+        return found
+
+    monkeypatch.setattr(module, "suggest", seen)
+    choice = module.choose(asked, Control(), unseen=True)
+    assert choice["model"] == "base" and "nothing would be left to judge" in choice["reason"]
+
+
+def test_a_study_starts_from_what_the_archive_has(
+    movie: Path, better: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "study",
+        str(movie),
+        "--from",
+        "auto",
+        "-o",
+        str(tmp_path / "s"),
+        "--frames",
+        "8",
+        "--sizes",
+        "full",
+    ]
+    assert main([*words, "--dry-run"]) == 2
+    assert "name it with --archive" in capsys.readouterr().err
+    words += ["-A", str(better), "--steps", "2", "-q"]
+    assert main([*words, "--dry-run"]) == 0
+    assert "from random" in capsys.readouterr().out
+    assert main(words) == 0
+    told = json.loads((tmp_path / "s/study.json").read_text())
+    assert told["chosen"]["model"] == "random"
+    assert "from the model random of the archive archive" in (tmp_path / "s/report.html").read_text()
+    (cell,) = (tmp_path / "s/cells").iterdir()
+    assert (
+        checkpoint.read_card(cell / "model")["parent"] == checkpoint.read_card(tmp_path / "random")["sha256"]
+    )
 
 
 def test_of_two_that_choose_at_once_both_take_what_the_first_chose(tmp_path: Path) -> None:

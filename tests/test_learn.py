@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from small import TINY, counts, model_folder, movie_store, network
 from tdenoise_pipeline import cli
 from tdenoise_pipeline.archive.add import add
-from tdenoise_pipeline.archive.archive import cards
+from tdenoise_pipeline.archive.index import cards
 from tdenoise_pipeline.cli.command_line import main
 from tdenoise_pipeline.errors import InputError, UsageError
 from tdenoise_pipeline.files.sealed_json import read_sealed

@@ -259,6 +259,7 @@ def test_other_settings_are_refused_in_one_sentence(
     assert main(["study", str(movie), "-o", str(again), *FLAGS, "--seeds", "2"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "seeds was 1, is 2" in line and "same settings" in line
+    assert line.count("seeds") == 1, "once is enough"
     assert contents(again) == before
 
 

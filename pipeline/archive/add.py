@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -18,9 +19,12 @@ from ..settings.archive_settings import ArchiveAddConfig
 from ..settings.results import ARCHIVE_MARK, is_archive, parts_of_run
 from ..step_control import Control
 from ..store import foreign, store
-from .archive import CARDS, PROFILE, Card, cards, place_of, sealed_card, write_once
+from .card import CARDS, PROFILE, Card, write_card
 from .facts import denoised_facts, model_facts, movie_facts
+from .index import cards
+from .look import keep_picture, picture_of, seen
 from .notes import check_notes
+from .place import place_of
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +47,17 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
         raise UsageError(f"{archive}: is a folder, but not an archive. Name an archive, or a new folder.")
     notes = check_notes(config.note)
     parts = [part for path in config.store for part in parts_of_run(path)]
-    found = [describe(part, archive) for part in parts]  # all of them, before the first is written
+    pictures: dict[str, bytes] = {}
+    found = [describe(part, archive, pictures) for part in parts]  # all of them, before the first is written
     (archive / CARDS).mkdir(parents=True, exist_ok=True)
     if not is_archive(archive):
         write_atomically(archive / ARCHIVE_MARK, json.dumps({"profile": PROFILE, "kind": "archive"}).encode())
-    latest = {card["id"]: card for card in cards(archive)}
+    latest = {card["id"]: card for card in cards(archive, [card["id"] for card in found])}
     added, known = [], []
     for card in found:
         before = latest.get(card["id"])
-        card["notes"] = (before or {}).get("notes", {}) | notes
+        # Notes of the store are those that lay beside the raw movie; later ones are of the archive.
+        card["notes"] = (card.pop("notes", {}) if before is None else before.get("notes", {})) | notes
         if before is not None and _says(before) == _says(card):
             known.append(card["id"])
             continue
@@ -65,7 +71,9 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
         card["number"] = (
             0 if before is None else before["number"] + 1
         )  # moved, noted, or measured since: the newest card says it
-        write_once(archive / CARDS / f"{card['id']}.{card['number']}.json", sealed_card(card))
+        if (picture := pictures.get(card["id"])) is not None:
+            keep_picture(archive, card["id"], picture)
+        write_card(archive, card)
         latest[card["id"]] = card
         added.append(card)
     return {"archive": str(archive), "added": added, "known": known}
@@ -77,8 +85,8 @@ def _says(card: Card) -> Card:
     return {key: value for key, value in plain.items() if key not in ("added", "number", "sha256")}
 
 
-def describe(path: Path, archive: Path) -> Card:
-    """The card of a store or a model.
+def describe(path: Path, archive: Path, pictures: dict[str, bytes]) -> Card:
+    """The card of a store or a model; its picture is put beside the others, by its id.
 
     Raises
     ------
@@ -121,7 +129,11 @@ def describe(path: Path, archive: Path) -> Card:
         "frame_time_s": opened.coordinates.frame_time_s,
         "pixel_size_nm": opened.coordinates.pixel_size_nm,
     }
+    pictures[opened.id] = picture_of(opened)
+    card["picture"] = hashlib.sha256(pictures[opened.id]).hexdigest()
     if kind == "movie":
-        return card | {"parents": [], **movie_facts(attributes, path)}
+        variance = (attributes.get("noise") or {}).get("noise_variance")
+        facts = {**movie_facts(attributes, path), **seen(opened, variance)}
+        return card | {"parents": [], "notes": attributes.get("notes", {}), **facts}
     parents = [attributes["movie"]["id"], attributes["model"]["id"]]
     return card | {"parents": parents, **denoised_facts(opened.id, path)}

@@ -28,7 +28,9 @@ from ..settings.archive_settings import ArchiveCrateConfig
 from ..settings.licences import known_licence
 from ..step_control import Control
 from ..store import store
-from .archive import Card, cards, place_of
+from .card import Card
+from .index import cards
+from .place import place_of
 from .query import KEYS
 from .works import all_works
 

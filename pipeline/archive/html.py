@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import os
 from collections.abc import Mapping
 from importlib import resources
@@ -12,25 +11,44 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-from PIL import Image
 
 from tdenoise.files.atomic import make_folder, write_atomically
 
 from ..errors import InputError, PipelineError, UsageError
 from ..files.write_errors import named_failures
-from ..pictures.panels import shrink
 from ..settings.archive_settings import ArchiveHtmlConfig
 from ..step_control import Control
 from ..store import store
-from .archive import Card, cards, place_of
-from .query import KEYS, matching
+from .card import Card
+from .index import cards
+from .look import kept_picture, picture_of
+from .place import place_of
+from .query import KEYS, matching, parse
 
-PICTURE_PIXELS, PICTURE_FRAMES = 96, 16  # longer side of a picture, and frames that it is the mean of
 MOST_PICTURES = 500  # so that the page stays of a size that a browser opens at once
-PERCENT = (0.5, 99.5)  # shown black and white
-SHOWN = ("frames", "width", "height", "dose", "pixel_size", "frame_time", "fano", "signal_shown", "steps")
-UNITS = {"pixel_size": "nm", "frame_time": "s", "dose": "e/px/frame"}
+SHOWN = (
+    *(
+        "frames",
+        "width",
+        "height",
+        "size",
+        "dose",
+        "dose_rate",
+        "pixel_size",
+        "frame_time",
+        "fano",
+        "lattice",
+    ),
+    *("signal_shown", "error", "smallest_event", "version", "steps"),
+)
+UNITS = {
+    "pixel_size": "nm",
+    "frame_time": "s",
+    "dose": "e/px/frame",
+    "dose_rate": "e/nm²/s",
+    "lattice": "nm",
+    "size": "MB",
+}
 
 
 def write_html(config: ArchiveHtmlConfig, control: Control | None = None) -> dict[str, Any]:
@@ -49,7 +67,7 @@ def write_html(config: ArchiveHtmlConfig, control: Control | None = None) -> dic
     control = control or Control()
     if config.output.exists() and not config.force:
         raise UsageError(f"{config.output}: exists already. Choose another name, or --force to replace it.")
-    everything = list(cards(config.archive))
+    everything = list(cards(config.archive, metadata=bool(config.query) and parse(list(config.query)).words))
     chosen = matching(everything, config.query) if config.query else everything
     chosen = sorted(chosen, key=lambda card: str(card["added"]), reverse=True)
     pictures: dict[str, str] = {}
@@ -96,7 +114,7 @@ def render(
             {
                 "card": card,
                 "facts": _facts(card),
-                "notes": sorted(card.get("notes", {}).items()),
+                "notes": [*_recording(card), *sorted(card.get("notes", {}).items())],
                 "picture": pictures.get(card["id"]),
                 "link": _link(card, archive, page),
                 "parents": [(p, names.get(p, p[:12]), p in shown) for p in card["parents"]],
@@ -105,6 +123,12 @@ def render(
             for card in chosen
         ],
     )
+
+
+def _recording(card: Card) -> list[tuple[str, str]]:
+    """What the raw movie was called: most stores of runs have the same name."""
+    name = (card.get("source") or {}).get("name")
+    return [] if name is None else [("recording", str(name))]
 
 
 def _hash(text: str) -> str:
@@ -116,8 +140,10 @@ def _facts(card: Card) -> list[tuple[str, str]]:
     for name in SHOWN:
         key = KEYS[name]
         value = key.of(card) if key.of is not None else card.get(name)
-        if isinstance(value, int | float):
-            found.append((name.replace("_", " "), f"{value:.4g} {UNITS.get(name, '')}".strip()))
+        values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+        if values:
+            numbers = ", ".join(f"{v / 1e6 if name == 'size' else v:.4g}" for v in values)
+            found.append((name.replace("_", " "), f"{numbers} {UNITS.get(name, '')}".strip()))
     return found
 
 
@@ -130,20 +156,14 @@ def _link(card: Card, archive: Path, page: Path) -> str | None:
 
 
 def _picture(card: Card, archive: Path) -> str | None:
-    """The mean of a few frames, small, as an address of data; None of a model, or where the store is not there."""
+    """A small picture, as an address of data; None of a model, or where neither picture nor store is there."""
     if card["kind"] not in ("movie", "denoised"):
         return None
-    try:
-        opened = store.open_store(
-            place_of(card, archive), store.MOVIE if card["kind"] == "movie" else store.DENOISED
-        )
-        frames = store.read_frames(opened, 0, min(PICTURE_FRAMES, opened.shape[0])).astype(np.float32)
-    except (InputError, PipelineError, OSError):
-        return None
-    frame = np.nan_to_num(frames.mean(axis=0))
-    frame = shrink(frame, max(1, -(-max(frame.shape) // PICTURE_PIXELS)))
-    low, high = np.percentile(frame, PERCENT)
-    grey = np.clip((frame - low) / max(float(high - low), 1e-12) * 255, 0, 255).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(grey).save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    data = kept_picture(archive, card["id"], card.get("picture"))
+    if data is None:
+        try:
+            kind = store.MOVIE if card["kind"] == "movie" else store.DENOISED
+            data = picture_of(store.open_store(place_of(card, archive), kind))
+        except (InputError, PipelineError, OSError):
+            return None
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"

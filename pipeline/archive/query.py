@@ -24,6 +24,8 @@ Test = Callable[[Card], bool | None]  # None: the card does not tell
 
 OPERATORS = ("<=", ">=", "!=", "=", "<", ">")
 LEAST_OF_ID = 6  # letters of an id, to look for it
+LATTICE = "lattice_nm"
+DATES = ("added", "recorded")
 DATE = r"\d{4}(-\d\d){0,2}([t ].*)?"
 MOST_LETTERS, MOST_DEPTH = 4000, 50  # of a query
 
@@ -57,6 +59,10 @@ KEYS = {
     "id": Key("its id"),
     "path": Key("where it lies"),
     "added": Key("date and time at which it was added, such as 2026-11 or 2026-11-30"),
+    "recorded": Key(
+        "date and time of the recording, as the note 'recorded' or else the raw file tells it",
+        of=lambda c: c.get("notes", {}).get("recorded") or c.get("recorded"),
+    ),
     "recording": Key(
         "name of the raw movie, without its ending", of=lambda c: c.get("recording") or _recording(c)
     ),
@@ -68,6 +74,8 @@ KEYS = {
     "size": Key("on the disk, such as 1GB", size, lambda c: c.get("bytes")),
     "mean": Key("counts per pixel and frame", float),
     "dose": Key("electrons per pixel and frame", float),
+    "dose_per_area": Key("electrons per square angstrom and frame", float),
+    "gain": Key("counts per electron", float),
     "fano": Key("variance of the noise over the mean", float),
     "correlation": Key("of the noise of neighbouring pixels or frames, the strongest", float),
     "flicker": Key("of the brightness from frame to frame, as a share", float),
@@ -76,10 +84,17 @@ KEYS = {
     "voltage": Key("in kilovolts", float, lambda c: c.get("voltage_kv")),
     "camera": Key("name of the camera"),
     "format": Key("of the raw file", of=lambda c: (c.get("source") or {}).get("format")),
+    "lattice": Key(
+        "spacings of the lattice, such as 0.19nm; one of them must fit", nanometres, lambda c: c.get(LATTICE)
+    ),
     "model_kind": Key("kind of network"),
     "version": Key("of the archive's base model", float),
     "steps": Key("of a training", float),
     "signal_shown": Key("share of the signal's variance that a denoised movie shows", float),
+    "error": Key("mean squared error of a denoised movie, as a share of the noise variance", float),
+    "smallest_event": Key(
+        "smallest lasting change that can be dated to the frame, in typical columns", float
+    ),
     "refuted_places": Key("places where the counts refute a denoised movie", float),
 }
 
@@ -114,6 +129,7 @@ class Query:
 
     fits: Test
     asked: tuple[str, ...]  # keys of its comparisons
+    words: bool  # whether it looks for words, wherever they stand
 
 
 def parse(words: list[str]) -> Query:
@@ -122,8 +138,9 @@ def parse(words: list[str]) -> Query:
     if len(text) > MOST_LETTERS or text.count("(") > MOST_DEPTH + len(words):
         raise UsageError("the query is too long or too deeply nested.")
     asked: list[str] = []
+    sought: list[str] = []
     try:
-        found = _grammar(asked).parse_string(text, parse_all=True)[0]
+        found = _grammar(asked, sought).parse_string(text, parse_all=True)[0]
     except pp.ParseBaseException as error:
         left = text[error.loc :].strip("() ")
         where = f"at {left!r}" if left else "at its end"
@@ -133,10 +150,10 @@ def parse(words: list[str]) -> Query:
         ) from None
     except ValueError as error:
         raise UsageError(f"the query {' '.join(words)!r}: {error}.") from None
-    return Query(found, tuple(dict.fromkeys(asked)))
+    return Query(found, tuple(dict.fromkeys(asked)), bool(sought))
 
 
-def _grammar(asked: list[str]) -> pp.ParserElement:
+def _grammar(asked: list[str], sought: list[str]) -> pp.ParserElement:
     reserved = pp.one_of("and or not like in", caseless=True, as_keyword=True)
     key = ~reserved + pp.Word(pp.alphas, pp.alphanums + "_")
     quoted = pp.QuotedString('"', esc_char="\\") | pp.QuotedString("'", esc_char="\\")
@@ -151,8 +168,7 @@ def _grammar(asked: list[str]) -> pp.ParserElement:
     def within(tokens: pp.ParseResults) -> Test:
         name, low, high = tokens
         asked.append(name.lower())
-        ends = _comparison(name.lower(), ">=", low), _comparison(name.lower(), "<=", high)
-        return _all(ends)
+        return _within(name.lower(), low, high)
 
     compared = (key + (pp.one_of(OPERATORS) | pp.CaselessKeyword("like")) + value).set_parse_action(
         comparison
@@ -160,7 +176,12 @@ def _grammar(asked: list[str]) -> pp.ParserElement:
     between = (
         key + pp.Suppress(pp.CaselessKeyword("in")) + bound + pp.Suppress("..") + value
     ).set_parse_action(within)
-    word = (~reserved + value).set_parse_action(lambda tokens: _occurs(tokens[0]))
+
+    def occurs(tokens: pp.ParseResults) -> Test:
+        sought.append(tokens[0])
+        return _occurs(tokens[0])
+
+    word = (~reserved + value).set_parse_action(occurs)
     whole = pp.Forward()
     part = compared | between | pp.Suppress("(") + whole + pp.Suppress(")") | word
     negated = pp.Forward()
@@ -228,9 +249,9 @@ def _comparison(name: str, operator: str, wanted: str) -> Test:
             number = key.read(wanted)
         except ValueError as error:
             raise ValueError(f"{name} cannot be {wanted!r}: {error}") from None
-        return lambda card: _compared(_number(_value(card, name)), operator, number)
-    if name == "added" and not re.fullmatch(DATE, wanted.lower()):
-        raise ValueError(f"added cannot be {wanted!r}: write 2026, 2026-11, 2026-11-30 or 2026-11-30T18:00")
+        return lambda card: _compared_any(_value(card, name), operator, number)
+    if name in DATES and not re.fullmatch(DATE, wanted.lower()):
+        raise ValueError(f"{name} cannot be {wanted!r}: write 2026, 2026-11, 2026-11-30 or 2026-11-30T18:00")
     if key is not None:
         return lambda card: _compared_text(_value(card, name), operator, wanted)
     noted = _number(wanted)
@@ -244,6 +265,18 @@ def _comparison(name: str, operator: str, wanted: str) -> Test:
         return _compared_text(found, operator, wanted)
 
     return note
+
+
+def _within(name: str, low: str, high: str) -> Test:
+    """A range; of several values, such as the spacings of a lattice, one must lie in it."""
+    ends = _all((_comparison(name, ">=", low), _comparison(name, "<=", high)))
+
+    def fits(card: Card) -> bool | None:
+        if not isinstance(values := _value(card, name), list):
+            return ends(card)
+        return any(ends({**card, LATTICE: [value]}) for value in values) if values else None
+
+    return fits
 
 
 def _value(card: Card, name: str) -> Any:
@@ -273,6 +306,13 @@ def _compared(found: float | None, operator: str, wanted: float) -> bool | None:
     if operator in ("=", "!="):
         return math.isclose(found, wanted, rel_tol=1e-6) == (operator == "=")
     return {"<": found < wanted, ">": found > wanted, "<=": found <= wanted, ">=": found >= wanted}[operator]
+
+
+def _compared_any(found: Any, operator: str, wanted: float) -> bool | None:
+    """Of several values, such as the spacings of a lattice, one must fit."""
+    if not isinstance(found, list):
+        return _compared(_number(found), operator, wanted)
+    return any(_compared(_number(value), operator, wanted) for value in found) if found else None
 
 
 def _is_date(value: Any) -> bool:

@@ -12,7 +12,9 @@ from ..settings.result_settings import VerifyConfig
 from ..settings.results import is_archive
 from ..step_control import Control
 from ..store import foreign
-from .archive import CARDS, Card, card_order, place_of, read_card
+from .card import CARDS, Card, card_order, read_card
+from .look import PICTURES, kept_picture
+from .place import place_of
 from .verify import verify
 
 
@@ -39,6 +41,10 @@ def verify_archive(config: ArchiveVerifyConfig, control: Control | None = None) 
         control.check("archive verify")
         control.progress("archive verify", n_cards, len(latest))
         n_cards += 1
+        if card.get("picture") and kept_picture(archive, card["id"], card["picture"]) is None:
+            faults.append(
+                f"{archive / PICTURES / card['id']}.png: is missing, or not the picture of {card['name']}."
+            )
         try:
             path = place_of(card, archive)
             if links := foreign.links_in(path):

@@ -148,8 +148,13 @@ def archive_show(result: dict[str, Any]) -> str:
 
 
 def _card(card: dict[str, Any]) -> str:
-    size = " x ".join(map(str, card.get("shape", [])))
-    return "  ".join(filter(None, [card["id"][:12], f"{card['kind']:<8}", card["name"], size, card["path"]]))
+    size = " x ".join(map(str, card.get("shape") or []))
+    # Most movies of runs are called movie.zarr; what tells them apart is the recording.
+    raw = str((card.get("source") or {}).get("name", ""))
+    name = (
+        card["name"] if not raw or Path(raw).stem == Path(card["name"]).stem else f"{card['name']} of {raw}"
+    )
+    return "  ".join(filter(None, [card["id"][:12], f"{card['kind']:<8}", name, size, card["path"]]))
 
 
 def archive_count(result: dict[str, Any]) -> str:
@@ -161,7 +166,7 @@ def run(result: dict[str, Any]) -> str:
         return "\n".join(result.values())
     return "\n".join(
         [*_figures(result["metrics"]), f"denoised store: {result['denoised']}", f"report: {result['report']}"]
-    )
+    ) + _chosen(result)
 
 
 def evaluate(result: Evaluation) -> str:

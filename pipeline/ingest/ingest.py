@@ -137,6 +137,8 @@ def _build(
     }
     if levels := pyramid.levels_in(run.partial, plan.levels):
         attributes["pyramid"] = _record_levels(run.partial, levels, records)
+    if plan.notes:
+        attributes["notes"] = plan.notes
     run.check()
     writing.finish(run.partial, store.MOVIE, attributes, hashes, recorded_settings.record(config))
     return attributes

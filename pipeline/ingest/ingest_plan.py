@@ -14,6 +14,7 @@ from ..readers import MovieInfo, Reader
 from ..resources import budget
 from ..settings.denoise_settings import RunConfig
 from ..settings.ingest_settings import IngestConfig, Preparation
+from ..settings.notes import notes_beside
 from ..settings.parse import FRAME_TIMES_S, PIXEL_SIZES_NM
 from ..store import pyramid, store
 from ..store.blocks import Region, spans
@@ -61,6 +62,7 @@ class IngestPlan:
     levels: list[pyramid.Level]  # coarser copies of the counts
     n_threads: int  # slabs in memory at once
     memory_bytes: int  # peak, predicted
+    notes: dict[str, str]  # of the user, that lie beside the raw movie
 
 
 def open_movie(config: IngestConfig | RunConfig) -> Reader:
@@ -144,6 +146,7 @@ def plan_ingest(info: MovieInfo, config: IngestConfig, chosen: Selection) -> Ing
         references=references,
         n_threads=n_threads,
         memory_bytes=memory_bytes,
+        notes=notes_beside(config.raw),
     )
 
 

@@ -95,7 +95,10 @@ def plan(
     site = load_site(profile, changes)
     workers: Workers = getattr(config, "workers", LOCAL)
     _check_scheduler(site.scheduler, command, workers)
-    kinds = [step for step in OUTPUTS if config.step in (None, step)] if command == "run" else [command]
+    kinds = [command]
+    if command == "run":
+        untrained = () if config.model is None else ("train",)
+        kinds = [step for step in OUTPUTS if config.step in (None, step) and step not in untrained]
     steps = []
     for kind in kinds:
         # Workers in jobs of their own: the job of the step itself computes nothing.
@@ -138,7 +141,8 @@ def _movie(config: Any) -> ApplyConfig | None:
     if config.force:  # tasks cannot tell what was there before from what others of them have just made
         return None
     if isinstance(config, RunConfig):
-        return apply_settings(config, force=False)
+        # A model that is given has first to be chosen, and copied.
+        return apply_settings(config, force=False) if config.model is None else None
     return single(config) if is_single(config) else None
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
-from tdenoise.files.atomic import make_shared_folder
+from tdenoise.files.atomic import make_shared_folder, write_new
 
 from ..files import ownership
-from ..files.sealed_json import write_sealed
+from ..files.sealed_json import sealed, write_sealed
 from .paths import work_folder
 
 CHOICE = "choice.json"  # in the work folder of an output
@@ -38,20 +36,10 @@ def remember(output: Path, choice: dict[str, Any], *, force: bool) -> dict[str, 
     """Record a choice; of several processes that choose at once, all get that of the first, unless forced."""
     folder = work_folder(output)
     make_shared_folder(folder)
-    fresh = (
-        folder / f".{CHOICE}.{uuid.uuid4().hex}.partial"
-    )  # taken away with the others where a run is killed
-    write_sealed(fresh, choice, mode=0o600)
     if force:
-        fresh.replace(folder / CHOICE)
+        write_sealed(folder / CHOICE, choice, mode=0o600)
         return choice
-    try:
-        os.link(fresh, folder / CHOICE)  # fails if it is there
-    except FileExistsError:
-        return recall(output)
-    finally:
-        fresh.unlink(missing_ok=True)
-    return choice
+    return choice if write_new(folder / CHOICE, sealed(choice), 0o600) else recall(output)
 
 
 def forget(output: Path) -> None:

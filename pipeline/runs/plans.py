@@ -27,7 +27,9 @@ def plan_difference(before: Any, now: dict[str, Any]) -> str:
     if not isinstance(before, dict):
         return "other settings or another input"
     if isinstance(before.get("settings"), dict) and isinstance(now.get("settings"), dict):
-        before, now = before | before["settings"], now | now["settings"]
+        before, now = (
+            {k: v for k, v in (plan | plan["settings"]).items() if k != "settings"} for plan in (before, now)
+        )
     before, now = _flat(before), _flat(now)
     names = [k for k in sorted(before | now) if k != "settings" and before.get(k) != now.get(k)]
     return "other settings or another input: " + "; ".join(

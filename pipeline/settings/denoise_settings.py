@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
 from tdenoise.network.kinds import KindName
 
-from .fields import CLUSTER, MODEL, OUTPUT, WHAT, WHERE, setting
+from .fields import CLUSTER, MODEL, OUTPUT, WHAT, WHERE, flag_of, setting
 from .ingest_settings import Preparation
 from .parse import (
     Count,
@@ -31,7 +32,7 @@ from .parse import (
     WorkersSetting,
     YesNo,
 )
-from .results import AUTO, is_archive
+from .results import AUTO, SCRATCH, is_archive
 from .setting import SettingError, Settings, settings
 from .workers import LOCAL
 
@@ -203,7 +204,7 @@ class TrainConfig(Learning):
             raise SettingError.of(
                 "--from auto chooses for one movie. Name one, or a model to start from.", "from_model"
             )
-        _check_archive(self.from_model, self.archive, "from_model", "--from")
+        check_archive_of_auto(self.from_model, self.archive, "from_model", "--from")
 
 
 @settings(kw_only=True)
@@ -238,7 +239,7 @@ class Denoising(Placement, Choosing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_archive(self.model, self.archive, "model", "--model")
+        check_archive_of_auto(self.model, self.archive, "model", "--model")
 
 
 @settings(kw_only=True)
@@ -278,6 +279,21 @@ class RunConfig(Preparation, Learning, Placement):
     output: NewFolder = setting(
         help="folder for all results of the run", group=OUTPUT, metavar="FOLDER", short="-o"
     )
+    model: Model | None = setting(
+        None,
+        "denoise with this model and train none: a model folder, base for the one that comes with tdenoise, or auto "
+        "for the one of --archive that predicts the movie best",
+        group=MODEL,
+        metavar="MODEL",
+        default_text="one is trained on the movie",
+    )
+    archive: NewPath | None = setting(
+        None,
+        "archive that the results are added to, and whose models auto chooses from",
+        group=OUTPUT,
+        metavar="ARCHIVE",
+        short="-A",
+    )
     variance: YesNo = setting(False, "also learn and write how uncertain each pixel is", group=OUTPUT)
     truth: Path | None = setting(
         None, "clean movie to compare with, for simulated data", group=WHAT, metavar="FILE.npz"
@@ -289,10 +305,31 @@ class RunConfig(Preparation, Learning, Placement):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_archive(self.from_model, self.archive, "from_model", "--from")
+        if self.model is not None:
+            self._check_untrained()
+        for name, value in (("model", self.model), ("from_model", self.from_model)):
+            if value == AUTO:
+                check_archive_of_auto(value, self.archive, name, f"--{name.removesuffix('_model')}")
+
+    def _check_untrained(self) -> None:
+        """Without a training, its settings mean nothing."""
+        if self.model == SCRATCH:
+            raise SettingError.of("--model scratch: random weights denoise nothing. Name a model.", "model")
+        for field in dataclasses.fields(Learning):
+            flag = flag_of(field)
+            shared = ("archive", "ignore_drift")
+            if field.name not in shared and getattr(self, field.name) != field.default:
+                raise SettingError.of(
+                    f"{flag} is about a training, and with --model none is done. Remove one of the two.",
+                    field.name,
+                )
+        if self.step == "train":
+            raise SettingError.of(
+                "--step train: with --model nothing is trained. Remove one of the two.", "step"
+            )
 
 
-def _check_archive(model: Path | None, archive: Path | None, name: str, flag: str) -> None:
+def check_archive_of_auto(model: Path | None, archive: Path | None, name: str, flag: str) -> None:
     """``auto`` and an archive belong together."""
     if model == AUTO and archive is None:
         raise SettingError.of(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from ..errors import UsageError
+from .denoise_settings import Choosing, check_archive_of_auto
 from .fields import CLUSTER, MODEL, OUTPUT, WHAT, WHERE, setting
 from .parse import Count, Device, Duration, FrameNumbers, FrameSizes, MovieStore, NewFolder, WorkersSetting
-from .setting import Settings, settings
+from .setting import settings
 from .workers import LOCAL
 
 
 @settings(kw_only=True)
-class StudyConfig(Settings):
+class StudyConfig(Choosing):
     """Train on fewer and on smaller frames of a movie, and compare what each model makes of the same frames."""
 
     movie: MovieStore = setting(
@@ -35,10 +37,10 @@ class StudyConfig(Settings):
         metavar="N,N,...",
         default_text="128, 256, 512, ... and full",
     )
-    from_model: Literal["scratch", "base"] = setting(
+    from_model: Literal["scratch", "base", "auto"] = setting(
         "scratch",
-        "weights to start from: scratch for random ones, so that the movie alone teaches, or base for the model "
-        "that comes with tdenoise",
+        "weights to start from: scratch for random ones, so that the movie alone teaches, base for the model "
+        "that comes with tdenoise, or auto for the one of --archive that predicts the movie best",
         group=MODEL,
         flag="--from",
     )
@@ -75,6 +77,7 @@ class StudyConfig(Settings):
     )
 
     def __post_init__(self) -> None:
+        check_archive_of_auto(Path(self.from_model), self.archive, "from_model", "--from")
         if self.workers.kind not in ("local", "array"):
             raise UsageError(
                 f"--workers {self.workers}: a study trains here, or in a job array: array:N, with submit."

@@ -144,6 +144,7 @@ class MovieDescription(MadeAttributes):
     corrections: list[str]  # what was done to the counts, in order, in words
     warnings: list[str]  # what to know before use
     pyramid: NotRequired[dict[str, LevelAttributes]]  # by paths; of large frames, and not in old stores
+    notes: NotRequired[dict[str, str]]  # of the user, that lay beside the raw movie; only where there were
 
 
 class MovieAttributes(MovieDescription, IdentifiedAttributes):

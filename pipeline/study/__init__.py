@@ -1,1 +1,1 @@
-"""Study: how the number of frames and their size decide what a movie teaches; imports steps, as workflow does."""
+"""Study: how the number of frames and their size decide what a movie teaches; imports steps and workflow."""

@@ -25,6 +25,7 @@ from ..ingest.ingest import ingest
 from ..inputs.bad_pixels import named_at_ingest
 from ..inputs.model_fit import open_model
 from ..settings.config import IngestConfig, StudyConfig, TrainConfig
+from ..settings.results import WORDS
 from ..step_control import Control
 from ..store import store
 from ..train.train import train_model
@@ -142,8 +143,13 @@ def _training(config: StudyConfig, plan: Plan, cell: Cell, folder: Path) -> Trai
         output=folder / MODEL,
         steps=config.steps,
         time_limit=config.time_limit,
-        from_model=Path(config.from_model),
-        blind_radius="frame" if plan.blind_radius is None else plan.blind_radius,
+        from_model=plan.start,
+        # A model of an archive keeps its own, which is wide enough.
+        blind_radius="auto"
+        if plan.start not in WORDS
+        else "frame"
+        if plan.blind_radius is None
+        else plan.blind_radius,
         seed=cell.seed,
         device=config.device,
     )

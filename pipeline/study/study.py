@@ -16,15 +16,17 @@ from tdenoise.files.atomic import make_folder, write_atomically
 from tdenoise.network import torch_setup
 from tdenoise.training.train import TrainingSettings
 
-from ..errors import LockedError, UsageError
+from ..errors import InputError, LockedError, UsageError
 from ..files.sealed_json import read_sealed, write_sealed
 from ..files.write_errors import named_failures
 from ..runs.plans import plan_difference
+from ..settings.archive_settings import ArchiveSuggestConfig
 from ..settings.config import StudyConfig
-from ..settings.results import STUDY
+from ..settings.results import AUTO, STUDY
 from ..step_control import Control
 from ..version import VERSION
 from ..workers.shares import parse_share
+from ..workflow.chosen import choose, place_of_choice
 from . import compare, figures, page
 from .cells import Result, read_result, run_cell
 from .judge import Judge
@@ -63,8 +65,9 @@ def study(config: StudyConfig, control: Control | None = None) -> dict[str, Any]
     share = None if config.share is None else parse_share(config.share, os.environ)
     if share is None and config.workers.kind == "array":
         raise UsageError(f"--workers {config.workers} needs submit: 'tdenoise-pipeline submit study ...'.")
-    plan = make_plan(config)
-    _begin(config.output, plan)
+    start, choice = _start(config, control)
+    plan = make_plan(config, start, choice.get("id"))
+    _begin(config.output, plan, choice)
     judge = Judge(plan, config.device)
     own = plan.cells if share is None else plan.cells[share.number :: share.count]
     for number, cell in enumerate(own):
@@ -80,12 +83,13 @@ def study(config: StudyConfig, control: Control | None = None) -> dict[str, Any]
     results = [r for c in plan.cells if (r := read_result(config.output, plan, c)) is not None]
     if len(results) < len(plan.cells):
         return {"folder": str(config.output), "done": len(results), "total": len(plan.cells)}
-    return _write(config, plan, results, judge)
+    return _write(config, plan, results, judge, choice)
 
 
 def describe_plan(config: StudyConfig) -> dict[str, Any]:
     """What ``--dry-run`` prints: every cell, and whether it is done."""
-    plan = make_plan(config)
+    start, choice = _start(config, Control())
+    plan = make_plan(config, start, choice.get("id"))
     frames, rows, columns = plan.judged.frames, plan.judged.rows, plan.judged.columns
     effort = f"{config.steps or TrainingSettings.steps} steps"
     if config.time_limit is not None:
@@ -99,7 +103,7 @@ def describe_plan(config: StudyConfig) -> dict[str, Any]:
         "judged_frames": f"{frames[0]} to {frames[1] - 1}",
         "judged_field": f"rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to {columns[1] - 1}",
         "vacuum_around": f"{100 * plan.vacuum.mean():.0f} % of {plan.looked.shape[1]} x {plan.looked.shape[2]} pixels",
-        "effort": f"{effort} for each of {len(plan.cells)} trainings, from {config.from_model}",
+        "effort": f"{effort} for each of {len(plan.cells)} trainings, from {choice.get('model', config.from_model)}",
         "cells": [_described(config.output, plan, cell) for cell in plan.cells],
     }
 
@@ -111,7 +115,32 @@ def _described(output: Path, plan: Plan, cell: Cell) -> str:
     return f"{cell.name}: frames {first}:{last}, rows {rows}, columns {columns}, {state}"
 
 
-def _begin(output: Path, plan: Plan) -> None:
+def _start(config: StudyConfig, control: Control) -> tuple[Path | None, dict[str, Any]]:
+    """The model that ``--from auto`` stands for, and why; a study that was begun stays with its own.
+
+    A model that learned from this recording is none: nobody could judge what it has seen.
+    """
+    if config.from_model != str(AUTO):
+        return None, {}
+    assert config.archive is not None  # as the settings say
+    choice = (read_sealed(config.output / PLAN) or {}).get("chosen")
+    if choice is None:
+        asked = ArchiveSuggestConfig(movie=config.movie, archive=config.archive, device=config.device)
+        choice = choose(asked, control, unseen=True)
+    start = place_of_choice(choice, config.archive)
+    if start is None:
+        gone = choice["id"] is not None
+        why = (
+            f"{choice['model']}, which the study began with, is not there"
+            if gone
+            else "no model fits its noise"
+        )
+        raise InputError(config.movie, f"{why}. Use --from base or --from scratch, and another folder")
+    log.info("%s: --from auto takes %s: %s", config.movie, choice["model"], choice["reason"])
+    return start, choice
+
+
+def _begin(output: Path, plan: Plan, choice: dict[str, Any]) -> None:
     """Make the folder, or see that it is that of this very study."""
     file = output / PLAN
     with named_failures(output):
@@ -127,7 +156,8 @@ def _begin(output: Path, plan: Plan) -> None:
             )
         make_folder(output)
         if begun is None:
-            write_sealed(file, {"id": plan.id, "plan": plan.identity, "software": VERSION})
+            chosen = {"chosen": choice} if choice else {}
+            write_sealed(file, {"id": plan.id, "plan": plan.identity, "software": VERSION, **chosen})
 
 
 def _part_of(control: Control, number: int, total: int) -> Control:
@@ -140,7 +170,9 @@ def _part_of(control: Control, number: int, total: int) -> Control:
     return Control(progress, control.stop, control.started)
 
 
-def _write(config: StudyConfig, plan: Plan, results: Sequence[Result], judge: Judge) -> dict[str, Any]:
+def _write(
+    config: StudyConfig, plan: Plan, results: Sequence[Result], judge: Judge, choice: dict[str, Any]
+) -> dict[str, Any]:
     """The figures, the table, the numbers and the page."""
     found = compare.points(results, judge)
     dose = _dose(plan)
@@ -161,6 +193,7 @@ def _write(config: StudyConfig, plan: Plan, results: Sequence[Result], judge: Ju
             "estimator": judge.law.estimator,
             "noise_variance": judge.law.variance,
         },
+        **({"chosen": choice} if choice else {}),
         **conclusion,
         "warnings": compare.warnings(found, results, config.seeds),
         "points": found,

@@ -70,6 +70,7 @@ class Plan:
     blind_radius: int | None
     cells: list[Cell]
     identity: dict[str, Any]
+    start: Path  # scratch, base, or a model
 
     @property
     def id(self) -> str:
@@ -82,8 +83,16 @@ class Plan:
         return self.judged.frames[0]
 
 
-def make_plan(config: StudyConfig) -> Plan:
+def make_plan(config: StudyConfig, start: Path | None = None, start_id: str | None = None) -> Plan:
     """Decide on frames, field and cells.
+
+    Parameters
+    ----------
+    config : StudyConfig
+    start : Path, optional
+        What ``--from auto`` stands for, and
+    start_id : str, optional
+        the id of that model.
 
     Raises
     ------
@@ -92,20 +101,8 @@ def make_plan(config: StudyConfig) -> Plan:
     UsageError
         If more frames or larger ones are asked for than there are.
     """
-    movie = store.open_store(config.movie, store.MOVIE)
-    movie.array.check_all()
+    movie = _opened(config.movie)
     noise, judged = movie_noise(movie), judged_frames(movie.shape[0])
-    if judged[0] < FEWEST_FRAMES:
-        raise InputError(
-            movie.path,
-            f"has {movie.shape[0]} frames; a study needs at least {FEWEST_FRAMES} to train on beside "
-            "those that judge.",
-        )
-    brightness = movie_brightness(movie)
-    if brightness is not None and brightness.valid[slice(*judged)].sum() < 2:
-        raise InputError(
-            movie.path, f"frames {judged[0]} to {judged[1] - 1} were not recorded, which would judge."
-        )
     numbers = _numbers(config, movie, judged[0])
     extents = _extents(config, movie)
     smallest = min(extents.values())
@@ -138,8 +135,27 @@ def make_plan(config: StudyConfig) -> Plan:
             "blind_radius": radius,
         },
     }
-    part = inside[looked.slices[1:]]
-    return Plan(movie, Region(judged, rows, columns), looked, part, radius, cells, identity)
+    if start_id is not None:
+        identity["start"] = start_id
+    part, begin = inside[looked.slices[1:]], start or Path(config.from_model)
+    return Plan(movie, Region(judged, rows, columns), looked, part, radius, cells, identity, begin)
+
+
+def _opened(path: Path) -> store.Store:
+    """The movie, if there are frames to train on, and others to judge."""
+    movie = store.open_store(path, store.MOVIE)
+    movie.array.check_all()
+    first, last = judged_frames(movie.shape[0])
+    if first < FEWEST_FRAMES:
+        raise InputError(
+            movie.path,
+            f"has {movie.shape[0]} frames; a study needs at least {FEWEST_FRAMES} to train on beside "
+            "those that judge.",
+        )
+    brightness = movie_brightness(movie)
+    if brightness is not None and brightness.valid[first:last].sum() < 2:
+        raise InputError(movie.path, f"frames {first} to {last - 1} were not recorded, which would judge.")
+    return movie
 
 
 def _cells(

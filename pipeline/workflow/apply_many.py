@@ -15,7 +15,8 @@ from tdenoise.noise.drift import largest_shift
 
 from ..apply.apply import apply
 from ..apply.apply_plan import describe_plan, followed_drift, lay_out
-from ..archive import archive
+from ..archive.card import Card
+from ..archive.index import cards
 from ..errors import InputError, PipelineError, Stopped, UsageError
 from ..inputs.model_fit import open_model
 from ..resources import budget
@@ -125,7 +126,7 @@ def _movies(config: ApplyManyConfig) -> Iterator[Found]:
     """Shape, frames of a shard, bytes of a number, opened store (or from an archive not), path and id (or else not)."""
     for path in config.movie:
         if is_archive(path):
-            for card in archive.cards(path):
+            for card in cards(path, metadata=False):
                 if card["kind"] == "movie":
                     yield _of_card(card, path)
         else:
@@ -136,7 +137,7 @@ def _movies(config: ApplyManyConfig) -> Iterator[Found]:
             yield opened.shape, opened.geometry.shard[0], opened.array.dtype.itemsize, opened, path, None
 
 
-def _of_card(card: archive.Card, folder: Path) -> Found:
+def _of_card(card: Card, folder: Path) -> Found:
     import numpy as np
 
     n_frames, height, width = card["shape"]

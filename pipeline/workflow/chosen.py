@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from tdenoise.network import checkpoint
 from tdenoise.network.card import ModelCard
 
-from ..archive.archive import cards, place_of
+from ..archive.index import cards
+from ..archive.place import place_of
 from ..errors import InputError, UsageError
 from ..runs import choices
 from ..settings.archive_settings import ArchiveSuggestConfig
@@ -61,11 +62,11 @@ def chosen(config: Step, control: Control) -> Iterator[Step]:
         )
     archive = config.archive
     assert archive is not None  # as the settings say
-    model = _place(known, archive)
+    model = place_of_choice(known, archive)
     if model is None:
-        choice = _choice(ArchiveSuggestConfig(movie=movie, archive=archive, device=config.device), control)
+        choice = choose(ArchiveSuggestConfig(movie=movie, archive=archive, device=config.device), control)
         choice = choices.remember(config.output, choice, force=config.force)
-        model = _place(choice, archive)
+        model = place_of_choice(choice, archive)
         log.info("%s: %s auto takes %s: %s", movie, flag, choice["model"] or "no model", choice["reason"])
     try:
         if isinstance(config, ApplyConfig):
@@ -98,7 +99,7 @@ def _known(config: ApplyConfig | TrainConfig) -> dict[str, Any]:
     return {}
 
 
-def _place(choice: dict[str, Any], archive: Path) -> Path | None:
+def place_of_choice(choice: dict[str, Any], archive: Path) -> Path | None:
     """Where the model lies that was chosen; None where it is not there, or none was."""
     if choice.get("id") is None:
         return None
@@ -110,10 +111,25 @@ def _place(choice: dict[str, Any], archive: Path) -> Path | None:
     return None
 
 
-def _choice(config: ArchiveSuggestConfig, control: Control) -> dict[str, Any]:
-    """What is recorded of a suggestion: nothing that depends on where things lie."""
+def choose(config: ArchiveSuggestConfig, control: Control, *, unseen: bool = False) -> dict[str, Any]:
+    """What is recorded of a suggestion: nothing that depends on where things lie.
+
+    Parameters
+    ----------
+    config : ArchiveSuggestConfig
+    control : Control
+    unseen : bool
+        Whether no frame of the movie may have been seen: instead of a model that learned from this recording, it is
+        the one that comes with tdenoise.
+    """
     found = suggest(config, control)
     best = next((m for m in found["models"] if m["model"] == found["suggested"]), None)
+    if unseen and best is not None and best["learned_from_it"]:
+        name = best["name"]
+        best = next((m for m in found["models"] if m["model"] == str(SHIPPED)), None)
+        found["reason"] = (
+            f"{name} predicts this movie best, but it learned from it, so nothing would be left to judge"
+        )
     told = ("name", "id", "distance", "error_above_best", "standard_error", "learned_from_it")
     return {
         "archive": config.archive.resolve().name,

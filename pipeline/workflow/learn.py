@@ -11,7 +11,7 @@ from tdenoise.network.registry import Network, architecture_of
 from tdenoise.training.acceptance import Difference, accept, interval_factor
 
 from ..archive.add import add
-from ..archive.archive import cards
+from ..archive.index import cards
 from ..errors import UsageError
 from ..files.sealed_json import read_sealed, write_sealed
 from ..inputs.model_fit import open_model

@@ -13,7 +13,9 @@ from tdenoise.network import checkpoint
 from tdenoise.network.card import ModelCard
 from tdenoise.training.many_movies import Mix
 
-from ..archive.archive import Card, cards, place_of
+from ..archive.card import Card
+from ..archive.index import cards
+from ..archive.place import place_of
 from ..archive.query import matching
 from ..errors import InputError, UsageError
 from ..files.sealed_json import read_sealed

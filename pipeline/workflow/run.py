@@ -10,7 +10,8 @@ from typing import Any
 from tdenoise.files.atomic import make_folder, make_shared_folder
 
 from ..apply.apply import apply
-from ..archive.archive import check_archive
+from ..archive.add import add
+from ..archive.index import check_archive
 from ..errors import UsageError
 from ..evaluate.report import write_report
 from ..evaluate.truth import check_truth, load_truth
@@ -23,17 +24,19 @@ from ..ingest.ingest_plan import open_movie, stored_shape
 from ..inputs.model_fit import open_model
 from ..resources import memory
 from ..settings import recorded_settings
+from ..settings.archive_settings import ArchiveAddConfig
 from ..settings.denoise_settings import RunConfig, TrainConfig
 from ..settings.ingest_settings import IngestConfig
 from ..settings.recorded_settings import RUN
 from ..settings.result_settings import ReportConfig
-from ..settings.results import OUTPUTS, WORDS
-from ..settings.steps import apply_settings, step_settings
+from ..settings.results import AUTO, OUTPUTS, WORDS
+from ..settings.steps import step_settings
 from ..slurm.site_profile import load_profile
 from ..step_control import Control
 from ..store import store
 from ..version import VERSION
 from .chosen import train_chosen
+from .given_model import to_apply
 
 
 def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
@@ -71,21 +74,20 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
         # A job for one step may be too small for a report.
         if config.step is None and config.truth is not None:
             _check_truth(config.truth, store.open_store(movie, store.MOVIE))
-    if config.step in (None, "train"):
-        head = "gamma" if config.variance else None
-        own = step_settings(
-            TrainConfig, config, movie=(movie,), output=model, head=head, force=forced("train")
-        )
-        if not train_chosen(own, control):
+    told = None
+    if config.step in (None, "train") and config.model is None:
+        if not train_chosen(_training(config, forced("train")), control):
             return {}  # the first of the processes that train together says it
         forced.done("train")
     if config.step in (None, "apply"):
-        apply(apply_settings(config, forced("apply")), control)
+        with to_apply(config, forced("apply"), control) as settings:
+            told = apply(settings, control).get("chosen")
         forced.done("apply")
     if config.step in ("ingest", "train", "apply"):
         return {config.step: str(folder / OUTPUTS[config.step])}
     metrics = _report(config, denoised, movie, model, control)
     forced.finish()
+    _keep(config, control)
     begun.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         begun.parent.rmdir()
@@ -95,7 +97,30 @@ def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
         "denoised": str(denoised),
         "report": str(page),
         "metrics": metrics,
+        **({"chosen": told} if told else {}),
     }
+
+
+def _training(config: RunConfig, force: bool) -> TrainConfig:
+    """The settings of the step that trains."""
+    return step_settings(
+        TrainConfig,
+        config,
+        movie=(config.output / OUTPUTS["ingest"],),
+        output=config.output / OUTPUTS["train"],
+        head="gamma" if config.variance else None,
+        archive=config.archive if config.from_model == AUTO else None,
+        force=force,
+    )
+
+
+def _keep(config: RunConfig, control: Control) -> None:
+    """Add the results to an archive, where one is named; a model that was not made here has its card, if any."""
+    if config.archive is None:
+        return
+    steps = ("ingest", "train", "apply") if config.model is None else ("ingest", "apply")
+    made = tuple(config.output / OUTPUTS[step] for step in steps)
+    add(ArchiveAddConfig(store=made, archive=config.archive), control)
 
 
 def check(config: RunConfig) -> None:
@@ -110,7 +135,9 @@ def check(config: RunConfig) -> None:
     load_profile(config.profile, "workers")
     if config.from_model is not None and config.from_model not in WORDS:
         open_model(config.from_model)
-    if config.archive is not None:
+    if config.model not in (None, *WORDS):
+        open_model(config.model)
+    if config.archive is not None and (AUTO in (config.model, config.from_model) or config.archive.exists()):
         check_archive(config.archive)
     if config.step not in (None, "ingest"):
         return  # it was checked before the first step, and the raw file may be gone by now

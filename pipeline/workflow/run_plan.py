@@ -36,7 +36,11 @@ def describe_plan(config: RunConfig) -> dict[str, Any]:
     known = sizes(config)
     steps = {step: _state(config, step) for step in OUTPUTS if config.step in (None, step)}
     if "train" in steps:
-        steps["train"] += f", {_training(config)}"
+        steps["train"] = (
+            f"none; {_given(config)} denoises"
+            if config.model is not None
+            else f"{steps['train']}, {_training(config)}"
+        )
     if "apply" in steps:
         steps["apply"] += f", {config.ensemble} passes on {config.workers}"
     return {
@@ -71,6 +75,16 @@ def _is_there(output: Path) -> bool:
         return store.read_attributes(output).get("status") == "complete"
     except InputError:
         return False
+
+
+def _given(config: RunConfig) -> str:
+    if config.model == SHIPPED:
+        return "the model that comes with tdenoise"
+    return (
+        f"the model of {config.archive} that predicts the movie best"
+        if config.model == AUTO
+        else str(config.model)
+    )
 
 
 def _training(config: RunConfig) -> str:

@@ -15,8 +15,10 @@ from tdenoise.network.registry import Architecture, architecture_of, kind_of
 from tdenoise.noise.noise import choose, widest
 from tdenoise.training.validation import HeldOut, Sums, compare
 
-from ..archive.archive import Card, cards, place_of
+from ..archive.card import Card
 from ..archive.facts import movie_facts
+from ..archive.index import cards
+from ..archive.place import place_of
 from ..errors import InputError, UsageError
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.model_fit import movie_drift, movie_noise, movie_pixel_size_nm, open_model, signal_to_noise

@@ -18,6 +18,8 @@ from typing import TypeVar
 TRIES = 4  # of an operation that a storage server may answer better a moment later
 WAIT_S = 0.2  # before the second try; five times as long before each further one
 TRANSIENT = (errno.EIO, errno.ESTALE)
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+EMPTY_S = 5.0  # after which a name that somebody took belongs to nobody
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # as Linux has them
 
 SEAL = "0" * 64  # stands in a file for its own sha256, until it is sealed
@@ -62,6 +64,46 @@ def _write(path: Path, data: bytes, before: Callable[[], None] | None, mode: int
             error.filename = error.filename or str(path)
         raise
     fsync(path.parent)
+
+
+def write_new(path: Path, data: bytes, mode: int = 0o666) -> bool:
+    """Write a file that is not there, whole and durably; of several processes that do so at once, one succeeds.
+
+    Returns
+    -------
+    bool
+        False where the file is there already; it stays as it is.
+    """
+    partial = unique_partial(path)
+    write_atomically(partial, data, mode=mode)
+    try:
+        os.link(partial, path)  # fails if it is there
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if not _taken(path):  # a file system without hard links, such as exFAT and some of file servers
+            return False
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    fsync(path.parent)
+    return True
+
+
+def _taken(path: Path) -> bool:
+    """Take a name, as an empty file; one that stays empty is of a process that was killed."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        return True
+    except FileExistsError:
+        begun = time.monotonic()
+        while path.stat().st_size == 0:
+            if time.monotonic() - begun > EMPTY_S:
+                return True
+            time.sleep(0.05)
+        return False
 
 
 @contextlib.contextmanager
