@@ -56,8 +56,10 @@ def test_a_store_that_is_not_what_was_written_is_not_read_as_a_raw_movie(
     with pytest.raises(InputError, match=r"movie\.zarr"):
         ingest(IngestConfig(raw=store, output=tmp_path / "wrong.zarr"))
     assert not (tmp_path / "wrong.zarr").exists()
+    other = movie_store(tmp_path / "other", FRAMES, frame_time=0.01)
+    damage(other)
     with (
         pytest.raises(InputError, match=r"movie\.zarr"),
-        xr.open_dataset(store, engine="tdenoise", cache=False) as opened,
+        xr.open_dataset(other, engine="tdenoise", cache=False) as opened,
     ):
         opened["counts"].load()
