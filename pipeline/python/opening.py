@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dask.array
 import xarray
@@ -20,8 +22,8 @@ def dask_of(opened: Store) -> dask.array.Array:
     return dask.array.from_array(opened.array, chunks=chunks, asarray=False)
 
 
-def open_lazily(path: str | Path) -> xarray.Dataset:
-    """See `tdenoise_pipeline.open`."""
+def open_lazily(path: str | Path, lazily: Callable[[Store], Any] = dask_of) -> xarray.Dataset:
+    """See `tdenoise_pipeline.open`. ``lazily`` says what stands for an array until it is read."""
     path = part_of_run(Path(path), "apply")
     name = MOVIE if read_attributes(path)["kind"] == "movie" else DENOISED
     opened = open_store(path, name, deep=False)
@@ -29,7 +31,7 @@ def open_lazily(path: str | Path) -> xarray.Dataset:
     lazy = {}
     for key in (name, VARIANCE):
         if key in dataset:
-            values = dask_of(opened if key == name else open_store(path, key, deep=False))
+            values = lazily(opened if key == name else open_store(path, key, deep=False))
             known = dataset[key].variable
             lazy[key] = xarray.Variable(known.dims, values, known.attrs, known.encoding)
     for small in set(dataset.variables) - set(lazy):

@@ -86,7 +86,8 @@ class Engine(BackendEntrypoint):  # type: ignore[misc, no-any-unimported, unused
                 )
             from .opening import open_lazily  # zarr and Dask take a second
 
-            return open_lazily(Path(filename_or_obj)).drop_vars(dropped, errors="ignore")
+            opened = open_lazily(Path(filename_or_obj), _lazily)
+            return opened.drop_vars(dropped, errors="ignore")
         choices = {"dataset": dataset, "channel": channel, "allow_truncated": allow_truncated}
         path = str(Path(filename_or_obj).absolute())  # the working folder may be another one later
         manager = CachingFileManager(_open, path, mode="r", kwargs=choices)
@@ -165,6 +166,23 @@ def _coordinates(info: MovieInfo) -> dict[str, xarray.Variable]:
     if info.timestamps_s is not None:
         found["timestamp"] = xarray.Variable(("t",), info.timestamps_s, {"units": "s"})
     return found
+
+
+def _lazily(opened: Any) -> Any:
+    return indexing.LazilyIndexedArray(_Stored(opened.array))
+
+
+class _Stored(BackendArray):  # type: ignore[misc, no-any-unimported, unused-ignore]
+    """An array of a store, every shard of which is compared with what was written."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.BASIC, self._array.__getitem__
+        )
 
 
 class _Counts(BackendArray):  # type: ignore[misc, no-any-unimported, unused-ignore]
