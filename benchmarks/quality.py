@@ -178,7 +178,8 @@ def megamac_per_pixel(folder: Path) -> float:
 
     network = load_model(folder).network
     extent = 16 * network.architecture.stride
-    neighbours = torch.zeros(1, 2 * len(network.architecture.bins), extent, extent)
+    bins = len(network.architecture.bins) + len(network.architecture.far_bins)
+    neighbours = torch.zeros(1, 2 * bins, extent, extent)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(neighbours, torch.zeros(1, 1, extent, extent))
     return round(counter.get_total_flops() / 2 / extent**2 / 1e6, 4)

@@ -28,6 +28,7 @@ from tdenoise.noise.noise import Scale, noise_law
 from ..errors import PipelineError, ResourceError, UsageError, VerificationError
 from ..files.write_errors import DISK_FULL
 from ..inputs.bad_pixels import movie_stand_ins
+from ..inputs.far_sums import write_far_sums
 from ..inputs.model_fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
 from ..runs import choices, markers, paths, plans, progress
 from ..settings.denoise_settings import ApplyConfig
@@ -183,6 +184,7 @@ class _Request:
             stand_ins=_save(folder, "stand_ins", self.bad),
             drift=_save(folder, "drift", plan.drift),
             brightness=_save(folder, "brightness", brightness),
+            far=folder / "done" if plan.sees_far else None,
             layers=plan.drafted,
             member=run.member,
             movie_id=self.movie.id,
@@ -204,6 +206,10 @@ def _build(request: _Request, executor: Executor, control: Control) -> None:
         if request.known is not None:
             _take_over(request.known, plan, run)
         job = request.job(run)
+        if job.far is not None:
+            with run.alone("far frames"):
+                bad, drift = request.bad, plan.drift
+                write_far_sums(job.far, request.movie, drift, bad, lambda: control.check("apply"))
         _run_blocks(request, job, run, executor, control)
         with run.alone("commit"):
             if request.share is None or not store.already_done(config.output, run.id):

@@ -26,10 +26,12 @@ from tdenoise.inference.tile import Tile
 from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.split_blind import SplitBlind
 from tdenoise.noise.brightness import Brightness
+from tdenoise.noise.far_frames import FarFrames
 from tdenoise.noise.noise import Scale
 
 from ..errors import InputError
 from ..files.fault_points import maybe_crash
+from ..inputs.far_sums import read_far_sums
 from ..resources import budget
 from ..runs import lease, markers
 from ..store import blocks, store, writing
@@ -60,6 +62,7 @@ class Job:
     # The arrays that are written, all of one geometry. Of a draft, the evidence is summed, too; see `given_back`.
     layers: tuple[str, ...] = (store.DENOISED,)
     brightness: Path | None = None  # of all frames; see `Brightness.stacked`
+    far: Path | None = None  # folder of the sums of far frames; see `..inputs.far_sums`
 
     def array(self, layer: str) -> Path:
         """Folder of an array. The draft lies beside the markers, and goes with them when the output is whole."""
@@ -282,6 +285,9 @@ def denoise_block(
     bad: NDArray[np.float32] | None = None
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
+    far = None
+    if job.far is not None:
+        far = read_far_sums(job.far, source.shape, drift, brightness).part(0, rows[0], columns[0])
     for start, stop, first, held in _rows_of_frames(
         functools.partial(read_counts, source), block, halo, row_frames
     ):
@@ -289,7 +295,7 @@ def denoise_block(
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
         result = np.empty((len(job.layers), stop - start, *core), np.float32)
         for number, layers in enumerate(
-            _denoised(model, held, tile, job, range(start, stop), device, bad, drift, brightness)
+            _denoised(model, held, tile, job, range(start, stop), device, bad, drift, brightness, far)
         ):
             for layer, frame in enumerate(layers):
                 result[layer, number] = frame
@@ -307,6 +313,7 @@ def _denoised(
     bad: NDArray[np.float32] | None,
     drift: NDArray[np.float64] | None,
     brightness: Brightness | None,
+    far: FarFrames | None,
 ) -> Iterator[tuple[NDArray[np.float32], ...]]:
     """Every layer of a job, frame by frame."""
     precision = job.precision
@@ -314,7 +321,7 @@ def _denoised(
         coarse = job.kept_bits is not None and store.VARIANCE not in job.layers
         precision = "bfloat16" if coarse and torch_setup.fast_bfloat16(device) else "float32"
     given: dict[str, Any] = {"ensemble": job.ensemble, "precision": precision, "device": device}
-    given |= {"stand_ins": bad, "drift": drift, "brightness": brightness}
+    given |= {"stand_ins": bad, "drift": drift, "brightness": brightness, "far": far}
     if store.VARIANCE not in job.layers:
         for frame in denoise(model.network, held, tile, job.scale, frames, **given):
             yield (frame,)

@@ -14,9 +14,10 @@ from ..network.registry import Network
 from ..network.split_blind import SplitBlind
 from ..network.windows import put_stand_ins
 from ..noise.brightness import Brightness
+from ..noise.far_frames import FarFrames, Key, n_chunks
 from ..noise.gamma_poisson import pool, prior_variance
 from ..noise.noise import Scale
-from .batches import Symmetry, batches_of, streamed
+from .batches import FarChannels, Symmetry, batches_of, streamed
 from .tile import Array, Tile, Wanted
 
 ORDER = 2  # of the symmetries, counted up when it changes: part of what identifies a result
@@ -48,6 +49,7 @@ def denoise(
     drift: NDArray[np.floating] | None = None,
     brightness: Brightness | None = None,
     precision: str = "float32",
+    far: FarFrames | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Denoised frames of a block, one at a time.
 
@@ -74,20 +76,25 @@ def denoise(
     brightness : Brightness, optional
         Of all frames of the movie: divided out of the windows and multiplied back. A frame that is not valid is
         predicted from those around it; NaN where there are none.
+    far : FarFrames, optional
+        Of the movie, for a network that sees far frames; its first row and column are those of the block. It may be
+        left out where the block is a whole movie.
 
     Yields
     ------
     ndarray, shape (core rows, core columns), float32
         Expected counts; a FloatingPointError if the network returns NaN or Inf.
     """
-    wanted = Wanted.of(network, tile, frames, drift, brightness)
+    far = far or _far_of(network, block, tile, stand_ins, drift, brightness)
+    wanted = Wanted.of(network, tile, frames, drift, brightness, far)
     padded = _prepare(network, block, tile, scale, device, stand_ins, brightness)
+    seen_far = _far_channels(network, far, scale, padded)
     members = symmetries(ensemble)
     rows, columns = slice(*tile.core_rows), slice(*tile.core_columns)
 
     def predicted() -> Iterator[Tensor]:
         first = 0
-        for total in _totals(network, padded, wanted, members, precision):
+        for total in _totals(network, padded, wanted, members, precision, seen_far):
             level, contrast = wanted.back(scale, slice(first, first + len(total)), total)
             first += len(total)
             yield level * scale.mean + (contrast / len(members)) * total[:, rows, columns]
@@ -98,12 +105,19 @@ def denoise(
 
 
 def _totals(
-    network: Network, padded: Tensor, wanted: Wanted, members: list[Symmetry], precision: str
+    network: Network,
+    padded: Tensor,
+    wanted: Wanted,
+    members: list[Symmetry],
+    precision: str,
+    seen_far: FarChannels | None,
 ) -> Iterator[Tensor]:
     """Sums over the symmetries, of some frames at a time."""
     if not isinstance(network, SplitBlind):
         return streamed(network, padded, wanted, members, precision)
-    return (total[:, 0] for total in batches_of(network, padded, wanted, members, precision))
+    return (
+        total[:, 0] for total in batches_of(network, padded, wanted, members, precision, seen_far=seen_far)
+    )
 
 
 def denoise_with_variance(
@@ -119,6 +133,7 @@ def denoise_with_variance(
     drift: NDArray[np.floating] | None = None,
     brightness: Brightness | None = None,
     precision: str = "float32",
+    far: FarFrames | None = None,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Denoised frames of a block and their variance, from a network with a gamma head.
 
@@ -128,7 +143,7 @@ def denoise_with_variance(
 
     Parameters
     ----------
-    network, block, tile, scale, frames, ensemble, device, stand_ins, drift, brightness, precision
+    network, block, tile, scale, frames, ensemble, device, stand_ins, drift, brightness, precision, far
         As for `denoise`.
 
     Yields
@@ -143,8 +158,10 @@ def denoise_with_variance(
     """
     if getattr(network.architecture, "head", None) != "gamma":
         raise ValueError("only a network with a gamma head knows the variance of what it predicts")
-    wanted = Wanted.of(network, tile, frames, drift, brightness)
+    far = far or _far_of(network, block, tile, stand_ins, drift, brightness)
+    wanted = Wanted.of(network, tile, frames, drift, brightness, far)
     padded = _prepare(network, block, tile, scale, device, stand_ins, brightness)
+    seen_far = _far_channels(network, far, scale, padded)
     members = symmetries(ensemble)
     core = slice(*tile.core_rows), slice(*tile.core_columns)
 
@@ -157,7 +174,9 @@ def denoise_with_variance(
 
     def results() -> Iterator[Tensor]:
         first = 0
-        for sums in batches_of(network, padded, wanted, members, precision, moments=_gamma_moments):
+        for sums in batches_of(
+            network, padded, wanted, members, precision, moments=_gamma_moments, seen_far=seen_far
+        ):
             yield both(sums, slice(first, first + len(sums)))
             first += len(sums)
 
@@ -200,6 +219,39 @@ def _prepare(
     if stand_ins is not None:
         put_stand_ins(padded, stand_ins, scale)
     return padded
+
+
+def _far_of(
+    network: Network,
+    block: NDArray[Any],
+    tile: Tile,
+    stand_ins: NDArray[np.float32] | None,
+    drift: NDArray[np.floating] | None,
+    brightness: Brightness | None,
+) -> FarFrames | None:
+    """Far frames of a block that is a whole movie; None where the network sees none."""
+    if not network.architecture.far_bins:
+        return None
+    if tile.n_frames != len(block):
+        raise ValueError("the network sees far frames, and a part of a movie does not tell them")
+    if n_chunks(len(block)) < 2:
+        raise ValueError(f"the network sees far frames, and {len(block)} frames are too few")
+    return FarFrames.of(block, drift=drift, brightness=brightness, stand_ins=stand_ins)
+
+
+def _far_channels(
+    network: Network, far: FarFrames | None, scale: Scale, padded: Tensor
+) -> FarChannels | None:
+    """What centre frames see of far frames, (channels, height, width) of a block, by their key."""
+    if far is None:
+        return None
+    rows, columns = ((0, n) for n in padded.shape[1:])
+
+    def channels(key: Key) -> Tensor:
+        found = far.channels(key, rows, columns, network.architecture.far_bins, scale)
+        return torch.from_numpy(found).to(padded.device)
+
+    return channels
 
 
 def _finite(batches: Iterator[Tensor], frames: list[int]) -> Iterator[NDArray[np.float32]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..network.registry import Network
 from ..noise.brightness import Brightness, Span
 from ..noise.drift import window_shifts
+from ..noise.far_frames import FarFrames, Key
 from ..noise.noise import Scale
 
 Array = NDArray[Any]
@@ -52,6 +53,7 @@ class Wanted:
     around: NDArray[
         np.float64
     ]  # mean level of the frames around, the share of the dose that they are seen at
+    far: list[Key]  # what each of them sees of far frames, if it sees any
 
     @classmethod
     def of(
@@ -61,6 +63,7 @@ class Wanted:
         frames: range,
         drift: NDArray[np.floating] | None,
         brightness: Brightness | None,
+        far: FarFrames | None = None,
     ) -> Wanted:
         window = network.architecture.window
         known = brightness or Brightness.steady(tile.n_frames)
@@ -75,7 +78,8 @@ class Wanted:
             centres.append(own - tile.first_frame)
         wanted = np.array(numbers, dtype=np.intp)
         levels = known.along(wanted, *tile.in_movie(tile.core_rows, tile.core_columns))
-        return cls(frames, numbers, windows, centres, levels, known.around(window)[wanted])
+        keys = [] if far is None else [far.key(number) for number in numbers]
+        return cls(frames, numbers, windows, centres, levels, known.around(window)[wanted], keys)
 
     @property
     def gains(self) -> NDArray[np.float32] | None:

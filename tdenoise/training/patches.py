@@ -97,6 +97,18 @@ def _spans(length: int, patch: int) -> list[tuple[int, int]]:
     return [(start, min(length, start + step + patch)) for start in starts]
 
 
+def with_far(
+    movie: TrainingMovie, architecture: Architecture, centre: int, rows: Span, columns: Span, near: Tensor
+) -> Tensor:
+    """A window between what its centre frame sees of far frames."""
+    far = movie.far
+    assert far is not None
+    n = len(architecture.far_bins)
+    seen = far.channels(far.key(centre), rows, columns, architecture.far_bins, movie.scale)
+    found = torch.from_numpy(seen)
+    return torch.cat([found[:n], near, found[n:]])
+
+
 class _Held(NamedTuple):
     """What of a region lies in memory, with the pixels around it that its frames may be shifted by."""
 
@@ -359,7 +371,12 @@ class PatchLoader(BatchLoader):
             if cut.clean is None:
                 weight[:, *bad] = 0
         return (
-            transform(self._neighbours(cut, scale), place.turn, place.mirror, place.reverse).contiguous(),
+            transform(
+                self._with_far(place, cut, self._neighbours(cut, scale)),
+                place.turn,
+                place.mirror,
+                place.reverse,
+            ).contiguous(),
             transform(noisy, place.turn, place.mirror, 0).contiguous(),
             transform(target, place.turn, place.mirror, 0).contiguous(),
             torch.full((1, 1, 1), scale.contrast / scale.noise),
@@ -440,6 +457,15 @@ class PatchLoader(BatchLoader):
         if cut.levels is not None:
             put_stand_ins(window, cut.levels[cut.inner], scale, bins)
         return window
+
+    def _with_far(self, place: Place, cut: _Cut, near: Tensor) -> Tensor:
+        """The window, between what is seen of far frames before and after it."""
+        if not self._architecture.far_bins:
+            return near
+        region = self._regions[place.region]
+        starts = region.rows[0] + place.row, region.columns[0] + place.column
+        rows, columns = ((start, start + self.patch) for start in starts)
+        return with_far(self._movies[region.movie], self._architecture, place.centre, rows, columns, near)
 
     def _share(self, rng: np.random.Generator) -> float:
         """Share of the dose that a patch holds: evenly in the logarithm, as doses differ."""

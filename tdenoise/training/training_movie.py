@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..noise.brightness import Brightness
+from ..noise.far_frames import FarFrames
 from ..noise.noise import Scale
 
 
@@ -43,6 +44,8 @@ class TrainingMovie:
     pixel_size_nm: float | None = None  # where it is known; for the simulated scenes that are shown beside it
     importance: NDArray[Any] | None = None  # weight of an error, same shape as the frames; None: equal
     brightness: Brightness | None = None  # None: all frames are there and equally bright
+
+    far: FarFrames | None = None  # for networks that see them
 
     @property
     def seen(self) -> Brightness:
