@@ -73,12 +73,7 @@ def make_plan(
 ) -> Plan:
     """Blocks, memory and disk; the same for any number of workers."""
     architecture = architecture_of(card)
-    if architecture.far_bins and n_chunks(movie.shape[0]) < 2:
-        raise InputError(
-            movie.path,
-            f"has {movie.shape[0]} frames, and the model sees frames that lie further away. Train "
-            "without --far-frames, or use the model that comes with tdenoise.",
-        )
+    _check_far_frames(movie, architecture)
     drift = followed_drift(config, movie, card)
     brightness = movie_brightness(movie)
     gives_back = not config.draft_only and may_give_back(movie.shape, drift)
@@ -131,6 +126,16 @@ def make_plan(
         bool(architecture.far_bins),
         _giving_back_bytes(movie.shape, drift, laid.geometry) if gives_back else 0,
     )
+
+
+def _check_far_frames(movie: store.Store, architecture: Architecture) -> None:
+    """Refuse a movie that has none, for a network that sees them."""
+    if architecture.far_bins and n_chunks(movie.shape[0]) < 2:
+        raise InputError(
+            movie.path,
+            f"has {movie.shape[0]} frames, and the model sees frames that lie further away. Train without "
+            "--far-frames, or use the model that comes with tdenoise.",
+        )
 
 
 def may_give_back(shape: tuple[int, int, int], drift: NDArray[np.float64] | None) -> bool:

@@ -69,6 +69,17 @@ class Job:
         return draft_store(self.folder) / layer if layer == store.DRAFT else self.output / layer
 
 
+def save_for_blocks(folder: Path, name: str, values: NDArray[Any] | None) -> Path | None:
+    """A file that the work on all blocks reads its part of."""
+    if values is None:
+        return None
+    path = folder / "done" / f"{name}.npy"  # beside the markers, which go when the output is whole
+    data = io.BytesIO()
+    np.save(data, values)
+    write_atomically(path, data.getvalue())
+    return path
+
+
 def draft_store(folder: Path) -> Path:
     """Where the draft of an output lies, from its work folder."""
     return folder / "done" / "draft.zarr"

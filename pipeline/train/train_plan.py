@@ -18,7 +18,8 @@ from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.noise import thinning
 from tdenoise.noise.noise import NoiseStatistics, choose, widest
 from tdenoise.training.candidates import CANDIDATES, SHARE
-from tdenoise.training.patches import POOL_BYTES, REGION_FRAMES, REGION_PIXELS
+from tdenoise.training.patches import POOL_BYTES
+from tdenoise.training.regions import REGION_FRAMES, REGION_PIXELS
 from tdenoise.training.train import TrainingSettings
 from tdenoise.training.training_movie import hold_out
 

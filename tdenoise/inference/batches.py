@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,17 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..network.split_blind import LEAK, SplitBlind, shifted
+from ..network.split_blind import LEAK, SplitBlind, pointwise, shifted
 from ..network.windows import transform, transform_back
 from ..noise.far_frames import Key
 from .memory import GPU_PIXELS, RUN, halo_with_shift, most_far_looks, most_looks, pixels_together
-from .tile import Wanted, Window
+from .tile import SeenFar, Wanted, Window
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 Symmetry = tuple[int, int, int]  # quarter turns, mirror image, time reversal
-FarChannels = Callable[
-    [Key], Tensor
-]  # what centre frames of one key see of far frames, (channels, height, width)
 
 
 def batches_of(
@@ -30,12 +27,10 @@ def batches_of(
     members: list[Symmetry],
     precision: str,
     moments: Callable[[Tensor], Tensor] = lambda outputs: outputs[:, :1],
-    seen_far: FarChannels | None = None,
 ) -> Iterator[Tensor]:
     """Sums over the members, shape (some frames, moments, height, width), one run of frames after the other.
 
-    What is summed, ``moments`` makes of the outputs of the network: by default, the prediction. A network that sees far
-    frames needs ``seen_far``.
+    What is summed, ``moments`` makes of the outputs of the network: by default, the prediction.
     """
     architecture, windows, centres = network.architecture, wanted.windows, wanted.centres
     gains = None if wanted.gains is None else torch.from_numpy(wanted.gains)
@@ -49,7 +44,7 @@ def batches_of(
         own = torch.tensor(centres[chosen])
         needed = slice(min(int(numbers.min()), int(own.min())), max(int(numbers.max()), int(own.max())) + 1)
         numbers, own = numbers - needed.start, own - needed.start
-        shown, far = _with_far(frames[needed], wanted.far[chosen], seen_far)
+        shown, far = _with_far(frames[needed], wanted.far, chosen)
         totals: Tensor | None = None
         for group in groups:
 
@@ -75,15 +70,13 @@ def batches_of(
 
 
 def runs_of(
-    windows: list[Window], centres: list[int], length: int, far: Sequence[Key] = ()
+    windows: list[Window], centres: list[int], length: int, far: SeenFar | None = None
 ) -> Iterator[slice]:
     """Runs of so many frames; shorter ones where a drift would have them hold too many looks, near or far."""
     start, held, held_far = 0, set[tuple[int, ...]](), set[Key]()
     for number, (window, centre) in enumerate(zip(windows, centres, strict=True)):
-        looks, looks_far = (
-            {(centre, 0, 0), *map(tuple, np.column_stack(window).tolist())},
-            {*far[number : number + 1]},
-        )
+        looks = {(centre, 0, 0), *map(tuple, np.column_stack(window).tolist())}
+        looks_far = set() if far is None else {far.keys[number]}
         most = most_looks(length, len(window.frames) // 2, drifts=True)
         too_many = len(held | looks) > most or len(held_far | looks_far) > most_far_looks(length)
         if number == start + length or (number > start and too_many):
@@ -95,12 +88,13 @@ def runs_of(
         yield slice(start, len(windows))
 
 
-def _with_far(frames: Tensor, keys: list[Key], seen_far: FarChannels | None) -> tuple[Tensor, Tensor | None]:
-    """Frames followed by what their centre frames see of far ones; and where that is, (centre frames, channels)."""
-    if seen_far is None:
+def _with_far(frames: Tensor, far: SeenFar | None, chosen: slice) -> tuple[Tensor, Tensor | None]:
+    """Frames followed by what centre frames see of far ones; and where that is, (centre frames, channels)."""
+    if far is None:
         return frames, None
-    maps = {key: seen_far(key) for key in keys}
-    n, places = len(next(iter(maps.values()))), {key: number for number, key in enumerate(maps)}
+    keys = far.keys[chosen]
+    maps = {key: far.channels(key, frames) for key in keys}
+    n, places = 2 * len(far.bins), {key: number for number, key in enumerate(maps)}
     first = torch.tensor([len(frames) + n * places[key] for key in keys])
     return torch.cat([frames, *maps.values()]), first[:, None] + torch.arange(n)
 
@@ -146,7 +140,8 @@ class _Run:
             torch.nn.functional.leaky_relu_(found, LEAK)
             for reverse in self.reversals:
                 x = (found.flip(1) if reverse else found).permute(0, 1, 4, 2, 3).flatten(1, 2)
-                x = network.from_far(x.contiguous(memory_format=torch.channels_last))
+                assert network.far is not None
+                x = pointwise(network.far, x.contiguous(memory_format=torch.channels_last))
                 self._far[int(channels[0]), reverse] = x
 
     def _look(self, frames: Tensor) -> Tensor:

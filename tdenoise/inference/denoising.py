@@ -14,10 +14,10 @@ from ..network.registry import Network
 from ..network.split_blind import SplitBlind
 from ..network.windows import put_stand_ins
 from ..noise.brightness import Brightness
-from ..noise.far_frames import FarFrames, Key, n_chunks
+from ..noise.far_frames import FarFrames, n_chunks
 from ..noise.gamma_poisson import pool, prior_variance
 from ..noise.noise import Scale
-from .batches import FarChannels, Symmetry, batches_of, streamed
+from .batches import Symmetry, batches_of, streamed
 from .tile import Array, Tile, Wanted
 
 ORDER = 2  # of the symmetries, counted up when it changes: part of what identifies a result
@@ -53,32 +53,27 @@ def denoise(
 ) -> Iterator[NDArray[np.float32]]:
     """Denoised frames of a block, one at a time.
 
-    One call gives the same bits on one device with one version of torch; other tiles, frames or devices sum in other
-    orders: equal to the rounding of float32.
+    One call gives the same bits on one device with one torch; other tiles, frames or devices equal to rounding.
 
     Parameters
     ----------
     network : SplitBlind or Udvd
         In evaluation mode, on ``device``.
     block : ndarray, shape (n, height, width)
-        Raw frames [counts] with halo; rows and columns begin on multiples of the stride, end on one or at the edge.
+        Raw frames [counts] with halo, which begins on a multiple of the stride and ends on one or at the edge.
     tile, scale, frames : Tile, Scale, range
         Where the block lies; of the whole movie; frames of the movie to denoise, whose windows lie in ``block``.
-    ensemble : int
-        Number of symmetries to average over: 1, 2, 4, 8 or 16.
-    device, precision : str or torch.device, str
-        Convolutions are in ``float32``, ``tf32`` or ``bfloat16``; after the rounding of the latter two a block is no
-        longer equal to the same part of the whole movie.
+    ensemble, device, precision : int, str or torch.device, str
+        Symmetries to average over: 1, 2, 4, 8 or 16. Convolutions are in ``float32``, ``tf32`` or ``bfloat16``; after
+        the rounding of the latter two a block is no longer equal to the same part of the whole movie.
     stand_ins : ndarray, shape (height, width), optional
         Shown in place of bad pixels; see `tdenoise.noise.camera_pattern.stand_ins`.
     drift : ndarray, shape (frames of the movie, 2), optional
         Which the windows follow [pixels]; see `tdenoise.noise.drift`. UDVD does not.
     brightness : Brightness, optional
-        Of all frames of the movie: divided out of the windows and multiplied back. A frame that is not valid is
-        predicted from those around it; NaN where there are none.
+        Of all frames: divided out of the windows and multiplied back. Frames that are not valid are predicted; or NaN.
     far : FarFrames, optional
-        Of the movie, for a network that sees far frames; its first row and column are those of the block. It may be
-        left out where the block is a whole movie.
+        Of the movie, its place moved to that of the block, for a network that sees far frames and part of a movie.
 
     Yields
     ------
@@ -86,15 +81,14 @@ def denoise(
         Expected counts; a FloatingPointError if the network returns NaN or Inf.
     """
     far = far or _far_of(network, block, tile, stand_ins, drift, brightness)
-    wanted = Wanted.of(network, tile, frames, drift, brightness, far)
+    wanted = Wanted.of(network, tile, frames, scale, drift, brightness, far)
     padded = _prepare(network, block, tile, scale, device, stand_ins, brightness)
-    seen_far = _far_channels(network, far, scale, padded)
     members = symmetries(ensemble)
     rows, columns = slice(*tile.core_rows), slice(*tile.core_columns)
 
     def predicted() -> Iterator[Tensor]:
         first = 0
-        for total in _totals(network, padded, wanted, members, precision, seen_far):
+        for total in _totals(network, padded, wanted, members, precision):
             level, contrast = wanted.back(scale, slice(first, first + len(total)), total)
             first += len(total)
             yield level * scale.mean + (contrast / len(members)) * total[:, rows, columns]
@@ -105,19 +99,12 @@ def denoise(
 
 
 def _totals(
-    network: Network,
-    padded: Tensor,
-    wanted: Wanted,
-    members: list[Symmetry],
-    precision: str,
-    seen_far: FarChannels | None,
+    network: Network, padded: Tensor, wanted: Wanted, members: list[Symmetry], precision: str
 ) -> Iterator[Tensor]:
     """Sums over the symmetries, of some frames at a time."""
     if not isinstance(network, SplitBlind):
         return streamed(network, padded, wanted, members, precision)
-    return (
-        total[:, 0] for total in batches_of(network, padded, wanted, members, precision, seen_far=seen_far)
-    )
+    return (total[:, 0] for total in batches_of(network, padded, wanted, members, precision))
 
 
 def denoise_with_variance(
@@ -137,9 +124,8 @@ def denoise_with_variance(
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Denoised frames of a block and their variance, from a network with a gamma head.
 
-    The variance is that of the expected counts, given everything that the denoised frame was made from. See
-    `tdenoise.noise.gamma_poisson` for the model, and its `pool` for how the members of an ensemble are joined: into one
-    mean and one variance.
+    The variance is that of the expected counts, given all that the denoised frame was made from. For the model see
+    `tdenoise.noise.gamma_poisson`, and its `pool` for how the members of an ensemble are joined.
 
     Parameters
     ----------
@@ -159,9 +145,8 @@ def denoise_with_variance(
     if getattr(network.architecture, "head", None) != "gamma":
         raise ValueError("only a network with a gamma head knows the variance of what it predicts")
     far = far or _far_of(network, block, tile, stand_ins, drift, brightness)
-    wanted = Wanted.of(network, tile, frames, drift, brightness, far)
+    wanted = Wanted.of(network, tile, frames, scale, drift, brightness, far)
     padded = _prepare(network, block, tile, scale, device, stand_ins, brightness)
-    seen_far = _far_channels(network, far, scale, padded)
     members = symmetries(ensemble)
     core = slice(*tile.core_rows), slice(*tile.core_columns)
 
@@ -174,9 +159,7 @@ def denoise_with_variance(
 
     def results() -> Iterator[Tensor]:
         first = 0
-        for sums in batches_of(
-            network, padded, wanted, members, precision, moments=_gamma_moments, seen_far=seen_far
-        ):
+        for sums in batches_of(network, padded, wanted, members, precision, moments=_gamma_moments):
             yield both(sums, slice(first, first + len(sums)))
             first += len(sums)
 
@@ -237,21 +220,6 @@ def _far_of(
     if n_chunks(len(block)) < 2:
         raise ValueError(f"the network sees far frames, and {len(block)} frames are too few")
     return FarFrames.of(block, drift=drift, brightness=brightness, stand_ins=stand_ins)
-
-
-def _far_channels(
-    network: Network, far: FarFrames | None, scale: Scale, padded: Tensor
-) -> FarChannels | None:
-    """What centre frames see of far frames, (channels, height, width) of a block, by their key."""
-    if far is None:
-        return None
-    rows, columns = ((0, n) for n in padded.shape[1:])
-
-    def channels(key: Key) -> Tensor:
-        found = far.channels(key, rows, columns, network.architecture.far_bins, scale)
-        return torch.from_numpy(found).to(padded.device)
-
-    return channels
 
 
 def _finite(batches: Iterator[Tensor], frames: list[int]) -> Iterator[NDArray[np.float32]]:

@@ -53,7 +53,7 @@ class Wanted:
     around: NDArray[
         np.float64
     ]  # mean level of the frames around, the share of the dose that they are seen at
-    far: list[Key]  # what each of them sees of far frames, if it sees any
+    far: SeenFar | None = None  # for a network that sees far frames
 
     @classmethod
     def of(
@@ -61,6 +61,7 @@ class Wanted:
         network: Network,
         tile: Tile,
         frames: range,
+        scale: Scale,
         drift: NDArray[np.floating] | None,
         brightness: Brightness | None,
         far: FarFrames | None = None,
@@ -78,8 +79,11 @@ class Wanted:
             centres.append(own - tile.first_frame)
         wanted = np.array(numbers, dtype=np.intp)
         levels = known.along(wanted, *tile.in_movie(tile.core_rows, tile.core_columns))
-        keys = [] if far is None else [far.key(number) for number in numbers]
-        return cls(frames, numbers, windows, centres, levels, known.around(window)[wanted], keys)
+        seen = None
+        if far is not None:
+            keys = [far.key(number) for number in numbers]
+            seen = SeenFar(far, scale, network.architecture.far_bins, keys)
+        return cls(frames, numbers, windows, centres, levels, known.around(window)[wanted], seen)
 
     @property
     def gains(self) -> NDArray[np.float32] | None:
@@ -103,6 +107,23 @@ class Wanted:
         for frame in self.frames:
             yield next(found) if frame in known else nothing()
         next(found, None)  # so that what it holds is released
+
+
+@dataclass(frozen=True)
+class SeenFar:
+    """What the wanted frames see of far ones."""
+
+    frames: FarFrames
+    scale: Scale
+    bins: tuple[int, ...]
+    keys: list[Key]  # of every wanted frame
+
+    def channels(self, key: Key, like: Tensor) -> Tensor:
+        """Of the whole block, (channels, height, width) as frames of it are."""
+        rows, columns = ((0, n) for n in like.shape[-2:])
+        return torch.from_numpy(self.frames.channels(key, rows, columns, self.bins, self.scale)).to(
+            like.device
+        )
 
 
 class Window(NamedTuple):

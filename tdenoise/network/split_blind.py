@@ -49,7 +49,7 @@ class Architecture:
     head: str = "mean"  # or "gamma": also how uncertain the mean is; see `tdenoise.noise.gamma_poisson`
     far_bins: tuple[
         int, ...
-    ] = ()  # chunks averaged per channel beyond the window; see `tdenoise.noise.far_frames`
+    ] = ()  # chunks of frames per channel, beyond the window; see `..noise.far_frames`
 
     def __post_init__(self) -> None:
         numbers = (
@@ -320,11 +320,12 @@ class SplitBlind(nn.Module):
         # The same for all frames: what a column looks like does not depend on when it is looked at.
         self.look = nn.Conv2d(a.unshuffle**2, a.frame_width, 3, padding=1)
         self.squeeze = nn.Conv2d(n_inputs * a.frame_width, a.widths[0], 1)
-        self.far = None
-        if a.far_bins:
-            self.far = nn.Conv2d(2 * len(a.far_bins) * a.frame_width, a.widths[0], 1, bias=False)
-            # So that a network without them becomes one with them, and starts as it was.
-            nn.init.zeros_(self.far.weight)
+        n_far = 2 * len(a.far_bins) * a.frame_width
+        self.far = nn.Conv2d(n_far, a.widths[0], 1, bias=False) if n_far else None
+        if self.far is not None:
+            nn.init.zeros_(
+                self.far.weight
+            )  # a network without them becomes one with them, and starts as it was
         self.down = nn.ModuleList([_Pair(width, width) for width in a.widths])
         pairs = list(zip(a.widths, a.widths[1:], strict=False))
         self.halve = nn.ModuleList([nn.Conv2d(n, m, 3, stride=2, padding=1) for n, m in pairs])
@@ -376,11 +377,10 @@ class SplitBlind(nn.Module):
             neighbours = torch.cat([neighbours, centre], dim=1)
         if self.far is None:
             return self.from_looks(self._look(neighbours), centre)
-        n = len(a.far_bins)
-        inner = 2 * len(a.bins)
-        far = torch.cat([neighbours[:, :n], neighbours[:, n + inner : 2 * n + inner]], dim=1)
-        near = torch.cat([neighbours[:, n : n + inner], neighbours[:, 2 * n + inner :]], dim=1)
-        return self.from_looks(self._look(near), centre, self.from_far(self._look(far)))
+        n, end = len(a.far_bins), len(a.far_bins) + 2 * len(a.bins)
+        far = torch.cat([neighbours[:, :n], neighbours[:, end : end + n]], dim=1)
+        near = torch.cat([neighbours[:, n:end], neighbours[:, end + n :]], dim=1)
+        return self.from_looks(self._look(near), centre, pointwise(self.far, self._look(far)))
 
     def look_at(self, frames: Tensor) -> Tensor:
         """The part of the first layer that a frame needs once, however many windows it stands in.
@@ -398,17 +398,6 @@ class SplitBlind(nn.Module):
         cells = F.pixel_unshuffle(frames[:, None], self.architecture.unshuffle)
         return F.conv2d(cells.contiguous(memory_format=torch.channels_last), self.look.weight, padding=1)
 
-    def from_far(self, looks: Tensor) -> Tensor:
-        """What far frames add to the second layer: the same for many centre frames.
-
-        Parameters
-        ----------
-        looks : Tensor, shape (batch, 2 * len(far_bins) * frame_width, height / unshuffle, width / unshuffle)
-            What the first layer makes of them, in order of time.
-        """
-        assert self.far is not None
-        return pointwise(self.far, looks)
-
     def from_looks(self, looks: Tensor, centre: Tensor, far: Tensor | None = None) -> Tensor:
         """All layers after the first; see `forward`.
 
@@ -418,7 +407,7 @@ class SplitBlind(nn.Module):
             What the first layer makes of the neighbours.
         centre : Tensor, shape (batch, 1, height, width)
         far : Tensor, optional
-            From `from_far`; a network that sees far frames needs it.
+            What layer `far` makes of what the first makes of far frames; the same for many centre frames.
         """
         a = self.architecture
         x = pointwise(self.squeeze, looks)

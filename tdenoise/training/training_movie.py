@@ -57,6 +57,16 @@ class TrainingMovie:
         """Frames that nothing is learned from: held out, or not recorded whole."""
         return frozenset(self.held_out) | frozenset(np.flatnonzero(~self.seen.valid).tolist())
 
+    def with_far(self, near: Tensor, centre: int, corner: tuple[int, int], bins: tuple[int, ...]) -> Tensor:
+        """A window, as a part of the field at a corner shows it, between what its centre frame sees of far frames."""
+        if not bins:
+            return near
+        assert self.far is not None
+        rows, columns = ((start, start + n) for start, n in zip(corner, near.shape[1:], strict=True))
+        found = self.far.channels(self.far.key(centre), rows, columns, bins, self.scale)
+        n, seen = len(bins), torch.from_numpy(found)
+        return torch.cat([seen[:n], near, seen[n:]])
+
     def electrons(self, share: float = 1.0) -> Tensor:
         """Mean and noise of the scale in electrons at a share of the dose, shape (2, 1, 1)."""
         scale = self.scale.at_share(share)

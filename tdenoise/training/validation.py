@@ -19,7 +19,7 @@ from ..network.windows import normalise, put_stand_ins
 from ..noise.drift import largest_shift, window_shifts
 from ..noise.gamma_poisson import LOG_SPREADS, likelihood_terms
 from ..noise.thinning import thin
-from .patches import Split, with_far
+from .patches import Split
 from .training_movie import TrainingMovie
 
 VALIDATION_FRAMES = 24
@@ -264,10 +264,7 @@ def _validation_sample(
         weight[:, rows, columns] = 0
     shifts = window_shifts(movie.drift, frame, indices)
     neighbours = stack_window(frames, indices - first, architecture.bins, shifts)[:, inner[0], inner[1]]
-    if architecture.far_bins:
-        neighbours = with_far(
-            movie, architecture, frame, (row, row + size_y), (column, column + size_x), neighbours
-        )
+    neighbours = movie.with_far(neighbours, frame, (row, column), architecture.far_bins)
     frames = frames[:, inner[0], inner[1]]
     centre = target = frames[frame - first][None]
     if split is not None:
