@@ -8,9 +8,9 @@ file are used. Files that are absent are named and left out.
                                               [--save NAME]
     python benchmarks/quality.py --quick
 
-A model may be followed by a blind radius, as in ``udvd:0``, by ``scratch`` (random weights), or by ``base`` (nothing but
-the base model adapted). ``base`` alone is the model that comes with the package, as it is; ``far`` is split-blind with
-``--far-frames``.
+A model may be followed by a blind radius, as in ``udvd:0``, by ``scratch`` (random weights), or by ``base`` (the base
+model adapted, and nothing else tried). ``base`` alone is the model that comes with the package, as it is; ``far`` is
+split-blind with ``--far-frames``.
 """
 
 from __future__ import annotations

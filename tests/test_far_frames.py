@@ -1,4 +1,4 @@
-"""What a network sees of frames far from the one it predicts: sums of chunks, never the own one."""
+"""What a network sees of frames far from the one it predicts: sums of sections, never the own one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tdenoise.network.split_blind import Architecture, SplitBlind, stack_window
 from tdenoise.network.windows import far_window, normalise, transform
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.drift import largest_shift, window_shifts
-from tdenoise.noise.far_frames import CHUNK, FarFrames, far_chunks, sum_chunk
+from tdenoise.noise.far_frames import SECTION, FarFrames, far_sections, sum_section
 from tdenoise.noise.neighbour_frames import window_indices
 from tdenoise.noise.noise import Scale
 from tdenoise.training.patches import PatchLoader
@@ -76,22 +76,22 @@ def test_sums_are_those_of_the_frames_that_they_hold(
     part = far.part(0, 2, 3)
     inner = part.channels(part.key(centre), (1, 6), (-1, 4), (1, 3), SCALE)
     np.testing.assert_array_equal(inner, found[:, 3:8, 2:7])
-    chunk = centre // CHUNK
-    bands = [sum_chunk(frames, chunk, rows, drift) for rows in ((0, 4), (4, 9))]
-    for number, whole in enumerate(sum_chunk(frames, chunk, (0, 9), drift)):
+    section = centre // SECTION
+    bands = [sum_section(frames, section, rows, drift) for rows in ((0, 4), (4, 9))]
+    for number, whole in enumerate(sum_section(frames, section, (0, 9), drift)):
         np.testing.assert_array_equal(np.concatenate([band[number] for band in bands]), whole)
 
 
 @given(n=st.integers(2, 40), reach=st.integers(1, 15), data=st.data())
-def test_the_own_chunk_is_never_seen_and_others_stand_where_they_lie(
+def test_the_own_section_is_never_seen_and_others_stand_where_they_lie(
     n: int, reach: int, data: st.DataObject
 ) -> None:
-    chunk = data.draw(st.integers(0, n - 1))
-    found = far_chunks(chunk, n, reach)
-    assert len(found) == 2 * reach and chunk not in found and found.min() >= 0 and found.max() < n
+    section = data.draw(st.integers(0, n - 1))
+    found = far_sections(section, n, reach)
+    assert len(found) == 2 * reach and section not in found and found.min() >= 0 and found.max() < n
     for offset, number in zip([*range(-reach, 0), *range(1, reach + 1)], found.tolist(), strict=True):
-        if 0 <= chunk + offset < n:
-            assert number == chunk + offset
+        if 0 <= section + offset < n:
+            assert number == section + offset
 
 
 @pytest.mark.parametrize("step", [0.0, 0.3])
@@ -107,10 +107,10 @@ def test_no_pixel_depends_on_itself_by_way_of_far_frames(centre: int, step: floa
     slope = frames.grad.abs()
     assert slope[centre, 11, 13] == 0
     seen = slope.amax(dim=(1, 2)) > 0
-    chunks, near = far_chunks(centre // CHUNK, 4, 3), window_indices(centre, 70, FAR.window)
-    wanted = {*near.tolist(), centre, *(f for f in range(70) if f // CHUNK in chunks)}
+    sections, near = far_sections(centre // SECTION, 4, 3), window_indices(centre, 70, FAR.window)
+    wanted = {*near.tolist(), centre, *(f for f in range(70) if f // SECTION in sections)}
     assert set(np.flatnonzero(seen.numpy()).tolist()) == wanted
-    own = [f for f in range(70) if f // CHUNK == centre // CHUNK and f not in (*near, centre)]
+    own = [f for f in range(70) if f // SECTION == centre // SECTION and f not in (*near, centre)]
     assert own and not seen[own].any()
 
 
@@ -168,7 +168,7 @@ def test_a_network_that_gets_far_frames_starts_as_it_was() -> None:
     np.testing.assert_allclose(before, after, rtol=1e-6)
     assert state.new == {"far.weight"}
     assert "far_bins" not in TINY.to_json() and Architecture.from_json(TINY.to_json()) == TINY
-    assert Architecture.from_json(FAR.to_json()) == FAR and FAR.reach == 4 * CHUNK
+    assert Architecture.from_json(FAR.to_json()) == FAR and FAR.reach == 4 * SECTION
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import Architecture, architecture_of
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.drift import largest_shift
-from tdenoise.noise.far_frames import n_chunks
+from tdenoise.noise.far_frames import n_sections
 
 from ..errors import InputError, UsageError
 from ..inputs import far_sums
@@ -130,7 +130,7 @@ def make_plan(
 
 def _check_far_frames(movie: store.Store, architecture: Architecture) -> None:
     """Refuse a movie that has none, for a network that sees them."""
-    if architecture.far_bins and n_chunks(movie.shape[0]) < 2:
+    if architecture.far_bins and n_sections(movie.shape[0]) < 2:
         raise InputError(
             movie.path,
             f"has {movie.shape[0]} frames, and the model sees frames that lie further away. Train without "

@@ -30,7 +30,7 @@ from tdenoise.network.split_blind import stack_window
 from tdenoise.network.windows import far_window, put_stand_ins
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.drift import window_shifts
-from tdenoise.noise.far_frames import CHUNK, chunk_gains
+from tdenoise.noise.far_frames import SECTION, section_gains
 from tdenoise.noise.neighbour_frames import window_indices
 from tdenoise.noise.noise import Scale
 
@@ -114,7 +114,7 @@ class Checked:
         height, width = self.counts.shape[1:]
         levels = torch.from_numpy(known.at(slice(None), (0, height), (0, width)))
         gain = float(known.around(architecture.window)[centre]) ** 0.5
-        far_gain = float(chunk_gains(self.brightness, len(self.counts))[centre // CHUNK])
+        far_gain = float(section_gains(self.brightness, len(self.counts))[centre // SECTION])
 
         def prediction(frames: torch.Tensor) -> torch.Tensor:
             seen = (frames / levels.to(frames) - scale.mean) / scale.noise

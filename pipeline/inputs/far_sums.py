@@ -1,4 +1,4 @@
-"""Sums of the chunks of a movie, for networks that see far frames; made once, in files, and read in parts."""
+"""Sums of the sections of a movie, for networks that see far frames; made once, in files, and read in parts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from tdenoise.files.atomic import patiently, written_whole
 from tdenoise.network.registry import Architecture
 from tdenoise.noise.brightness import Brightness
-from tdenoise.noise.far_frames import FarFrames, n_chunks, sum_chunk
+from tdenoise.noise.far_frames import FarFrames, n_sections, sum_section
 
 from ..store import store
 from ..store.blocks import spans
 from .movie_facts import movie_brightness
 
 SUMS, NUMBERS = "far-sums.npy", "far-numbers.npy"
-BYTES = 5  # of a pixel of a chunk: a float32 and a byte
+BYTES = 5  # of a pixel of a section: a float32 and a byte
 
 Array = NDArray[Any]
 
@@ -39,7 +39,7 @@ class _File:
 
 def disk_bytes(shape: tuple[int, int, int]) -> int:
     """Of the files of a movie of this shape."""
-    return BYTES * n_chunks(shape[0]) * shape[1] * shape[2]
+    return BYTES * n_sections(shape[0]) * shape[1] * shape[2]
 
 
 def write_far_sums(
@@ -50,7 +50,7 @@ def write_far_sums(
     check: Callable[[], None],
 ) -> None:
     """Write the sums into a folder, unless they are there; both files are whole when the second has its name."""
-    shape = n_chunks(movie.shape[0]), *movie.shape[1:]
+    shape = n_sections(movie.shape[0]), *movie.shape[1:]
     if (folder / SUMS).exists():
         return
     with written_whole(folder / NUMBERS) as second, written_whole(folder / SUMS) as first:
@@ -68,7 +68,7 @@ def read_far_sums(
     brightness: Brightness | None,
 ) -> FarFrames:
     """What `write_far_sums` wrote of a movie of this shape."""
-    extent = n_chunks(shape[0]), *shape[1:]
+    extent = n_sections(shape[0]), *shape[1:]
     sums, numbers = (_File(folder / name, extent) for name in (SUMS, NUMBERS))
     return FarFrames.summed(sums, numbers, shape[0], drift, brightness)
 
@@ -83,7 +83,7 @@ def movie_far_frames(
     """Far frames of a movie, in temporary files without a name; None for a network that sees none."""
     if not architecture.far_bins:
         return None
-    shape = n_chunks(movie.shape[0]), *movie.shape[1:]
+    shape = n_sections(movie.shape[0]), *movie.shape[1:]
     arrays = []
     for dtype in (np.float32, np.uint8):
         with tempfile.TemporaryFile() as file:
@@ -101,11 +101,11 @@ def _fill(
     numbers: Array,
     check: Callable[[], None],
 ) -> None:
-    """Sum chunk after chunk, one band of rows at a time."""
+    """Sum section after section, one band of rows at a time."""
     brightness = movie_brightness(movie)
-    for chunk in range(len(sums)):
+    for section in range(len(sums)):
         check()
         for rows in spans(movie.shape[1], store.MOVIE_SHARD_PIXELS):
-            found = sum_chunk(movie.array, chunk, rows, drift, brightness, bad)
+            found = sum_section(movie.array, section, rows, drift, brightness, bad)
             for array, part in zip((sums, numbers), found, strict=True):
-                array[chunk, slice(*rows)] = part
+                array[section, slice(*rows)] = part

@@ -32,7 +32,7 @@ from ..settings.results import SCRATCH, SHIPPED
 from ..store import integrity, store
 from .material import Material, Stores
 
-FAR_BINS = (1, 2, 4, 8)  # chunks of 20 frames, from the centre outwards
+FAR_BINS = (1, 2, 4, 8)  # sections of 20 frames, from the centre outwards
 FAR_LEAST_FRAMES = 100  # of a movie
 UNLIMITED = 10**9  # steps, where the time limit ends the training
 LEAST_STEPS, LEAST_TIME_S = 100, 60.0  # to compare candidates; in less, none of them learns much

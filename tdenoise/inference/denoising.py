@@ -14,7 +14,7 @@ from ..network.registry import Network
 from ..network.split_blind import SplitBlind
 from ..network.windows import put_stand_ins
 from ..noise.brightness import Brightness
-from ..noise.far_frames import FarFrames, n_chunks
+from ..noise.far_frames import FarFrames, n_sections
 from ..noise.gamma_poisson import pool, prior_variance
 from ..noise.noise import Scale
 from .batches import Symmetry, batches_of, streamed
@@ -217,7 +217,7 @@ def _far_of(
         return None
     if tile.n_frames != len(block):
         raise ValueError("the network sees far frames, and a part of a movie does not tell them")
-    if n_chunks(len(block)) < 2:
+    if n_sections(len(block)) < 2:
         raise ValueError(f"the network sees far frames, and {len(block)} frames are too few")
     return FarFrames.of(block, drift=drift, brightness=brightness, stand_ins=stand_ins)
 

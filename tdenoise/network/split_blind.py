@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..noise.far_frames import CHUNK
+from ..noise.far_frames import SECTION
 from ..noise.noise import Scale
 from .kind import Kind
 
@@ -49,7 +49,7 @@ class Architecture:
     head: str = "mean"  # or "gamma": also how uncertain the mean is; see `tdenoise.noise.gamma_poisson`
     far_bins: tuple[
         int, ...
-    ] = ()  # chunks of frames per channel, beyond the window; see `..noise.far_frames`
+    ] = ()  # sections of frames per channel, beyond the window; see `..noise.far_frames`
 
     def __post_init__(self) -> None:
         numbers = (
@@ -65,7 +65,7 @@ class Architecture:
         if not (1 <= len(self.widths) <= 8 and type(self.blind_radius) in (int, type(None))):
             raise ValueError("an architecture has 1 to 8 widths, and a blind radius in pixels or none")
         if not all(type(n) is int and 1 <= n <= 4096 for n in self.far_bins):
-            raise ValueError("the far bins of an architecture are whole numbers of chunks, 1 to 4096")
+            raise ValueError("the far bins of an architecture are whole numbers of sections, 1 to 4096")
         if sum(self.bins) != self.window:
             raise ValueError(
                 f"bins {self.bins} add up to {sum(self.bins)} frames, the window is {self.window}"
@@ -91,7 +91,7 @@ class Architecture:
     @property
     def reach(self) -> int:
         """Frames to each side that are seen in any way."""
-        return max(self.window, (sum(self.far_bins) + 1) * CHUNK if self.far_bins else 0)
+        return max(self.window, (sum(self.far_bins) + 1) * SECTION if self.far_bins else 0)
 
     @property
     def stride(self) -> int:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..noise.far_frames import CHUNK, chunk_place, far_chunks, n_chunks
+from ..noise.far_frames import SECTION, far_sections, n_sections, section_place
 from ..noise.noise import Scale
 from .split_blind import shifted
 
@@ -91,7 +91,7 @@ def far_window(
         From `normalise`, all frames of the movie.
     centre : int
     bins : tuple of int
-        Chunks per channel, from the centre outwards.
+        Sections per channel, from the centre outwards.
     drift : ndarray, shape (n, 2), optional
         Of the scene [pixels].
 
@@ -101,23 +101,23 @@ def far_window(
     """
     if not bins:
         return frames[:0]
-    n = n_chunks(len(frames))
+    n = n_sections(len(frames))
     if n == 1:
         return torch.zeros_like(frames[:1]).expand(2 * len(bins), -1, -1)
-    places = np.stack([chunk_place(chunk, drift) for chunk in range(n)])
+    places = np.stack([section_place(section, drift) for section in range(n)])
     moved = np.zeros((len(frames), 2)) if drift is None else drift
     seen = torch.stack([frames, torch.ones_like(frames)], dim=1)
     sums = []
-    for chunk in range(n):
-        own = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(frames)))
-        steps = np.rint(moved[own] - places[chunk]).astype(int).tolist()
+    for section in range(n):
+        own = range(section * SECTION, min((section + 1) * SECTION, len(frames)))
+        steps = np.rint(moved[own] - places[section]).astype(int).tolist()
         sums.append(sum(shifted(seen[i], *step) for i, step in zip(own, steps, strict=True)))
-    own_chunk = centre // CHUNK
-    chunks = far_chunks(own_chunk, n, sum(bins))
-    steps = np.rint(places[chunks] - places[own_chunk]) + np.rint(places[own_chunk] - moved[centre])
-    parts = [shifted(sums[k], *step) for k, step in zip(chunks, steps.astype(int).tolist(), strict=True)]
+    own_section = centre // SECTION
+    sections = far_sections(own_section, n, sum(bins))
+    steps = np.rint(places[sections] - places[own_section]) + np.rint(places[own_section] - moved[centre])
+    parts = [shifted(sums[k], *step) for k, step in zip(sections, steps.astype(int).tolist(), strict=True)]
     totals = torch.stack([torch.stack(some).sum(dim=0) for some in _split(parts, (*bins[::-1], *bins))])
-    means: Tensor = CHUNK**0.5 * totals[:, 0] / totals[:, 1].clamp(min=1)
+    means: Tensor = SECTION**0.5 * totals[:, 0] / totals[:, 1].clamp(min=1)
     return means
 
 
