@@ -8,8 +8,9 @@ file are used. Files that are absent are named and left out.
                                               [--save NAME]
     python benchmarks/quality.py --quick
 
-A model may be followed by a blind radius, as in ``udvd:0``, or by ``scratch``: random weights, not the base model.
-``base`` is the model that comes with the package, as it is.
+A model may be followed by a blind radius, as in ``udvd:0``, by ``scratch`` (random weights), or by ``base`` (the base
+model adapted, and nothing else tried). ``base`` alone is the model that comes with the package, as it is; ``far`` is
+split-blind with ``--far-frames``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from common import command_line, save, scratch
 from tdenoise.network.checkpoint import BASE, load_model
 
 CURVES = ("map", "frequency", "power", "spots")
+STARTS = ("base", "scratch")
 MODELS = ("base", "split-blind", "udvd:0", "udvd:1", "thinned")
 SHOWN = ("-2", "-1", "0", "+1")
 REGIONS = ("all", "particle", "changing")
@@ -42,6 +44,7 @@ def main() -> None:
     )
     options.add_argument("--dose", type=float, nargs="+", help="take only these doses of the files")
     options.add_argument("--time-limit", default="5m", help="for each training: 90s, 20m, 2h")
+    options.add_argument("--steps", type=int, help="of each training, in place of a time")
     options.add_argument("--least-dose", help="of training: see `train --least-dose`; pure counts only")
     options.add_argument("--ignore-drift", action="store_true", help="in train and apply, as their option")
     options.add_argument("--ensemble", type=int, default=1, help="symmetries to average over in apply")
@@ -94,15 +97,15 @@ def measure(
     methods: dict[str, Any] = {}
     result: dict[str, Any] = {"movie": truth.name, "dose": dose}
     result |= {"time_limit": chosen.time_limit, "ensemble": chosen.ensemble, "least_dose": chosen.least_dose}
-    result["ignore_drift"] = chosen.ignore_drift
+    result |= {"ignore_drift": chosen.ignore_drift, "steps": chosen.steps}
     for name in chosen.model:
         kind, _, variant = name.partition(":")
         model, denoised = folder / "model", folder / "denoised.zarr"
         words = [
             "--model",
-            kind,
-            "--time-limit",
-            chosen.time_limit,
+            "split-blind" if kind == "far" else kind,
+            *(["--time-limit", chosen.time_limit] if chosen.steps is None else ["--steps", chosen.steps]),
+            *(["--far-frames"] if kind == "far" else []),
             "--seed",
             chosen.seed,
             "--force",
@@ -112,7 +115,7 @@ def measure(
         if chosen.least_dose:
             words += ["--least-dose", chosen.least_dose]
         if variant:
-            words += ["--from", variant] if variant == "scratch" else ["--blind-radius", variant]
+            words += ["--from", variant] if variant in STARTS else ["--blind-radius", variant]
         try:
             if kind == "base":
                 trained, used, model = None, [], BASE
@@ -178,7 +181,8 @@ def megamac_per_pixel(folder: Path) -> float:
 
     network = load_model(folder).network
     extent = 16 * network.architecture.stride
-    neighbours = torch.zeros(1, 2 * len(network.architecture.bins), extent, extent)
+    bins = len(network.architecture.bins) + len(network.architecture.far_bins)
+    neighbours = torch.zeros(1, 2 * bins, extent, extent)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(neighbours, torch.zeros(1, 1, extent, extent))
     return round(counter.get_total_flops() / 2 / extent**2 / 1e6, 4)

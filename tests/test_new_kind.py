@@ -29,6 +29,8 @@ class MeanArchitecture:
     kind: ClassVar[str] = "mean"
     window: ClassVar[int] = 1
     bins: ClassVar[tuple[int, ...]] = (1,)
+    far_bins: ClassVar[tuple[int, ...]] = ()
+    reach: ClassVar[int] = 1
     stride: ClassVar[int] = 1
     spatial_halo: ClassVar[int] = 0
 

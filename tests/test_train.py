@@ -32,7 +32,8 @@ from tdenoise.noise.drift import window_shifts
 from tdenoise.noise.neighbour_frames import window_indices
 from tdenoise.noise.noise import Scale
 from tdenoise.noise.noise_measurement import NoiseAccumulator
-from tdenoise.training.patches import PatchLoader, regions_of
+from tdenoise.training.patches import PatchLoader
+from tdenoise.training.regions import regions_of
 from tdenoise.training.train import TrainingSettings, TrainingState, train
 from tdenoise.training.training_movie import TrainingMovie, hold_out
 from tdenoise.training.validation import HeldOut

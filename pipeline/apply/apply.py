@@ -7,7 +7,6 @@ them durable, reads them back and leaves a marker. The driver only hands out blo
 from __future__ import annotations
 
 import functools
-import io
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from tdenoise.files.atomic import write_atomically
 from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import architecture_of
@@ -28,6 +26,7 @@ from tdenoise.noise.noise import Scale, noise_law
 from ..errors import PipelineError, ResourceError, UsageError, VerificationError
 from ..files.write_errors import DISK_FULL
 from ..inputs.bad_pixels import movie_stand_ins
+from ..inputs.far_sums import write_far_sums
 from ..inputs.model_fit import check_as_it_is, movie_noise, movie_scale, open_model, tell_drift
 from ..runs import choices, markers, paths, plans, progress
 from ..settings.denoise_settings import ApplyConfig
@@ -41,7 +40,7 @@ from ..version import VERSION
 from ..workers import cluster, job_array, shares
 from ..workers.executors import Connect, DaskWorkers, Executor, SharingProcess
 from .apply_plan import Plan, check_budget, giving_back_threads, make_plan, usable_gpus, workers_of
-from .block_work import Job, ModelPlugin, marker_of, run_block, stop_blocks
+from .block_work import Job, ModelPlugin, marker_of, run_block, save_for_blocks, stop_blocks
 from .given_back import Given, adopt, finish_draft, is_made, prepare_draft, read_evidence
 
 log = logging.getLogger(__name__)
@@ -180,9 +179,10 @@ class _Request:
             precision=config.precision,
             kept_bits=None if config.lossless else store.KEPT_BITS,
             device=config.device,
-            stand_ins=_save(folder, "stand_ins", self.bad),
-            drift=_save(folder, "drift", plan.drift),
-            brightness=_save(folder, "brightness", brightness),
+            stand_ins=save_for_blocks(folder, "stand_ins", self.bad),
+            drift=save_for_blocks(folder, "drift", plan.drift),
+            brightness=save_for_blocks(folder, "brightness", brightness),
+            far=folder / "done" if plan.sees_far else None,
             layers=plan.drafted,
             member=run.member,
             movie_id=self.movie.id,
@@ -204,6 +204,10 @@ def _build(request: _Request, executor: Executor, control: Control) -> None:
         if request.known is not None:
             _take_over(request.known, plan, run)
         job = request.job(run)
+        if job.far is not None:
+            with run.alone("far frames"):
+                bad, drift = request.bad, plan.drift
+                write_far_sums(job.far, request.movie, drift, bad, lambda: control.check("apply"))
         _run_blocks(request, job, run, executor, control)
         with run.alone("commit"):
             if request.share is None or not store.already_done(config.output, run.id):
@@ -308,17 +312,6 @@ def _take_over(known: Known, plan: Plan, run: progress.OutputRun) -> None:
             for key in keys:
                 adopt(run.folder, key, hashes[store.DENOISED][key])
         markers.mark(run.folder, block.number, marker_of(hashes, known.device), run.token)
-
-
-def _save(folder: Path, name: str, values: NDArray[Any] | None) -> Path | None:
-    """A file that all workers read their part of."""
-    if values is None:
-        return None
-    path = folder / "done" / f"{name}.npy"  # beside the markers, which go when the output is whole
-    data = io.BytesIO()
-    np.save(data, values)
-    write_atomically(path, data.getvalue())
-    return path
 
 
 def _run_blocks(

@@ -21,8 +21,10 @@ from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import Architecture, architecture_of
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.drift import largest_shift
+from tdenoise.noise.far_frames import n_sections
 
-from ..errors import UsageError
+from ..errors import InputError, UsageError
+from ..inputs import far_sums
 from ..inputs.bad_pixels import movie_stand_ins
 from ..inputs.gamma_head import check_uncertainty
 from ..inputs.model_fit import movie_brightness, movie_drift, movie_scale, open_model
@@ -57,6 +59,7 @@ class Plan:
     drift: NDArray[np.float64] | None  # that the windows follow [pixels], (n_frames, 2)
     brightness: Brightness | None  # None where all frames are there and equally bright
     gives_back: bool  # whether the counts have the last word; see `given_back`
+    sees_far: bool  # whether the network sees far frames, which have to be summed first
     giving_back_bytes: int  # memory of the driver while it gives back
 
     @property
@@ -70,6 +73,7 @@ def make_plan(
 ) -> Plan:
     """Blocks, memory and disk; the same for any number of workers."""
     architecture = architecture_of(card)
+    _check_far_frames(movie, architecture)
     drift = followed_drift(config, movie, card)
     brightness = movie_brightness(movie)
     gives_back = not config.draft_only and may_give_back(movie.shape, drift)
@@ -114,13 +118,24 @@ def make_plan(
         planned,
         laid.geometry,
         laid.worker_bytes,
-        laid.disk_bytes,
+        laid.disk_bytes + (far_sums.disk_bytes(movie.shape) if architecture.far_bins else 0),
         layers,
         drift,
         brightness,
         gives_back,
+        bool(architecture.far_bins),
         _giving_back_bytes(movie.shape, drift, laid.geometry) if gives_back else 0,
     )
+
+
+def _check_far_frames(movie: store.Store, architecture: Architecture) -> None:
+    """Refuse a movie that has none, for a network that sees them."""
+    if architecture.far_bins and n_sections(movie.shape[0]) < 2:
+        raise InputError(
+            movie.path,
+            f"has {movie.shape[0]} frames, and the model sees frames that lie further away. Train without "
+            "--far-frames, or use the model that comes with tdenoise.",
+        )
 
 
 def may_give_back(shape: tuple[int, int, int], drift: NDArray[np.float64] | None) -> bool:

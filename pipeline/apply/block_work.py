@@ -26,10 +26,12 @@ from tdenoise.inference.tile import Tile
 from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.split_blind import SplitBlind
 from tdenoise.noise.brightness import Brightness
+from tdenoise.noise.far_frames import FarFrames
 from tdenoise.noise.noise import Scale
 
 from ..errors import InputError, Stopped
 from ..files.fault_points import maybe_crash
+from ..inputs.far_sums import read_far_sums
 from ..resources import budget
 from ..runs import lease, markers
 from ..store import blocks, store, writing
@@ -60,10 +62,22 @@ class Job:
     # The arrays that are written, all of one geometry. Of a draft, the evidence is summed, too; see `given_back`.
     layers: tuple[str, ...] = (store.DENOISED,)
     brightness: Path | None = None  # of all frames; see `Brightness.stacked`
+    far: Path | None = None  # folder of the sums of far frames; see `..inputs.far_sums`
 
     def array(self, layer: str) -> Path:
         """Folder of an array. The draft lies beside the markers, and goes with them when the output is whole."""
         return draft_store(self.folder) / layer if layer == store.DRAFT else self.output / layer
+
+
+def save_for_blocks(folder: Path, name: str, values: NDArray[Any] | None) -> Path | None:
+    """A file that the work on all blocks reads its part of."""
+    if values is None:
+        return None
+    path = folder / "done" / f"{name}.npy"  # beside the markers, which go when the output is whole
+    data = io.BytesIO()
+    np.save(data, values)
+    write_atomically(path, data.getvalue())
+    return path
 
 
 def draft_store(folder: Path) -> Path:
@@ -303,6 +317,9 @@ def denoise_block(
     bad: NDArray[np.float32] | None = None
     if job.stand_ins is not None:
         bad = np.array(np.load(job.stand_ins, mmap_mode="r")[slice(*rows), slice(*columns)])
+    far = None
+    if job.far is not None:
+        far = read_far_sums(job.far, source.shape, drift, brightness).part(0, rows[0], columns[0])
     for start, stop, first, held in _rows_of_frames(
         functools.partial(read_counts, source), block, halo, min(row_frames, blocks.ROW_FRAMES)
     ):
@@ -310,7 +327,7 @@ def denoise_block(
         core = (core_rows[1] - core_rows[0], core_columns[1] - core_columns[0])
         result = np.empty((len(job.layers), stop - start, *core), np.float32)
         for number, layers in enumerate(
-            _denoised(model, held, tile, job, range(start, stop), device, bad, drift, brightness, check)
+            _denoised(model, held, tile, job, range(start, stop), device, bad, drift, brightness, far, check)
         ):
             for layer, frame in enumerate(layers):
                 result[layer, number] = frame
@@ -328,6 +345,7 @@ def _denoised(
     bad: NDArray[np.float32] | None,
     drift: NDArray[np.float64] | None,
     brightness: Brightness | None,
+    far: FarFrames | None,
     check: Callable[[], None],
 ) -> Iterator[tuple[NDArray[np.float32], ...]]:
     """Every layer of a job, frame by frame."""
@@ -336,7 +354,7 @@ def _denoised(
         coarse = job.kept_bits is not None and store.VARIANCE not in job.layers
         precision = "bfloat16" if coarse and torch_setup.fast_bfloat16(device) else "float32"
     given: dict[str, Any] = {"ensemble": job.ensemble, "precision": precision, "device": device}
-    given |= {"stand_ins": bad, "drift": drift, "brightness": brightness, "check": check}
+    given |= {"stand_ins": bad, "drift": drift, "brightness": brightness, "far": far, "check": check}
     if store.VARIANCE not in job.layers:
         for frame in denoise(model.network, held, tile, job.scale, frames, **given):
             yield (frame,)

@@ -23,6 +23,7 @@ from tdenoise.files.atomic import make_folder, written_whole
 from tdenoise.inference.standalone import Standalone, to_torchscript
 from tdenoise.network import checkpoint
 from tdenoise.network.card import CARD, CURVE, WEIGHTS, ModelCard
+from tdenoise.network.registry import architecture_of
 
 from ..errors import InputError, UsageError
 from ..files.write_errors import named_failures
@@ -79,6 +80,11 @@ def export_model(config: ModelsExportConfig, control: Control | None = None) -> 
             own[CURVE] = (config.model / CURVE).read_bytes()
     except checkpoint.ModelError as error:
         raise InputError(*str(error).split(": ", 1)) from None
+    if architecture_of(model.card).far_bins:
+        raise UsageError(
+            f"{config.model}: sees frames up to {architecture_of(model.card).reach} frames away, and programs for "
+            "bioimage.io give a model one window. Train without --far-frames to export it."
+        )
     curve = hashlib.sha256(own[CURVE]).hexdigest() if CURVE in own else None
     if curve != model.card.get("curve_sha256"):  # what nobody can compare is not handed on
         own.pop(CURVE, None)

@@ -27,9 +27,10 @@ from tdenoise.inference.tile import Tile
 from tdenoise.network.checkpoint import ModelError, load_model
 from tdenoise.network.registry import Network, kind, scale_for
 from tdenoise.network.split_blind import stack_window
-from tdenoise.network.windows import put_stand_ins
+from tdenoise.network.windows import far_window, put_stand_ins
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.drift import window_shifts
+from tdenoise.noise.far_frames import SECTION, section_gains
 from tdenoise.noise.neighbour_frames import window_indices
 from tdenoise.noise.noise import Scale
 
@@ -113,6 +114,7 @@ class Checked:
         height, width = self.counts.shape[1:]
         levels = torch.from_numpy(known.at(slice(None), (0, height), (0, width)))
         gain = float(known.around(architecture.window)[centre]) ** 0.5
+        far_gain = float(section_gains(self.brightness, len(self.counts))[centre // SECTION])
 
         def prediction(frames: torch.Tensor) -> torch.Tensor:
             seen = (frames / levels.to(frames) - scale.mean) / scale.noise
@@ -120,8 +122,9 @@ class Checked:
             seen = torch.nn.functional.pad(seen, (0, -width % stride, 0, -height % stride))
             if self.stand_ins is not None:
                 put_stand_ins(seen, self.stand_ins, scale)
-            seen = gain * seen
-            window = stack_window(seen, indices, architecture.bins, shifts)
+            far = far_gain * far_window(seen, centre, architecture.far_bins, self.drift)
+            n, seen = len(architecture.far_bins), gain * seen
+            window = torch.cat([far[:n], stack_window(seen, indices, architecture.bins, shifts), far[n:]])
             found: torch.Tensor = self.network(window[None], seen[centre][None, None])[0, 0, :height, :width]
             result: torch.Tensor = levels[centre].to(found) * (scale.mean + scale.contrast / gain * found)
             return result

@@ -63,13 +63,13 @@ def movie_drift(movie: store.Store, architecture: Architecture) -> NDArray[np.fl
     if not kind(kind_of(architecture)).follows_drift:
         return None
     moved = measured_drift(movie)
-    return moved if largest_shift(moved, architecture.window) else None
+    return moved if largest_shift(moved, architecture.reach) else None
 
 
 def tell_drift(movie: store.Store, drift: NDArray[np.float64] | None, architecture: Architecture) -> None:
     """Say, once in a command, that windows follow the drift."""
     if drift is not None:
-        largest = largest_shift(drift, architecture.window)
+        largest = largest_shift(drift, architecture.reach)
         log.info("%s: the scene drifts, and the windows follow it by up to %d pixels", movie.path, largest)
 
 

@@ -88,6 +88,11 @@ class Learning(Following, Choosing):
         "learn from the movie alone, without the simulated scenes that help the model to keep fast changes",
         group=MODEL,
     )
+    far_frames: YesNo = setting(
+        False,
+        "let the network also see sums of the frames up to 320 frames away; for movies of 100 frames or more",
+        group=MODEL,
+    )
     seed: Seed = setting(0, "seed of the random numbers", group=MODEL, metavar="N")
     processes: Processes | None = setting(
         None,

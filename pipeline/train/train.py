@@ -24,6 +24,7 @@ from tdenoise.training.training_movie import TrainingMovie, hold_out
 from ..errors import PipelineError
 from ..files.fault_points import maybe_crash
 from ..inputs.bad_pixels import measure, movie_stand_ins
+from ..inputs.far_sums import movie_far_frames
 from ..inputs.gamma_head import electron_counts, has_gamma_head
 from ..inputs.model_fit import (
     movie_brightness,
@@ -220,6 +221,7 @@ def training_movie(
         pixel_size_nm=movie_pixel_size_nm(movie),
         gain=electron_counts(movie),
         brightness=movie_brightness(movie),
+        far=movie_far_frames(movie, architecture, drift, bad),
     )
 
 

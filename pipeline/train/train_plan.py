@@ -18,7 +18,8 @@ from tdenoise.network.split_blind import Architecture as SplitBlindArchitecture
 from tdenoise.noise import thinning
 from tdenoise.noise.noise import NoiseStatistics, choose, widest
 from tdenoise.training.candidates import CANDIDATES, SHARE
-from tdenoise.training.patches import POOL_BYTES, REGION_FRAMES, REGION_PIXELS
+from tdenoise.training.patches import POOL_BYTES
+from tdenoise.training.regions import REGION_FRAMES, REGION_PIXELS
 from tdenoise.training.train import TrainingSettings
 from tdenoise.training.training_movie import hold_out
 
@@ -31,6 +32,8 @@ from ..settings.results import SCRATCH, SHIPPED
 from ..store import integrity, store
 from .material import Material, Stores
 
+FAR_BINS = (1, 2, 4, 8)  # sections of 20 frames, from the centre outwards
+FAR_LEAST_FRAMES = 100  # of a movie
 UNLIMITED = 10**9  # steps, where the time limit ends the training
 LEAST_STEPS, LEAST_TIME_S = 100, 60.0  # to compare candidates; in less, none of them learns much
 REGION_BYTES = (
@@ -89,7 +92,7 @@ def make_plan(config: TrainConfig, material: Material | None = None) -> Plan:
         )
     given = None if config.from_model in (None, SCRATCH, SHIPPED) else config.from_model
     architecture, reason = choose_architecture(
-        config, movies, None if given is None else open_model(given).card
+        config, movies, None if given is None else open_model(given).card, material
     )
     start = _start(config, given, architecture)
     parent = None if start is None else open_model(start).card
@@ -218,7 +221,10 @@ def memory_bytes(movies: Sequence[store.Store], rehearses: bool, at_once: int = 
 
 
 def choose_architecture(
-    config: TrainConfig, movies: Sequence[store.Store], parent: ModelCard | None
+    config: TrainConfig,
+    movies: Sequence[store.Store],
+    parent: ModelCard | None,
+    material: Material | None = None,
 ) -> tuple[Architecture, str]:
     """The parent's architecture, or the standard one with a blind spot that fits the noise; and why.
 
@@ -226,6 +232,12 @@ def choose_architecture(
     another one than the parent's.
     """
     architecture, reason = _choose_blindness(config, movies, parent)
+    if (config.far_frames or architecture.far_bins) and material is not None:
+        raise UsageError(
+            "a model for an archive sees no far frames. Remove --far-frames, or start from another model."
+        )
+    if config.far_frames:
+        architecture = _with_far_frames(config, movies, architecture)
     if config.head is None:
         return architecture, reason
     if isinstance(architecture, SplitBlindArchitecture) and architecture.centre == "blind":
@@ -233,6 +245,23 @@ def choose_architecture(
     if config.head == "gamma":
         raise UsageError(f"--head gamma: only a split-blind model can have it, not {kind_of(architecture)}.")
     return architecture, reason
+
+
+def _with_far_frames(
+    config: TrainConfig, movies: Sequence[store.Store], architecture: Architecture
+) -> Architecture:
+    """The architecture, which also sees far frames."""
+    if not isinstance(architecture, SplitBlindArchitecture) or architecture.centre != "blind":
+        raise UsageError(f"--far-frames: only a split-blind model sees them, not {kind_of(architecture)}.")
+    if config.least_dose < 1:
+        raise UsageError("--far-frames and --least-dose: sums of frames are not thinned. Remove one of them.")
+    for movie in movies:
+        if movie.shape[0] < FAR_LEAST_FRAMES:
+            raise InputError(
+                movie.path,
+                f"has {movie.shape[0]} frames; --far-frames is for {FAR_LEAST_FRAMES} or more. Remove it.",
+            )
+    return replace(architecture, far_bins=architecture.far_bins or FAR_BINS)
 
 
 def _choose_blindness(

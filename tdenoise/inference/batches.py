@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..network.split_blind import LEAK, SplitBlind, shifted
+from ..network.split_blind import LEAK, SplitBlind, pointwise, shifted
 from ..network.windows import transform, transform_back
-from .memory import GPU_PIXELS, RUN, halo_with_shift, most_looks, pixels_together
-from .tile import Wanted, Window
+from ..noise.far_frames import Key
+from .memory import GPU_PIXELS, RUN, halo_with_shift, most_far_looks, most_looks, pixels_together
+from .tile import SeenFar, Wanted, Window
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 Symmetry = tuple[int, int, int]  # quarter turns, mirror image, time reversal
@@ -39,19 +40,20 @@ def batches_of(
     groups = _groups(members, largest)
     # On a CPU frames together are no faster than one.
     together = 1 if frames.device.type == "cpu" else max(1, largest // len(groups[0]))
-    for chosen in runs_of(windows, centres, max(RUN, together)):
+    for chosen in runs_of(windows, centres, max(RUN, together), wanted.far):
         numbers = torch.tensor(np.stack([window.frames for window in windows[chosen]]))
         shifts = torch.tensor(np.stack([window.shifts for window in windows[chosen]]))
         own = torch.tensor(centres[chosen])
         needed = slice(min(int(numbers.min()), int(own.min())), max(int(numbers.max()), int(own.max())) + 1)
         numbers, own = numbers - needed.start, own - needed.start
+        shown, far = _with_far(frames[needed], wanted.far, chosen)
         totals: Tensor | None = None
         for group in groups:
 
             def predict(seen: Tensor, group: list[Symmetry] = group) -> Tensor:
                 # Called before the next run.
                 own_gains = None if gains is None else gains[chosen]  # noqa: B023
-                run = _Run(network, seen, numbers, shifts, own, own_gains, group, moments)  # noqa: B023
+                run = _Run(network, seen, numbers, shifts, own, own_gains, group, moments, far)  # noqa: B023
                 # Time reversals share their looks also where they do not go through the network together.
                 reversals = [run.reversals] if len(group) <= largest else [[r] for r in run.reversals]
                 parts = torch.split(torch.arange(len(own)), together)  # noqa: B023
@@ -65,7 +67,7 @@ def batches_of(
             with _precision(frames.device, precision):
                 part = in_parts(
                     predict,
-                    frames[needed],
+                    shown,
                     stride=architecture.stride,
                     halo=halo_with_shift(architecture, int(shifts.abs().max())),
                 )
@@ -74,18 +76,34 @@ def batches_of(
         yield totals
 
 
-def runs_of(windows: list[Window], centres: list[int], length: int) -> Iterator[slice]:
-    """Runs of so many frames; shorter ones where a drift would have them hold too many looks."""
-    start, held = 0, set[tuple[int, ...]]()
+def runs_of(
+    windows: list[Window], centres: list[int], length: int, far: SeenFar | None = None
+) -> Iterator[slice]:
+    """Runs of so many frames; shorter ones where a drift would have them hold too many looks, near or far."""
+    start, held, held_far = 0, set[tuple[int, ...]](), set[Key]()
     for number, (window, centre) in enumerate(zip(windows, centres, strict=True)):
         looks = {(centre, 0, 0), *map(tuple, np.column_stack(window).tolist())}
+        looks_far = set() if far is None else {far.keys[number]}
         most = most_looks(length, len(window.frames) // 2, drifts=True)
-        if number == start + length or (number > start and len(held | looks) > most):
+        too_many = len(held | looks) > most or len(held_far | looks_far) > most_far_looks(length)
+        if number == start + length or (number > start and too_many):
             yield slice(start, number)
-            start, held = number, set()
+            start, held, held_far = number, set(), set()
         held |= looks
+        held_far |= looks_far
     if windows:
         yield slice(start, len(windows))
+
+
+def _with_far(frames: Tensor, far: SeenFar | None, chosen: slice) -> tuple[Tensor, Tensor | None]:
+    """Frames followed by what centre frames see of far ones; and where that is, (centre frames, channels)."""
+    if far is None:
+        return frames, None
+    keys = far.keys[chosen]
+    maps = {key: far.channels(key, frames) for key in keys}
+    n, places = 2 * len(far.bins), {key: number for number, key in enumerate(maps)}
+    first = torch.tensor([len(frames) + n * places[key] for key in keys])
+    return torch.cat([frames, *maps.values()]), first[:, None] + torch.arange(n)
 
 
 class _Run:
@@ -101,6 +119,7 @@ class _Run:
         gains: Tensor | None,
         members: list[Symmetry],
         moments: Callable[[Tensor], Tensor],
+        far: Tensor | None,
     ) -> None:
         self._network, self._moments, self._gains = network, moments, gains
         self._frames, self._centres = frames, centres
@@ -120,6 +139,17 @@ class _Run:
             looks.append(self._look(torch.stack(moved)))
         self._looks = torch.cat(looks, dim=1)
         self._bias = network.look.bias.to(self._looks.dtype)
+        # By the first of their channels, and direction of time.
+        self._far: dict[tuple[int, int], Tensor] = {}
+        self._far_of = None if far is None else far[:, 0].tolist()
+        for channels in () if far is None else torch.unique(far, dim=0):
+            found = self._look(frames[channels.to(frames.device)]) + self._bias
+            torch.nn.functional.leaky_relu_(found, LEAK)
+            for reverse in self.reversals:
+                x = (found.flip(1) if reverse else found).permute(0, 1, 4, 2, 3).flatten(1, 2)
+                assert network.far is not None
+                x = pointwise(network.far, x.contiguous(memory_format=torch.channels_last))
+                self._far[int(channels[0]), reverse] = x
 
     def _look(self, frames: Tensor) -> Tensor:
         """Shape (turns, frames, rows of cells, columns, channels)."""
@@ -161,11 +191,13 @@ class _Run:
             own = own * gains[:, None, None]
         centre = torch.stack([transform(own, turn, mirror, 0) for turn, mirror in self._turns], dim=1)
         centre = centre[:, None, :, None].expand(-1, len(reversals), -1, -1, -1, -1)
-        outputs = _in_halves(
-            lambda x, y: self._moments(self._network.from_looks(x, y)),
+        given = [
             inputs.flatten(0, 2).flatten(-2).permute(0, 3, 1, 2),
             centre.flatten(0, 2).contiguous(memory_format=torch.channels_last),
-        )
+        ]
+        if self._far_of is not None:
+            given.append(torch.cat([self._far[self._far_of[i], r] for i in part.tolist() for r in reversals]))
+        outputs = _in_halves(lambda *x: self._moments(self._network.from_looks(*x)), *given)
         sums = outputs.reshape(*shape[:3], *outputs.shape[1:]).sum(dim=1).unbind(dim=1)
         return _sum(transform_back(x, *turn) for x, turn in zip(sums, self._turns, strict=True))
 

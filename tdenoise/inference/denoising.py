@@ -14,6 +14,7 @@ from ..network.registry import Network
 from ..network.split_blind import SplitBlind
 from ..network.windows import put_stand_ins
 from ..noise.brightness import Brightness
+from ..noise.far_frames import FarFrames, n_sections
 from ..noise.gamma_poisson import pool, prior_variance
 from ..noise.noise import Scale
 from .batches import Symmetry, batches_of, streamed
@@ -48,41 +49,40 @@ def denoise(
     drift: NDArray[np.floating] | None = None,
     brightness: Brightness | None = None,
     precision: str = "float32",
+    far: FarFrames | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[NDArray[np.float32]]:
     """Denoised frames of a block, one at a time.
 
-    One call gives the same bits on one device with one version of torch; other tiles, frames or devices sum in other
-    orders: equal to the rounding of float32.
+    One call gives the same bits on one device with one torch; other tiles, frames or devices equal to rounding.
 
     Parameters
     ----------
     network : SplitBlind or Udvd
         In evaluation mode, on ``device``.
     block : ndarray, shape (n, height, width)
-        Raw frames [counts] with halo; rows and columns begin on multiples of the stride, end on one or at the edge.
+        Raw frames [counts] with halo, which begins on a multiple of the stride and ends on one or at the edge.
     tile, scale, frames : Tile, Scale, range
-        Where the block lies; of the whole movie; frames of the movie to denoise, whose windows lie in ``block``.
-    ensemble : int
-        Number of symmetries to average over: 1, 2, 4, 8 or 16.
-    device, precision, check : str or torch.device, str, callable
-        Convolutions are in ``float32``, ``tf32`` or ``bfloat16``; after the rounding of the latter two a block is no
-        longer equal to the same part of the whole movie. The last is called before every batch, and may raise.
+        Where the block lies; of the whole movie; which frames to denoise: their windows lie in ``block``.
+    ensemble, device, precision, check : int, str or torch.device, str, callable
+        Symmetries to average over: 1, 2, 4, 8 or 16. Convolutions are in ``float32``, ``tf32`` or ``bfloat16``; after
+        the rounding of the latter two a block is no longer equal to the same part of the whole movie. The last is
+        called before every batch, and may raise.
     stand_ins : ndarray, shape (height, width), optional
         Shown in place of bad pixels; see `tdenoise.noise.camera_pattern.stand_ins`.
     drift : ndarray, shape (frames of the movie, 2), optional
         Which the windows follow [pixels]; see `tdenoise.noise.drift`. UDVD does not.
     brightness : Brightness, optional
-        Of all frames of the movie: divided out of the windows and multiplied back. A frame that is not valid is
-        predicted from those around it; NaN where there are none.
+        Of all frames: divided out of the windows and multiplied back. Frames that are not valid are predicted; or NaN.
+    far : FarFrames, optional
+        Of the movie, its place moved to that of the block, for a network that sees them and a part of the movie.
 
     Yields
     ------
     ndarray, shape (core rows, core columns), float32
         Expected counts; a FloatingPointError if the network returns NaN or Inf.
     """
-    wanted = Wanted.of(network, tile, frames, drift, brightness)
-    padded = _prepare(network, block, tile, scale, device, stand_ins, brightness)
+    wanted, padded = _begun(network, block, tile, scale, stand_ins, drift, brightness, far, frames, device)
     members = symmetries(ensemble)
     rows, columns = slice(*tile.core_rows), slice(*tile.core_columns)
 
@@ -95,6 +95,24 @@ def denoise(
 
     missing = np.full((rows.stop - rows.start, columns.stop - columns.start), np.nan, np.float32)
     yield from wanted.in_order(_without_gradients(_finite(predicted(), wanted.numbers)), missing.copy)
+
+
+def _begun(
+    network: Network,
+    block: NDArray[Any],
+    tile: Tile,
+    scale: Scale,
+    stand_ins: NDArray[np.float32] | None,
+    drift: NDArray[np.floating] | None,
+    brightness: Brightness | None,
+    far: FarFrames | None,
+    frames: range,
+    device: str | torch.device,
+) -> tuple[Wanted, Tensor]:
+    """What is wanted of a block, and its frames as the network sees them."""
+    far = far or _far_of(network, block, tile, stand_ins, drift, brightness)
+    wanted = Wanted.of(network, tile, frames, scale, drift, brightness, far)
+    return wanted, _prepare(network, block, tile, scale, device, stand_ins, brightness)
 
 
 def _totals(
@@ -124,17 +142,17 @@ def denoise_with_variance(
     drift: NDArray[np.floating] | None = None,
     brightness: Brightness | None = None,
     precision: str = "float32",
+    far: FarFrames | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Denoised frames of a block and their variance, from a network with a gamma head.
 
-    The variance is that of the expected counts, given everything that the denoised frame was made from. See
-    `tdenoise.noise.gamma_poisson` for the model, and its `pool` for how the members of an ensemble are joined: into one
-    mean and one variance.
+    The variance is that of the expected counts, given all that the denoised frame was made from. For the model see
+    `tdenoise.noise.gamma_poisson`, and its `pool` for how the members of an ensemble are joined.
 
     Parameters
     ----------
-    network, block, tile, scale, frames, ensemble, device, stand_ins, drift, brightness, precision, check
+    network, block, tile, scale, frames, ensemble, device, stand_ins, drift, brightness, precision, far, check
         As for `denoise`.
 
     Yields
@@ -149,8 +167,7 @@ def denoise_with_variance(
     """
     if getattr(network.architecture, "head", None) != "gamma":
         raise ValueError("only a network with a gamma head knows the variance of what it predicts")
-    wanted = Wanted.of(network, tile, frames, drift, brightness)
-    padded = _prepare(network, block, tile, scale, device, stand_ins, brightness)
+    wanted, padded = _begun(network, block, tile, scale, stand_ins, drift, brightness, far, frames, device)
     members = symmetries(ensemble)
     core = slice(*tile.core_rows), slice(*tile.core_columns)
 
@@ -206,6 +223,24 @@ def _prepare(
     if stand_ins is not None:
         put_stand_ins(padded, stand_ins, scale)
     return padded
+
+
+def _far_of(
+    network: Network,
+    block: NDArray[Any],
+    tile: Tile,
+    stand_ins: NDArray[np.float32] | None,
+    drift: NDArray[np.floating] | None,
+    brightness: Brightness | None,
+) -> FarFrames | None:
+    """Far frames of a block that is a whole movie; None where the network sees none."""
+    if not network.architecture.far_bins:
+        return None
+    if tile.n_frames != len(block):
+        raise ValueError("the network sees far frames, and a part of a movie does not tell them")
+    if n_sections(len(block)) < 2:
+        raise ValueError(f"the network sees far frames, and {len(block)} frames are too few")
+    return FarFrames.of(block, drift=drift, brightness=brightness, stand_ins=stand_ins)
 
 
 def _finite(batches: Iterator[Tensor], frames: list[int]) -> Iterator[NDArray[np.float32]]:

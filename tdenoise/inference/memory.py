@@ -22,6 +22,11 @@ def most_looks(length: int, window: int, drifts: bool) -> int:
     return still + still // 2 if drifts else still
 
 
+def most_far_looks(length: int) -> int:
+    """Looks at far frames that a run of so many frames holds."""
+    return max(1, length // 4)
+
+
 def halo_with_shift(architecture: Architecture, shift: int) -> int:
     """Pixels around a tile that can change its result where frames are shifted by so many pixels at most."""
     return int(architecture.spatial_halo + -(-shift // architecture.stride) * architecture.stride)
@@ -45,12 +50,22 @@ def memory_bytes(
     most = min(ensemble, 4) if ensemble < 16 else 8
     group = next((n for n in (8, 4, 2) if n <= most and n * height * width <= CPU_PIXELS), 1)
     looks = (group if ensemble < 16 else max(1, group // 2)) * _look_maps(architecture, drifts=shift > 0)
-    return int(4 * height * width * (n_frames + looks + 3 * RUN + group * _maps(architecture)))
+    far = _far_maps(architecture, group) if architecture.far_bins else 0
+    return int(4 * height * width * (n_frames + looks + far + 3 * RUN + group * _maps(architecture)))
 
 
 def _look_maps(a: SplitBlindArchitecture, drifts: bool) -> float:
     """Numbers per pixel that are kept of the frames of a run and their windows; twice while they are joined."""
     return 2 * most_looks(RUN, a.window, drifts) * a.frame_width / a.unshuffle**2
+
+
+def _far_maps(a: SplitBlindArchitecture, group: int) -> float:
+    """Numbers per pixel that are kept of far frames: what a run sees of them, and what the network makes of it."""
+    channels = 2 * len(a.far_bins)
+    # Sums and numbers of frames while they are read; twice, and with the frames of the run, while they are joined.
+    read = 4 * channels + most_looks(RUN, a.window, drifts=True)
+    kept = group * (channels * a.frame_width + 2 * a.widths[0]) / a.unshuffle**2
+    return most_far_looks(RUN) * (2 * channels + kept) + read
 
 
 def _maps(a: SplitBlindArchitecture) -> float:

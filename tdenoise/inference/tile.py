@@ -14,6 +14,7 @@ from torch import Tensor
 from ..network.registry import Network
 from ..noise.brightness import Brightness, Span
 from ..noise.drift import window_shifts
+from ..noise.far_frames import FarFrames, Key
 from ..noise.noise import Scale
 
 Array = NDArray[Any]
@@ -52,6 +53,7 @@ class Wanted:
     around: NDArray[
         np.float64
     ]  # mean level of the frames around, the share of the dose that they are seen at
+    far: SeenFar | None = None  # for a network that sees far frames
 
     @classmethod
     def of(
@@ -59,8 +61,10 @@ class Wanted:
         network: Network,
         tile: Tile,
         frames: range,
+        scale: Scale,
         drift: NDArray[np.floating] | None,
         brightness: Brightness | None,
+        far: FarFrames | None = None,
     ) -> Wanted:
         window = network.architecture.window
         known = brightness or Brightness.steady(tile.n_frames)
@@ -75,7 +79,11 @@ class Wanted:
             centres.append(own - tile.first_frame)
         wanted = np.array(numbers, dtype=np.intp)
         levels = known.along(wanted, *tile.in_movie(tile.core_rows, tile.core_columns))
-        return cls(frames, numbers, windows, centres, levels, known.around(window)[wanted])
+        seen = None
+        if far is not None:
+            keys = [far.key(number) for number in numbers]
+            seen = SeenFar(far, scale, network.architecture.far_bins, keys)
+        return cls(frames, numbers, windows, centres, levels, known.around(window)[wanted], seen)
 
     @property
     def gains(self) -> NDArray[np.float32] | None:
@@ -99,6 +107,23 @@ class Wanted:
         for frame in self.frames:
             yield next(found) if frame in known else nothing()
         next(found, None)  # so that what it holds is released
+
+
+@dataclass(frozen=True)
+class SeenFar:
+    """What the wanted frames see of far ones."""
+
+    frames: FarFrames
+    scale: Scale
+    bins: tuple[int, ...]
+    keys: list[Key]  # of every wanted frame
+
+    def channels(self, key: Key, like: Tensor) -> Tensor:
+        """Of the whole block, (channels, height, width) as frames of it are."""
+        rows, columns = ((0, n) for n in like.shape[-2:])
+        return torch.from_numpy(self.frames.channels(key, rows, columns, self.bins, self.scale)).to(
+            like.device
+        )
 
 
 class Window(NamedTuple):

@@ -1,7 +1,8 @@
 """What a kind of network tells the rest of the program about itself.
 
 Its architecture is a frozen dataclass with ``kind`` (the name in cards), ``blind_radius`` (None: the whole centre
-frame), ``window`` and ``bins`` (frames seen on each side, and how they are summed), ``stride`` and ``spatial_halo``
+frame), ``window`` and ``bins`` (frames seen on each side, and how they are summed), ``far_bins`` (sections of frames
+seen beyond them, if any), ``reach`` (frames to each side that are seen in any way), ``stride`` and ``spatial_halo``
 [pixels], ``to_json``, ``from_json``, ``scale`` (how counts become inputs and outputs counts) and ``memory_bytes``. Its
 network is a torch module with ``architecture``, ``forward(neighbours, centre)`` for training, and ``stream(frames,
 windows, turns)`` for whole frames; see `udvd`, which has them all.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..noise.far_frames import SECTION
 from ..noise.noise import Scale
 from .kind import Kind
 
@@ -46,6 +47,9 @@ class Architecture:
     centre: str = "blind"  # or "seen": an input like its neighbours, for models trained on thinned counts
     blind_radius: int | None = 0  # the (2r+1) x (2r+1) pixels never seen; None hides the whole centre frame
     head: str = "mean"  # or "gamma": also how uncertain the mean is; see `tdenoise.noise.gamma_poisson`
+    far_bins: tuple[
+        int, ...
+    ] = ()  # sections of frames per channel, beyond the window; see `..noise.far_frames`
 
     def __post_init__(self) -> None:
         numbers = (
@@ -60,6 +64,8 @@ class Architecture:
             raise ValueError("the numbers of an architecture are whole and lie between 1 and 4096")
         if not (1 <= len(self.widths) <= 8 and type(self.blind_radius) in (int, type(None))):
             raise ValueError("an architecture has 1 to 8 widths, and a blind radius in pixels or none")
+        if not all(type(n) is int and 1 <= n <= 4096 for n in self.far_bins):
+            raise ValueError("the far bins of an architecture are whole numbers of sections, 1 to 4096")
         if sum(self.bins) != self.window:
             raise ValueError(
                 f"bins {self.bins} add up to {sum(self.bins)} frames, the window is {self.window}"
@@ -81,6 +87,11 @@ class Architecture:
     def scale(self, measured: Scale) -> Scale:
         """How counts become inputs of the network, and outputs counts."""
         return Scale(measured.mean, measured.noise, OUTPUT_UNIT * measured.noise)
+
+    @property
+    def reach(self) -> int:
+        """Frames to each side that are seen in any way."""
+        return max(self.window, (sum(self.far_bins) + 1) * SECTION if self.far_bins else 0)
 
     @property
     def stride(self) -> int:
@@ -115,13 +126,17 @@ class Architecture:
         return centre_reach(self.blind_radius or 0) if self.sees_around else 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for ``card.json``."""
-        return dataclasses.asdict(self)
+        """Plain values for ``card.json``; far bins are named only where there are some."""
+        values = dataclasses.asdict(self)
+        if not self.far_bins:
+            del values["far_bins"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Architecture:
         """Inverse of `to_json`; unknown names are refused."""
         known = {f.name for f in dataclasses.fields(cls)}
+        values = {"far_bins": (), **values}
         if set(values) != known:
             raise ValueError(f"architecture names {sorted(set(values) ^ known)} do not match this version")
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
@@ -305,6 +320,12 @@ class SplitBlind(nn.Module):
         # The same for all frames: what a column looks like does not depend on when it is looked at.
         self.look = nn.Conv2d(a.unshuffle**2, a.frame_width, 3, padding=1)
         self.squeeze = nn.Conv2d(n_inputs * a.frame_width, a.widths[0], 1)
+        n_far = 2 * len(a.far_bins) * a.frame_width
+        self.far = nn.Conv2d(n_far, a.widths[0], 1, bias=False) if n_far else None
+        if self.far is not None:
+            nn.init.zeros_(
+                self.far.weight
+            )  # a network without them becomes one with them, and starts as it was
         self.down = nn.ModuleList([_Pair(width, width) for width in a.widths])
         pairs = list(zip(a.widths, a.widths[1:], strict=False))
         self.halve = nn.ModuleList([nn.Conv2d(n, m, 3, stride=2, padding=1) for n, m in pairs])
@@ -340,7 +361,8 @@ class SplitBlind(nn.Module):
         Parameters
         ----------
         neighbours : Tensor, shape (batch, 2 * len(bins), height, width)
-            From `stack_window`.
+            From `stack_window`; with far bins, between the far frames before and those after, as
+            `tdenoise.noise.far_frames` has them.
         centre : Tensor, shape (batch, 1, height, width)
             The noisy centre frame, normalised in the same way.
 
@@ -353,7 +375,12 @@ class SplitBlind(nn.Module):
         a = self.architecture
         if a.centre == "seen":
             neighbours = torch.cat([neighbours, centre], dim=1)
-        return self.from_looks(self._look(neighbours), centre)
+        if self.far is None:
+            return self.from_looks(self._look(neighbours), centre)
+        n, end = len(a.far_bins), len(a.far_bins) + 2 * len(a.bins)
+        far = torch.cat([neighbours[:, :n], neighbours[:, end : end + n]], dim=1)
+        near = torch.cat([neighbours[:, n:end], neighbours[:, end + n :]], dim=1)
+        return self.from_looks(self._look(near), centre, pointwise(self.far, self._look(far)))
 
     def look_at(self, frames: Tensor) -> Tensor:
         """The part of the first layer that a frame needs once, however many windows it stands in.
@@ -371,7 +398,7 @@ class SplitBlind(nn.Module):
         cells = F.pixel_unshuffle(frames[:, None], self.architecture.unshuffle)
         return F.conv2d(cells.contiguous(memory_format=torch.channels_last), self.look.weight, padding=1)
 
-    def from_looks(self, looks: Tensor, centre: Tensor) -> Tensor:
+    def from_looks(self, looks: Tensor, centre: Tensor, far: Tensor | None = None) -> Tensor:
         """All layers after the first; see `forward`.
 
         Parameters
@@ -379,9 +406,12 @@ class SplitBlind(nn.Module):
         looks : Tensor, shape (batch, n_inputs * frame_width, height / unshuffle, width / unshuffle)
             What the first layer makes of the neighbours.
         centre : Tensor, shape (batch, 1, height, width)
+        far : Tensor, optional
+            What layer `far` makes of what the first makes of far frames; the same for many centre frames.
         """
         a = self.architecture
-        x = F.leaky_relu(pointwise(self.squeeze, looks), LEAK)
+        x = pointwise(self.squeeze, looks)
+        x = F.leaky_relu(x if far is None else x + far, LEAK)
         kept = []
         for level, pair in enumerate(self.down):
             x = pair(x)

@@ -43,7 +43,9 @@ class UdvdArchitecture:
 
     kind: ClassVar[str] = "udvd"
     window: ClassVar[int] = 2  # frames seen on each side of the centre frame
+    reach: ClassVar[int] = 2
     bins: ClassVar[tuple[int, ...]] = (1, 1)
+    far_bins: ClassVar[tuple[int, ...]] = ()
     stride: ClassVar[int] = 4  # two poolings: frames are cut and padded on this grid [pixels]
     # Pixels around a core on that grid that can change it: 145, rounded up to the grid.
     spatial_halo: ClassVar[int] = 148

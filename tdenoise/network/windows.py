@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..noise.far_frames import SECTION, far_sections, n_sections, section_place
 from ..noise.noise import Scale
+from .split_blind import shifted
 
 
 def summed_window(
@@ -75,6 +78,52 @@ def normalise(frames: NDArray[Any], scale: Scale, height: int, width: int) -> Te
         (values - scale.mean) / np.float32(scale.noise)
     )
     return out
+
+
+def far_window(
+    frames: Tensor, centre: int, bins: tuple[int, ...], drift: NDArray[np.floating] | None = None
+) -> Tensor:
+    """What `tdenoise.noise.far_frames` gives of a whole movie, as a function that can be differentiated.
+
+    Parameters
+    ----------
+    frames : Tensor, shape (n, height, width)
+        From `normalise`, all frames of the movie.
+    centre : int
+    bins : tuple of int
+        Sections per channel, from the centre outwards.
+    drift : ndarray, shape (n, 2), optional
+        Of the scene [pixels].
+
+    Returns
+    -------
+    Tensor, shape (2 * len(bins), height, width)
+    """
+    if not bins:
+        return frames[:0]
+    n = n_sections(len(frames))
+    if n == 1:
+        return torch.zeros_like(frames[:1]).expand(2 * len(bins), -1, -1)
+    places = np.stack([section_place(section, drift) for section in range(n)])
+    moved = np.zeros((len(frames), 2)) if drift is None else drift
+    seen = torch.stack([frames, torch.ones_like(frames)], dim=1)
+    sums = []
+    for section in range(n):
+        own = range(section * SECTION, min((section + 1) * SECTION, len(frames)))
+        steps = np.rint(moved[own] - places[section]).astype(int).tolist()
+        sums.append(sum(shifted(seen[i], *step) for i, step in zip(own, steps, strict=True)))
+    own_section = centre // SECTION
+    sections = far_sections(own_section, n, sum(bins))
+    steps = np.rint(places[sections] - places[own_section]) + np.rint(places[own_section] - moved[centre])
+    parts = [shifted(sums[k], *step) for k, step in zip(sections, steps.astype(int).tolist(), strict=True)]
+    totals = torch.stack([torch.stack(some).sum(dim=0) for some in _split(parts, (*bins[::-1], *bins))])
+    means: Tensor = SECTION**0.5 * totals[:, 0] / totals[:, 1].clamp(min=1)
+    return means
+
+
+def _split(parts: list[Tensor], sizes: tuple[int, ...]) -> list[list[Tensor]]:
+    edges = np.cumsum([0, *sizes]).tolist()
+    return [parts[a:b] for a, b in pairwise(edges)]
 
 
 def put_stand_ins(

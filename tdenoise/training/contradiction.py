@@ -74,6 +74,7 @@ class Contradiction:
                 stand_ins=levels,
                 drift=None if movie.drift is None else movie.drift[first:last],
                 brightness=None if part.is_steady else part,
+                far=None if movie.far is None else movie.far.part(first, rows.start, columns.start),
             )
             for number, shown in zip(range(start, stop), frames, strict=True):
                 if seen.valid[number] and np.isfinite(shown[0, 0]):

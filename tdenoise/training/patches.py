@@ -27,10 +27,9 @@ from ..noise.brightness import Span
 from ..noise.drift import largest_shift, window_shifts
 from ..noise.noise import Scale
 from ..noise.thinning import thin
+from .regions import REGION_FRAMES, REGION_PIXELS, Region, regions_of
 from .training_movie import TrainingMovie
 
-REGION_FRAMES = 32  # centre frames of a region
-REGION_PIXELS = 512  # its extent in y and x
 FULL_DOSE = 0.5  # of the patches, where the others are thinned
 POOL_BYTES = 96 * 2**20  # regions kept in memory
 
@@ -64,37 +63,6 @@ class Place:
     mirror: int
     reverse: int
     rng: np.random.Generator  # for the electrons that it holds
-
-
-@dataclass(frozen=True)
-class Region:
-    """Part of a movie that is read in one piece."""
-
-    movie: int
-    first: int  # centre frames [first, last)
-    last: int
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-
-
-def regions_of(movies: Sequence[TrainingMovie], patch: int) -> list[Region]:
-    """Cut every movie into regions; neighbours overlap by one patch so that no place is left out."""
-    regions = []
-    for number, movie in enumerate(movies):
-        n_frames, height, width = movie.frames.shape
-        for first in range(0, n_frames, REGION_FRAMES):
-            for rows in _spans(height, patch):
-                for columns in _spans(width, patch):
-                    last = min(first + REGION_FRAMES, n_frames)
-                    if set(range(first, last)) - movie.not_targets:
-                        regions.append(Region(number, first, last, rows, columns))
-    return regions
-
-
-def _spans(length: int, patch: int) -> list[tuple[int, int]]:
-    step = max(REGION_PIXELS, patch)
-    starts = range(0, max(1, length - patch), step)
-    return [(start, min(length, start + step + patch)) for start in starts]
 
 
 class _Held(NamedTuple):
@@ -358,8 +326,12 @@ class PatchLoader(BatchLoader):
             bad = put_stand_ins(noisy, levels, scale)
             if cut.clean is None:
                 weight[:, *bad] = 0
+        corner = region.rows[0] + place.row, region.columns[0] + place.column
+        window = movie.with_far(
+            self._neighbours(cut, scale), place.centre, corner, self._architecture.far_bins
+        )
         return (
-            transform(self._neighbours(cut, scale), place.turn, place.mirror, place.reverse).contiguous(),
+            transform(window, place.turn, place.mirror, place.reverse).contiguous(),
             transform(noisy, place.turn, place.mirror, 0).contiguous(),
             transform(target, place.turn, place.mirror, 0).contiguous(),
             torch.full((1, 1, 1), scale.contrast / scale.noise),

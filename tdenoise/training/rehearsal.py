@@ -20,6 +20,7 @@ import torch
 from ..evaluation.columns import plane_distance
 from ..evaluation.residuals import lattice_spots
 from ..network.registry import Architecture
+from ..noise.far_frames import FarFrames
 from ..simulation.particle import PT_LATTICE_NM
 from .many_movies import BalancedLoader
 from .patches import Batch, BatchLoader, PatchLoader
@@ -95,6 +96,10 @@ class Rehearsing(BatchLoader):
             dose = float(np.clip((movie.scale.mean / movie.scale.noise) ** 2, 0.05, 100))
             low, high = self._least_dose * DOSES[0] * dose, DOSES[1] * dose
             seen = noisy(made, seed, doses=(low, high))
+            if self._architecture.far_bins:
+                seen = replace(
+                    seen, far=FarFrames.of(seen.frames, drift=seen.drift, brightness=seen.brightness)
+                )
             importance = (made.importance * (WEIGHT / made.importance.mean())).astype(np.float16)
             self._scenes[number] = PatchLoader(
                 [replace(seen, importance=importance)],

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..noise.brightness import Brightness
+from ..noise.far_frames import FarFrames
 from ..noise.noise import Scale
 
 
@@ -44,6 +45,8 @@ class TrainingMovie:
     importance: NDArray[Any] | None = None  # weight of an error, same shape as the frames; None: equal
     brightness: Brightness | None = None  # None: all frames are there and equally bright
 
+    far: FarFrames | None = None  # for networks that see them
+
     @property
     def seen(self) -> Brightness:
         """Brightness of the frames, also where they are all alike."""
@@ -53,6 +56,16 @@ class TrainingMovie:
     def not_targets(self) -> frozenset[int]:
         """Frames that nothing is learned from: held out, or not recorded whole."""
         return frozenset(self.held_out) | frozenset(np.flatnonzero(~self.seen.valid).tolist())
+
+    def with_far(self, near: Tensor, centre: int, corner: tuple[int, int], bins: tuple[int, ...]) -> Tensor:
+        """A window, as a part of the field at a corner shows it, between what its centre frame sees of far frames."""
+        if not bins:
+            return near
+        assert self.far is not None
+        rows, columns = ((start, start + n) for start, n in zip(corner, near.shape[1:], strict=True))
+        found = self.far.channels(self.far.key(centre), rows, columns, bins, self.scale)
+        n, seen = len(bins), torch.from_numpy(found)
+        return torch.cat([seen[:n], near, seen[n:]])
 
     def electrons(self, share: float = 1.0) -> Tensor:
         """Mean and noise of the scale in electrons at a share of the dose, shape (2, 1, 1)."""

@@ -279,6 +279,7 @@ def _validation_sample(
         weight[:, rows, columns] = 0
     shifts = window_shifts(movie.drift, frame, indices)
     neighbours = stack_window(frames, indices - first, architecture.bins, shifts)[:, inner[0], inner[1]]
+    neighbours = movie.with_far(neighbours, frame, (row, column), architecture.far_bins)
     frames = frames[:, inner[0], inner[1]]
     centre = target = frames[frame - first][None]
     if split is not None:
