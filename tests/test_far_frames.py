@@ -195,7 +195,10 @@ def test_blocks_read_sums_and_give_the_movie_also_after_a_stop(
         patched.setattr("tdenoise_pipeline.apply.block_work.denoise_block", _killed)
         with pytest.raises(KeyboardInterrupt):
             apply(ApplyConfig(**here))
-    assert list(tmp_path.rglob("far-sums.npy"))
+    (sums,) = tmp_path.rglob("far-sums.npy")
+    data = bytearray(sums.read_bytes())
+    data[len(data) // 2] ^= 64  # a flipped bit: they are summed again
+    sums.write_bytes(data)
     apply(ApplyConfig(**here))
     np.testing.assert_array_equal(xr.open_zarr(tmp_path / "b.zarr")["denoised"].values, found)
     assert not list(tmp_path.rglob("far-*"))
@@ -217,6 +220,8 @@ def test_training_learns_from_far_frames_and_says_where_it_cannot(long_movie: Pa
         export_model(ModelsExportConfig(model=tmp_path / "m", output=tmp_path / "m.zip"))
     with pytest.raises(UsageError, match="--least-dose"):
         make_plan(replace(config, least_dose=0.5))
+    with pytest.raises(UsageError, match="--least-dose"):  # nor where the model given sees them
+        make_plan(replace(config, far_frames=False, from_model=tmp_path / "m", least_dose=0.5))
     with pytest.raises(UsageError, match="not udvd"):
         make_plan(replace(config, model="udvd"))
     short = movie_store(tmp_path, counts((15, 30, 44)))

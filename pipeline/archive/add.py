@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from tdenoise.files.atomic import write_atomically
+from tdenoise.files.atomic import make_shared_folder, write_atomically
 from tdenoise.network import checkpoint
 from tdenoise.network.card import CARD
 
@@ -22,7 +22,7 @@ from ..store import foreign, store
 from .card import CARDS, PROFILE, Card, write_card
 from .facts import denoised_facts, model_facts, movie_facts
 from .index import cards
-from .look import keep_picture, picture_of, seen
+from .look import keep_picture, kept_picture, picture_of, seen
 from .notes import check_notes
 from .place import place_of
 
@@ -49,7 +49,7 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
     parts = [part for path in config.store for part in parts_of_run(path)]
     pictures: dict[str, bytes] = {}
     found = [describe(part, archive, pictures) for part in parts]  # all of them, before the first is written
-    (archive / CARDS).mkdir(parents=True, exist_ok=True)
+    make_shared_folder(archive / CARDS)
     if not is_archive(archive):
         write_atomically(archive / ARCHIVE_MARK, json.dumps({"profile": PROFILE, "kind": "archive"}).encode())
     latest = {card["id"]: card for card in cards(archive, [card["id"] for card in found])}
@@ -58,6 +58,11 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
         before = latest.get(card["id"])
         # Notes of the store are those that lay beside the raw movie; later ones are of the archive.
         card["notes"] = (card.pop("notes", {}) if before is None else before.get("notes", {})) | notes
+        picture = pictures.get(card["id"])
+        if before is not None and kept_picture(archive, card["id"], before.get("picture")) is not None:
+            card["picture"], picture = before["picture"], None  # another version may draw it otherwise
+        if picture is not None:
+            keep_picture(archive, card["id"], picture)
         if before is not None and _says(before) == _says(card):
             known.append(card["id"])
             continue
@@ -71,8 +76,6 @@ def add(config: ArchiveAddConfig, control: Control | None = None) -> dict[str, A
         card["number"] = (
             0 if before is None else before["number"] + 1
         )  # moved, noted, or measured since: the newest card says it
-        if (picture := pictures.get(card["id"])) is not None:
-            keep_picture(archive, card["id"], picture)
         write_card(archive, card)
         latest[card["id"]] = card
         added.append(card)

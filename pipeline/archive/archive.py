@@ -12,12 +12,13 @@ from typing import Any
 from ..errors import UsageError
 from ..settings.archive_settings import ArchiveConfig, ArchiveFindConfig, ArchiveShowConfig
 from .card import Card
-from .index import INDEX, cards
+from .index import INDEX, cards, check_archive
 from .query import matching, parse
 
 
 def index(config: ArchiveConfig) -> dict[str, Any]:
     """Make the index anew from the cards."""
+    check_archive(config.archive)
     (config.archive / INDEX).unlink(missing_ok=True)
     return {"archive": str(config.archive), "n_cards": sum(1 for _ in cards(config.archive))}
 

@@ -43,11 +43,11 @@ class Entries(BaseModel, strict=True, extra="allow"):
     added: str
     parents: list[str]
     sha256: str
-    notes: dict[str, str] | None = None
+    notes: dict[str, str] = {}
     # Of a movie or a denoised movie
     shape: Annotated[list[Extent], Field(min_length=3, max_length=3)] | None = None
     shard: Annotated[list[Extent], Field(min_length=3, max_length=3)] | None = None
-    dtype: Annotated[str, Field(pattern="^u?(int|float)[0-9]{1,2}$")] | None = None
+    dtype: Annotated[str, Field(pattern="^(u?int(8|16|32|64)|float(16|32|64))$")] | None = None
     units: Text = None
     pixel_size_nm: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     frame_time_s: Positive | None = None
@@ -102,6 +102,8 @@ def check_entries(card: Any, file: Path) -> Card:
         raise InputError(
             file, f"is no card of tdenoise: its entry {place[:60]!r} is not what it should be. Move it away"
         ) from None
+    if card["kind"] == "movie" and not {"shape", "shard", "dtype"} <= card.keys():
+        raise InputError(file, "is no card of tdenoise: it does not say how large its movie is. Move it away")
     found: Card = card
     return found
 

@@ -53,7 +53,7 @@ def cards(archive: Path, ids: Collection[str] | None = None, *, metadata: bool =
     check_archive(archive)
     try:
         found = _read(archive, ids, metadata, anew=False)
-    except (sqlite3.Error, _DamagedError, ValueError, TypeError):
+    except (sqlite3.Error, _DamagedError, InputError, ValueError, TypeError):
         found = _read(archive, ids, metadata, anew=True)
     yield from found
 

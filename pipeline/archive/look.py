@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tdenoise.evaluation.residuals import lattice_spots
-from tdenoise.files.atomic import write_new
+from tdenoise.files.atomic import make_shared_folder, write_atomically
 
 from ..pictures.panels import shrink
 from ..store import store
@@ -45,9 +45,9 @@ def picture_of(opened: store.Store) -> bytes:
 
 
 def keep_picture(archive: Path, id: str, data: bytes) -> None:
-    """Put a picture into an archive, if it is not there."""
-    (archive / PICTURES).mkdir(exist_ok=True)
-    write_new(archive / PICTURES / f"{id}.png", data)
+    """Put a picture into an archive, in place of one that is damaged."""
+    make_shared_folder(archive / PICTURES)
+    write_atomically(archive / PICTURES / f"{id}.png", data)
 
 
 def kept_picture(archive: Path, id: str, sha256: str | None) -> bytes | None:

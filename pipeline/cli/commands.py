@@ -11,7 +11,7 @@ from ..step_control import Control
 from . import keeping, show
 from .terminal import one_line, say, say_anew
 
-WATCH_S = 3.0  # between two looks of status --watch
+WATCH_S, ASK_S = 3.0, 30.0  # between two looks of status --watch; a batch system is asked less often
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _status(config: Any, control: Control) -> dict[str, Any]:
     while config.watch:
         found = status(config)
         say_anew("\n".join(map(one_line, show.status(found).split("\n"))))
-        until = time.monotonic() + WATCH_S
+        until = time.monotonic() + (ASK_S if found.get("batch") else WATCH_S)
         while time.monotonic() < until and not control.stop.is_set():
             time.sleep(0.1)
         if control.stop.is_set() or not is_at_work(found):

@@ -30,7 +30,7 @@ from tdenoise.network.split_blind import stack_window
 from tdenoise.network.windows import far_window, put_stand_ins
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.drift import window_shifts
-from tdenoise.noise.far_frames import SECTION, section_gains
+from tdenoise.noise.far_frames import SECTION, n_sections, section_gains
 from tdenoise.noise.neighbour_frames import window_indices
 from tdenoise.noise.noise import Scale
 
@@ -163,7 +163,7 @@ def open_checked(folder: Path, movie: store.Store, denoised: store.Store) -> Che
     brightness = movie_brightness(movie)
     if brightness is not None:
         valid = brightness.valid[corner[0] : corner[0] + sizes[0]]
-        if valid.sum() < 3:
+        if valid.sum() < 3 or (model.network.architecture.far_bins and n_sections(int(valid.sum())) < 2):
             raise InputError(
                 movie.path, "the frames in its middle are incomplete, so the model cannot be checked."
             )

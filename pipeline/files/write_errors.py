@@ -67,13 +67,16 @@ def of_writing(error: OSError) -> PipelineError | None:
         return None
     file = Path(os.fsdecode(error.filename))
     folder = file.absolute().parent
+    effective = os.access in os.supports_effective_ids
     # Who may look into a folder is told of a file that is not there; so it was to be made.
     creates = (
         _is_open_folder(folder)
-        and os.access(folder, os.X_OK, effective_ids=True)
+        and os.access(folder, os.X_OK, effective_ids=effective)
         and not os.path.lexists(file)
     )
-    return failure(error, file) if creates and not os.access(folder, os.W_OK, effective_ids=True) else None
+    return (
+        failure(error, file) if creates and not os.access(folder, os.W_OK, effective_ids=effective) else None
+    )
 
 
 def _is_open_folder(path: Path) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import math
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +20,14 @@ from tdenoise.network.registry import Architecture
 from tdenoise.noise.brightness import Brightness
 from tdenoise.noise.far_frames import FarFrames, n_sections, sum_section
 
+from ..files.sealed_json import read_sealed, write_sealed
+from ..resources import budget
 from ..store import store
 from ..store.blocks import spans
 from .movie_facts import movie_brightness
 
-SUMS, NUMBERS = "far-sums.npy", "far-numbers.npy"
+SUMS, NUMBERS, HASHES = "far-sums.npy", "far-numbers.npy", "far-hashes.json"
+RULE = "1"  # by which frames are summed; another one with every change of the sums
 BYTES = 5  # of a pixel of a section: a float32 and a byte
 
 Array = NDArray[Any]
@@ -49,16 +56,36 @@ def write_far_sums(
     bad: NDArray[np.float32] | None,
     check: Callable[[], None],
 ) -> None:
-    """Write the sums into a folder, unless they are there; both files are whole when the second has its name."""
+    """Write the sums into a folder, unless they are there as they were written."""
     shape = n_sections(movie.shape[0]), *movie.shape[1:]
-    if (folder / SUMS).exists():
+    if read_sealed(folder / HASHES) == _hashes(folder):
         return
     with written_whole(folder / NUMBERS) as second, written_whole(folder / SUMS) as first:
         sums = np.lib.format.open_memmap(first, mode="w+", dtype=np.float32, shape=shape)
         numbers = np.lib.format.open_memmap(second, mode="w+", dtype=np.uint8, shape=shape)
+        for path in (first, second):
+            with path.open("r+b") as file:
+                _take_room(file, path.stat().st_size)
         _fill(movie, drift, bad, sums, numbers, check)
         for array in (sums, numbers):
             array.flush()
+        del sums, numbers, array
+    write_sealed(folder / HASHES, _hashes(folder))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """sha256 of the files that are there, and the rule by which they were summed."""
+    found = {"rule": RULE}
+    for name in (SUMS, NUMBERS):
+        with contextlib.suppress(FileNotFoundError), (folder / name).open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _take_room(file: IO[bytes], n_bytes: int) -> None:
+    """Make a full disk an error now: to write a mapped file on one ends the process without a word."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
 
 
 def read_far_sums(
@@ -84,9 +111,11 @@ def movie_far_frames(
     if not architecture.far_bins:
         return None
     shape = n_sections(movie.shape[0]), *movie.shape[1:]
+    budget.check_disk(Path(tempfile.gettempdir()), disk_bytes(movie.shape), "sums of far frames in TMPDIR")
     arrays = []
     for dtype in (np.float32, np.uint8):
         with tempfile.TemporaryFile() as file:
+            _take_room(file, math.prod(shape) * np.dtype(dtype).itemsize)
             arrays.append(np.memmap(file, dtype=dtype, mode="w+", shape=shape))
     sums, numbers = arrays
     _fill(movie, drift, bad, sums, numbers, check)

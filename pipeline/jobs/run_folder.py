@@ -143,6 +143,8 @@ def records(folder: Path) -> list[JobRecord]:
             event = unbroken(line) or {}
             if not _NEEDED.get(str(event.get("event")), set()) <= set(event):
                 continue
+            if not isinstance(event.get("name"), str):
+                continue
             if event.get("event") == "submitting":
                 found[event["name"]] = {**event, "id": None, "submitted": event["time"]}
             elif event.get("event") == "submitted" and event.get("name") in found:

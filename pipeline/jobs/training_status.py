@@ -37,8 +37,11 @@ def describe(output: Path) -> dict[str, Any] | None:
         return None  # no training, or one that is not ours to read
     if not records:
         return None
-    settings = read_json(paths.work_folder(output) / "plan.json").get("plan", {}).get("settings", {})
-    steps, limit = settings.get("steps"), settings.get("time_limit_s")
+    try:
+        settings = read_json(paths.work_folder(output) / "plan.json")["plan"]["settings"]
+        steps, limit = int(settings["steps"]), settings["time_limit_s"]
+    except (KeyError, TypeError):
+        steps, limit = None, None
     elapsed = _elapsed(times)
     step, held_out = curve[-1]
     done = max(step / steps if steps else 0.0, elapsed / limit if limit else 0.0)

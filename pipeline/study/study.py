@@ -14,11 +14,13 @@ from typing import Any
 
 from tdenoise.files.atomic import make_folder, write_atomically
 from tdenoise.network import torch_setup
+from tdenoise.network.registry import architecture_of
 from tdenoise.training.train import TrainingSettings
 
 from ..errors import InputError, LockedError, UsageError
 from ..files.sealed_json import read_sealed, write_sealed
 from ..files.write_errors import named_failures
+from ..inputs.model_fit import open_model
 from ..runs.plans import plan_difference
 from ..settings.archive_settings import ArchiveSuggestConfig
 from ..settings.config import StudyConfig
@@ -136,6 +138,9 @@ def _start(config: StudyConfig, control: Control) -> tuple[Path | None, dict[str
             else "no model fits its noise"
         )
         raise InputError(config.movie, f"{why}. Use --from base or --from scratch, and another folder")
+    if architecture_of(open_model(start).card).far_bins:
+        why = f"{choice['model']} sees far frames, which a study does not"
+        raise InputError(config.movie, f"{why}. Use --from base or --from scratch")
     log.info("%s: --from auto takes %s: %s", config.movie, choice["model"], choice["reason"])
     return start, choice
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -103,7 +103,7 @@ def train_in_team(
         team.broadcast(b"{}")
         return checkpoint.read_card(config.output)
     _tell(plan)
-    training = opened(plan, quiet=False)
+    training = opened(plan, quiet=False, check=lambda: control.check("train"))
     inputs = [path for path in (*config.movie, plan.start) if path is not None]
     with progress.OutputRun(
         config.output,
@@ -147,13 +147,13 @@ def _tell(plan: Plan) -> None:
         )
 
 
-def opened(plan: Plan, *, quiet: bool) -> Sequence[TrainingMovie]:
+def opened(plan: Plan, *, quiet: bool, check: Callable[[], None] = lambda: None) -> Sequence[TrainingMovie]:
     """Movies as the network learns from them; of many, only those that are needed are open."""
 
     def open_movie(number: int) -> TrainingMovie:
         movie = plan.movies[number]
         if not quiet and plan.material is None:
-            return _looked_at(movie, plan, plan.held_out(number))
+            return _looked_at(movie, plan, plan.held_out(number), check)
         return training_movie(
             movie,
             plan.architecture,
@@ -161,6 +161,7 @@ def opened(plan: Plan, *, quiet: bool) -> Sequence[TrainingMovie]:
             movie_noise(movie),
             movie_stand_ins(movie),
             plan.held_out(number),
+            check,
         )
 
     movies = OpenedWhenNeeded(len(plan.movies), open_movie)
@@ -180,10 +181,13 @@ def _follow(plan: Plan, control: Control, team: Team) -> None:
                 f"{orders[name]}. All nodes must use one installation and see the same files."
             )
     plan = replace(plan, settings=replace(plan.settings, mixed_precision=orders["mixed_precision"]))
-    Session(opened(plan, quiet=True), plan, None, control, team).train()
+    movies = opened(plan, quiet=True, check=lambda: control.check("train"))
+    Session(movies, plan, None, control, team).train()
 
 
-def _looked_at(movie: store.Store, plan: Plan, held_out: tuple[int, ...]) -> TrainingMovie:
+def _looked_at(
+    movie: store.Store, plan: Plan, held_out: tuple[int, ...], check: Callable[[], None]
+) -> TrainingMovie:
     """A movie to learn from; says what of it cannot be learned from."""
     noise = movie_noise(movie)
     pixels = measure(movie)
@@ -200,7 +204,7 @@ def _looked_at(movie: store.Store, plan: Plan, held_out: tuple[int, ...]) -> Tra
         )
     if (warning := persistence_warning(noise)) is not None:
         log.warning("%s: %s", movie.path, warning)
-    return training_movie(movie, plan.architecture, plan.drift(movie), noise, bad, held_out)
+    return training_movie(movie, plan.architecture, plan.drift(movie), noise, bad, held_out, check)
 
 
 def training_movie(
@@ -210,6 +214,7 @@ def training_movie(
     noise: NoiseStatistics,
     bad: NDArray[np.float32] | None,
     held_out: tuple[int, ...] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> TrainingMovie:
     """A movie as networks of an architecture learn from it and are judged on it."""
     return TrainingMovie(
@@ -221,7 +226,7 @@ def training_movie(
         pixel_size_nm=movie_pixel_size_nm(movie),
         gain=electron_counts(movie),
         brightness=movie_brightness(movie),
-        far=movie_far_frames(movie, architecture, drift, bad),
+        far=movie_far_frames(movie, architecture, drift, bad, check),
     )
 
 

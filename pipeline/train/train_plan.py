@@ -236,7 +236,7 @@ def choose_architecture(
         raise UsageError(
             "a model for an archive sees no far frames. Remove --far-frames, or start from another model."
         )
-    if config.far_frames:
+    if config.far_frames or architecture.far_bins:
         architecture = _with_far_frames(config, movies, architecture)
     if config.head is None:
         return architecture, reason
@@ -254,12 +254,13 @@ def _with_far_frames(
     if not isinstance(architecture, SplitBlindArchitecture) or architecture.centre != "blind":
         raise UsageError(f"--far-frames: only a split-blind model sees them, not {kind_of(architecture)}.")
     if config.least_dose < 1:
-        raise UsageError("--far-frames and --least-dose: sums of frames are not thinned. Remove one of them.")
+        raise UsageError("far frames and --least-dose: sums of frames are not thinned. Remove one of them.")
     for movie in movies:
         if movie.shape[0] < FAR_LEAST_FRAMES:
             raise InputError(
                 movie.path,
-                f"has {movie.shape[0]} frames; --far-frames is for {FAR_LEAST_FRAMES} or more. Remove it.",
+                f"has {movie.shape[0]} frames; far frames need {FAR_LEAST_FRAMES} or more. Remove --far-frames, or "
+                "start from another model.",
             )
     return replace(architecture, far_bins=architecture.far_bins or FAR_BINS)
 

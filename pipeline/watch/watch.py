@@ -76,6 +76,10 @@ def watch(config: WatchConfig, control: Control | None = None) -> Iterator[str]:
             f"--profile {config.profile}: runs are queued on this machine or with Slurm, not {scheduler}."
         )
     model = open_model(config.model or checkpoint.BASE)
+    if model.network.architecture.far_bins:
+        raise UsageError(
+            f"{config.model}: sees frames that are not recorded yet. Choose another model to watch with."
+        )
     device = checkpoint.default_device() if config.device == "auto" else config.device
     model.network.to(device)
     torch_setup.prepare(n_cores())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from ..inputs.model_fit import open_model
 from ..resources import budget
 from ..settings.denoise_settings import ApplyConfig, ApplyManyConfig, RunConfig, TrainConfig
 from ..settings.ingest_settings import IngestConfig, IngestManyConfig
-from ..settings.results import AUTO, SHIPPED, is_archive
+from ..settings.results import AUTO, SHIPPED, WORDS, is_archive
 from ..settings.steps import is_single, single, step_settings
 from ..settings.workers import LOCAL
 from ..store import blocks, store
@@ -49,7 +50,14 @@ def with_times(planned: dict[str, Any], config: Any, clock: Clock = time.perf_co
     try:
         with _quiet():
             return planned | _times(config, clock)
-    except (PipelineError, OSError, RuntimeError, ValueError, MemoryError) as error:
+    except (
+        PipelineError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        MemoryError,
+        subprocess.SubprocessError,
+    ) as error:
         return planned | {"times_unknown": str(error) or type(error).__name__}
 
 
@@ -201,7 +209,7 @@ def apply_s(
     """Seconds of a whole movie: its blocks with their halo on so many workers, and what is written after them."""
     planned = blocks.plan_blocks(shape, laid.core, laid.halo, architecture_of(card).stride)
     pixels = sum(b.core.shape[0] * b.padded.shape[1] * b.padded.shape[2] for b in planned)
-    rounds = math.ceil(len(planned) / n_workers)
+    rounds = math.ceil(len(planned) / min(n_workers, budget.n_cores()))  # more would only share them
     computed = pixels / len(planned) * rounds * found.pixel_s(ensemble)
     n_written = (1 + gives_back) * PYRAMID
     written = n_written * math.prod(shape) * found.written_s / min(n_workers, len(planned), budget.n_cores())
@@ -219,7 +227,8 @@ def forecast_run(config: RunConfig, clock: Clock = time.perf_counter) -> dict[st
         movie = store.open_store(cut, store.MOVIE)
         told: dict[str, Any] = {"time_ingest_s": ingest_s(config, ingested)}
         head = "gamma" if config.variance else None
-        start = config.from_model if config.archive is None else SHIPPED
+        given = None if config.model in (None, *WORDS) else config.model  # `auto` takes as long as another
+        start = SHIPPED if config.from_model == AUTO else config.from_model
         learning = step_settings(
             TrainConfig,
             config,
@@ -227,23 +236,29 @@ def forecast_run(config: RunConfig, clock: Clock = time.perf_counter) -> dict[st
             output=folder / "t",
             head=head,
             from_model=start,
+            far_frames=False,  # the piece is too short for them
+            model=None,
             archive=None,
             force=False,
         )
-        told |= forecast_train(learning, clock)
+        if config.model is None:
+            told |= forecast_train(learning, clock)
         own_apply = step_settings(
             ApplyConfig,
             config,
             movie=cut,
-            model=None,
+            model=given,
             archive=None,
             output=folder / "d.zarr",
             variance=False,
             force=False,
         )
-        denoising = _of_apply(own_apply, shape, movie, open_model(checkpoint.BASE).card, folder, clock)
+        denoising = _of_apply(
+            own_apply, shape, movie, open_model(given or checkpoint.BASE).card, folder, clock
+        )
         told |= {**denoising, "time_report_s": _report_s(own, own_apply, shape, folder, clock)}
-        steps = {name: told[f"time_{name}_s"] for name in ("ingest", "train", "apply", "report")}
+        names = [n for n in ("ingest", "train", "apply", "report") if f"time_{n}_s" in told]
+        steps = {name: told[f"time_{name}_s"] for name in names}
         if max(steps, key=lambda name: steps[name]) == "train":
             told["faster"] = (
                 f"--time-limit {_limit(steps['train'] / 2)} halves the training, the longest step"

@@ -13,11 +13,12 @@ from tdenoise.network import checkpoint
 from tdenoise.network.card import CARD, CURVE, WEIGHTS
 
 from ..errors import UsageError
-from ..inputs.model_fit import open_model
+from ..inputs.model_fit import check_as_it_is, open_model
 from ..settings.denoise_settings import ApplyConfig, RunConfig
 from ..settings.results import AUTO, SHIPPED
 from ..settings.steps import apply_settings
 from ..step_control import Control
+from ..store import store
 from .chosen import chosen
 
 
@@ -39,6 +40,8 @@ def to_apply(config: RunConfig, force: bool, control: Control) -> Iterator[Apply
     archive = config.archive if config.model == AUTO else None
     with chosen(replace(own, model=config.model, archive=archive), control) as decided:
         assert own.model is not None
+        if decided.model in (None, SHIPPED):
+            check_as_it_is(store.open_store(own.movie, store.MOVIE))
         _copy(checkpoint.BASE if decided.model in (None, SHIPPED) else decided.model, own.model, config.force)
         yield replace(decided, model=own.model)
 

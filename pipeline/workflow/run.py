@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from tdenoise.files.atomic import make_folder, make_shared_folder
 
 from ..apply.apply import apply
 from ..archive.add import add
+from ..archive.card import CARDS
 from ..archive.index import check_archive
 from ..errors import UsageError
 from ..evaluate.report import write_report
@@ -37,6 +40,8 @@ from ..store import store
 from ..version import VERSION
 from .chosen import train_chosen
 from .given_model import to_apply
+
+log = logging.getLogger(__name__)
 
 
 def run(config: RunConfig, control: Control | None = None) -> dict[str, Any]:
@@ -118,9 +123,19 @@ def _keep(config: RunConfig, control: Control) -> None:
     """Add the results to an archive, where one is named; a model that was not made here has its card, if any."""
     if config.archive is None:
         return
+    if not _may_add(config.archive):
+        log.warning(
+            "%s: you may not write into this archive, so the results are not added to it.", config.archive
+        )
+        return
     steps = ("ingest", "train", "apply") if config.model is None else ("ingest", "apply")
     made = tuple(config.output / OUTPUTS[step] for step in steps)
     add(ArchiveAddConfig(store=made, archive=config.archive), control)
+
+
+def _may_add(archive: Path) -> bool:
+    """Whether cards may be written; one that is not there yet is made."""
+    return not (archive / CARDS).exists() or os.access(archive / CARDS, os.W_OK)
 
 
 def check(config: RunConfig) -> None:
@@ -139,6 +154,8 @@ def check(config: RunConfig) -> None:
         open_model(config.model)
     if config.archive is not None and (AUTO in (config.model, config.from_model) or config.archive.exists()):
         check_archive(config.archive)
+        if AUTO not in (config.model, config.from_model) and not _may_add(config.archive):
+            raise UsageError(f"{config.archive}: you may not write into this archive. Leave out --archive.")
     if config.step not in (None, "ingest"):
         return  # it was checked before the first step, and the raw file may be gone by now
     movies = movies_meant([config.raw])

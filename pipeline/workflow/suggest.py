@@ -12,6 +12,7 @@ from typing import Any
 from tdenoise.network import checkpoint, torch_setup
 from tdenoise.network.card import ModelCard
 from tdenoise.network.registry import Architecture, architecture_of, kind_of
+from tdenoise.noise.far_frames import n_sections
 from tdenoise.noise.noise import choose, widest
 from tdenoise.training.validation import HeldOut, Sums, compare
 
@@ -209,6 +210,8 @@ def refusal(movie: store.Store, model: ModelCard) -> str | None:
     kind, radius = kind_of(architecture_of(model)), model["blind_radius"]
     if kind != "split-blind" or radius == "seen":
         return f"only split-blind models are compared, and it is {kind}"
+    if architecture_of(model).far_bins and n_sections(movie.shape[0]) < 2:
+        return "it sees far frames, and this movie has none"
     needed = choose(movie_noise(movie))
     if widest([radius, needed.blind_radius]) != radius:
         return f"its blind spot is too small for this movie: {needed.reason}"

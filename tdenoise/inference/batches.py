@@ -225,6 +225,7 @@ def streamed(
     wanted: Wanted,
     members: list[Symmetry],
     precision: str,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
     """The same for a network that streams frames, all of them for one mirror image and direction of time at a time.
 
@@ -245,6 +246,7 @@ def streamed(
             out = seen.new_empty((len(ordered), *seen.shape[1:]))
             for total, output in zip(out, network.stream(seen, ordered, turns), strict=True):
                 total.copy_(output)
+                check()
             return out
 
         with _precision(frames.device, precision):

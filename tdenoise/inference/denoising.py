@@ -125,7 +125,7 @@ def _totals(
 ) -> Iterator[Tensor]:
     """Sums over the symmetries, of some frames at a time."""
     if not isinstance(network, SplitBlind):
-        return streamed(network, padded, wanted, members, precision)
+        return streamed(network, padded, wanted, members, precision, check)
     return (total[:, 0] for total in batches_of(network, padded, wanted, members, precision, check=check))
 
 

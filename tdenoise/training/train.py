@@ -421,7 +421,7 @@ def turn_back(
         Share of the way from the given weights, 1 at the best ones.
     """
     adapted = state.best.state_dict()
-    old = {k: given[k].to(v) for k, v in adapted.items() if k not in state.new}
+    old = {k: given[k].to(v) for k, v in adapted.items() if k in given and k not in state.new}
     lowest = [measured(state.best) for measured in errors]
     for share in SHARES:
         between = copy.deepcopy(state.best)
