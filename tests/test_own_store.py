@@ -63,3 +63,14 @@ def test_a_store_that_is_not_what_was_written_is_not_read_as_a_raw_movie(
         xr.open_dataset(other, engine="tdenoise", cache=False) as opened,
     ):
         opened["counts"].load()
+
+
+def test_what_xarray_cut_out_of_a_store_is_a_raw_movie_like_any_other(tmp_path: Path) -> None:
+    store = movie_store(tmp_path, FRAMES, frame_time=0.01)
+    xr.open_zarr(store)[["counts"]].isel(t=slice(0, 30)).drop_encoding().to_zarr(
+        tmp_path / "cut.zarr", consolidated=False
+    )
+    ingest(IngestConfig(raw=tmp_path / "cut.zarr", output=tmp_path / "again.zarr"))
+    np.testing.assert_array_equal(xr.open_zarr(tmp_path / "again.zarr")["counts"], FRAMES[:30])
+    with xr.open_dataset(tmp_path / "cut.zarr", engine="tdenoise") as opened:
+        np.testing.assert_array_equal(opened["counts"], FRAMES[:30])

@@ -150,6 +150,7 @@ def _unfinished(
         "region": [list(footage.region.frames), list(footage.region.rows), list(footage.region.columns)],
         "follow_drift": config.follow_drift,
         **{opened.name: opened.id for opened in (footage.movie, footage.denoised) if opened is not None},
+        "axes": [[axis.name, axis.step, axis.first, axis.unit] for axis in axes_of(footage)],
         "n_blocks": -(-footage.shape[0] // several),
         "software": VERSION["tdenoise"],
         **settings,

@@ -60,7 +60,7 @@ class UnfinishedFiles(progress.OutputRun):
     def records(self, files: Sequence[Path]) -> list[dict[str, Any]]:
         """What the markers of the blocks that are done say, from the first block to the first that is not.
 
-        Where one of the files that they speak of is gone, nothing is done.
+        Where one of the files that they speak of is gone or was cut short, nothing is done.
         """
         self.prepare(lambda path: path.mkdir())
         found = self.done()
@@ -68,7 +68,9 @@ class UnfinishedFiles(progress.OutputRun):
         while len(known) in found:
             known.append(found[len(known)])
         wanted = files if known and "offset" in known[0] else files[: known[-1]["upto"] if known else 0]
-        if not all((self.partial / file.name).exists() for file in wanted):
+        least = known[-1].get("bytes", 0) if known else 0
+        there = [self.partial / file.name for file in wanted]
+        if not all(file.exists() and file.stat().st_size >= least for file in there):
             self._start_over()
             return self.records(files)
         return known
@@ -127,7 +129,7 @@ def write_data(output: Path, kind: DataFile, values: Values, run: UnfinishedFile
             handle.write(frame.data)
             if number % several == 0 or number == values.shape[0]:
                 _settle(handle)
-                record = {"offset": offset, "upto": number, "seen": seen.state}
+                record = {"offset": offset, "upto": number, "bytes": handle.tell(), "seen": seen.state}
                 markers.mark(run.folder, (number - 1) // several, record, run.token)
     if kind.end is not None:
         kind.end(file, seen)

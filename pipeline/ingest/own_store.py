@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,16 +32,22 @@ def open_movie_of(raw: Path, **choices: Any) -> Reader:
     """
     reader = open_raw(raw, **choices)
     try:
-        opened = open_store(raw, reader.info.metadata["dataset"]) if _is_ours(raw) else None
+        opened = open_store(raw, reader.info.metadata["dataset"]) if is_ours(raw) else None
     except BaseException:
         reader.close()
         raise
     return reader if opened is None or opened.array.shards is None else _Compared(reader, opened)
 
 
-def _is_ours(raw: Path) -> bool:
-    """Whether a folder is a store made here, whichever of the two files that say so is damaged."""
-    told = (read_json(raw / file).get("attributes") for file in ("zarr.json", "integrity/zarr.json"))
+def is_ours(raw: Path) -> bool:
+    """Whether a folder is a store made here, whichever of the two files that say so is damaged.
+
+    One that xarray cut out of such a store has its attributes, but no record of hashes.
+    """
+    files = [read_json(raw / file) for file in ("zarr.json", "integrity/zarr.json")]
+    if not files[1] and '"integrity' not in json.dumps(files[0].get("consolidated_metadata")):
+        return False
+    told = (file.get("attributes") for file in files)
     return any(isinstance(attributes, dict) and "tdenoise" in attributes for attributes in told)
 
 

@@ -17,8 +17,7 @@ from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
 from xarray.core import indexing
 
 from ..errors import UsageError
-from ..files.sealed_json import read_json
-from ..ingest.own_store import open_movie_of
+from ..ingest.own_store import is_ours, open_movie_of
 from ..readers import CAMERA_SUFFIXES, MovieInfo, Reader
 from ..settings.results import is_run_folder, part_of_run
 from ..store.netcdf import plain_attributes
@@ -141,8 +140,7 @@ class Engine(BackendEntrypoint):  # type: ignore[misc, no-any-unimported, unused
 
 def is_store(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a store of tdenoise, be it damaged, or the folder of a run."""
-    attributes = read_json(Path(path) / "zarr.json").get("attributes")
-    return is_run_folder(Path(path)) or (isinstance(attributes, dict) and "tdenoise" in attributes)
+    return is_run_folder(Path(path)) or is_ours(Path(path))
 
 
 def _open(path: str, mode: str, **choices: Any) -> Reader:

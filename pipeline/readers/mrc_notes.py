@@ -87,7 +87,9 @@ def extended_header(file: RawFile, header: bytes, order: str, n_bytes: int, n_fr
             records = records.reshape(n_records, -1)[:, n_integers : n_integers + len(_AGARD)]
             return _agard(records[0].tolist(), records[:, 0])
     warnings: tuple[str, ...] = ()
-    if kind == "SERI" and n_reals & _TILT_FLAG and n_integers > 1:  # bytes of a record, and what is in it
+    if (
+        kind == "SERI" and n_reals & _TILT_FLAG and 1 < n_integers <= n_bytes
+    ):  # bytes of a record, and what is in it
         n_records = min(n_bytes // n_integers, n_frames)
         records = np.frombuffer(file.read_at(_HEADER, n_records * n_integers), "u1").reshape(n_records, -1)
         warnings = _tilted(records[:, :2].copy().view(f"{order}i2")[:, 0] / 100)
@@ -98,6 +100,8 @@ def extended_header(file: RawFile, header: bytes, order: str, n_bytes: int, n_fr
 def _tilted(tilts: NDArray[Any]) -> tuple[str, ...]:
     """A warning where the stage tilts from frame to frame."""
     known = tilts[np.isfinite(tilts) & (np.abs(tilts) <= 180)]
+    if not np.any(known[1:]):  # only the first record was filled
+        return ()
     if known.size < max(len(tilts), 2) or np.ptp(known) <= _LEAST_TILT:
         return ()
     return (

@@ -45,6 +45,7 @@ _NO_UNIT = {
     "unknown",
 }
 _NO_UNIT |= {"#", "a.u.", "arb. unit", "arbitrary unit", "t.u.", "reference frame", "unit", "dimensionless"}
+_NO_UNIT |= {"inch", "inche"}  # of a print: ImageJ writes it where nothing was calibrated
 _MAX_TEXT = 100_000  # characters of one string
 _MAX_ITEMS = 1_000  # entries of one list
 _MAX_DEPTH = 40

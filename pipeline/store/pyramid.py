@@ -79,7 +79,7 @@ def levels_of(name: str, shape: tuple[int, int, int], slab_frames: int | None = 
     def add(frames: int, pixels: int, source: str, steps: tuple[int, int, int]) -> None:
         size = tuple(-(-n // step) for n, step in zip(shape, (frames, pixels, pixels), strict=True))
         path = f"{store.PYRAMID}/{len(found) + 1}/{name}"
-        length = SHARD_FRAMES if slab_frames is None else -(-slab_frames // frames)
+        length = SHARD_FRAMES if slab_frames is None else _whole_chunks(-(-slab_frames // frames))
         found.append(Level(path, frames, pixels, source, steps, (size[0], size[1], size[2]), length))
 
     for pixels in PIXELS if slab_frames is None else COUNT_PIXELS:
@@ -94,6 +94,11 @@ def levels_of(name: str, shape: tuple[int, int, int], slab_frames: int | None = 
                 source = base.path if frames == FRAMES[0] else found[-1].path
                 add(frames, base.pixels, source, (MEAN_STEP, 1, 1))
     return found
+
+
+def _whole_chunks(length: int) -> int:
+    """A length of shards that chunks fill: of one slab, at most, which has no others after it."""
+    return length if length <= store.CHUNK_FRAMES else -(-length // store.CHUNK_FRAMES) * store.CHUNK_FRAMES
 
 
 def levels_in(path: Path, levels: list[Level]) -> list[Level]:
