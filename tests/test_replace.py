@@ -144,11 +144,11 @@ def test_apply_notices_that_its_movie_was_replaced(movie: Path, monkeypatch: pyt
     original = block_work.run_block
     folder = movie.parent
 
-    def run_block(job: block_work.Job, block: Any) -> int:
+    def run_block(job: block_work.Job, block: Any, **stop: Any) -> int:
         if block.number == 1:
             replace(movie, NEW)
             block_work.movie_counts.cache_clear()  # as in a worker that has read nothing yet
-        return original(job, block)
+        return original(job, block, **stop)
 
     monkeypatch.setattr("tdenoise_pipeline.apply.apply.run_block", run_block)
     with pytest.raises(InputError, match="was replaced while it was being denoised"):

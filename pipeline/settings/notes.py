@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -55,8 +56,13 @@ def notes_beside(raw: Path) -> dict[str, str]:
         If the file holds something else than notes.
     """
     file = raw.with_name((raw.name if raw.is_dir() else raw.stem) + ENDING) if raw.name else None
-    if file is None or not file.is_file():
-        return {}
+    try:
+        if file is None or not file.is_file():
+            return {}
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return {}  # no file can have that name
     values: Mapping[str, object] = read_yaml(file)
     wrong = [name for name, value in values.items() if not isinstance(value, str | None)]
     if wrong:

@@ -186,7 +186,7 @@ def _drive_once(
     watch = _Watch(client, no_workers_s)
     width = 2
     suspects: list[Item] = []
-    alone = False
+    alone = stopped = False
     while waiting or running or suspects:
         if end is not None and control.stop.is_set():
             _end_all(client, end)
@@ -218,6 +218,7 @@ def _drive_once(
         error = future.exception() if future.status == "error" else None
         future.release()
         if isinstance(error, Stopped) and control.stop.is_set():
+            stopped = True
             continue
         if error is None:
             n_left -= 1
@@ -227,6 +228,8 @@ def _drive_once(
                 continue
             error = RuntimeError(KILLED)
         yield Outcome(item, error, n_left)
+    if stopped:  # of what was in hand, not all is done
+        control.check("apply")
 
 
 def _end_all(client: Any, end: Callable[[], None]) -> None:
