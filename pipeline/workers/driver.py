@@ -180,11 +180,10 @@ def _drive_once(
 ) -> Iterator[Outcome[Item]]:
     task = functools.partial(_on_worker, function)
     waiting = list(reversed(items))
-    n_left = len(items)
     finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
     running: dict[str, tuple[Any, Item]] = {}
     watch = _Watch(client, no_workers_s)
-    width = 2
+    width, n_left = 2, len(items)
     suspects: list[Item] = []
     alone = stopped = False
     while waiting or running or suspects:
